@@ -1,0 +1,226 @@
+"""A network in training: gradients, optimizers, weight averaging, mixed precision.  The only place that differentiates.
+
+A method hands over pure objectives, `objective(network, batch) -> scalar`.  `step` is the usual update; methods that look
+at gradients before they use them call its parts: `gradients` (one list per objective), `apply`, `advance`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from lnl import networks, schedules
+from lnl.networks import Network
+from lnl.streams import Streams
+
+Precision = Literal["float32", "bfloat16"]
+Gradients = list[Tensor | None]  # one entry per trainable tensor; None: no gradient from this objective
+Head = Callable[[int], nn.Module]  # features -> module
+
+EVALUATION_BATCH = 1024
+
+
+class Optimizer(BaseModel, frozen=True, extra="forbid"):
+    """Optimizer and schedule of one learner."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
+    nesterov: bool = False  # sgd only
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (tensors of two or more axes) only; adamw: decoupled, times the rate
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: tuple[float, ...] = (0.5, 0.75)  # step only: shares of training after which the rate is multiplied …
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … by this
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average that predicts; 0: none
+
+    def scale(self, progress: float) -> float:
+        """Factor of the learning rate at `progress` in [0, 1] of training."""
+        if self.schedule == "cosine":
+            return schedules.cosine(progress)
+        if self.schedule == "step":
+            return schedules.step_decay(progress, self.milestones, self.factor)
+        return 1.0
+
+
+@dataclass(frozen=True)
+class NetworkBuilder:
+    """Makes a trial's networks: same replicate, same name, same initial weights, on every device."""
+
+    name: str
+    channels: int
+    size: int
+    device: torch.device
+    precision: Precision
+    streams: Streams
+
+    def build(self, heads: Mapping[str, Head], replica: str = "") -> Network:
+        """Backbone and heads, each initialised from its own stream, so that one more head moves no other weight."""
+        with self.streams.initialise(f"{replica}backbone"):
+            backbone = networks.backbone(self.name, self.channels, self.size)
+        made = {}
+        for name, head in heads.items():
+            with self.streams.initialise(f"{replica}{name}"):
+                made[name] = head(backbone.width)
+        return Network(backbone, made).to(self.device, memory_format=torch.channels_last)
+
+
+class Learner:
+    """One network with its optimizer(s) and its average.
+
+    `owners`: name -> prefixes of the parameters (`backbone`, `heads.projection`, …) that this optimizer owns; a parameter
+    may have two owners.  Default: one optimizer, `all`, owns everything.  `steps`: length of training, for the schedule.
+    """
+
+    def __init__(
+        self,
+        network: NetworkBuilder,
+        optimizer: Optimizer,
+        steps: int,
+        heads: Mapping[str, Head],
+        owners: Mapping[str, Sequence[str]] | None = None,
+        replica: str = "",
+    ) -> None:
+        self.settings, self.steps, self.done = optimizer, steps, 0
+        self.network = network.build(heads, replica)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if optimizer.average else None
+        self.precision, self.device = network.precision, network.device
+        self.names = [name for name, _ in self.network.named_parameters()]
+        self.parameters = list(self.network.parameters())
+        self.owned = {
+            owner: [any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) for name in self.names]
+            for owner, prefixes in (owners or {"all": ["backbone", "heads"]}).items()
+        }
+        self.optimizers = {
+            owner: _optimizer(optimizer, [tensor for tensor, mine in zip(self.parameters, mask, strict=True) if mine])
+            for owner, mask in self.owned.items()
+        }
+
+    def part(self, prefix: str) -> list[int]:
+        """Positions of the parameters below `prefix` in every gradient list."""
+        return [position for position, name in enumerate(self.names) if name.startswith(prefix + ".")]
+
+    def gradients(self, objective: Callable[[Network, Any], Tensor], batch: Any) -> tuple[Tensor, Gradients]:
+        """Value (detached) and gradient of one objective in training mode."""
+        self.network.train()
+        with self._precision():
+            loss = objective(self.network, batch)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return loss.detach(), list(gradients)
+
+    def apply(self, gradients: Gradients, owner: str | None = None) -> None:
+        """One update by `owner`'s optimizer (default: by all, each its own parameters).  None leaves a tensor untouched."""
+        scale = self.settings.scale(min(self.done / max(self.steps, 1), 1.0))
+        for name in [owner] if owner else self.optimizers:
+            optimizer = self.optimizers[name]
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * scale
+            for tensor, gradient, mine in zip(self.parameters, gradients, self.owned[name], strict=True):
+                tensor.grad = gradient if mine else None
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def advance(self) -> None:
+        """Count one step and move the average towards the weights; its buffers (BatchNorm statistics) are copied."""
+        self.done += 1
+        if self.average is not None:
+            weight = 1 - schedules.average_decay(self.done, self.settings.average)
+            torch._foreach_lerp_(list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight)
+            for mine, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def step(self, objective: Callable[[Network, Any], Tensor], batch: Any) -> Tensor:
+        """One update on one objective; returns its value."""
+        loss, gradients = self.gradients(objective, batch)
+        self.apply(gradients)
+        self.advance()
+        return loss
+
+    # -------------------------------------------------------------------------------------------- without gradient
+
+    @torch.no_grad()
+    def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
+        """Class probabilities under BatchNorm's batch statistics, as semi-supervised methods guess labels. (B, …) -> (B, K)."""
+        network = self.average if averaged and self.average is not None else self.network
+        network.train()
+        with nullcontext() if update_statistics else networks.statistics_frozen(network), self._precision():
+            return network(images).float().softmax(dim=-1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Inference mode, by the averaged weights where there are any. (B, C, H, W) -> (B, K)."""
+        return self._inference(images, lambda network, part: network(part))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Backbone features in inference mode. (B, C, H, W) -> (B, D)."""
+        return self._inference(images, lambda network, part: network.features(part))
+
+    @torch.no_grad()
+    def _inference(self, images: Tensor, call: Callable[[Network, Tensor], Tensor]) -> Tensor:
+        network = self.average if self.average is not None else self.network
+        network.eval()
+        with self._precision():
+            return torch.cat([call(network, part).float() for part in images.split(EVALUATION_BATCH)])
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.done = state["done"]
+
+
+def _optimizer(settings: Optimizer, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    kernels = [tensor for tensor in parameters if tensor.ndim > 1]
+    others = [tensor for tensor in parameters if tensor.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    rate = settings.learning_rate
+    if settings.kind == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+    return kind(groups, lr=rate, fused=True)
+
+
+def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+    """Multinomial logistic regression on frozen features: a function features -> class probabilities (…, K).
+
+    Features are standardised; L2 strength C = 1 (scikit-learn's default).  Classes without an example get probability 0.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    inputs = ((features - mean) / scale).double().cpu().numpy()
+    given = labels.cpu().numpy()
+    if len(np.unique(given)) < 2:
+        raise ValueError("A linear probe needs labelled images of at least two classes.")
+    model = LogisticRegression(max_iter=1000).fit(inputs, given)
+    present = torch.as_tensor(model.classes_, device=features.device)
+
+    def probabilities(queries: Tensor) -> Tensor:
+        found = model.predict_proba(((queries - mean) / scale).double().cpu().numpy())
+        result = torch.zeros(len(queries), classes, device=features.device)
+        result[:, present] = torch.as_tensor(found, dtype=torch.float32, device=features.device)
+        return result
+
+    return probabilities

@@ -1,0 +1,54 @@
+"""MixMatch (Berthelot et al. 2019, arXiv:1905.02249): guess, sharpen and mix unlabelled images with labelled ones.
+
+The update itself is `lnl.semisupervised`; its docstring says what is followed from the paper and what from the official
+code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence AdamW.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.streams import Streams
+from lnl.task import Task, order
+
+
+class Config(MixMatchSettings, frozen=True, extra="forbid"):
+    name: Literal["mixmatch"] = "mixmatch"
+    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
+
+
+SEARCH = MIXMATCH_SEARCH
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.steps = task.steps_per_epoch(config.batch_size)
+        self.learner = Learner(network, config.optimizer, self.steps * task.epochs, {"classifier": partial(heads.linear, classes=task.classes)})
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        task, streams, size = self.task, self.streams, self.config.batch_size
+        labelled = order(task.labelled, size, self.steps, streams["order"])
+        unlabelled = order(task.unlabelled, size, self.steps, streams["order/unlabelled"])
+        total = []
+        for step in range(self.steps):
+            progress = (epoch + step / self.steps) / task.epochs
+            batch = mixmatch_batch(self.config, task, self.learner, streams, labelled[step], unlabelled[step], progress)
+            total.append(self.learner.step(self.objective, batch))
+        return {"loss": torch.stack(total).mean()}
+
+    def objective(self, network: Network, batch: MixedBatch) -> Tensor:
+        return mixmatch_loss(network, batch, self.config.batch_norm)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)

@@ -1,0 +1,273 @@
+"""RobMix: MixMatch and SimCLR on one backbone with two heads, L = L1 + λ·L2 (seed document 000, Algorithm 2 and section 3.2).
+
+L1 is NT-Xent on two strong views of a batch (labels ignored, so free of label noise), L2 the MixMatch loss.  The document
+leaves much open; the comments at the fields say what each switch means.  Decisions:
+- λ multiplies the semi-supervised loss, as written.  One step draws B labelled and B unlabelled images and uses both losses.
+- Every topology makes the same number of MixMatch steps; contrastive epochs of `pretrain_then_ssl` come on top.
+- "No gradient update in the self-supervised branch" (4.2) is `head_update`; "modify the gradient" (4.3) is `head_gradient`,
+  at the boundary between backbone and projection head; "update the optimizers" (4.4) is `optimizers`, `updated` and `sync`.
+- Labels are noisy in D_L only.  Unlabelled images exclude labelled ones.
+
+Per loss, gradients are taken apart (their graphs share parameters only, so this costs no second backward pass): that
+gives the norm and the cosine of both losses on the backbone for nothing, and makes every gradient and optimizer arm a rule
+on two lists.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lnl import gradients, losses, networks
+from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer, linear_probe
+from lnl.networks import Network, heads
+from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.space import Uniform
+from lnl.streams import Streams
+from lnl.task import Task, order
+
+PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
+TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
+
+
+class Config(MixMatchSettings, frozen=True, extra="forbid"):
+    """Defaults are MixMatch's and SimCLR's for CIFAR-10; λ = 1 because the document names none."""
+
+    name: Literal["robmix"] = "robmix"
+    # joint_two_head: both losses each step.  alternating_epoch: each epoch one pass of L1 steps, then one of L2 steps (the
+    # original one-network RobMix).  pretrain_then_ssl: `pretrain_epochs` of L1, then L2.  mixmatch_only, simclr_then_linear:
+    # one loss alone, the latter with a linear probe on the given labels.
+    topology: Literal["joint_two_head", "alternating_epoch", "pretrain_then_ssl", "mixmatch_only", "simclr_then_linear"] = "joint_two_head"
+    lambda_mixmatch: Annotated[float, Field(ge=0)] = 1.0  # λ of L1 + λ·L2
+    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent
+    contrastive_data: Literal["union", "unlabelled"] = "union"  # whose views: labelled and unlabelled images, or the latter
+    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head, which has no BatchNorm
+    projection: Annotated[int, Field(ge=1)] = 128  # its output
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0  # of L1 alone before the first epoch with L2, in any topology with both
+    # projection head's weights: trained | never | until `head_frozen_from` of training | until pre-training ends
+    head_update: Literal["train", "frozen", "frozen_after", "frozen_pretrained"] = "train"
+    head_frozen_from: Annotated[float, Field(ge=0, le=1)] = 0.5  # frozen_after only
+    # what L1 sends into the backbone: as it is | nothing | times `gradient_scale` | times -`gradient_scale` | at most
+    # `gradient_clip` in norm | with Gaussian noise of `gradient_noise` times its norm.  Then rules on both losses' backbone
+    # gradients: PCGrad (Yu et al. 2020), on both or on L1's only; GradNorm (Chen et al. 2018).  scale_head scales the
+    # head's own gradient, which only SGD notices.
+    head_gradient: Literal[
+        "flow", "stop", "scale", "reverse", "clip", "noise", "pcgrad", "pcgrad_asymmetric", "gradnorm", "scale_head"
+    ] = "flow"
+    gradient_scale: Annotated[float, Field(gt=0)] = 1.0  # scale, reverse, scale_head
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # clip
+    gradient_noise: Annotated[float, Field(gt=0)] = 1.0  # noise
+    gradnorm_alpha: Annotated[float, Field(ge=0)] = 1.5  # gradnorm: strength of balancing
+    # one for all | one per module (the same training, bit for bit, while all step) | two that both own the backbone: one
+    # steps on L1's gradient, the other on λ·L2's
+    optimizers: Literal["single", "per_module", "two_owner"] = "single"
+    updated: Literal["both", "classifier", "projection"] = "both"  # whose optimizer steps, besides the backbone's
+    sync: Literal["together", "alternate"] = "together"  # two_owner: gradients at the same weights, or L2's after L1's step
+    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        joint = self.topology == "joint_two_head"
+        rules = [
+            (self.topology == "pretrain_then_ssl" and not self.pretrain_epochs, "topology pretrain_then_ssl needs pretrain_epochs of at least 1"),
+            (self.topology in ("mixmatch_only", "simclr_then_linear") and self.pretrain_epochs, f"topology {self.topology} has no pretrain_epochs"),
+            (self.head_update == "frozen_pretrained" and not self.pretrain_epochs, "head_update frozen_pretrained needs pretrain_epochs of at least 1"),
+            (self.head_gradient in ("pcgrad", "pcgrad_asymmetric", "gradnorm") and not joint, f"head_gradient {self.head_gradient} needs both losses in one step: topology joint_two_head"),
+            (self.head_gradient == "scale_head" and self.optimizer.kind != "sgd", "head_gradient scale_head does nothing under Adam: use optimizer.kind sgd"),
+            (self.optimizers == "two_owner" and not joint, "optimizers two_owner needs topology joint_two_head"),
+            (self.optimizers == "two_owner" and self.head_gradient in ("pcgrad", "pcgrad_asymmetric", "gradnorm"), f"head_gradient {self.head_gradient} joins the gradients that optimizers two_owner keeps apart"),
+            (self.sync == "alternate" and self.optimizers != "two_owner", "sync alternate needs optimizers two_owner"),
+            (self.updated != "both" and self.optimizers == "single", "updated says which optimizer steps: it needs optimizers per_module or two_owner"),
+        ]  # fmt: skip
+        for broken, sentence in rules:
+            if broken:
+                raise ValueError(sentence)
+        return self
+
+
+SEARCH = {
+    **MIXMATCH_SEARCH,
+    "lambda_mixmatch": Uniform(0.1, 10.0, log=True),
+    "contrastive_temperature": Uniform(0.05, 1.0, log=True),
+    "gradient_scale": Uniform(0.05, 10.0, log=True),
+}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.steps = task.steps_per_epoch(config.batch_size)
+        passes = 2 if config.topology == "alternating_epoch" else 1
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * (passes * task.epochs + config.pretrain_epochs),
+            {"classifier": partial(heads.linear, classes=task.classes), "projection": partial(heads.projection, hidden=config.hidden, out=config.projection)},
+            owners={"single": None, "per_module": PER_MODULE, "two_owner": TWO_OWNER}[config.optimizers],
+        )
+        self.backbone, self.head = self.learner.part("backbone"), self.learner.part("heads.projection")
+        self.last_convolution = max(p for p in self.backbone if self.learner.parameters[p].ndim == 4)
+        self.balance = gradients.GradNorm(config.gradnorm_alpha, device=network.device) if config.head_gradient == "gradnorm" else None
+
+    # --------------------------------------------------------------------------------------------------- one epoch
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        config, task, streams = self.config, self.task, self.streams
+        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = order(task.unlabelled, config.batch_size, self.steps, streams["order/unlabelled"])
+        pretraining = epoch < config.pretrain_epochs
+        start = epoch - config.pretrain_epochs
+
+        if pretraining or config.topology == "simclr_then_linear":
+            scalars = [self.contrastive_step(labelled[i], unlabelled[i], epoch) for i in range(self.steps)]
+        elif config.topology == "alternating_epoch":
+            first = [self.contrastive_step(labelled[i], unlabelled[i], epoch) for i in range(self.steps)]
+            second = [self.mixmatch_step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs) for i in range(self.steps)]
+            scalars = [{**one, **other, "loss": one["loss"] + other["loss"]} for one, other in zip(first, second, strict=True)]
+        else:
+            step = self.joint_step if config.topology == "joint_two_head" else self.mixmatch_step
+            scalars = [step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs) for i in range(self.steps)]
+        return {name: torch.stack([row[name] for row in scalars]).mean() for name in scalars[0]}
+
+    def contrastive_step(self, labelled: Tensor, unlabelled: Tensor, epoch: int) -> dict[str, Tensor]:
+        loss, first = self.learner.gradients(self.contrastive, self._contrastive_views(labelled, unlabelled))
+        share = (epoch - self.config.pretrain_epochs) / self.task.epochs
+        self._update(self._own_head(first, share))
+        return {"loss": loss, "loss_contrastive": loss}
+
+    def mixmatch_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
+        loss, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        self._update(second)
+        return {"loss": loss, "loss_mixmatch": loss}
+
+    def joint_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
+        config = self.config
+        loss_first, first = self.learner.gradients(self.contrastive, self._contrastive_views(labelled, unlabelled))
+        first = self._own_head(first, progress)
+        if config.sync == "alternate" and config.updated != "classifier":
+            self.learner.apply(first, "contrastive")
+        loss_second, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        scalars = {
+            "loss": loss_first + loss_second,
+            "loss_contrastive": loss_first,
+            "loss_mixmatch": loss_second,
+            **self._compare([first[p] for p in self.backbone], [second[p] for p in self.backbone]),
+        }
+        if config.optimizers != "two_owner":
+            self._update(self._combined(first, second, torch.stack([loss_first, loss_second])))
+            return scalars
+        if config.sync == "together" and config.updated != "classifier":
+            self.learner.apply(first, "contrastive")
+        if config.updated != "projection":
+            self.learner.apply(second, "mixmatch")
+        self.learner.advance()
+        return scalars
+
+    # -------------------------------------------------------------------------------------------------- objectives
+
+    def contrastive(self, network: Network, views: Tensor) -> Tensor:
+        """L1: NT-Xent of two views, (2B, C, H, W), first views first."""
+        with nullcontext() if self.config.batch_norm == "all" else networks.statistics_frozen(network):
+            features = self._boundary(network.features(views))
+        first, second = network.heads["projection"](features).chunk(2)
+        return losses.nt_xent(first, second, self.config.contrastive_temperature).mean()
+
+    def mixmatch(self, network: Network, batch: MixedBatch) -> Tensor:
+        """λ·L2."""
+        return self.config.lambda_mixmatch * mixmatch_loss(network, batch, self.config.batch_norm)
+
+    def _boundary(self, features: Tensor) -> Tensor:
+        """Identity forward; changes the gradient that L1 sends into the backbone."""
+        config = self.config
+        match config.head_gradient:
+            case "stop":
+                return features.detach()
+            case "scale":
+                return gradients.scale(features, config.gradient_scale)
+            case "reverse":
+                return gradients.scale(features, -config.gradient_scale)
+            case "clip":
+                return gradients.clip(features, config.gradient_clip)
+            case "noise":
+                return gradients.noise(features, config.gradient_noise, self.streams["gradient"])
+        return features
+
+    # --------------------------------------------------------------------------------------------------- gradients
+
+    def _own_head(self, first: Gradients, share: float) -> Gradients:
+        """L1's gradients with the projection head's own entries dropped where it is frozen, or scaled."""
+        config = self.config
+        frozen = {
+            "train": False,
+            "frozen": True,
+            "frozen_after": share >= config.head_frozen_from,
+            "frozen_pretrained": share >= 0,
+        }[config.head_update]
+        factor = config.gradient_scale if config.head_gradient == "scale_head" else 1.0
+        if not frozen and factor == 1.0:
+            return first
+        return [_times(g, factor, frozen) if p in self.head else g for p, g in enumerate(first)]
+
+    def _combined(self, first: Gradients, second: Gradients, values: Tensor) -> Gradients:
+        """Both losses' gradients as one: their sum, on the backbone by the rule that `head_gradient` names."""
+        one, other = [first[p] for p in self.backbone], [second[p] for p in self.backbone]
+        if self.balance is not None:
+            last = self.last_convolution
+            norms = torch.stack([gradients.norm([first[last]]), gradients.norm([second[last]])])
+            weights = self.balance.update(values, norms)
+            first = [None if g is None else weights[0] * g for g in first]
+            second = [None if g is None else weights[1] * g for g in second]
+        together = gradients.add(first, second)
+        if self.config.head_gradient in ("pcgrad", "pcgrad_asymmetric"):
+            projected = gradients.pcgrad(one, other, symmetric=self.config.head_gradient == "pcgrad")
+            for position, gradient in zip(self.backbone, projected, strict=True):
+                together[position] = gradient
+        return together
+
+    def _update(self, together: Gradients) -> None:
+        """Step the optimizers that `updated` names (a single one, or one per module) and count the step."""
+        if self.config.optimizers == "per_module":
+            stepped = {"both": list(PER_MODULE), "classifier": ["backbone", "classifier"], "projection": ["backbone", "projection"]}
+            for owner in stepped[self.config.updated]:
+                self.learner.apply(together, owner)
+        else:
+            self.learner.apply(together)
+        self.learner.advance()
+
+    @staticmethod
+    def _compare(first: Gradients, second: Gradients) -> dict[str, Tensor]:
+        return {
+            "gradient_norm_contrastive": gradients.norm(first),
+            "gradient_norm_mixmatch": gradients.norm(second),
+            "gradient_cosine": gradients.cosine(first, second),
+        }
+
+    # ------------------------------------------------------------------------------------------------------ batches
+
+    def _contrastive_views(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+        index = torch.cat([labelled, unlabelled]) if self.config.contrastive_data == "union" else unlabelled
+        return self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
+
+    def _mixed(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> MixedBatch:
+        return mixmatch_batch(self.config, self.task, self.learner, self.streams, labelled, unlabelled, progress)
+
+    # --------------------------------------------------------------------------------------------------- prediction
+
+    def predict(self, images: Tensor) -> Tensor:
+        if self.config.topology == "simclr_then_linear":
+            task = self.task
+            bank = self.features(task.view(task.labelled, "none", self.streams["augment"]))
+            return linear_probe(bank, task.labels[task.labelled], task.classes)(self.features(images))
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+
+def _times(gradient: Tensor | None, factor: float, frozen: bool) -> Tensor | None:
+    return None if frozen or gradient is None else factor * gradient

@@ -1,0 +1,275 @@
+"""Studies as declarations: base, arms, factors, panels, contrasts, presets -> the plan, a list of trials.
+
+    study = Study(
+        name="robmix_ablation", question="Which parts matter?",
+        base=Trial(method="robmix", labels=250, noise=Noise("symmetric", 0.4)),
+        arms={"full": {}, "frozen_head": {"method.head_update": "frozen"}},
+        factors={"labels": [250, 1000, 4000], "noise.rate": [0.1, 0.2, 0.4]},
+        replicates=5,
+        contrasts=[Contrast("frozen_head", against="full", smallest_effect=0.005)],
+    )
+    if __name__ == "__main__":
+        study.main()
+
+Without panels every arm is crossed with every factor.  A `Panel` is a part of the study that becomes one figure: some of
+the arms, across some of the factors, the rest at the base.  A trial that several panels share is trained once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as settings
+
+from lnl.results import Store, canonical, is_outcome, latest, leases, now
+from lnl.trial import Trial, code_hash
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@settings(frozen=True, config=_STRICT)
+class Contrast:
+    """A declared comparison of two arms: does `arm` differ from `against`, in which direction, and by how much to matter."""
+
+    arm: str
+    against: str
+    direction: Literal["any", "helps", "hurts"] = "any"
+    smallest_effect: Annotated[float, Field(ge=0)] = 0.0  # in accuracy, a fraction
+
+
+@settings(frozen=True, config=_STRICT)
+class Panel:
+    """A part of a study that becomes one figure: arms across factors, the first arm the reference of differences."""
+
+    title: str
+    arms: tuple[str, ...]
+    across: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ("train/loss", "test/accuracy")
+
+
+@settings(frozen=True, config=_STRICT)
+class Preset:
+    """The same study at another size: changes of the base, other factor levels, fewer replicates, panels or arms' details."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    factors: dict[str, list[Any]] = Field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further overrides of arms that exist
+    panels: tuple[str, ...] | None = None
+    replicates: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial's place in a plan."""
+
+    trial: Trial
+    arm: str
+    setting: str  # canonical JSON of the factor values that differ from the base
+
+    @property
+    def id(self) -> str:
+        return self.trial.id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and the words to store it under."""
+
+    study: str
+    preset: str
+    trials: tuple[Planned, ...]
+    record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(canonical(self.record).encode()).hexdigest()[:12]
+
+
+class Study(BaseModel, frozen=True, extra="forbid"):
+    """One question, declared in one file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    question: str
+    base: Trial
+    arms: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"base": {}})
+    factors: dict[str, list[Any]] = Field(default_factory=dict)
+    panels: dict[str, Panel] = Field(default_factory=dict)
+    replicates: Annotated[int, Field(ge=1)] = 5
+    contrasts: list[Contrast] = Field(default_factory=list)
+    presets: dict[str, Preset] = Field(default_factory=dict)
+    selection: Literal["last", "last10", "val_selected"] = "last"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        for where, arms in [
+            *((f"panel '{name}'", panel.arms) for name, panel in self.panels.items()),
+            *((f"contrast '{c.arm}'", (c.arm, c.against)) for c in self.contrasts),
+            *((f"preset '{name}'", tuple(preset.arms)) for name, preset in self.presets.items()),
+        ]:
+            if missing := [arm for arm in arms if arm not in self.arms]:
+                raise ValueError(f"{where} names arm '{missing[0]}', which the study does not have")
+        for name, panel in self.panels.items():
+            if missing := [factor for factor in panel.across if factor not in self.factors]:
+                raise ValueError(f"panel '{name}' goes across '{missing[0]}', which is no factor of the study")
+        for name, preset in self.presets.items():
+            if missing := [panel for panel in preset.panels or () if panel not in self.panels]:
+                raise ValueError(f"preset '{name}' names panel '{missing[0]}', which the study does not have")
+        return self
+
+    def plan(
+        self,
+        preset: str | None = None,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        replicates: int | None = None,
+    ) -> Plan:
+        """Every trial of the study in a fixed order, and the record that is stored with the results.
+
+        `changes`: dotted overrides of the base, last to apply.  Raises `ValueError` for unknown presets and keys, and where
+        two arms are the same configuration (they would count as evidence twice).
+        """
+        if preset is not None and preset not in self.presets:
+            raise ValueError(f"Study {self.name} has no preset '{preset}': choose one of {', '.join(self.presets) or 'none'}.")
+        chosen = self.presets[preset] if preset else Preset()
+        base = self.base.override({**chosen.base, **(changes or {})})
+        factors = {**self.factors, **chosen.factors}
+        if unknown := set(factors) - set(self.factors):
+            raise ValueError(f"Preset '{preset}' sets '{min(unknown)}', which is no factor of the study.")
+        arms = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
+        panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
+        panels = {name: panel for name, panel in panels.items() if chosen.panels is None or name in chosen.panels}
+        count = replicates or chosen.replicates or self.replicates
+        level = {factor: _get(base, factor) for factor in factors}
+
+        found: dict[str, Planned] = {}
+        for panel in panels.values():
+            for values in itertools.product(*(factors[factor] for factor in panel.across)):
+                setting = {f: value for f, value in zip(panel.across, values, strict=True) if value != level[f]}
+                for arm in panel.arms:
+                    for replicate in range(count):
+                        trial = base.override({**setting, **arms[arm], "replicate": replicate})
+                        planned = Planned(trial, arm, canonical(setting))
+                        other = found.setdefault(planned.id, planned)
+                        if other.arm != arm:
+                            raise ValueError(f"Arms '{other.arm}' and '{arm}' are the same configuration at {setting or 'the base'}: drop one.")
+                        if other.setting != planned.setting:
+                            raise ValueError(f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it.")
+        trials = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
+        record = {
+            "study": self.name,
+            "preset": preset or "base",
+            "question": self.question,
+            "base": base.model_dump(mode="json"),
+            "base_levels": level,
+            "factors": factors,
+            "arms": {arm: arms[arm] for arm in arms if any(arm in panel.arms for panel in panels.values())},
+            "replicates": count,
+            "selection": self.selection,
+            "panels": {
+                name: {"title": p.title, "arms": list(p.arms), "across": list(p.across), "curves": list(p.curves), "reference": p.arms[0]}
+                for name, p in panels.items()
+            },
+            "contrasts": [
+                {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect} for c in self.contrasts
+            ],
+            "trials": [
+                {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate} for p in trials
+            ],
+        }
+        return Plan(self.name, preset or "base", trials, record)
+
+    def trials(self) -> list[Trial]:
+        """The base plan's configurations, in a fixed order."""
+        return [planned.trial for planned in self.plan().trials]
+
+    def main(self) -> None:
+        """The study as a command line: `python studies/<name>.py --plan --preset digits …`."""
+        from lnl.cli import study_main
+
+        raise SystemExit(study_main(self))
+
+
+def _get(trial: Trial, key: str) -> Any:
+    place: Any = trial.model_dump(mode="json")
+    for part in key.split("."):
+        if not isinstance(place, Mapping) or part not in place:
+            raise ValueError(f"Factor '{key}' is no field of the trial.")
+        place = place[part]
+    return place
+
+
+# ------------------------------------------------------------------------------------------------------- reconciling
+
+State = Literal["done", "failed", "missing", "stale", "running"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A planned trial beside what the store has of it."""
+
+    planned: Planned
+    state: State
+    seconds: float | None  # measured where done, else expected from finished trials of the same kind; None: unknown
+    accuracy: float | None = None
+    failure: str | None = None
+
+
+def reconcile(plan: Plan, store: Store) -> list[Status]:
+    """Done, failed, stale (done by other code), running (leased by a living process) or missing, per planned trial.
+
+    `failed` are accidents (out of memory, errors), which the next run tries again; a method that diverged is done.
+    """
+    columns = ["trial", "attempt", "status", "failure_class", "failure_message", "accuracy_last", "seconds", "code_hash", "method", "dataset", "network", "epochs"]
+    rows, _ = store.read("trials", plan.study, columns)
+    rows = latest(rows)
+    finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
+    timings = rows[finished] if len(rows) else rows
+    per_epoch = _seconds_per_epoch(timings) if len(timings) else {}
+    by_id = rows.assign(finished=finished).set_index("trial").to_dict("index") if len(rows) else {}
+    held = {trial for trial, lease in leases(store).items() if lease["alive"]}
+    statuses = []
+    for planned in plan.trials:
+        trial, row = planned.trial, by_id.get(planned.id)
+        name = trial.method.name  # type: ignore[attr-defined]
+        pace = per_epoch.get((name, trial.dataset, trial.network))
+        seconds = None if pace is None else pace * trial.total_epochs
+        if planned.id in held:
+            statuses.append(Status(planned, "running", seconds))
+        elif row is None:
+            statuses.append(Status(planned, "missing", seconds))
+        elif not row["finished"]:
+            statuses.append(Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}"))
+        else:
+            state: State = "done" if row["code_hash"] == code_hash(name) else "stale"
+            failure = row["failure_message"] if row["status"] != "ok" else None
+            statuses.append(Status(planned, state, row["seconds"], row["accuracy_last"], failure))
+    return statuses
+
+
+def _seconds_per_epoch(timings: pd.DataFrame) -> dict[Any, float]:
+    """(method, data set, network) -> mean seconds of an epoch of its finished trials."""
+    totals = timings.groupby(["method", "dataset", "network"])[["seconds", "epochs"]].sum()
+    return (totals["seconds"] / totals["epochs"]).to_dict()
+
+
+def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
+    """The row of table `studies`."""
+    return {
+        "study": plan.study,
+        "preset": plan.preset,
+        "plan_hash": plan.hash,
+        "plan": canonical(plan.record),
+        "submitted_at": now(),
+        "git_commit": git_commit,
+    }
+
+
+def by_state(statuses: Sequence[Status]) -> dict[str, int]:
+    return {state: sum(status.state == state for status in statuses) for state in ("done", "stale", "running", "failed", "missing")}

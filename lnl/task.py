@@ -1,0 +1,262 @@
+"""What a learner may see (`Task`), what only evaluation may see (`Truth`), and the draw that makes both (`prepare`).
+
+Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation, probe
+and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the unlabelled
+images of ratio 1:1 are among those of 1:5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor
+from typing_extensions import Annotated
+
+from lnl import augment, noise
+from lnl import data as sources
+from lnl.streams import Streams, digest
+
+View = Literal["none", "weak", "contrastive", "strong"]
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Noise:
+    """How the given labels differ from the true ones.  `lnl.noise` defines each kind.
+
+    `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
+    `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is rate·(K-1)/K).
+    `column`: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
+    """
+
+    kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human"] = "none"
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    exact: bool = True
+    include_true: bool = False
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind in ("none", "human") and self.rate:
+            raise ValueError(f"noise.rate is {self.rate}, but noise kind '{self.kind}' takes no rate: leave it at 0 or choose another kind")
+        if (self.column is None) == (self.kind == "human"):
+            raise ValueError("noise.column names the human labels (for example 'worse'): give it with noise kind 'human' and only then")
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Validation:
+    """Images kept apart to choose an epoch: how many, cut from which split, with which labels."""
+
+    images: Annotated[int, Field(ge=0)] = 0
+    source: Literal["train", "test"] = "train"
+    labels: Literal["clean", "noisy"] = "clean"
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method may see.  Tensors live on the training device."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64: the given label, -1 for unlabelled images
+    labelled: Tensor  # (L,) indices into images
+    unlabelled: Tensor  # (U,)
+    probe: Tensor  # (P,): labelled images whose label is trusted
+    classes: int
+    epochs: int
+    steps: int | None  # optimizer steps per epoch; None: one pass over the larger part
+    views: Mapping[str, augment.Augmentation]
+
+    def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
+        """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""
+        return self.views[name](self.images[index], generator)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return self.steps or math.ceil(max(len(self.labelled), len(self.unlabelled)) / batch_size)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
+
+    labels: Tensor  # (N,) true labels of Task.images, -1 where nobody knows
+    test_images: Tensor
+    test_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    facts: Mapping[str, object]  # realised rate, transition matrix, hashes
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into a data set's training images (validation: into `validation_source`)."""
+
+    labelled: np.ndarray
+    unlabelled: np.ndarray
+    probe: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(
+    data: sources.Dataset,
+    streams: Streams,
+    *,
+    labels: int | None,
+    unlabelled_ratio: float | None,
+    probe: int,
+    validation: Validation,
+) -> Split:
+    """Class-balanced nested split.  Raises `DataError` where the data set has too few images."""
+    classes = len(data.class_names)
+    given = torch.from_numpy(np.asarray(data.train_labels, dtype=np.int64))
+    order = _interleaved(given, classes, streams["split"])  # one class after the other, unknown labels last
+    known = int((given >= 0).sum())
+    test = np.arange(len(data.test_labels))
+    from_train = validation.images if validation.source == "train" else 0
+    wanted = from_train + probe + (classes if labels is None else labels)
+    if wanted > known:
+        raise sources.DataError(
+            f"{data.name} has {known} training images with labels, but {wanted} are asked for "
+            f"(validation {from_train}, probe {probe}, labels {labels if labels is not None else 'at least one a class'}): ask for fewer."
+        )
+    if labels is not None and labels < classes:
+        raise sources.DataError(f"labels={labels} leaves some of the {classes} classes of {data.name} without any: ask for at least {classes}.")
+    held, first = from_train, from_train + probe
+    last = known if labels is None else first + labels
+    rest = order[last:]
+    if unlabelled_ratio is not None:
+        count = round(unlabelled_ratio * (last - first))
+        if count > len(rest):
+            raise sources.DataError(
+                f"unlabelled_ratio={unlabelled_ratio:g} with {last - first} labels asks for {count} unlabelled images, "
+                f"but {data.name} has {len(rest)} left: lower the ratio or the labels."
+            )
+        shuffled = rest[torch.randperm(len(rest), generator=streams["split/unlabelled"])]
+        rest = shuffled[:count]
+    validation_index = order[:held].numpy()
+    if validation.source == "test" and validation.images:
+        if validation.images >= len(test):
+            raise sources.DataError(f"validation.images={validation.images} would leave no test image of {data.name}'s {len(test)}: ask for fewer.")
+        ranked = _interleaved(torch.from_numpy(np.asarray(data.test_labels, dtype=np.int64)), classes, streams["split/test"]).numpy()
+        validation_index, test = ranked[: validation.images], np.sort(ranked[validation.images :])
+    return Split(
+        labelled=order[first:last].numpy(), unlabelled=rest.numpy(), probe=order[held:first].numpy(), validation=validation_index, test=test
+    )
+
+
+def _interleaved(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """All indices, shuffled, then one of each class in turn; images without label last.  (N,) -> (N,)."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    mine = labels[shuffled]
+    rank = torch.zeros_like(mine)
+    for k in range(classes):
+        rank[mine == k] = torch.arange(int((mine == k).sum()))
+    rank[mine < 0] = len(labels)
+    return shuffled[torch.argsort(rank * classes + mine.clamp(min=0), stable=True)]
+
+
+def prepare(
+    dataset: str,
+    streams: Streams,
+    device: torch.device,
+    root: Path | None,
+    *,
+    labels: int | None,
+    unlabelled_ratio: float | None,
+    probe: int,
+    validation: Validation,
+    noise_settings: Noise,
+    epochs: int,
+    steps: int | None,
+) -> tuple[Task, Truth]:
+    """Data, split and noise of one trial.  The same settings and replicate always give the same task.
+
+    `streams` must live on the CPU, so that every device draws the same splits and labels.
+    """
+    data = sources.load(dataset, root)
+    parts = split(data, streams, labels=labels, unlabelled_ratio=unlabelled_ratio, probe=probe, validation=validation)
+    classes = len(data.class_names)
+    human = sources.human_labels(data, noise_settings.column, root) if noise_settings.column else None
+
+    def given(index: np.ndarray, stream: str, split_images: np.ndarray, split_labels: np.ndarray) -> noise.Corrupted:
+        return noise.corrupt(
+            torch.from_numpy(np.asarray(split_labels[index], dtype=np.int64)),
+            noise_settings.kind,
+            noise_settings.rate,
+            classes,
+            streams[stream],
+            exact=noise_settings.exact,
+            include_true=noise_settings.include_true,
+            images=torch.from_numpy(np.ascontiguousarray(split_images[index])) if noise_settings.kind == "instance" else None,
+            mapping=noise.asymmetric_map(data.name, classes) if noise_settings.kind == "asymmetric" else None,
+            human=torch.from_numpy(human[index]) if human is not None else None,
+        )
+
+    corrupted = given(parts.labelled, "noise", data.train_images, data.train_labels)
+    used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
+    bounds = np.cumsum([len(parts.labelled), len(parts.unlabelled), len(parts.probe)])
+    true = torch.from_numpy(np.asarray(data.train_labels[used], dtype=np.int64))
+    seen = torch.full_like(true, -1)
+    seen[: bounds[0]] = corrupted.labels
+    seen[bounds[1] :] = true[bounds[1] :]
+    size, channels = data.train_images.shape[-1], data.train_images.shape[1]
+    views = {
+        name: augment.pipeline(name, size=size, channels=channels, flip=data.flip, mean=data.mean, std=data.std)
+        for name in ("none", "weak", "contrastive", "strong")
+    }
+    positions = torch.arange(len(used), device=device)
+    task = Task(
+        images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
+        labels=seen.to(device),
+        labelled=positions[: bounds[0]],
+        unlabelled=positions[bounds[0] : bounds[1]],
+        probe=positions[bounds[1] :],
+        classes=classes,
+        epochs=epochs,
+        steps=steps,
+        views=views,
+    )
+    held_images, held_labels = (
+        (data.train_images, data.train_labels) if validation.source == "train" else (data.test_images, data.test_labels)
+    )
+    validation_labels = torch.from_numpy(np.asarray(held_labels[parts.validation], dtype=np.int64))
+    if validation.labels == "noisy" and len(parts.validation):
+        if human is not None and validation.source == "test":
+            raise sources.DataError("Human labels exist for training images only: take noisy validation images from 'train'.")
+        validation_labels = given(parts.validation, "noise/validation", held_images, held_labels).labels
+
+    def normalised(images: np.ndarray) -> Tensor:
+        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+
+    truth = Truth(
+        labels=true.to(device),
+        test_images=normalised(data.test_images[parts.test]),
+        test_labels=torch.from_numpy(np.asarray(data.test_labels[parts.test], dtype=np.int64)).to(device),
+        validation_images=normalised(held_images[parts.validation]),
+        validation_labels=validation_labels.to(device),
+        facts={
+            "noise_realised": corrupted.rate,
+            "transition": corrupted.transition.tolist(),
+            "unlabelled": len(parts.unlabelled),
+            "data_hash": data.checksum,
+            "noise_hash": corrupted.hash,
+            "split_hash": digest(*(torch.from_numpy(part) for part in (parts.labelled, parts.unlabelled, parts.probe, parts.validation))),
+        },
+    )
+    return task, truth
+
+
+def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Indices of `steps` batches: shuffled passes over the pool, one after the other, the last cut short.
+
+    (P,) -> (steps, batch_size).  A pool smaller than a batch repeats within it: 40 labels can fill batches of 64.
+    """
+    passes = math.ceil(steps * batch_size / len(pool))
+    keys = torch.rand(passes, len(pool), generator=generator, device=pool.device)
+    return pool[keys.argsort(dim=-1)].flatten()[: steps * batch_size].view(steps, batch_size)

@@ -1,0 +1,88 @@
+"""Which parts of two-headed RobMix matter when some of the few labels are wrong?  (seed document 000, sections 4.1 to 4.5)"""
+
+from lnl import Contrast, Noise, Panel, Preset, Study, Trial
+
+study = Study(
+    name="robmix_ablation",
+    question="Which parts of two-headed RobMix matter when 40 % of 250 labels are wrong?",
+    base=Trial(method="robmix", dataset="cifar10", labels=250, noise=Noise("symmetric", 0.4), epochs=64, steps=1024),
+    arms={
+        "full": {},
+        "mixmatch_only": {"method.topology": "mixmatch_only"},
+        "alternating": {"method.topology": "alternating_epoch"},
+        "supervised": {"method": "supervised"},
+        "frozen_head": {"method.head_update": "frozen"},
+        "frozen_after_half": {"method.head_update": "frozen_after", "method.head_frozen_from": 0.5},
+        "gradient_stopped": {"method.head_gradient": "stop"},
+        "gradient_tenth": {"method.head_gradient": "scale", "method.gradient_scale": 0.1},
+        "gradient_reversed": {"method.head_gradient": "reverse"},
+        "pcgrad": {"method.head_gradient": "pcgrad"},
+        "two_optimizers": {"method.optimizers": "two_owner"},
+        "two_alternating": {"method.optimizers": "two_owner", "method.sync": "alternate"},
+        "classifier_only": {"method.optimizers": "per_module", "method.updated": "classifier"},
+        "frozen_tenth": {"method.head_update": "frozen", "method.head_gradient": "scale", "method.gradient_scale": 0.1},
+        "frozen_alternating": {"method.head_update": "frozen", "method.optimizers": "two_owner", "method.sync": "alternate"},
+        "tenth_alternating": {
+            "method.head_gradient": "scale",
+            "method.gradient_scale": 0.1,
+            "method.optimizers": "two_owner",
+            "method.sync": "alternate",
+        },
+        "all_three": {
+            "method.head_update": "frozen",
+            "method.head_gradient": "scale",
+            "method.gradient_scale": 0.1,
+            "method.optimizers": "two_owner",
+            "method.sync": "alternate",
+        },
+    },
+    factors={"labels": [250, 1000, 4000], "noise.rate": [0.1, 0.2, 0.4], "unlabelled_ratio": [1, 5, 20]},
+    panels={
+        "noise_and_labels": Panel("Loss and accuracy by noise rate and labels", ("full", "mixmatch_only"), ("labels", "noise.rate")),
+        "topology": Panel("One head or two, together or in turn", ("full", "alternating", "mixmatch_only", "supervised")),
+        "frozen_head": Panel("No weight update in the projection head", ("full", "frozen_head", "frozen_after_half")),
+        "gradient": Panel(
+            "A changed gradient from the projection head",
+            ("full", "gradient_stopped", "gradient_tenth", "gradient_reversed", "pcgrad"),
+            curves=("train/gradient_norm_contrastive", "train/gradient_norm_mixmatch", "train/gradient_cosine", "test/accuracy"),
+        ),
+        "optimizers": Panel("Who owns and who steps the optimizers", ("full", "two_optimizers", "two_alternating", "classifier_only")),
+        "ratios": Panel("Unlabelled images per labelled one", ("full", "mixmatch_only"), ("unlabelled_ratio",)),
+        "combined": Panel(
+            "Frozen head × gradient × optimizers, combined",
+            ("full", "frozen_head", "gradient_tenth", "two_alternating", "frozen_tenth", "frozen_alternating", "tenth_alternating", "all_three"),
+        ),
+    },
+    replicates=5,
+    contrasts=[
+        Contrast("mixmatch_only", against="full", smallest_effect=0.005),
+        Contrast("frozen_head", against="full", smallest_effect=0.005),
+        Contrast("gradient_stopped", against="full", smallest_effect=0.005),
+        Contrast("gradient_reversed", against="full", direction="hurts", smallest_effect=0.005),
+        Contrast("two_alternating", against="full", smallest_effect=0.005),
+        Contrast("classifier_only", against="full", smallest_effect=0.005),
+    ],
+    presets={
+        # minutes on two cores: real handwritten digits, 8 × 8
+        "digits": Preset(
+            base={"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 12, "steps": 30,
+                  "method.batch_size": 32, "method.lambda_mixmatch": 1.0, "method.lambda_u": 25.0, "method.ramp": 0.3,
+                  "method.optimizer.average": 0.95},
+            factors={"labels": [50, 100, 200], "unlabelled_ratio": [1, 5, 20]},
+            arms={"supervised": {"method.batch_size": 32, "method.augmentation": "weak"}},
+            replicates=4,
+        ),
+        # does everything run?  under a minute
+        "smoke": Preset(
+            base={"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 2, "steps": 4, "method.batch_size": 16},
+            factors={"labels": [50, 100], "noise.rate": [0.2, 0.4], "unlabelled_ratio": [1, 5]},
+            replicates=2,
+        ),
+        "cifar10": Preset(),
+        # the lengths of the MixMatch paper: 2^20 steps, five replicates
+        "paper": Preset(base={"epochs": 1024, "steps": 1024}),
+    },
+)  # fmt: skip
+
+if __name__ == "__main__":
+    study.main()
