@@ -25,7 +25,6 @@ from rich.table import Table
 from lnl.data import DataError
 from lnl.results import StorageError, Store, leases
 from lnl.study import Plan, Planned, Status, Study, by_state, reconcile
-from lnl.trial import Trial
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 
@@ -36,9 +35,15 @@ class UsageError(ValueError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`lnl plan|run|status|report|doctor …`"""
-    parser = argparse.ArgumentParser(prog="lnl", description="A laboratory for ablation studies of learning with noisy labels.")
+    parser = argparse.ArgumentParser(
+        prog="lnl", description="A laboratory for ablation studies of learning with noisy labels."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, text in (("plan", "list a study's trials: done, missing or stale; starts nothing"), ("run", "run what a study still lacks"), ("status", "one line per arm")):  # fmt: skip
+    for name, text in {
+        "plan": "list a study's trials: done, missing or stale; starts nothing",
+        "run": "run what a study still lacks",
+        "status": "one line per arm",
+    }.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("study", help="a study's name (studies/<name>.py) or file")
         _study_flags(command)
@@ -46,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("study")
     report.add_argument("--preset")
     report.add_argument("--storage", type=Path, default=Path("results"), metavar="FOLDER")
-    report.add_argument("--selection", choices=("last", "last10", "val_selected", "best_test"), help="selection rule; default: the study's")
+    report.add_argument(
+        "--selection",
+        choices=("last", "last10", "val_selected", "best_test"),
+        help="selection rule; default: the study's",
+    )
     doctor = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
     doctor.add_argument("--storage", type=Path, default=Path("results"), metavar="FOLDER")
     doctor.add_argument("--json", action="store_true")
@@ -66,7 +75,9 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     """`python studies/<name>.py …`: runs what is missing, then makes the report; with --plan lists only."""
     parser = argparse.ArgumentParser(description=study.question)
     _study_flags(parser)
-    parser.add_argument("--plan", action="store_true", help="list every trial with done, missing or stale; start nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="list every trial with done, missing or stale; start nothing"
+    )
     parser.add_argument("--no-report", action="store_true", help="do not make the report at the end")
     options = parser.parse_args(arguments)
     return _guarded(lambda: _study_command(study, options, "plan" if options.plan else "run"))
@@ -76,19 +87,35 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="the same study at another size")
     parser.add_argument("--arms", type=lambda text: text.split(","), metavar="A,B", help="only these arms")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base: method.temperature=0.5")
-    parser.add_argument("--storage", type=Path, default=Path("results"), metavar="FOLDER", help="where results live (default: results)")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where data sets live (default: $LNL_DATA or ~/.cache/lnl)")
-    parser.add_argument("--address", help="a Ray cluster (auto, host:port); default: the cluster this machine belongs to, else a Ray of our own")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the base: method.temperature=0.5"
+    )
+    parser.add_argument(
+        "--storage", type=Path, default=Path("results"), metavar="FOLDER", help="where results live (default: results)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="where data sets live (default: $LNL_DATA or ~/.cache/lnl)"
+    )
+    parser.add_argument(
+        "--address",
+        help="a Ray cluster (auto, host:port); default: the cluster this machine belongs to, else a Ray of our own",
+    )
     parser.add_argument("--gpus-per-trial", type=float, metavar="SHARE", help="default: 1 where the cluster has GPUs")
     parser.add_argument("--cpus-per-trial", type=float, default=1, metavar="N")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
+    )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def find_study(name: str) -> Study:
     """The `study` of a file, or of studies/<name>.py below the current folder or beside the package."""
-    places = [Path(name)] if name.endswith(".py") else [root / "studies" / f"{name}.py" for root in (Path.cwd(), Path(__file__).parents[1])]
+    places = (
+        [Path(name)]
+        if name.endswith(".py")
+        else [root / "studies" / f"{name}.py" for root in (Path.cwd(), Path(__file__).parents[1])]
+    )
     for path in places:
         if path.is_file():
             spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -99,7 +126,10 @@ def find_study(name: str) -> Study:
                 return found
             raise UsageError(f"{path} declares no `study = Study(…)`.")
     known = sorted(path.stem for path in places[0].parent.glob("*.py")) if places[0].parent.is_dir() else []
-    raise UsageError(f"There is no study '{name}': " + (f"choose one of {', '.join(known)}, or give a file." if known else "give a file."))
+    raise UsageError(
+        f"There is no study '{name}': "
+        + (f"choose one of {', '.join(known)}, or give a file." if known else "give a file.")
+    )
 
 
 def _guarded(act: Any) -> int:
@@ -129,7 +159,9 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     store = Store(storage)
     if command == "run":
         return _run(study, plan, store, options)
-    statuses = [status for status in reconcile(plan, store) if options.arms is None or status.planned.arm in options.arms]
+    statuses = [
+        status for status in reconcile(plan, store) if options.arms is None or status.planned.arm in options.arms
+    ]
     complete = all(status.state in ("done", "stale") for status in statuses)
     if options.json:
         print(json.dumps(_as_json(plan, statuses), indent=1))
@@ -164,22 +196,29 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
         address=runner.prepare_environment(options.address),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
+        checkpoint_s=options.checkpoint_seconds,
     )
     progress = Progress(plan, quiet=options.json)
     outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
     statuses = outcome.statuses
-    mine = [status for status in statuses if options.arms is None or status.planned.arm in options.arms]
-    complete = outcome.stopped is None and all(status.state in ("done", "stale") for status in mine)
+    complete = outcome.stopped is None and all(status.state in ("done", "stale") for status in statuses)
     page = None
     if not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses):
         from analysis import report
 
         page = report.build(store.root, plan.study, plan.preset)
     if options.json:
-        print(json.dumps({**_as_json(plan, statuses), "report": str(page) if page else None, "stopped": outcome.stopped}, indent=1))
+        print(
+            json.dumps(
+                {**_as_json(plan, statuses), "report": str(page) if page else None, "stopped": outcome.stopped},
+                indent=1,
+            )
+        )
     else:
-        print(_totals(mine))
-        for failure in sorted({f"{s.planned.arm}: {s.failure.splitlines()[0]}" for s in mine if s.state == "failed" and s.failure}):
+        print(_totals(statuses))
+        for failure in sorted(
+            {f"{s.planned.arm}: {s.failure.splitlines()[0]}" for s in statuses if s.state == "failed" and s.failure}
+        ):
             print(f"failed  {failure}")
         if outcome.stopped:
             print(outcome.stopped)
@@ -229,7 +268,8 @@ def _print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         planned = status.planned
         setting = " ".join(f"{key}={value}" for key, value in json.loads(planned.setting).items())
         cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
-        print(f"{status.state:8}{cost}  {planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}  {setting}".rstrip())
+        name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
+        print(f"{status.state:8}{cost}  {name}  {setting}".rstrip())
     print(f"{plan.study}, preset {plan.preset}, plan {plan.hash}: {_totals(statuses)}")
 
 
@@ -249,11 +289,19 @@ def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
     by_arm: dict[str, list[Status]] = defaultdict(list)
     for status in statuses:
         by_arm[status.planned.arm].append(status)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm, mine in by_arm.items():
         counts = Counter(status.state for status in mine)
         scores = [s.accuracy for s in mine if s.planned.setting == "{}" and s.accuracy is not None]
-        rows.append((arm, f"{counts['done'] + counts['stale']}/{len(mine)}", str(counts["running"]), str(counts["failed"]), interval(scores)))
+        rows.append(
+            (
+                arm,
+                f"{counts['done'] + counts['stale']}/{len(mine)}",
+                str(counts["running"]),
+                str(counts["failed"]),
+                interval(scores),
+            )
+        )
     return rows
 
 
@@ -271,8 +319,9 @@ def interval(scores: Sequence[float]) -> str:
 
 def _arm_table(rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name, side in (("arm", "left"), ("done", "right"), ("running", "right"), ("failed", "right"), ("last test accuracy at the base, %", "right")):  # fmt: skip
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table.add_column("arm")
+    for name in ("done", "running", "failed", "last test accuracy at the base, %"):
+        table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
     return table
@@ -332,7 +381,8 @@ class Progress:
             self.failed[arm] += 1
             self.say(f"failed  {arm} {trial}: {(outcome.get('message') or '').splitlines()[0]}")
         if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
-            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done, last test accuracy at the base {interval(self.scores[arm])} %")
+            score = interval(self.scores[arm])
+            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done, last test accuracy at the base {score} %")
         self._show()
 
     def finish(self) -> None:
@@ -378,7 +428,9 @@ class Progress:
 
 
 def _doctor(storage: Path, as_json: bool) -> int:
-    """Environment, unreadable parts, abandoned leases, refused checkpoints, open dashboards.  Exit code 1 where something is wrong."""
+    """Environment, unreadable parts, abandoned leases, refused checkpoints, open dashboards.  Exit code 1 where
+    something is wrong.
+    """
     import torch
 
     store = Store(storage.expanduser().resolve())
@@ -387,13 +439,21 @@ def _doctor(storage: Path, as_json: bool) -> int:
     problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
     for table in ("trials", "epochs", "studies", "events"):
         _, broken = store.read(table)
-        problems += [f"unreadable {path.relative_to(store.root)}: remove it, then run the study again." for path in broken]
+        problems += [
+            f"unreadable {path.relative_to(store.root)}: remove it, then run the study again." for path in broken
+        ]
     for trial, lease in leases(store).items():
         if not lease["alive"]:
-            problems.append(f"abandoned lease of trial {trial} (process {lease['pid']} of {lease['host'].split('/')[0]} is gone): the next run takes it over.")
-    problems += [f"refused checkpoint {path.name}: remove it once looked at." for path in sorted((store.root / "checkpoints").glob("*.refused-*"))]
+            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
+            problems.append(f"abandoned lease of trial {trial} ({holder} is gone): the next run takes it over.")
+    problems += [
+        f"refused checkpoint {path.name}: remove it once looked at."
+        for path in sorted((store.root / "checkpoints").glob("*.refused-*"))
+    ]
     leftovers = [path for path in store.root.rglob(".*.tmp")] if store.root.exists() else []
-    problems += [f"half-written {path.relative_to(store.root)}: left by a killed process; remove it." for path in leftovers]
+    problems += [
+        f"half-written {path.relative_to(store.root)}: left by a killed process; remove it." for path in leftovers
+    ]
     free = psutil.disk_usage(str(store.root if store.root.exists() else Path.cwd())).free / 2**30
     if free < 1:
         problems.append(f"only {free:.1f} GiB free where results are written.")
@@ -402,7 +462,9 @@ def _doctor(storage: Path, as_json: bool) -> int:
         **versions,
         "cpus": os.cpu_count(),
         "gpus": torch.cuda.device_count(),
-        "bfloat16": bool(torch.cuda.is_bf16_supported()) if torch.cuda.is_available() else bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")),
+        "bfloat16": bool(torch.cuda.is_bf16_supported())
+        if torch.cuda.is_available()
+        else bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")),
         "free_gib": round(free, 1),
     }
     if as_json:

@@ -1,7 +1,7 @@
-"""A network in training: gradients, optimizers, weight averaging, mixed precision.  The only place that differentiates.
+"""A network in training: gradients, optimizers, averaged weights, precision.  The only place that differentiates.
 
-A method hands over pure objectives, `objective(network, batch) -> scalar`.  `step` is the usual update; methods that look
-at gradients before they use them call its parts: `gradients` (one list per objective), `apply`, `advance`.
+A method hands over pure objectives, `objective(network, batch) -> scalar`.  `step` is the usual update; methods that
+look at gradients before they use them call its parts: `gradients` (one list per objective), `apply`, `advance`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Optimizer(BaseModel, frozen=True, extra="forbid"):
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = False  # sgd only
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (tensors of two or more axes) only; adamw: decoupled, times the rate
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (two or more axes) only; adamw: times the rate
     schedule: Literal["constant", "cosine", "step"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)  # step only: shares of training after which the rate is multiplied …
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … by this
@@ -69,14 +69,15 @@ class NetworkBuilder:
         for name, head in heads.items():
             with self.streams.initialise(f"{replica}{name}"):
                 made[name] = head(backbone.width)
-        return Network(backbone, made).to(self.device, memory_format=torch.channels_last)
+        return Network(backbone, made).to(self.device).to(memory_format=torch.channels_last)
 
 
 class Learner:
     """One network with its optimizer(s) and its average.
 
-    `owners`: name -> prefixes of the parameters (`backbone`, `heads.projection`, …) that this optimizer owns; a parameter
-    may have two owners.  Default: one optimizer, `all`, owns everything.  `steps`: length of training, for the schedule.
+    `owners`: name -> prefixes of the parameters (`backbone`, `heads.projection`, …) that this optimizer owns; a
+    parameter may have two owners.  Default: one optimizer, `all`, owns everything.  `steps`: length of training, for
+    the schedule.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Learner:
         return loss.detach(), list(gradients)
 
     def apply(self, gradients: Gradients, owner: str | None = None) -> None:
-        """One update by `owner`'s optimizer (default: by all, each its own parameters).  None leaves a tensor untouched."""
+        """One update by `owner`'s optimizer (default: by all).  A tensor whose gradient is None stays as it is."""
         scale = self.settings.scale(min(self.done / max(self.steps, 1), 1.0))
         for name in [owner] if owner else self.optimizers:
             optimizer = self.optimizers[name]
@@ -132,7 +133,9 @@ class Learner:
         self.done += 1
         if self.average is not None:
             weight = 1 - schedules.average_decay(self.done, self.settings.average)
-            torch._foreach_lerp_(list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight)
+            torch._foreach_lerp_(
+                list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight
+            )
             for mine, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
                 mine.copy_(theirs)
 
@@ -147,7 +150,7 @@ class Learner:
 
     @torch.no_grad()
     def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
-        """Class probabilities under BatchNorm's batch statistics, as semi-supervised methods guess labels. (B, …) -> (B, K)."""
+        """Class probabilities by BatchNorm's batch statistics, for guessing labels. (B, C, H, W) -> (B, K)."""
         network = self.average if averaged and self.average is not None else self.network
         network.train()
         with nullcontext() if update_statistics else networks.statistics_frozen(network), self._precision():
@@ -205,7 +208,7 @@ def _optimizer(settings: Optimizer, parameters: Sequence[Tensor]) -> torch.optim
 def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Multinomial logistic regression on frozen features: a function features -> class probabilities (…, K).
 
-    Features are standardised; L2 strength C = 1 (scikit-learn's default).  Classes without an example get probability 0.
+    Features are standardised; L2 strength C = 1, scikit-learn's default.  A class without an example gets 0.
     """
     from sklearn.linear_model import LogisticRegression
 

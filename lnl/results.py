@@ -8,10 +8,10 @@ Layout below one root folder (the `--storage` of every command):
     events/<time>-<uuid>.parquet                      append-only log, one row per file
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
-Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written under
-a dot-prefixed name in the same folder, flushed to disk, then renamed); attempts are never overwritten; a part that cannot
-be read is reported and skipped.  Accuracies are fractions.  Nothing here imports torch or Ray, so notebooks can read
-results anywhere.
+Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written
+under a dot-prefixed name in the same folder, flushed to disk, then renamed); attempts are never overwritten; a part
+that cannot be read is reported and skipped.  Accuracies are fractions.  Nothing here imports torch or Ray, so
+notebooks can read results anywhere.
 """
 
 from __future__ import annotations
@@ -169,8 +169,12 @@ def write_atomically(path: Path, write: Any) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"No space left to write {path}: free some, or give another --storage; then run again.") from error
-        raise StorageError(f"Cannot write {path} ({error}): check the folder's permissions and free space; then run again.") from error
+            raise StorageError(
+                f"No space left to write {path}: free some, or give another --storage; then run again."
+            ) from error
+        raise StorageError(
+            f"Cannot write {path} ({error}): check the folder's permissions and free space; then run again."
+        ) from error
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -206,7 +210,9 @@ class Store:
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
         path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
-        write_rows(path, EVENTS, [{"at": at, "study": study, "trial": trial, "kind": kind, "payload": canonical(payload)}])
+        write_rows(
+            path, EVENTS, [{"at": at, "study": study, "trial": trial, "kind": kind, "payload": canonical(payload)}]
+        )
 
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
@@ -235,8 +241,7 @@ class Store:
         parts, broken = [], []
         for path in paths:
             try:
-                part = pq.ParquetFile(path).read() if filters is None else pq.read_table(path, filters=filters, partitioning=None)
-                part = _conform(part, schema, inside)
+                part = _conform(_read_part(path, inside, filters), schema, inside)
             except (OSError, pa.ArrowException):
                 broken.append(path)
                 continue
@@ -258,6 +263,12 @@ class Store:
         return frame.sort_values("submitted_at", ignore_index=True)
 
 
+def _read_part(path: Path, names: Sequence[str], filters: Any) -> pa.Table:
+    """Only the named columns that this file has; `partitioning=None` keeps pyarrow from reading its folder's name."""
+    present = set(pq.read_schema(path).names)
+    return pq.read_table(path, columns=[name for name in names if name in present], filters=filters, partitioning=None)
+
+
 def _conform(part: pa.Table, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Older files lack newer columns: they read as null."""
     columns = []
@@ -268,7 +279,9 @@ def _conform(part: pa.Table, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
 
 
 def latest(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: its newest finished attempt (`ok`, or a failure that is an outcome), else its newest attempt."""
+    """One row per trial: its newest finished attempt (`ok`, or a failure that is an outcome), else its newest
+    attempt.
+    """
     if trials.empty:
         return trials
     rank = is_outcome(trials).astype(int)
@@ -318,8 +331,8 @@ def _this_host() -> str:
 class Lease:
     """The right to train one trial, held by one process.
 
-    A file made under a lock; its modification time is the heartbeat.  It lapses when its process is gone (seen at once on
-    the same host) or when the heartbeat is older than `EXPIRY_S` (another host).  Use as a context manager.
+    A file made under a lock; its modification time is the heartbeat.  It lapses when its process is gone (seen at
+    once on the same host) or when the heartbeat is older than `EXPIRY_S` (another host).  Use as a context manager.
     """
 
     path: Path
@@ -343,7 +356,9 @@ class Lease:
 
 
 def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
-    """Try to take the lease of a trial: (lease, record of a dead holder or None), or (None, record of the living one)."""
+    """Try to take the lease of a trial: (lease, record of a dead holder or None), or (None, record of the living
+    one).
+    """
     path = store.root / "leases" / f"{trial}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
@@ -352,7 +367,14 @@ def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[st
         if previous is not None and _alive(path, previous):
             return None, previous
         token = uuid.uuid4().hex
-        record = {"token": token, "host": _this_host(), "pid": process.pid, "born": process.create_time(), "since": now().isoformat(), **about}
+        record = {
+            "token": token,
+            "host": _this_host(),
+            "pid": process.pid,
+            "born": process.create_time(),
+            "since": now().isoformat(),
+            **about,
+        }
         write_atomically(path, lambda temporary: temporary.write_text(canonical(record)))
     return Lease(path, token), previous
 

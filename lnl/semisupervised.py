@@ -26,17 +26,23 @@ from lnl.task import Task
 
 
 class MixMatchSettings(BaseModel, frozen=True, extra="forbid"):
-    """Fields that every method with a MixMatch part has; `lambda_u` = 75 and `alpha` = .75 are the paper's for CIFAR-10."""
+    """Fields that every method with a MixMatch part has; `lambda_u` = 75 and `alpha` = .75 are the paper's for
+    CIFAR-10.
+    """
 
     batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled ones
     views: Annotated[int, Field(ge=1)] = 2  # K: augmentations averaged for a guess
     temperature: Annotated[float, Field(gt=0)] = 0.5  # T of sharpening, eq. 7
     alpha: Annotated[float, Field(gt=0)] = 0.75  # of Beta(alpha, alpha), eq. 8
     lambda_u: Annotated[float, Field(ge=0)] = 75.0  # weight of L_U, eq. 5
-    ramp: Annotated[float, Field(ge=0, le=1)] = 1 / 64  # share of training over which lambda_u rises from 0: 16,384 of 2^20 steps
+    ramp: Annotated[float, Field(ge=0, le=1)] = (
+        1 / 64
+    )  # share of training over which lambda_u rises from 0: 16,384 of 2^20 steps
     mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"  # who is mixed up; the paper's Table 4
     guess_with_average: bool = False  # guess by the averaged weights; the paper's Table 4
-    batch_norm: Literal["first", "mixmatch", "all"] = "first"  # who moves running statistics: first interleaved batch | all mixed images | every pass
+    batch_norm: Literal["first", "mixmatch", "all"] = (
+        "first"  # who moves running statistics: first interleaved batch | all mixed images | every pass
+    )
 
 
 MIXMATCH_SEARCH = {
@@ -58,13 +64,23 @@ class MixedBatch:
 
 
 def mixmatch_batch(
-    settings: MixMatchSettings, task: Task, learner: Learner, streams: Streams, labelled: Tensor, unlabelled: Tensor, progress: float
+    settings: MixMatchSettings,
+    task: Task,
+    learner: Learner,
+    streams: Streams,
+    labelled: Tensor,
+    unlabelled: Tensor,
+    progress: float,
 ) -> MixedBatch:
-    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1] of training."""
+    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1] of
+    training.
+    """
     count, views = len(labelled), settings.views
     index = torch.cat([labelled, unlabelled.repeat(views)])
     images = task.view(index, "weak", streams["augment"])
-    guesses = learner.guess(images[count:], averaged=settings.guess_with_average, update_statistics=settings.batch_norm == "all")
+    guesses = learner.guess(
+        images[count:], averaged=settings.guess_with_average, update_statistics=settings.batch_norm == "all"
+    )
     guess = targets.sharpen(guesses.view(views, count, -1).mean(dim=0), settings.temperature)
     soft = torch.cat([targets.one_hot(task.labels[labelled], task.classes), guess.repeat(views, 1)])
     total = len(index)
@@ -89,7 +105,9 @@ def _partners(mix: str, count: int, total: int, generator: torch.Generator) -> T
 
 
 def mixmatch_logits(network: Network, batch: MixedBatch, batch_norm: str) -> Tensor:
-    """(B + K·B, classes).  With `first`, interleaved: every group holds images of all parts, the first moves the statistics."""
+    """(B + K·B, classes).  With `first`, interleaved: every group holds images of all parts, the first moves the
+    statistics.
+    """
     if batch_norm != "first":
         return network(batch.images)
     groups = networks.interleave(list(batch.images.split(batch.labelled)))

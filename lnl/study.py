@@ -11,8 +11,8 @@
     if __name__ == "__main__":
         study.main()
 
-Without panels every arm is crossed with every factor.  A `Panel` is a part of the study that becomes one figure: some of
-the arms, across some of the factors, the rest at the base.  A trial that several panels share is trained once.
+Without panels every arm is crossed with every factor.  A `Panel` is a part of the study that becomes one figure: some
+of the arms, across some of the factors, the rest at the base.  A trial that several panels share is trained once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _STRICT = ConfigDict(extra="forbid")
 
 @settings(frozen=True, config=_STRICT)
 class Contrast:
-    """A declared comparison of two arms: does `arm` differ from `against`, in which direction, and by how much to matter."""
+    """A declared comparison of two arms: does `arm` differ from `against`, in which direction, and by how much to
+    matter.
+    """
 
     arm: str
     against: str
@@ -56,7 +58,9 @@ class Panel:
 
 @settings(frozen=True, config=_STRICT)
 class Preset:
-    """The same study at another size: changes of the base, other factor levels, fewer replicates, panels or arms' details."""
+    """The same study at another size: changes of the base, other factor levels, fewer replicates, panels or arms'
+    details.
+    """
 
     base: dict[str, Any] = Field(default_factory=dict)
     factors: dict[str, list[Any]] = Field(default_factory=dict)
@@ -98,7 +102,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     question: str
     base: Trial
-    arms: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"base": {}})
+    arms: dict[str, dict[str, Any]] = {"base": {}}
     factors: dict[str, list[Any]] = Field(default_factory=dict)
     panels: dict[str, Panel] = Field(default_factory=dict)
     replicates: Annotated[int, Field(ge=1)] = 5
@@ -132,11 +136,13 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  Raises `ValueError` for unknown presets and keys, and where
-        two arms are the same configuration (they would count as evidence twice).
+        `changes`: dotted overrides of the base, last to apply.  Raises `ValueError` for unknown presets and keys, and
+        where two arms are the same configuration (they would count as evidence twice).
         """
         if preset is not None and preset not in self.presets:
-            raise ValueError(f"Study {self.name} has no preset '{preset}': choose one of {', '.join(self.presets) or 'none'}.")
+            raise ValueError(
+                f"Study {self.name} has no preset '{preset}': choose one of {', '.join(self.presets) or 'none'}."
+            )
         chosen = self.presets[preset] if preset else Preset()
         base = self.base.override({**chosen.base, **(changes or {})})
         factors = {**self.factors, **chosen.factors}
@@ -158,9 +164,14 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                         planned = Planned(trial, arm, canonical(setting))
                         other = found.setdefault(planned.id, planned)
                         if other.arm != arm:
-                            raise ValueError(f"Arms '{other.arm}' and '{arm}' are the same configuration at {setting or 'the base'}: drop one.")
+                            place = setting or "the base"
+                            raise ValueError(
+                                f"Arms '{other.arm}' and '{arm}' are the same configuration at {place}: drop one."
+                            )
                         if other.setting != planned.setting:
-                            raise ValueError(f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it.")
+                            raise ValueError(
+                                f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it."
+                            )
         trials = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
         record = {
             "study": self.name,
@@ -173,14 +184,22 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "replicates": count,
             "selection": self.selection,
             "panels": {
-                name: {"title": p.title, "arms": list(p.arms), "across": list(p.across), "curves": list(p.curves), "reference": p.arms[0]}
+                name: {
+                    "title": p.title,
+                    "arms": list(p.arms),
+                    "across": list(p.across),
+                    "curves": list(p.curves),
+                    "reference": p.arms[0],
+                }
                 for name, p in panels.items()
             },
             "contrasts": [
-                {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect} for c in self.contrasts
+                {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect}
+                for c in self.contrasts
             ],
             "trials": [
-                {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate} for p in trials
+                {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
+                for p in trials
             ],
         }
         return Plan(self.name, preset or "base", trials, record)
@@ -226,7 +245,20 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
 
     `failed` are accidents (out of memory, errors), which the next run tries again; a method that diverged is done.
     """
-    columns = ["trial", "attempt", "status", "failure_class", "failure_message", "accuracy_last", "seconds", "code_hash", "method", "dataset", "network", "epochs"]
+    columns = [
+        "trial",
+        "attempt",
+        "status",
+        "failure_class",
+        "failure_message",
+        "accuracy_last",
+        "seconds",
+        "code_hash",
+        "method",
+        "dataset",
+        "network",
+        "epochs",
+    ]
     rows, _ = store.read("trials", plan.study, columns)
     rows = latest(rows)
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
@@ -245,7 +277,9 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         elif row is None:
             statuses.append(Status(planned, "missing", seconds))
         elif not row["finished"]:
-            statuses.append(Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}"))
+            statuses.append(
+                Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}")
+            )
         else:
             state: State = "done" if row["code_hash"] == code_hash(name) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None
@@ -272,4 +306,7 @@ def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
 
 
 def by_state(statuses: Sequence[Status]) -> dict[str, int]:
-    return {state: sum(status.state == state for status in statuses) for state in ("done", "stale", "running", "failed", "missing")}
+    return {
+        state: sum(status.state == state for status in statuses)
+        for state in ("done", "stale", "running", "failed", "missing")
+    }

@@ -1,8 +1,8 @@
 """What a learner may see (`Task`), what only evaluation may see (`Truth`), and the draw that makes both (`prepare`).
 
-Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation, probe
-and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the unlabelled
-images of ratio 1:1 are among those of 1:5.
+Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation,
+probe and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the
+unlabelled images of ratio 1:1 are among those of 1:5.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
-from typing_extensions import Annotated
 
 from lnl import augment, noise
 from lnl import data as sources
@@ -32,7 +31,8 @@ class Noise:
     """How the given labels differ from the true ones.  `lnl.noise` defines each kind.
 
     `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
-    `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is rate·(K-1)/K).
+    `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is
+    rate·(K-1)/K).
     `column`: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
     """
 
@@ -44,9 +44,13 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.kind in ("none", "human") and self.rate:
-            raise ValueError(f"noise.rate is {self.rate}, but noise kind '{self.kind}' takes no rate: leave it at 0 or choose another kind")
+            raise ValueError(
+                f"noise.rate is {self.rate}, but kind '{self.kind}' takes no rate: leave it at 0 or choose another kind"
+            )
         if (self.column is None) == (self.kind == "human"):
-            raise ValueError("noise.column names the human labels (for example 'worse'): give it with noise kind 'human' and only then")
+            raise ValueError(
+                "noise.column names the human labels (such as 'worse'): give it with kind 'human' and only then"
+            )
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -119,14 +123,16 @@ def split(
     known = int((given >= 0).sum())
     test = np.arange(len(data.test_labels))
     from_train = validation.images if validation.source == "train" else 0
-    wanted = from_train + probe + (classes if labels is None else labels)
+    wanted = from_train + probe + (labels or classes)
     if wanted > known:
         raise sources.DataError(
             f"{data.name} has {known} training images with labels, but {wanted} are asked for "
-            f"(validation {from_train}, probe {probe}, labels {labels if labels is not None else 'at least one a class'}): ask for fewer."
+            f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
         )
     if labels is not None and labels < classes:
-        raise sources.DataError(f"labels={labels} leaves some of the {classes} classes of {data.name} without any: ask for at least {classes}.")
+        raise sources.DataError(
+            f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
+        )
     held, first = from_train, from_train + probe
     last = known if labels is None else first + labels
     rest = order[last:]
@@ -142,11 +148,19 @@ def split(
     validation_index = order[:held].numpy()
     if validation.source == "test" and validation.images:
         if validation.images >= len(test):
-            raise sources.DataError(f"validation.images={validation.images} would leave no test image of {data.name}'s {len(test)}: ask for fewer.")
-        ranked = _interleaved(torch.from_numpy(np.asarray(data.test_labels, dtype=np.int64)), classes, streams["split/test"]).numpy()
+            raise sources.DataError(
+                f"validation.images={validation.images} takes all {len(test)} test images: ask for fewer."
+            )
+        ranked = _interleaved(
+            torch.from_numpy(np.asarray(data.test_labels, dtype=np.int64)), classes, streams["split/test"]
+        ).numpy()
         validation_index, test = ranked[: validation.images], np.sort(ranked[validation.images :])
     return Split(
-        labelled=order[first:last].numpy(), unlabelled=rest.numpy(), probe=order[held:first].numpy(), validation=validation_index, test=test
+        labelled=order[first:last].numpy(),
+        unlabelled=rest.numpy(),
+        probe=order[held:first].numpy(),
+        validation=validation_index,
+        test=test,
     )
 
 
@@ -193,7 +207,9 @@ def prepare(
             streams[stream],
             exact=noise_settings.exact,
             include_true=noise_settings.include_true,
-            images=torch.from_numpy(np.ascontiguousarray(split_images[index])) if noise_settings.kind == "instance" else None,
+            images=torch.from_numpy(np.ascontiguousarray(split_images[index]))
+            if noise_settings.kind == "instance"
+            else None,
             mapping=noise.asymmetric_map(data.name, classes) if noise_settings.kind == "asymmetric" else None,
             human=torch.from_numpy(human[index]) if human is not None else None,
         )
@@ -228,7 +244,9 @@ def prepare(
     validation_labels = torch.from_numpy(np.asarray(held_labels[parts.validation], dtype=np.int64))
     if validation.labels == "noisy" and len(parts.validation):
         if human is not None and validation.source == "test":
-            raise sources.DataError("Human labels exist for training images only: take noisy validation images from 'train'.")
+            raise sources.DataError(
+                "Human labels exist for training images only: take noisy validation images from 'train'."
+            )
         validation_labels = given(parts.validation, "noise/validation", held_images, held_labels).labels
 
     def normalised(images: np.ndarray) -> Tensor:
@@ -246,7 +264,9 @@ def prepare(
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
             "noise_hash": corrupted.hash,
-            "split_hash": digest(*(torch.from_numpy(part) for part in (parts.labelled, parts.unlabelled, parts.probe, parts.validation))),
+            "split_hash": digest(
+                *(torch.from_numpy(part) for part in (parts.labelled, parts.unlabelled, parts.probe, parts.validation))
+            ),
         },
     )
     return task, truth

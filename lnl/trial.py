@@ -35,11 +35,15 @@ NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in t
 class Trial(BaseModel, frozen=True, extra="forbid"):
     """One configuration × one replicate."""
 
-    method: Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]  # a name, or {"name": …, field: value}
+    method: Annotated[
+        SerializeAsAny[BaseModel], BeforeValidator(methods.configure)
+    ]  # a name, or {"name": …, field: value}
     dataset: str = "cifar10"
     network: str = "wide_resnet28_2"
     labels: Annotated[int, Field(ge=2)] | None = None  # labelled training images, all classes together; None: all
-    unlabelled_ratio: Annotated[float, Field(gt=0)] | None = None  # unlabelled images per labelled one; None: all that are left
+    unlabelled_ratio: Annotated[float, Field(gt=0)] | None = (
+        None  # unlabelled images per labelled one; None: all that are left
+    )
     noise: Noise = Noise()
     validation: Validation = Validation()
     probe: Annotated[int, Field(ge=0)] = 0  # trusted images, for methods that use them
@@ -61,8 +65,8 @@ class Trial(BaseModel, frozen=True, extra="forbid"):
     def override(self, changes: Mapping[str, Any]) -> Trial:
         """A copy with dotted fields changed: {"noise.rate": 0.4, "method.temperature": 0.1}.
 
-        A new `method` starts from that method's own defaults; `method.*` keys apply after it.  Raises `ValueError` with one
-        sentence for unknown keys and impossible values.
+        A new `method` starts from that method's own defaults; `method.*` keys apply after it.  Raises `ValueError`
+        with one sentence for unknown keys and impossible values.
         """
         settings = self.model_dump(mode="json")
         for key, value in sorted(changes.items(), key=lambda item: item[0] != "method"):
@@ -100,9 +104,13 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
         *parents, last = [str(part) for part in first["loc"]]
         known = _fields(parents, settings)
         close = difflib.get_close_matches(last, known, n=1)
-        return f"Unknown key '{place}': " + (f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}.")
+        return f"Unknown key '{place}': " + (
+            f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}."
+        )
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'trial'}: {message}" + ("" if first["type"] == "value_error" else f", not {first['input']!r}") + "."
+    return (
+        f"{place or 'trial'}: {message}" + ("" if first["type"] == "value_error" else f", not {first['input']!r}") + "."
+    )
 
 
 def _fields(parents: list[str], settings: Mapping[str, Any]) -> list[str]:
@@ -110,7 +118,9 @@ def _fields(parents: list[str], settings: Mapping[str, Any]) -> list[str]:
     kind: Any = Trial
     for parent in parents:
         if parent == "method" and kind is Trial:
-            kind = methods.load(settings["method"] if isinstance(settings["method"], str) else settings["method"]["name"]).Config
+            kind = methods.load(
+                settings["method"] if isinstance(settings["method"], str) else settings["method"]["name"]
+            ).Config
         else:
             kind = {"noise": Noise, "validation": Validation, "optimizer": learner.Optimizer}.get(parent, Trial)
     return sorted(getattr(kind, "model_fields", None) or kind.__pydantic_fields__)
@@ -157,8 +167,9 @@ class Row:
     snapshot: Callable[[], dict[str, Any]] = field(repr=False)
 
 
-def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:  # noqa: B008
-    """Train and evaluate; one `Row` per epoch.  `state` is an earlier row's snapshot: training goes on exactly from there.
+def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
+    """Train and evaluate; one `Row` per epoch.  `state` is an earlier row's snapshot: training goes on exactly from
+    there.
 
     Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
     """
@@ -200,20 +211,33 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
         broken = [name for name, value in scalars.items() if name.startswith("loss") and not math.isfinite(value)]
         if broken:
-            raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate or the loss weight.")
+            raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
         metrics = {("train", name): value for name, value in scalars.items()}
-        metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs, generator=Streams(trial.replicate, device)["evaluate"])
+        metrics |= evaluate(
+            method,
+            seen,
+            truth,
+            last=epoch + 1 == trial.total_epochs,
+            generator=Streams(trial.replicate, device)["evaluate"],
+        )
         seconds = before + time.perf_counter() - began
 
         def snapshot(epoch: int = epoch, seconds: float = seconds) -> dict[str, Any]:
-            return {"epoch": epoch + 1, "seconds": seconds, "parts": {name: part.state_dict() for name, part in parts.items()}}
+            return {
+                "epoch": epoch + 1,
+                "seconds": seconds,
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            }
 
         yield Row(epoch + 1, max((one.done for one in learners), default=0), seconds, metrics, facts, snapshot)
 
 
 @torch.no_grad()
-def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool, generator: torch.Generator) -> dict[tuple[str, str], float]:
-    """Accuracies as fractions.  `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis only.
+def evaluate(
+    method: Any, seen: task.Task, truth: task.Truth, *, last: bool, generator: torch.Generator
+) -> dict[tuple[str, str], float]:
+    """Accuracies as fractions.  `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis
+    only.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`neighbour_accuracy`) and, an oracle, with their true ones (`neighbour_accuracy_clean`).
@@ -292,6 +316,9 @@ def _is_module(name: str) -> bool:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return tree

@@ -19,8 +19,8 @@ from lnl.task import Task
 class Method(Protocol):
     """A learning algorithm.
 
-    Its mutable state lives in attributes that have `state_dict` and `load_state_dict` (learners, streams, memories): that is
-    what a checkpoint stores.
+    Its mutable state lives in attributes that have `state_dict` and `load_state_dict` (learners, streams, memories):
+    that is what a checkpoint stores.
     """
 
     def __init__(self, config: Any, task: Task, network: NetworkBuilder, streams: Streams) -> None: ...

@@ -1,7 +1,7 @@
 """MixMatch (Berthelot et al. 2019, arXiv:1905.02249): guess, sharpen and mix unlabelled images with labelled ones.
 
-The update itself is `lnl.semisupervised`; its docstring says what is followed from the paper and what from the official
-code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence AdamW.
+The update itself is `lnl.semisupervised`; its docstring says what is followed from the paper and what from the
+official code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence AdamW.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(network, config.optimizer, self.steps * task.epochs, {"classifier": partial(heads.linear, classes=task.classes)})
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         task, streams, size = self.task, self.streams, self.config.batch_size

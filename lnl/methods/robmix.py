@@ -1,16 +1,17 @@
-"""RobMix: MixMatch and SimCLR on one backbone with two heads, L = L1 + λ·L2 (seed document 000, Algorithm 2 and section 3.2).
+"""RobMix: MixMatch and SimCLR on one backbone with two heads, L = L1 + λ·L2 (seed document 000, Algorithm 2).
 
-L1 is NT-Xent on two strong views of a batch (labels ignored, so free of label noise), L2 the MixMatch loss.  The document
-leaves much open; the comments at the fields say what each switch means.  Decisions:
-- λ multiplies the semi-supervised loss, as written.  One step draws B labelled and B unlabelled images and uses both losses.
-- Every topology makes the same number of MixMatch steps; contrastive epochs of `pretrain_then_ssl` come on top.
-- "No gradient update in the self-supervised branch" (4.2) is `head_update`; "modify the gradient" (4.3) is `head_gradient`,
-  at the boundary between backbone and projection head; "update the optimizers" (4.4) is `optimizers`, `updated` and `sync`.
-- Labels are noisy in D_L only.  Unlabelled images exclude labelled ones.
+L1 is NT-Xent on two strong views of a batch (labels ignored, so free of label noise), L2 the MixMatch loss.  The
+document leaves much open.  Decided here:
 
-Per loss, gradients are taken apart (their graphs share parameters only, so this costs no second backward pass): that
-gives the norm and the cosine of both losses on the backbone for nothing, and makes every gradient and optimizer arm a rule
-on two lists.
+- λ multiplies the semi-supervised loss, as written.  A step draws B labelled and B unlabelled images for both losses.
+- Every topology makes the same number of MixMatch steps; contrastive epochs of pre-training come on top.
+- "No gradient update in the self-supervised branch" (4.2) is `head_update`.  "Modify the gradient" (4.3) is
+  `head_gradient`, at the boundary between backbone and projection head.  "Update the optimizers" (4.4) is
+  `optimizers`, `updated` and `sync`.
+- Only labels of D_L are noisy.  Unlabelled images exclude labelled ones.
+
+The two losses' gradients are taken apart.  Their graphs share parameters only, so this costs no second backward pass;
+it gives norm and cosine on the backbone for nothing, and makes every gradient and optimizer arm a rule on two lists.
 """
 
 from __future__ import annotations
@@ -39,52 +40,69 @@ class Config(MixMatchSettings, frozen=True, extra="forbid"):
     """Defaults are MixMatch's and SimCLR's for CIFAR-10; λ = 1 because the document names none."""
 
     name: Literal["robmix"] = "robmix"
-    # joint_two_head: both losses each step.  alternating_epoch: each epoch one pass of L1 steps, then one of L2 steps (the
-    # original one-network RobMix).  pretrain_then_ssl: `pretrain_epochs` of L1, then L2.  mixmatch_only, simclr_then_linear:
-    # one loss alone, the latter with a linear probe on the given labels.
-    topology: Literal["joint_two_head", "alternating_epoch", "pretrain_then_ssl", "mixmatch_only", "simclr_then_linear"] = "joint_two_head"
+    # joint_two_head: both losses each step.  alternating_epoch: each epoch one pass of L1 steps, then one of L2 steps
+    # (the original one-network RobMix).  pretrain_then_ssl: `pretrain_epochs` of L1, then L2.  mixmatch_only and
+    # simclr_then_linear: one loss alone, the latter with a linear probe on the given labels.
+    topology: Literal[
+        "joint_two_head", "alternating_epoch", "pretrain_then_ssl", "mixmatch_only", "simclr_then_linear"
+    ] = "joint_two_head"
     lambda_mixmatch: Annotated[float, Field(ge=0)] = 1.0  # λ of L1 + λ·L2
     contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent
-    contrastive_data: Literal["union", "unlabelled"] = "union"  # whose views: labelled and unlabelled images, or the latter
+    contrastive_data: Literal["union", "unlabelled"] = (
+        "union"  # views of labelled and unlabelled images, or of the latter
+    )
     hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head, which has no BatchNorm
     projection: Annotated[int, Field(ge=1)] = 128  # its output
-    pretrain_epochs: Annotated[int, Field(ge=0)] = 0  # of L1 alone before the first epoch with L2, in any topology with both
-    # projection head's weights: trained | never | until `head_frozen_from` of training | until pre-training ends
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0  # of L1 alone, before and besides the trial's epochs
+
+    # Weights of the projection head: trained | never | until `head_frozen_from` of training | in pre-training only.
     head_update: Literal["train", "frozen", "frozen_after", "frozen_pretrained"] = "train"
-    head_frozen_from: Annotated[float, Field(ge=0, le=1)] = 0.5  # frozen_after only
-    # what L1 sends into the backbone: as it is | nothing | times `gradient_scale` | times -`gradient_scale` | at most
-    # `gradient_clip` in norm | with Gaussian noise of `gradient_noise` times its norm.  Then rules on both losses' backbone
-    # gradients: PCGrad (Yu et al. 2020), on both or on L1's only; GradNorm (Chen et al. 2018).  scale_head scales the
-    # head's own gradient, which only SGD notices.
+    head_frozen_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    # What L1 sends into the backbone: its gradient | nothing | times ±`gradient_scale` | cut to norm `gradient_clip`
+    # | with Gaussian noise of `gradient_noise` times its norm.  Or a rule for both losses there: PCGrad (Yu et al.
+    # 2020) on both gradients or on L1's alone; GradNorm (Chen et al. 2018).  scale_head scales the head's own
+    # gradient instead.
     head_gradient: Literal[
         "flow", "stop", "scale", "reverse", "clip", "noise", "pcgrad", "pcgrad_asymmetric", "gradnorm", "scale_head"
     ] = "flow"
-    gradient_scale: Annotated[float, Field(gt=0)] = 1.0  # scale, reverse, scale_head
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # clip
-    gradient_noise: Annotated[float, Field(gt=0)] = 1.0  # noise
-    gradnorm_alpha: Annotated[float, Field(ge=0)] = 1.5  # gradnorm: strength of balancing
-    # one for all | one per module (the same training, bit for bit, while all step) | two that both own the backbone: one
-    # steps on L1's gradient, the other on λ·L2's
+    gradient_scale: Annotated[float, Field(gt=0)] = 1.0
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    gradient_noise: Annotated[float, Field(gt=0)] = 1.0
+    gradnorm_alpha: Annotated[float, Field(ge=0)] = 1.5  # pull towards the loss that lags behind
+
+    # One optimizer | one per module (the same training, bit for bit, while all step) | two that both own the
+    # backbone: one steps on L1's gradient, the other on λ·L2's, both taken at the same weights or the second after
+    # the first's step.
     optimizers: Literal["single", "per_module", "two_owner"] = "single"
-    updated: Literal["both", "classifier", "projection"] = "both"  # whose optimizer steps, besides the backbone's
-    sync: Literal["together", "alternate"] = "together"  # two_owner: gradients at the same weights, or L2's after L1's step
+    updated: Literal["both", "classifier", "projection"] = "both"  # the head whose optimizer steps
+    sync: Literal["together", "alternate"] = "together"
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         joint = self.topology == "joint_two_head"
-        rules = [
-            (self.topology == "pretrain_then_ssl" and not self.pretrain_epochs, "topology pretrain_then_ssl needs pretrain_epochs of at least 1"),
-            (self.topology in ("mixmatch_only", "simclr_then_linear") and self.pretrain_epochs, f"topology {self.topology} has no pretrain_epochs"),
-            (self.head_update == "frozen_pretrained" and not self.pretrain_epochs, "head_update frozen_pretrained needs pretrain_epochs of at least 1"),
-            (self.head_gradient in ("pcgrad", "pcgrad_asymmetric", "gradnorm") and not joint, f"head_gradient {self.head_gradient} needs both losses in one step: topology joint_two_head"),
-            (self.head_gradient == "scale_head" and self.optimizer.kind != "sgd", "head_gradient scale_head does nothing under Adam: use optimizer.kind sgd"),
-            (self.optimizers == "two_owner" and not joint, "optimizers two_owner needs topology joint_two_head"),
-            (self.optimizers == "two_owner" and self.head_gradient in ("pcgrad", "pcgrad_asymmetric", "gradnorm"), f"head_gradient {self.head_gradient} joins the gradients that optimizers two_owner keeps apart"),
-            (self.sync == "alternate" and self.optimizers != "two_owner", "sync alternate needs optimizers two_owner"),
-            (self.updated != "both" and self.optimizers == "single", "updated says which optimizer steps: it needs optimizers per_module or two_owner"),
-        ]  # fmt: skip
-        for broken, sentence in rules:
+        single_loss = self.topology in ("mixmatch_only", "simclr_then_linear")
+        on_both = self.head_gradient in ("pcgrad", "pcgrad_asymmetric", "gradnorm")
+        two_owner = self.optimizers == "two_owner"
+        rules = {
+            "topology pretrain_then_ssl needs pretrain_epochs": (
+                self.topology == "pretrain_then_ssl" and not self.pretrain_epochs
+            ),
+            "head_update frozen_pretrained needs pretrain_epochs": (
+                self.head_update == "frozen_pretrained" and not self.pretrain_epochs
+            ),
+            f"topology {self.topology} has one loss and takes no pretrain_epochs": single_loss and self.pretrain_epochs,
+            f"head_gradient {self.head_gradient} needs topology joint_two_head": on_both and not joint,
+            f"head_gradient {self.head_gradient} joins what optimizers two_owner keeps apart": on_both and two_owner,
+            "head_gradient scale_head does nothing under Adam: choose optimizer.kind sgd": (
+                self.head_gradient == "scale_head" and self.optimizer.kind != "sgd"
+            ),
+            "optimizers two_owner needs topology joint_two_head": two_owner and not joint,
+            "sync alternate needs optimizers two_owner": self.sync == "alternate" and not two_owner,
+            "updated needs optimizers per_module or two_owner": self.updated != "both" and self.optimizers == "single",
+        }
+        for sentence, broken in rules.items():
             if broken:
                 raise ValueError(sentence)
         return self
@@ -107,12 +125,19 @@ class Method:
             network,
             config.optimizer,
             self.steps * (passes * task.epochs + config.pretrain_epochs),
-            {"classifier": partial(heads.linear, classes=task.classes), "projection": partial(heads.projection, hidden=config.hidden, out=config.projection)},
+            {
+                "classifier": partial(heads.linear, classes=task.classes),
+                "projection": partial(heads.projection, hidden=config.hidden, out=config.projection),
+            },
             owners={"single": None, "per_module": PER_MODULE, "two_owner": TWO_OWNER}[config.optimizers],
         )
         self.backbone, self.head = self.learner.part("backbone"), self.learner.part("heads.projection")
         self.last_convolution = max(p for p in self.backbone if self.learner.parameters[p].ndim == 4)
-        self.balance = gradients.GradNorm(config.gradnorm_alpha, device=network.device) if config.head_gradient == "gradnorm" else None
+        self.balance = (
+            gradients.GradNorm(config.gradnorm_alpha, device=network.device)
+            if config.head_gradient == "gradnorm"
+            else None
+        )
 
     # --------------------------------------------------------------------------------------------------- one epoch
 
@@ -127,11 +152,18 @@ class Method:
             scalars = [self.contrastive_step(labelled[i], unlabelled[i], epoch) for i in range(self.steps)]
         elif config.topology == "alternating_epoch":
             first = [self.contrastive_step(labelled[i], unlabelled[i], epoch) for i in range(self.steps)]
-            second = [self.mixmatch_step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs) for i in range(self.steps)]
-            scalars = [{**one, **other, "loss": one["loss"] + other["loss"]} for one, other in zip(first, second, strict=True)]
+            second = [
+                self.mixmatch_step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs)
+                for i in range(self.steps)
+            ]
+            scalars = [
+                {**one, **other, "loss": one["loss"] + other["loss"]} for one, other in zip(first, second, strict=True)
+            ]
         else:
             step = self.joint_step if config.topology == "joint_two_head" else self.mixmatch_step
-            scalars = [step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs) for i in range(self.steps)]
+            scalars = [
+                step(labelled[i], unlabelled[i], (start + i / self.steps) / task.epochs) for i in range(self.steps)
+            ]
         return {name: torch.stack([row[name] for row in scalars]).mean() for name in scalars[0]}
 
     def contrastive_step(self, labelled: Tensor, unlabelled: Tensor, epoch: int) -> dict[str, Tensor]:
@@ -232,7 +264,11 @@ class Method:
     def _update(self, together: Gradients) -> None:
         """Step the optimizers that `updated` names (a single one, or one per module) and count the step."""
         if self.config.optimizers == "per_module":
-            stepped = {"both": list(PER_MODULE), "classifier": ["backbone", "classifier"], "projection": ["backbone", "projection"]}
+            stepped = {
+                "both": list(PER_MODULE),
+                "classifier": ["backbone", "classifier"],
+                "projection": ["backbone", "projection"],
+            }
             for owner in stepped[self.config.updated]:
                 self.learner.apply(together, owner)
         else:

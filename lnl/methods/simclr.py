@@ -1,8 +1,8 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
 Evaluated by a linear probe or by nearest neighbours, both fitted to the given (possibly wrong) labels of the labelled
-images on frozen features before the projection head.  Departure from the paper: SGD with momentum and a cosine schedule
-instead of LARS, which torch does not have and small batches do not need.
+images on frozen features before the projection head.  Departure from the paper: SGD with momentum and a cosine
+schedule instead of LARS, which torch does not have and small batches do not need.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     projection: Annotated[int, Field(ge=1)] = 128  # its output
     evaluation: Literal["linear", "neighbours"] = "linear"
     neighbours: Annotated[int, Field(ge=1)] = 20  # k, neighbours only; at most the number of labelled images is used
-    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.07  # of the votes exp(cosine / temperature), neighbours only
+    neighbour_temperature: Annotated[float, Field(gt=0)] = (
+        0.07  # of the votes exp(cosine / temperature), neighbours only
+    )
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 
@@ -43,7 +45,10 @@ class Method:
         self.pool = torch.cat([task.labelled, task.unlabelled])
         self.steps = task.steps_per_epoch(config.batch_size)
         self.learner = Learner(
-            network, config.optimizer, self.steps * task.epochs, {"projection": partial(heads.projection, hidden=config.hidden, out=config.projection)}
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"projection": partial(heads.projection, hidden=config.hidden, out=config.projection)},
         )
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:

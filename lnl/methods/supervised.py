@@ -1,7 +1,7 @@
 """Cross-entropy on the given labels, right or wrong: the baseline that every method must beat.
 
-Unlabelled images are not used.  Default: SGD with Nesterov momentum and a cosine schedule, as the WRN-28 baselines of the
-semi-supervised literature (Sohn et al. 2020, arXiv:2001.07685, Table 4).
+Unlabelled images are not used.  Default: SGD with Nesterov momentum and a cosine schedule, as the WRN-28 baselines of
+the semi-supervised literature (Sohn et al. 2020, arXiv:2001.07685, Table 4).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
     augmentation: Literal["none", "weak", "contrastive", "strong"] = "weak"
-    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="cosine")
+    optimizer: Optimizer = Optimizer(
+        kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="cosine"
+    )
 
 
 SEARCH = {"optimizer.learning_rate": Uniform(1e-3, 0.3, log=True), "augmentation": Choice(("weak", "strong"))}
@@ -35,7 +37,12 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(network, config.optimizer, self.steps * task.epochs, {"classifier": partial(heads.linear, classes=task.classes)})
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []

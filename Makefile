@@ -1,0 +1,33 @@
+# make study · make test · make lint      (Python 3.11+; everything else is installed into .venv)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PRESET ?= digits
+
+study: $(VENV)/installed
+	$(BIN)/python studies/robmix_ablation.py --preset $(PRESET)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/scheduling.py
+
+# One file says "installed": made last, so that an interrupted install is taken up again.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: study test lint bench clean
