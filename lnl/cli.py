@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="make the HTML page, figures and tables of a study")
     report.add_argument("study")
     report.add_argument("--preset")
-    report.add_argument("--storage", type=Path, default=Path("results"), metavar="FOLDER")
+    _storage_flag(report)
     report.add_argument(
         "--selection",
         choices=("last", "last10", "val_selected", "best_test"),
         help="selection rule; default: the study's",
     )
     doctor = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
-    doctor.add_argument("--storage", type=Path, default=Path("results"), metavar="FOLDER")
+    _storage_flag(doctor)
     doctor.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
 
@@ -90,9 +90,7 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the base: method.temperature=0.5"
     )
-    parser.add_argument(
-        "--storage", type=Path, default=Path("results"), metavar="FOLDER", help="where results live (default: results)"
-    )
+    _storage_flag(parser)
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="where data sets live (default: $LNL_DATA or ~/.cache/lnl)"
     )
@@ -100,13 +98,25 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
         "--address",
         help="a Ray cluster (auto, host:port); default: the cluster this machine belongs to, else a Ray of our own",
     )
-    parser.add_argument("--gpus-per-trial", type=float, metavar="SHARE", help="default: 1 where the cluster has GPUs")
+    parser.add_argument(
+        "--gpus-per-trial",
+        type=float,
+        default=os.environ.get("LNL_GPUS_PER_TRIAL"),
+        metavar="SHARE",
+        help="default: $LNL_GPUS_PER_TRIAL, else 1 where the cluster has GPUs",
+    )
     parser.add_argument("--cpus-per-trial", type=float, default=1, metavar="N")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
     )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _storage_flag(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("LNL_STORAGE", "results"))
+    text = "where results live (default: $LNL_STORAGE, else results)"
+    parser.add_argument("--storage", type=Path, default=default, metavar="FOLDER", help=text)
 
 
 def find_study(name: str) -> Study:
@@ -188,12 +198,13 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) -> int:
+    if options.address:
+        os.environ["RAY_ADDRESS"] = options.address  # the runner reads it when it is imported
     from lnl import runner  # imports Ray, which plan, status and report do without
 
     settings = runner.Settings(
         storage=store.root,
         data=options.data,
-        address=runner.prepare_environment(options.address),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,

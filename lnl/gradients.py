@@ -75,10 +75,10 @@ def pcgrad(first: Gradients, second: Gradients, symmetric: bool) -> list[Tensor 
 
     If g·h < 0, g loses its projection on h, g - (g·h / |h|²) h, and, if symmetric, h its projection on the original g.
     """
-    conflict = _dot(first, second).clamp_max(0.0)
+    product = _dot(first, second)
 
     def lengthened(gradients: Gradients) -> list[Tensor | None]:  # by what the other's projection adds to the sum
-        share = torch.where(conflict < 0, conflict / norm(gradients).square(), 0.0)  # 0, not 0/0, for a zero gradient
+        share = torch.where(product < 0, product / norm(gradients).square(), 0.0)  # 0, not 0/0, for a zero gradient
         return [None if gradient is None else (1 - share) * gradient for gradient in gradients]
 
     return add(lengthened(first) if symmetric else first, lengthened(second))

@@ -92,8 +92,12 @@ def corrupt(
     else:
         target = _map(kind, classes, mapping)[labels]
 
-    mapped = (target != labels) | (kind == "symmetric")  # a class that maps to itself takes no share of the flips
-    chosen = _exactly(labels, probability, mapped, rate, flip, ties) if exact else flip < probability
+    if exact:
+        movable = labels if include_true else labels[target != labels]  # a class that maps to itself takes no share
+        quota = _apportion(rate, torch.bincount(movable, minlength=classes), ties)
+        chosen = _exactly(labels, quota, probability, flip)
+    else:
+        chosen = flip < probability
     return _corrupted(labels, torch.where(chosen, target, labels), classes)
 
 
@@ -166,19 +170,16 @@ def _map(kind: str, classes: int, mapping: Sequence[int] | None) -> Tensor:
     return torch.tensor(mapping)
 
 
-def _exactly(labels: Tensor, probability: Tensor, mapped: Tensor, rate: float, flip: Tensor, ties: Tensor) -> Tensor:
-    """Chooses a fixed number of labels per class, with chances in the proportion of `probability`: -> (N,) bool.
+def _exactly(labels: Tensor, quota: Tensor, probability: Tensor, flip: Tensor) -> Tensor:
+    """Chooses `quota` (K) labels of each class, with chances in the proportion of `probability` (N,): -> (N,) bool.
 
     Pareto sampling (Rosén 1997): smallest odds(flip) / odds(probability); a simple random sample where all are equal.
     """
-    sizes = torch.bincount(labels[mapped], minlength=len(ties))
-    quota = _apportion(rate, sizes, ties)
-    key = torch.where(mapped, torch.logit(flip) - torch.logit(probability), torch.inf)
-    order = torch.argsort(key, stable=True)
-    order = order[torch.argsort(labels[order], stable=True)]  # by class, then by key
-    everybody = torch.bincount(labels, minlength=len(ties))
-    rank = torch.arange(len(labels)) - (everybody.cumsum(0) - everybody)[labels[order]]
-    chosen = torch.empty_like(mapped)
+    order = torch.argsort(torch.logit(flip) - torch.logit(probability), stable=True)
+    order = order[torch.argsort(labels[order], stable=True)]  # by class, then by odds
+    sizes = torch.bincount(labels, minlength=len(quota))
+    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]
+    chosen = torch.empty(len(labels), dtype=torch.bool)
     chosen[order] = rank < quota[labels[order]]
     return chosen
 
@@ -190,7 +191,7 @@ def _apportion(rate: float, sizes: Tensor, ties: Tensor) -> Tensor:
     """
     share = rate * sizes.double()
     quota = share.floor().long()
-    remainder = (share - quota).round(decimals=9)  # 0.1 · 30 and 0.1 · 20 have equal remainders, up to rounding errors
+    remainder = (share - quota).round(decimals=9)  # 0.7 · 5 = 3.5, but 0.7 · 45 = 31.499999999999996
     missing = round(rate * int(sizes.sum())) - int(quota.sum())
     order = torch.argsort(ties)
     order = order[torch.argsort(remainder[order], descending=True, stable=True)]

@@ -194,6 +194,20 @@ class Store:
 
     root: Path
 
+    def identity(self) -> str:
+        """A random name of this folder, made on first use: processes that read the same name share the folder."""
+        path = self.root / ".identity"
+        if not path.exists():
+            write_atomically(path, lambda temporary: temporary.write_text(uuid.uuid4().hex))
+        return path.read_text()
+
+    def check_identity(self, expected: str) -> None:
+        """Raise `StorageError` where this machine does not see the folder that `identity` named elsewhere."""
+        if not (self.root / ".identity").exists() or self.identity() != expected:
+            raise StorageError(
+                f"{socket.gethostname()} does not see the results folder {self.root}: give a --storage that all nodes share."
+            )
+
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Path:
         return self.root / table / f"study={study}" / f"{trial}-{attempt}.parquet"
 

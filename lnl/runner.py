@@ -5,8 +5,8 @@ parquet rows and keeps its own checkpoint there, and Tune's folder is scratch.  
 and goes on from its checkpoint, and a killed driver or a killed Ray is followed by the next `run`, which does the
 same.
 
-Whether Ray runs with token authentication must be decided before Ray is imported; `prepare_environment` does, and the
-command line calls it first.
+Which Ray to use (environment variable RAY_ADDRESS) and how it authenticates is decided when this module is imported:
+Ray reads both when it is imported itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -31,33 +32,27 @@ from typing import Any
 _RAY_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"  # written by `ray start` on every node of a cluster
 
 
-def prepare_environment(address: str | None = None) -> str:
-    """Ray's settings, to be made before `import ray`; returns the address to use: `local`, `auto` or a given one.
+def _prepare_environment() -> str:
+    """Ray's settings, which count only before `import ray`; returns the address: `local`, `auto` or a given one.
 
-    A Ray of our own gets a token of its own, in this process's environment only.  A cluster's authentication is its
-    own.
+    """Ray's settings, which count only before `import ray`; returns the address: `local`, `auto` or a given one.
+    and so is that of a program that imported Ray before us.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or ("auto" if os.path.exists(_RAY_CLUSTER_FILE) else "local")
-    quiet = {
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if os.path.exists(_RAY_CLUSTER_FILE) else "local")
+    settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_SCHEDULER_EVENTS": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     }
-    quiet |= {
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-        "RAY_DEDUP_LOGS": "0",
-    }
-    if address == "local":
-        quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for name, value in quiet.items():
+    if address == "local" and "ray" not in sys.modules:
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
     return address
 
 
-prepare_environment()
+ADDRESS = _prepare_environment()
 
 import ray  # noqa: E402
 import torch  # noqa: E402
@@ -89,7 +84,7 @@ class Settings:
 
     storage: Path
     data: Path | None = None
-    address: str = "local"
+    address: str = ADDRESS
     cpus_per_trial: float = 1
     gpus_per_trial: float | None = None  # None: one where the cluster has GPUs
     device: str = "auto"
@@ -110,6 +105,7 @@ class Job:
     trial: dict[str, Any]
     arm: str
     setting: str
+    store: str  # identity of the results folder that the driver sees
     rerun_stale: bool
     study: str
     preset: str
@@ -129,6 +125,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
     """
     store, trial = Store(settings.storage), parse(job.trial)
     try:
+        store.check_identity(job.store)
         lease, dead = claim(store, trial.id, study=job.study)
         if lease is None:
             report({"outcome": "taken"})
@@ -309,6 +306,7 @@ def run_plan(
     had.
     """
     store = Store(settings.storage)
+    identity = store.identity()
     commit, dirty = git_state()
     store.write_plan(plan_row(plan, commit))
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
@@ -325,7 +323,7 @@ def run_plan(
             if todo:
                 check_data(todo, settings.data)
                 progress.start(todo, statuses)
-                about = (rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
+                about = (identity, rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
                 jobs = [
                     Job(planned.trial.model_dump(mode="json"), planned.arm, planned.setting, *about) for planned in todo
                 ]
@@ -384,9 +382,6 @@ def _ray(settings: Settings) -> Iterator[dict[str, float]]:
                 f"No Ray cluster answers at '{settings.address}': start one, or use --address local. ({error})"
             ) from None
     try:
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        if len(alive) > 1 and not os.environ.get("LNL_SHARED_STORAGE"):
-            _check_shared(settings.storage, alive)
         gpus = settings.gpus_per_trial
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
@@ -396,34 +391,13 @@ def _ray(settings: Settings) -> Iterator[dict[str, float]]:
             ray.shutdown()
 
 
-def _check_shared(storage: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """On several nodes every worker must see the driver's results folder: write a marker here, look for it there."""
-    marker = storage / f".shared-{secrets.token_hex(4)}"
-    write_atomically(marker, lambda temporary: temporary.write_text("seen"))
-    try:
-        look = ray.remote(num_cpus=0)(os.path.exists)
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        seen = ray.get(
-            [
-                look.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(str(marker))
-                for node in nodes
-            ],
-            timeout=60,
-        )
-        blind = [node["NodeManagerAddress"] for node, here in zip(nodes, seen, strict=True) if not here]
-    finally:
-        marker.unlink()
-    if blind:
-        raise StorageError(
-            f"Node {blind[0]} does not see the results folder {storage}: give a --storage that all nodes share."
-        )
-
-
 def _tune(
     jobs: Sequence[Job], settings: Settings, resources: Mapping[str, float], scratch: str, progress: Any
 ) -> str | None:
     """One Tuner over the jobs; returns a sentence where it had to stop early."""
     watch = _Watch(progress)
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
 
     def trainable(config: dict[str, Any]) -> None:
         execute(Job(**config["job"]), settings, tune.report)
