@@ -35,8 +35,8 @@ _RAY_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"  # written by `ray start` on 
 def _prepare_environment() -> str:
     """Ray's settings, which count only before `import ray`; returns the address: `local`, `auto` or a given one.
 
-    """Ray's settings, which count only before `import ray`; returns the address: `local`, `auto` or a given one.
-    and so is that of a program that imported Ray before us.
+    A Ray of our own gets a token of its own, in this process's environment only.  A cluster's authentication is its
+    own, and so is that of a program that imported Ray before us.
     """
     address = os.environ.get("RAY_ADDRESS") or ("auto" if os.path.exists(_RAY_CLUSTER_FILE) else "local")
     settings = {

@@ -1,0 +1,54 @@
+"""Data sets by name.  One file per source; each delivers the same: uint8 images, int64 labels, class names, mean, std.
+
+    digits                   scikit-learn's handwritten digits, 8×8, bundled: needs no download
+    cifar10  cifar100        `<root>/cifar10.npz` if it is there, else through torchvision
+    stl10                    96×96, with its unlabelled part, likewise
+    npz:PATH                 a .npz file with x_train y_train x_test y_test
+    folder:PATH[?size=64]    images in train/<class>/* and test/<class>/*
+
+`root` is the folder of all data: the environment variable LNL_DATA, or ~/.cache/lnl.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lnl.data import cifar, digits, folder, human, npz, stl10
+from lnl.data.cache import DataError, Dataset, cached
+
+__all__ = ["DataError", "Dataset", "human_labels", "load", "names"]
+
+_SOURCES = {
+    "digits": digits.source,
+    "cifar10": cifar.source,
+    "cifar100": cifar.source,
+    "stl10": stl10.source,
+    "npz:PATH": npz.source,
+    "folder:PATH": folder.source,
+}
+
+
+def names() -> list[str]:
+    return list(_SOURCES)
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    """The data set `name`, from its cache or from its source.  Raises `DataError`."""
+    kind, colon, _ = name.partition(":")
+    source = _SOURCES.get(f"{kind}:PATH" if colon else name)
+    if source is None:
+        raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}.")
+    root = _root(root)
+    return cached(name, source(name, root), root)
+
+
+def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:
+    """CIFAR-10N/100N (Wei et al. 2022): (N,) int64 in the order of `dataset.train_labels`.  Raises `DataError`."""
+    return human.read(dataset, kind, _root(root))
+
+
+def _root(root: Path | None) -> Path:
+    return Path(root or os.environ.get("LNL_DATA") or "~/.cache/lnl").expanduser().absolute()

@@ -1,0 +1,299 @@
+"""Every data set ends as four .npy files below `<root>/cache/<key>/`, written once and memory-mapped afterwards.
+
+Of many processes that start together one prepares the files and the others wait for it.  A reader never sees half a
+data set: the files are written into a hidden folder, flushed to disk, and the folder is renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when the files' meaning changes, so that older caches are rebuilt
+CHUNK = 512  # images handled at a time
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images as uint8 (N, C, H, W), read-only and memory-mapped; labels as int64 (N,)."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray  # -1: no label known (the unlabelled part of STL-10)
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    flip: bool  # is a mirrored image still of the same class
+    checksum: str  # first 16 hexadecimal digits of a SHA-256 over the four arrays
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images in contiguous chunks (n, C, H, W) uint8, so that no split is held in memory twice; labels (N,) int64."""
+
+    images: Iterable[np.ndarray]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a source delivers.  Without `mean` and `std` they are computed from the training images."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    flip: bool
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: `read` is called only where the cache lacks what has this stamp."""
+
+    key: str  # folder name in the cache
+    stamp: str  # changes with the files behind the data set
+    read: Callable[[], Contents]
+
+
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, C, H, W) in any memory order -> contiguous pieces of at most `CHUNK` images."""
+    for start in range(0, len(images), CHUNK):
+        yield np.ascontiguousarray(images[start : start + CHUNK])
+
+
+def file_stamp(*paths: Path) -> str:
+    """Changes when one of the files changes, by its path, size and time of modification."""
+    total = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        total.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return total.hexdigest()[:16]
+
+
+def find(path: str, root: Path, name: str) -> Path:
+    """The file or folder `path`, relative to `root` first, then to the current folder."""
+    for candidate in (root / Path(path).expanduser(), Path(path).expanduser()):
+        if path and candidate.exists():
+            return candidate.resolve()
+    raise DataError(f"{name}: there is no '{path}' in {root} or in {Path.cwd()}: correct the path.")
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of another library's message, to stand within one of ours."""
+    text = str(getattr(error, "reason", "") or error)
+    return text.split("\n")[0].split(". ")[0].rstrip(".")
+
+
+def cached(name: str, source: Source, root: Path) -> Dataset:
+    """The data set from its cache, which is built first if it is missing, damaged or older than its source."""
+    folder = root / "cache" / source.key
+    try:
+        return _open(folder, name, source.stamp)
+    except _Unusable:
+        pass
+    try:
+        with _locked(folder.with_name(f".{source.key}.lock")):
+            try:
+                return _open(folder, name, source.stamp)  # another process prepared it meanwhile
+            except _Unusable as unusable:
+                if folder.exists():
+                    logger.warning("The cache of %s in %s is rebuilt: %s.", name, folder, unusable)
+            _build(folder, name, source)
+            return _open(folder, name, source.stamp)
+    except OSError as error:
+        raise DataError(
+            f"{name}: its cache cannot be written to {folder} ({error.strerror or reason(error)}): free the disk "
+            "or set LNL_DATA to a folder that can be written."
+        ) from error
+
+
+class _Unusable(Exception):
+    """The cache is missing, damaged or outdated; says why."""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for the other processes that hold the lock; the system frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Another process prepares the data set; waiting for %s.", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open(folder: Path, name: str, stamp: str) -> Dataset:
+    """Checks sizes, headers and the labels' checksums; the images' would cost seconds at every start."""
+    try:
+        facts = json.loads((folder / "dataset.json").read_text())
+        if facts["format"] != FORMAT:
+            raise ValueError("it was written by another version")
+        if facts["stamp"] != stamp:
+            raise ValueError("the files it was made from have changed")
+        arrays = {key: _open_array(folder / f"{key}.npy", expected) for key, expected in facts["arrays"].items()}
+        return Dataset(
+            name=name,
+            **arrays,
+            class_names=tuple(facts["class_names"]),
+            mean=tuple(facts["mean"]),
+            std=tuple(facts["std"]),
+            flip=facts["flip"],
+            checksum=facts["checksum"],
+        )
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise _Unusable(str(error)) from error
+
+
+def _open_array(path: Path, expected: dict) -> np.ndarray:
+    if path.stat().st_size != expected["bytes"]:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
+    images = len(expected["shape"]) == 4
+    array = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
+    if list(array.shape) != expected["shape"] or array.dtype != expected["dtype"]:
+        raise ValueError(f"{path.name} is {array.dtype}{array.shape} instead of {expected['dtype']}{expected['shape']}")
+    if not images and hashlib.sha256(array.data).hexdigest() != expected["sha256"]:
+        raise ValueError(f"{path.name} does not have its checksum")
+    return array
+
+
+def _build(folder: Path, name: str, source: Source) -> None:
+    contents = source.read()
+    _check_labels(name, contents)
+    partial = folder.with_name(f".{folder.name}.partial")  # one name for all: only the holder of the lock writes here
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        arrays = {}
+        for split, part in (("train", contents.train), ("test", contents.test)):
+            what = f"{name}: the {split} split"
+            arrays[f"{split}_images"] = _write(
+                partial / f"{split}_images.npy", part.images, len(part.labels), np.uint8, what
+            )
+            arrays[f"{split}_labels"] = _write(
+                partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
+            )
+        train, test = arrays["train_images"]["shape"], arrays["test_images"]["shape"]
+        if train[1:] != test[1:]:
+            raise DataError(
+                f"{name}: training images are {_size(train)}, but test images are {_size(test)}: make them equal."
+            )
+        mean, std = contents.mean, contents.std
+        if mean is None or std is None:
+            mean, std = moments(np.load(partial / "train_images.npy", mmap_mode="r"))
+        if len(mean) != train[1]:
+            raise DataError(f"{name}: images must have {len(mean)} channels, but these have {train[1]}: convert them.")
+        facts = {
+            "format": FORMAT,
+            "stamp": source.stamp,
+            "class_names": contents.class_names,
+            "mean": mean,
+            "std": std,
+            "flip": contents.flip,
+            "checksum": _checksum(arrays),
+            "arrays": arrays,
+        }
+        with (partial / "dataset.json").open("w") as file:
+            json.dump(facts, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        if folder.exists():
+            shutil.rmtree(folder)  # processes that have it mapped keep what they see
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, what: str) -> dict:
+    """Streams contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum."""
+    total, rows, shape = hashlib.sha256(), 0, (count,)
+    with path.open("wb") as file:
+        for part in parts:
+            if rows == 0:
+                shape = (count, *part.shape[1:])
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                    "fortran_order": False,
+                    "shape": shape,
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+            if part.dtype != dtype or part.shape[1:] != shape[1:]:
+                raise DataError(
+                    f"{what} has {part.dtype}{part.shape[1:]} among its {np.dtype(dtype)}{shape[1:]} arrays."
+                )
+            rows += len(part)
+            total.update(part.data)
+            file.write(part.data)
+        if rows != count:
+            raise DataError(f"{what} has {rows} images but {count} labels: give every image one label.")
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    return {"shape": list(shape), "dtype": np.dtype(dtype).name, "bytes": size, "sha256": total.hexdigest()}
+
+
+def _checksum(arrays: dict[str, dict]) -> str:
+    described = "".join(f"{key}{array['dtype']}{array['shape']}{array['sha256']}" for key, array in arrays.items())
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _check_labels(name: str, contents: Contents) -> None:
+    """Labels within 0..K-1 (training also -1), no empty split, no class without a training image."""
+    classes = len(contents.class_names)
+    for split, labels, lowest in (("train", contents.train.labels, -1), ("test", contents.test.labels, 0)):
+        if not len(labels):
+            raise DataError(f"{name}: the {split} split is empty: give it at least one image.")
+        wrong = labels[(labels < lowest) | (labels >= classes)]
+        if len(wrong):
+            raise DataError(
+                f"{name}: the {split} split has the label {wrong[0]}, but its {classes} classes are 0..{classes - 1}."
+            )
+    counts = np.bincount(contents.train.labels[contents.train.labels >= 0], minlength=classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        raise DataError(
+            f"{name}: class {empty} ({contents.class_names[empty]}) has no labelled training image: "
+            "add some or remove the class."
+        )
+    if classes < 2:
+        raise DataError(f"{name}: there is one class only, and telling classes apart needs two.")
+
+
+def _size(shape: list[int]) -> str:
+    return "×".join(map(str, shape[1:]))
+
+
+def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1]: (N, C, H, W) uint8 -> two (C,).
+
+    A channel of one value only has deviation 1: centred it is 0 whatever it is divided by.
+    """
+    total = np.zeros(images.shape[1], np.uint64)
+    squares = np.zeros(images.shape[1], np.uint64)  # whole numbers: exact in any order of summation
+    for part in chunks(images):
+        total += part.sum((0, 2, 3), dtype=np.uint64)
+        squares += np.square(part, dtype=np.uint16).sum((0, 2, 3), dtype=np.uint64)
+    count = images.size // images.shape[1]
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2) / 255
+    return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())

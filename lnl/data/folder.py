@@ -1,0 +1,100 @@
+"""A folder of images, train/<class>/* and test/<class>/*, in any format of Pillow, resized once to one square size.
+
+The shorter side is resized and the middle of the longer one is kept.  The size is that of `folder:PATH?size=64`, or the
+smaller of 96 and the median shorter side.  Images are grey where all files are, else RGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, file_stamp, find, reason
+
+LARGEST_DEFAULT = 96  # pixels
+T = TypeVar("T")
+
+
+def source(name: str, root: Path) -> Source:
+    path, question, option = name.partition(":")[2].partition("?")
+    size = option.removeprefix("size=")
+    if question and not (option.startswith("size=") and size.isdecimal() and int(size) > 0):
+        raise DataError(f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64.")
+    folder = find(path, root, name)
+    files = {split: _files(folder / split) for split in ("train", "test")}
+    strangers = sorted(files["test"].keys() - files["train"].keys())
+    if strangers:
+        raise DataError(f"{folder / 'test' / strangers[0]} has no folder of its name in {folder / 'train'}: add one.")
+    for class_name, paths in files["train"].items():
+        if not paths:
+            raise DataError(f"{folder / 'train' / class_name} has no image: add some or remove the folder.")
+    stamp = file_stamp(*(path for split in files.values() for paths in split.values() for path in paths))
+    key = f"folder-{folder.name}-{hashlib.sha256(f'{folder}?{option}'.encode()).hexdigest()[:8]}"
+    return Source(key, stamp, partial(_read, files, int(size) if question else None))
+
+
+def _files(split: Path) -> dict[str, list[Path]]:
+    """Class name -> its files, both sorted; names that start with a dot are the system's own."""
+    if not split.is_dir():
+        raise DataError(f"{split} is missing: arrange the images as train/<class>/* and test/<class>/*.")
+    classes = sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {
+        folder.name: sorted(path for path in folder.iterdir() if not path.name.startswith(".")) for folder in classes
+    }
+
+
+def _read(files: dict[str, dict[str, list[Path]]], size: int | None) -> Contents:
+    class_names = tuple(files["train"])
+    paths = {split: [path for paths in classes.values() for path in paths] for split, classes in files.items()}
+    labels = {
+        split: np.repeat(
+            [class_names.index(name) for name in classes], [len(paths) for paths in classes.values()]
+        ).astype(np.int64)
+        for split, classes in files.items()
+    }
+    headers = list(_in_threads(_header, paths["train"] + paths["test"]))
+    size = size or min(LARGEST_DEFAULT, int(np.median([side for side, _ in headers])))
+    resized = partial(_resized, size=size, mode="L" if all(grey for _, grey in headers) else "RGB")
+
+    def split(name: str) -> Split:
+        pieces = (paths[name][start : start + CHUNK] for start in range(0, len(paths[name]), CHUNK))
+        return Split((np.stack(list(_in_threads(resized, piece))) for piece in pieces), labels[name])
+
+    return Contents(train=split("train"), test=split("test"), class_names=class_names, flip=True)
+
+
+def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
+    """Pillow decodes and resizes outside Python's lock.  A file that it cannot read becomes one sentence."""
+
+    def checked(path: Path) -> T:
+        try:
+            return function(path)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+            raise DataError(f"{path} cannot be used as an image ({reason(error)}): replace or remove it.") from error
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+        yield from threads.map(checked, paths)
+
+
+def _header(path: Path) -> tuple[int, bool]:
+    """Shorter side in pixels, and whether the image is grey."""
+    with Image.open(path) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
+        return min(image.size), image.mode in ("1", "L")
+
+
+def _resized(path: Path, size: int, mode: str) -> np.ndarray:
+    """-> (C, size, size) uint8."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert(mode)
+        pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,111 @@
+"""CIFAR-10N and CIFAR-100N (Wei et al. 2022): the labels that people gave to the 50,000 training images.
+
+Read from the published CIFAR-10_human.pt / CIFAR-100_human.pt (without executing what a pickle may contain), or from
+cifar10n.npz (clean, aggre, random1, random2, random3, worse) / cifar100n.npz (clean, fine).
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lnl.data.cache import DataError, Dataset, reason
+
+_FILES = {"cifar10": ("CIFAR-10_human.pt", "cifar10n.npz"), "cifar100": ("CIFAR-100_human.pt", "cifar100n.npz")}
+_PUBLISHED = {  # our name -> name in the published file
+    "cifar10": {
+        "aggre": "aggre_label",
+        "random1": "random_label1",
+        "random2": "random_label2",
+        "random3": "random_label3",
+        "worse": "worse_label",
+    },
+    "cifar100": {"fine": "noisy_label"},
+}
+
+
+def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
+    """-> (N,) int64.  Raises `DataError`, also when the file's clean labels are not those of the data set."""
+    if dataset.name not in _FILES:
+        raise DataError(
+            f"Human labels exist for cifar10 and cifar100, not for {dataset.name}: choose another kind of noise."
+        )
+    kinds = _PUBLISHED[dataset.name]
+    if kind not in kinds:
+        raise DataError(f"There are no human labels '{kind}' for {dataset.name}: choose one of {', '.join(kinds)}.")
+    path = next((root / file for file in _FILES[dataset.name] if (root / file).exists()), None)
+    if path is None:
+        raise DataError(
+            f"The human labels of {dataset.name} are not in {root}: put {' or '.join(_FILES[dataset.name])} there."
+        )
+    arrays = _load(path)
+    names = ("clean_label", kinds[kind]) if path.suffix == ".pt" else ("clean", kind)
+    clean, labels = (_labels(path, arrays, key, len(dataset.class_names)) for key in names)
+    if len(clean) != len(dataset.train_labels) or len(labels) != len(clean):
+        raise DataError(
+            f"{path} has {len(labels)} labels, but {dataset.name} has {len(dataset.train_labels)} training images: "
+            "human labels need the complete training set."
+        )
+    different = int((clean != dataset.train_labels).sum())
+    if different:
+        raise DataError(
+            f"{path} is in another order: {different} of its clean labels differ from those of {dataset.name}; "
+            "use the training images in the order of CIFAR's python version."
+        )
+    return labels
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        import torch  # so that opening a data set does not need it
+
+        with torch.serialization.safe_globals(_array_parts()):
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        RuntimeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(f"{path} cannot be read ({reason(error)}): fetch it again.") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} holds other things than whole numbers and was not loaded: fetch the published file again."
+        ) from error
+
+
+def _array_parts() -> list:
+    """What a pickled array of whole numbers consists of, under the names of numpy 1 and 2."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    integers = [type(np.dtype(f"{kind}{size}")) for kind in "iu" for size in (1, 2, 4, 8)]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    return [np.ndarray, np.dtype, *integers, *((reconstruct, f"{module}._reconstruct") for module in modules)]
+
+
+def _labels(path: Path, arrays: dict[str, np.ndarray], key: str, classes: int) -> np.ndarray:
+    labels = arrays.get(key)
+    if labels is None:
+        raise DataError(
+            f"{path} has no labels '{key}', only {', '.join(map(str, arrays))}: fetch the published file again."
+        )
+    labels = np.asarray(labels)
+    if (
+        labels.dtype.kind not in "iu"
+        or labels.ndim != 1
+        or (len(labels) and not 0 <= labels.min() <= labels.max() < classes)
+    ):
+        raise DataError(
+            f"{path}: '{key}' must hold whole numbers from 0 to {classes - 1}, one per image: fetch the file again."
+        )
+    return labels.astype(np.int64)

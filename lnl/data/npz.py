@@ -1,0 +1,93 @@
+"""Any .npz file with x_train y_train x_test y_test: uint8 images (N, H, W, C) or, grey, (N, H, W); whole numbers (N,).
+
+Optional: `x_unlabelled` (further training images without label), `class_names` (K texts), `flip` (one truth value).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from lnl.data.cache import Contents, DataError, Source, Split, chunks, file_stamp, find, reason
+
+
+def source(name: str, root: Path) -> Source:
+    path = find(name.partition(":")[2], root, name)
+    if not path.is_file():
+        raise DataError(f"{name}: {path} is not a file: name a .npz file, or use 'folder:' for a folder of images.")
+    key = f"npz-{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return Source(key, file_stamp(path), partial(read, path))
+
+
+def read(path: Path) -> Contents:
+    """The contents of one file.  Raises `DataError`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as .npz file of plain arrays ({reason(error)}): write it anew with numpy.savez."
+        ) from error
+    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test.")
+    train_labels, test_labels = _labels(path, arrays, "y_train"), _labels(path, arrays, "y_test")
+    images = chunks(_images(path, arrays, "x_train"))
+    if "x_unlabelled" in arrays:
+        unlabelled = _images(path, arrays, "x_unlabelled")
+        if len(train_labels) != len(arrays["x_train"]):  # or an unlabelled image would get a label
+            raise DataError(
+                f"{path}: x_train has {len(arrays['x_train'])} images but y_train has {len(train_labels)} labels."
+            )
+        images = chain(images, chunks(unlabelled))
+        train_labels = np.concatenate([train_labels, np.full(len(unlabelled), -1)])
+    return Contents(
+        train=Split(images, train_labels),
+        test=Split(chunks(_images(path, arrays, "x_test")), test_labels),
+        class_names=_class_names(path, arrays, train_labels),
+        flip=bool(arrays.get("flip", np.array(True)).item()),
+    )
+
+
+def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """-> (N, C, H, W), a view."""
+    images = arrays[key]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+        raise DataError(
+            f"{path}: {key} is {images.dtype}{images.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
+        )
+    if images.ndim == 3:
+        return images[:, None]
+    if images.shape[3] > 4:
+        raise DataError(
+            f"{path}: {key} has shape {images.shape}, but colour channels come last: store it as (N, H, W, C)."
+        )
+    return images.transpose(0, 3, 1, 2)
+
+
+def _labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    labels = arrays[key]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(f"{path}: {key} is {labels.dtype}{labels.shape}, but must be whole numbers of shape (N,).")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < 2**31:
+        raise DataError(
+            f"{path}: {key} has labels from {labels.min()} to {labels.max()}, but classes count from 0 upwards."
+        )
+    return labels.astype(np.int64)
+
+
+def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
+    if "class_names" in arrays:
+        return tuple(str(name) for name in arrays["class_names"])
+    classes = int(labels.max(initial=-1)) + 1
+    if classes > len(labels):
+        raise DataError(
+            f"{path}: y_train has the label {classes - 1}, but only {len(labels)} images: number the classes 0..K-1."
+        )
+    return tuple(str(label) for label in range(classes))
