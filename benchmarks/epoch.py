@@ -1,7 +1,7 @@
 """Which share of a training epoch is spent outside the network's forward and backward passes?
 
-Outside are drawing batches, augmentation, mixing, losses, optimizer, averaging and bookkeeping.  Prints one Markdown table;
-shares are medians over epochs of one run, after one epoch of warm-up.
+Outside are drawing batches, augmentation, mixing, losses, optimizer, averaging and bookkeeping.  Prints one Markdown
+table; shares are medians over epochs of one run, after one epoch of warm-up.
 
     python benchmarks/epoch.py [--network wide_resnet28_2 --dataset cifar10 --device cuda --precision bfloat16]
 """

@@ -64,12 +64,12 @@ def main() -> None:
         list(run(trial))
     training = (time.perf_counter() - began) / 20
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
+    times: dict[str, list[float]] = {"bare Ray Tune loop": [], "lnl": []}
     with tempfile.TemporaryDirectory() as folder:
         bare(study.trials()[:4], f"{folder}/warm-up")
         for number in range(options.rounds):
-            times["bare"].append(bare(study.trials(), f"{folder}/bare-{number}"))
-            times["ours"].append(ours(study, f"{folder}/ours-{number}"))
+            times["bare Ray Tune loop"].append(bare(study.trials(), f"{folder}/bare-{number}"))
+            times["lnl"].append(ours(study, f"{folder}/ours-{number}"))
     ray.shutdown()
     each = {name: 1000 * median(values) / options.trials for name, values in times.items()}
     print(

@@ -205,7 +205,8 @@ class Store:
         """Raise `StorageError` where this machine does not see the folder that `identity` named elsewhere."""
         if not (self.root / ".identity").exists() or self.identity() != expected:
             raise StorageError(
-                f"{socket.gethostname()} does not see the results folder {self.root}: give a --storage that all nodes share."
+                f"{socket.gethostname()} does not see the results folder {self.root}: "
+                "give a --storage that all nodes share."
             )
 
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Path:

@@ -25,7 +25,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -316,7 +316,7 @@ def run_plan(
     def standing() -> list[Status]:
         return [status for status in reconcile(plan, store) if arms is None or status.planned.arm in arms]
 
-    with _ray(settings) as resources, tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
+    with _ray(settings) as settings, tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
         while stopped is None:
             statuses = standing()
             todo = [s.planned for s in statuses if s.state in again and s.planned.id not in tried]
@@ -327,7 +327,7 @@ def run_plan(
                 jobs = [
                     Job(planned.trial.model_dump(mode="json"), planned.arm, planned.setting, *about) for planned in todo
                 ]
-                stopped = _tune(jobs, settings, resources, scratch, progress)
+                stopped = _tune(jobs, settings, scratch, progress)
                 taken = {s.planned.id for s in standing() if s.state == "running"}
                 tried |= {planned.id for planned in todo} - taken
             elif settings.wait and any(status.state == "running" for status in statuses):
@@ -363,7 +363,7 @@ def check_data(todo: Sequence[Planned], root: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _ray(settings: Settings) -> Iterator[dict[str, float]]:
+def _ray(settings: Settings) -> Iterator[Settings]:
     """A connection to Ray: the cluster at `address`, or one of our own on this machine.  Yields a trial's
     resources.
     """
@@ -385,15 +385,13 @@ def _ray(settings: Settings) -> Iterator[dict[str, float]]:
         gpus = settings.gpus_per_trial
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-        yield {"cpu": settings.cpus_per_trial, **({"gpu": gpus} if gpus else {})}
+        yield replace(settings, gpus_per_trial=gpus)
     finally:
         if own:
             ray.shutdown()
 
 
-def _tune(
-    jobs: Sequence[Job], settings: Settings, resources: Mapping[str, float], scratch: str, progress: Any
-) -> str | None:
+def _tune(jobs: Sequence[Job], settings: Settings, scratch: str, progress: Any) -> str | None:
     """One Tuner over the jobs; returns a sentence where it had to stop early."""
     watch = _Watch(progress)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
@@ -404,7 +402,7 @@ def _tune(
 
     with _interrupts(watch):
         tuner = tune.Tuner(
-            tune.with_resources(trainable, dict(resources)),
+            tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial or 0}),
             param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
             tune_config=tune.TuneConfig(
                 reuse_actors=True, trial_name_creator=_trial_id, trial_dirname_creator=_trial_id

@@ -1,6 +1,11 @@
-"""Which parts of two-headed RobMix matter when some of the few labels are wrong?  (seed document 000, sections 4.1 to 4.5)"""
+"""Which parts of two-headed RobMix matter when some of the few labels are wrong?  (seed document 000, sections 4.1 to
+4.5)
+"""
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial
+
+SMALL = {"dataset": "digits", "network": "small_convnet", "labels": 50}
+SHORT = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
 
 study = Study(
     name="robmix_ablation",
@@ -21,7 +26,11 @@ study = Study(
         "two_alternating": {"method.optimizers": "two_owner", "method.sync": "alternate"},
         "classifier_only": {"method.optimizers": "per_module", "method.updated": "classifier"},
         "frozen_tenth": {"method.head_update": "frozen", "method.head_gradient": "scale", "method.gradient_scale": 0.1},
-        "frozen_alternating": {"method.head_update": "frozen", "method.optimizers": "two_owner", "method.sync": "alternate"},
+        "frozen_alternating": {
+            "method.head_update": "frozen",
+            "method.optimizers": "two_owner",
+            "method.sync": "alternate",
+        },
         "tenth_alternating": {
             "method.head_gradient": "scale",
             "method.gradient_scale": 0.1,
@@ -38,19 +47,39 @@ study = Study(
     },
     factors={"labels": [250, 1000, 4000], "noise.rate": [0.1, 0.2, 0.4], "unlabelled_ratio": [1, 5, 20]},
     panels={
-        "noise_and_labels": Panel("Loss and accuracy by noise rate and labels", ("full", "mixmatch_only"), ("labels", "noise.rate")),
-        "topology": Panel("One head or two, together or in turn", ("full", "alternating", "mixmatch_only", "supervised")),
+        "noise_and_labels": Panel(
+            "Loss and accuracy by noise rate and labels", ("full", "mixmatch_only"), ("labels", "noise.rate")
+        ),
+        "topology": Panel(
+            "One head or two, together or in turn", ("full", "alternating", "mixmatch_only", "supervised")
+        ),
         "frozen_head": Panel("No weight update in the projection head", ("full", "frozen_head", "frozen_after_half")),
         "gradient": Panel(
             "A changed gradient from the projection head",
             ("full", "gradient_stopped", "gradient_tenth", "gradient_reversed", "pcgrad"),
-            curves=("train/gradient_norm_contrastive", "train/gradient_norm_mixmatch", "train/gradient_cosine", "test/accuracy"),
+            curves=(
+                "train/gradient_norm_contrastive",
+                "train/gradient_norm_mixmatch",
+                "train/gradient_cosine",
+                "test/accuracy",
+            ),
         ),
-        "optimizers": Panel("Who owns and who steps the optimizers", ("full", "two_optimizers", "two_alternating", "classifier_only")),
+        "optimizers": Panel(
+            "Who owns and who steps the optimizers", ("full", "two_optimizers", "two_alternating", "classifier_only")
+        ),
         "ratios": Panel("Unlabelled images per labelled one", ("full", "mixmatch_only"), ("unlabelled_ratio",)),
         "combined": Panel(
             "Frozen head × gradient × optimizers, combined",
-            ("full", "frozen_head", "gradient_tenth", "two_alternating", "frozen_tenth", "frozen_alternating", "tenth_alternating", "all_three"),
+            (
+                "full",
+                "frozen_head",
+                "gradient_tenth",
+                "two_alternating",
+                "frozen_tenth",
+                "frozen_alternating",
+                "tenth_alternating",
+                "all_three",
+            ),
         ),
     },
     replicates=5,
@@ -63,26 +92,30 @@ study = Study(
         Contrast("classifier_only", against="full", smallest_effect=0.005),
     ],
     presets={
-        # minutes on two cores: real handwritten digits, 8 × 8
-        "digits": Preset(
-            base={"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 12, "steps": 30,
-                  "method.batch_size": 32, "method.lambda_mixmatch": 1.0, "method.lambda_u": 25.0, "method.ramp": 0.3,
-                  "method.optimizer.average": 0.95},
-            factors={"labels": [50, 100, 200], "unlabelled_ratio": [1, 5, 20]},
-            arms={"supervised": {"method.batch_size": 32, "method.augmentation": "weak"}},
-            replicates=4,
-        ),
         # does everything run?  under a minute
         "smoke": Preset(
-            base={"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 2, "steps": 4, "method.batch_size": 16},
+            base=SMALL | {"epochs": 2, "steps": 4, "method.batch_size": 16},
             factors={"labels": [50, 100], "noise.rate": [0.2, 0.4], "unlabelled_ratio": [1, 5]},
             replicates=2,
         ),
+        # minutes on two cores: real handwritten digits, 8 × 8, with MixMatch's constants for so short a training
+        "digits": Preset(
+            base=SMALL | SHORT | {"epochs": 12, "steps": 20, "method.batch_size": 32},
+            factors={"labels": [50, 100, 200]},
+            arms={"supervised": {"method.batch_size": 32}},
+            replicates=4,
+        ),
+        # real CIFAR-10 with a small network, for a look without a GPU: 250 labels, 5,000 unlabelled images
+        "cifar10_cpu": Preset(
+            base=SHORT | {"network": "small_convnet", "unlabelled_ratio": 20, "epochs": 20, "steps": 40},
+            panels=("topology",),
+            replicates=1,
+        ),
         "cifar10": Preset(),
         # the lengths of the MixMatch paper: 2^20 steps, five replicates
-        "paper": Preset(base={"epochs": 1024, "steps": 1024}),
+        "paper": Preset(base={"epochs": 1024}),
     },
-)  # fmt: skip
+)
 
 if __name__ == "__main__":
     study.main()
