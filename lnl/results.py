@@ -165,16 +165,22 @@ def write_atomically(path: Path, write: Any) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError without a number
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"No space left to write {path}: free some, or give another --storage; then run again."
-            ) from error
-        raise StorageError(
-            f"Cannot write {path} ({error}): check the folder's permissions and free space; then run again."
-        ) from error
+        if full:
+            sentence = f"No space left to write {path}: free some, or give another --storage; then run again."
+        else:
+            sentence = f"Cannot write {path} ({error}): check the folder's permissions; then run again."
+        raise StorageError(sentence) from error
+
+
+def _free_bytes(folder: Path) -> float:
+    try:
+        return float(psutil.disk_usage(str(folder)).free)
+    except OSError:
+        return float("inf")
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -299,7 +299,7 @@ def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
         "study": plan.study,
         "preset": plan.preset,
         "plan_hash": plan.hash,
-        "plan": canonical(plan.record),
+        "plan": json.dumps(plan.record),  # in declared order: figures and tables keep it
         "submitted_at": now(),
         "git_commit": git_commit,
     }

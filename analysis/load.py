@@ -1,0 +1,169 @@
+"""Load one study: its newest plan, joined with the rows of the trials that it asks for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis import statistics
+from lnl.results import Store, is_outcome, latest
+
+if TYPE_CHECKING:
+    from analysis.plots import Plots
+
+UNSET = {"unlabelled_ratio": "all"}  # what a factor without a value (null) means; "none" where nothing stands here
+
+
+class LoadError(ValueError):
+    """The results asked for are not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan and what became of it.  Accuracies are fractions."""
+
+    root: Path
+    name: str
+    preset: str
+    plan_hash: str
+    plan: dict[str, Any]
+    trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
+    missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
+    left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
+    unreadable: list[Path]  # files that could not be read; grows when `epochs` meets one
+
+    def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Curves of finished trials, long: trial, arm, setting, replicate, epoch, metric ("split/name"), value.
+
+        Only these metrics are read from disk.
+        """
+        names = sorted({metric.partition("/")[2] for metric in metrics} or {""})  # pyarrow refuses an empty list
+        columns = ["trial", "attempt", "epoch", "split", "metric", "value"]
+        rows, broken = Store(self.root).read("epochs", self.name, columns, filters=[("metric", "in", names)])
+        _report_unreadable([path for path in broken if path not in self.unreadable])
+        self.unreadable.extend(path for path in broken if path not in self.unreadable)
+        rows["metric"] = rows["split"] + "/" + rows["metric"]
+        rows = rows[rows["metric"].isin(metrics)].drop(columns="split")
+        about = self.trials[["trial", "attempt", "arm", "setting", "replicate"]]
+        return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
+
+    def panel(self, name: str) -> pd.DataFrame:
+        """Finished trials of a panel; `arm` and one column per crossed factor are ordered categories, as declared."""
+        panel = self._panel(name)
+        inside = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
+        rows = self.trials[inside.astype(bool)]
+        rows = rows.assign(arm=pd.Categorical(rows["arm"], panel["arms"], ordered=True))
+        for factor in panel["across"]:
+            values = [_level(factor, s.get(factor, self.plan["base_levels"].get(factor))) for s in rows["setting"]]
+            rows[factor] = pd.Categorical(values, self.levels(factor), ordered=True)
+        return rows.sort_values(["arm", *panel["across"], "replicate"], ignore_index=True)
+
+    def levels(self, factor: str) -> list[Any]:
+        """Levels of a factor in declared order; the base's own level, if it is not among them, by size or last."""
+        declared = [_level(factor, value) for value in self.plan["factors"].get(factor, [])]
+        base = _level(factor, self.plan["base_levels"].get(factor))
+        if base in declared:
+            return declared
+        numbers = all(isinstance(level, int | float) for level in [*declared, base])
+        return sorted([*declared, base]) if numbers else [*declared, base]
+
+    def rule(self, selection: str | None) -> str:
+        """The selection rule to use: the one given, else the plan's."""
+        return statistics.check_selection(selection or self.plan.get("selection", "last"))
+
+    def contrasts(self, selection: str | None = None) -> pd.DataFrame:
+        """The declared contrasts in the base setting: difference, interval, n, p, and whether it is paired and why.
+
+        Those of arms that this preset leaves out are left out.
+        """
+        selection = self.rule(selection)
+        base = self.trials[~self.trials["setting"].map(bool).astype(bool)]
+        rows = []
+        for contrast in self.plan["contrasts"]:
+            if {contrast["arm"], contrast["against"]} <= set(self.plan["arms"]):
+                arm, against = (base[base["arm"] == contrast[role]] for role in ("arm", "against"))
+                compared = statistics.compare(arm, against, selection)
+                rows.append({**contrast, "selection": selection, **compared._asdict()})
+        declared = ["arm", "against", "direction", "smallest_effect", "selection"]
+        frame = pd.DataFrame(rows, columns=[*declared, *statistics.Comparison._fields])
+        return frame.astype({"smallest_effect": float})
+
+    def plot(self, panel: str, selection: str | None = None) -> Plots:
+        """Every figure of a panel, by name, each with the frame that it draws and its caption."""
+        from analysis import plots  # matplotlib is needed here only
+
+        return plots.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
+
+    def _panel(self, name: str) -> dict[str, Any]:
+        panels = self.plan["panels"]
+        if name not in panels:
+            raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
+        return dict(panels[name])
+
+
+def load(root: str | Path, study: str, preset: str | None = None) -> Study:
+    """The newest plan of a study (of one preset, if given) and its results.
+
+    Raises LoadError where the folder holds no such plan.  Warns of files that it cannot read.
+    """
+    store = Store(Path(root))
+    plans, unreadable = store.read("studies")
+    plan_row = _newest(plans, unreadable, store.root, study, preset)
+    plan = json.loads(plan_row["plan"])
+    rows, broken = store.read("trials", study)
+    unreadable.extend(broken)
+    _report_unreadable(unreadable)
+    rows = latest(rows)
+    # the plan names a trial's arm and setting: a row may be older than a change of names
+    planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
+    trials = planned.merge(rows_of_plan[is_outcome(rows).astype(bool)], on="trial")
+    failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
+    missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
+    outside = ~rows["trial"].isin(planned["trial"]) & (rows["preset"] == plan_row["preset"])
+    left = rows[outside.astype(bool)]
+    return Study(
+        root=store.root,
+        name=study,
+        preset=plan_row["preset"],
+        plan_hash=plan_row["plan_hash"],
+        plan=plan,
+        trials=trials,
+        missing=missing.assign(status=missing["status"].fillna("not run")),
+        left=left.assign(setting=left["setting"].map(_parsed)).reset_index(drop=True),
+        unreadable=unreadable,
+    )
+
+
+def _newest(plans: pd.DataFrame, broken: list[Path], root: Path, study: str, preset: str | None) -> pd.Series:
+    mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
+    if len(mine):
+        return mine.sort_values("submitted_at", kind="stable").iloc[-1]
+    there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
+    wanted = repr(study) + (f" with preset {preset!r}" if preset else "")
+    known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"
+    unread = f"; {len(broken)} plan files there cannot be read" if broken else ""
+    raise LoadError(f"No plan of study {wanted} in {root}: {known}{unread}.")
+
+
+def _level(factor: str, value: Any) -> Any:
+    """A level that can be a category: null gets a word, a list its JSON text."""
+    if value is None:
+        return UNSET.get(factor, "none")
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _parsed(setting: str | None) -> dict[str, Any]:
+    return dict(json.loads(setting)) if isinstance(setting, str) and setting else {}
+
+
+def _report_unreadable(paths: Sequence[Path]) -> None:
+    if paths:
+        names = ", ".join(map(str, paths[:5])) + f" and {len(paths) - 5} more" * (len(paths) > 5)
+        warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=3)

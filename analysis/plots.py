@@ -1,0 +1,565 @@
+"""Figures: one function per kind, from rows to a `Plot`: the figure, the frame that it draws, and its caption.
+
+Replicates are faint, means are bold, bars are 95 % t intervals; an arm has one colour in every figure of its study.
+Frames hold fractions; the axes show percent.  No pyplot, no global state.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from analysis import statistics
+
+if TYPE_CHECKING:
+    from analysis.load import Study
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+}
+MOST_FACTORS = 2  # crossed in one panel: columns, and colours or ticks
+WIDTH = 9.6  # inches; the report shows them at about 100 px each
+# Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", ":")  # after six arms the colours come again with another line
+FAINT = 0.28
+DARK = "#444444"
+FACTORS = {
+    "labels": "labelled images",
+    "noise.rate": "noise rate",
+    "unlabelled_ratio": "labelled : unlabelled",
+}
+METRICS = {
+    "train/loss": "training loss",
+    "test/accuracy": "test accuracy (%)",
+    "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
+    "train/gradient_norm_mixmatch": "gradient norm of\nthe MixMatch loss",
+    "train/gradient_cosine": "cosine of\nthe two gradients",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, the frame it was drawn from, and what a reader must know."""
+
+    figure: Figure
+    drawn: pd.DataFrame
+    caption: str
+
+    def png(self) -> bytes:
+        return self._rendered("png", {"Software": None})
+
+    def pdf(self) -> bytes:
+        return self._rendered("pdf", {"CreationDate": None, "Producer": None, "Creator": None})
+
+    def _rendered(self, kind: str, metadata: Mapping[str, None]) -> bytes:
+        """The same rows give the same bytes: no date, no version."""
+        file = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(file, format=kind, dpi=200, metadata=dict(metadata))
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        image = base64.b64encode(self.png()).decode()
+        return f'<img style="max-width:100%" src="data:image/png;base64,{image}"><p>{html.escape(self.caption)}</p>'
+
+
+class Plots(dict[str, Plot]):
+    """Figures by name; a notebook shows them below each other."""
+
+    def _repr_html_(self) -> str:
+        return "".join(plot._repr_html_() for plot in self.values())
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one arm or level is drawn."""
+
+    colour: Any
+    line: Any = "-"
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def words(name: str) -> str:
+    """`frozen_head` -> `frozen head`."""
+    return name.replace("_", " ")
+
+
+def factor_name(factor: str) -> str:
+    return FACTORS.get(factor, words(factor.rpartition(".")[2]))
+
+
+def level_name(factor: str, level: Any) -> str:
+    if factor == "unlabelled_ratio" and isinstance(level, int | float):
+        return f"1 : {level:g}"
+    if factor == "noise.rate" and isinstance(level, int | float):
+        return f"{100 * level:g} %"
+    return str(level)
+
+
+def setting_name(setting: Mapping[str, Any]) -> str:
+    """`{"labels": 40, "noise.rate": 0.1}` -> `40 labels, 10 % noise`."""
+    return ", ".join(_level_in_words(factor, level) for factor, level in setting.items()) or "base"
+
+
+def _level_in_words(factor: str, level: Any) -> str:
+    if factor == "labels":
+        return f"{level} labels"
+    if factor == "noise.rate":
+        return f"{level_name(factor, level)} noise"
+    if factor == "unlabelled_ratio" and isinstance(level, str):
+        return f"{level} unlabelled images"
+    return f"{factor_name(factor)} {level_name(factor, level)}"
+
+
+def metric_name(metric: str) -> str:
+    split, _, name = metric.partition("/")
+    shown = {"train": "training"}.get(split, split)
+    return METRICS.get(metric, f"{shown} {words(name)}" + " (%)" * (name == "accuracy"))
+
+
+def _scale(metric: str) -> float:
+    return 100.0 if metric.endswith("accuracy") else 1.0
+
+
+def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
+    """The selection rule in words, and what was done with trials that diverged or have no value."""
+    text = f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection})."
+    if selection == "val_selected":
+        kinds = sorted(trials["validation_labels"].dropna().unique())
+        text = text.replace("validation accuracy", f"accuracy on {' or '.join(kinds) or 'absent'} validation labels")
+    if failures := int(statistics.diverged(trials).sum()):
+        text += f" {failures} diverged {plural('trial', failures)} counted as chance."
+    if absent := int(statistics.accuracy(trials, selection).isna().sum()):
+        text += f" {absent} {plural('trial', absent)} without a value under this rule left out."
+    return text
+
+
+def count_sentence(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"n = {low} {plural('replicate', low)}" if low == high else f"n = {low} to {high} replicates"
+
+
+def plural(noun: str, count: int) -> str:
+    return noun if count == 1 else noun + "s"
+
+
+# ---------------------------------------------------------------------------------------------------- kinds of figure
+
+
+def learning_curves(
+    rows: pd.DataFrame, metrics: Sequence[str], colour: str, looks: Mapping[Any, Look], column: str | None = None
+) -> Plot:
+    """Metrics per epoch, one column per level of `column`: replicates faint, the mean of each level of `colour` bold.
+
+    `rows`: replicate, epoch, metric, value, and the categories named by `colour` and `column`.
+    """
+    return _curves(rows, metrics, colour, looks, column, band=False)
+
+
+def metric_curves(
+    rows: pd.DataFrame, metrics: Sequence[str], colour: str, looks: Mapping[Any, Look], column: str | None = None
+) -> Plot:
+    """As `learning_curves` for metrics that jump: the replicates as a band from the lowest to the highest."""
+    return _curves(rows, metrics, colour, looks, column, band=True)
+
+
+@matplotlib.rc_context(STYLE)
+def _curves(
+    rows: pd.DataFrame,
+    metrics: Sequence[str],
+    colour: str,
+    looks: Mapping[Any, Look],
+    column: str | None,
+    band: bool,
+) -> Plot:
+    present = [metric for metric in metrics if (rows["metric"] == metric).any()]
+    columns = _levels(rows, column) if column else [None]
+    # without columns of their own the metrics stand side by side
+    figure = _figure(1.0 + 1.75 * len(present)) if column else _figure(3.1, min(WIDTH, 1.4 + 4.1 * len(present)))
+    shape = (len(present), len(columns)) if column else (1, len(present))
+    grid = figure.subplots(*shape, sharex=True, sharey="row" if column else False, squeeze=False)
+    cells = grid if column else grid.T  # by metric, then by column
+    drawn, lacking = [], []
+    for metric, axes_of_metric in zip(present, cells, strict=True):
+        of_metric = rows[rows["metric"] == metric]
+        axes_of_metric[0].set_ylabel(metric_name(metric))
+        for axes, level in zip(axes_of_metric, columns, strict=True):
+            here = of_metric[of_metric[column] == level] if column else of_metric
+            if metric.endswith("cosine"):
+                axes.axhline(0, color=DARK, linewidth=0.8, zorder=1)
+            for group in _levels(here, colour):
+                lines = here[here[colour] == group].pivot_table(
+                    index="epoch", columns="replicate", values="value", dropna=False
+                )
+                means = lines.mean(axis=1, skipna=False)  # only where every replicate has a value
+                _draw_curves(axes, lines * _scale(metric), means * _scale(metric), looks[group], band)
+                identity = {"metric": metric, **({column: level} if column else {}), colour: group}
+                drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
+        if without := [g for g in _levels(rows, colour) if g not in set(of_metric.dropna(subset="value")[colour])]:
+            lacking.append(f"{_one_line(metric)}: {_listed(_group_name(colour, g) for g in without)}")
+    for axes, level in zip(grid[0], columns, strict=False):
+        axes.set_title(_level_in_words(column, level) if column else "", loc="left", fontweight="bold")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.margins(x=0.02)
+    figure.align_ylabels()
+    _legend(figure, [(_group_name(colour, group), looks[group]) for group in _levels(rows, colour)])
+    frame = pd.concat(drawn, ignore_index=True)
+    shown = "band: from the lowest to the highest replicate" if band else "faint: replicates"
+    caption = (
+        f"{_sentence(_listed(_one_line(metric) for metric in present))} after each epoch; {shown}; "
+        f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
+    )
+    caption += "".join(
+        f" Not recorded by any trial: {_one_line(metric)}." for metric in metrics if metric not in present
+    )
+    caption += "".join(f" Without {text}." for text in lacking)
+    return Plot(_laid_out(figure), frame, caption)
+
+
+def _draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, band: bool) -> None:
+    epochs = lines.index.to_numpy()
+    if band:
+        low, high = lines.min(axis=1), lines.max(axis=1)
+        axes.fill_between(epochs, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    else:
+        axes.plot(epochs, lines.to_numpy(), color=look.colour, linewidth=0.7, alpha=FAINT)
+    axes.plot(epochs, means, color=look.colour, linestyle=look.line, linewidth=1.9)
+
+
+@matplotlib.rc_context(STYLE)
+def levels(
+    trials: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look], selection: str
+) -> Plot:
+    """Accuracy against the levels of the last factor, a line per arm; one small multiple per level of the first of two.
+
+    `trials`: rows of a panel, where `arm` and the factors are ordered categories.
+    """
+    frame = statistics.arm_table(trials, reference, across, selection)
+    scored = trials.assign(accuracy=statistics.accuracy(trials, selection)).dropna(subset="accuracy")
+    factor, by = across[-1], across[0] if len(across) > 1 else None
+    ticks, arms = _levels(scored, factor), _levels(scored, "arm")
+    columns = _levels(scored, by) if by else [None]
+    spread = min(0.15, 0.6 / len(arms))
+    place = {arm: spread * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}  # side by side within a level
+    figure = _figure(3.5, min(WIDTH, 2.4 + 3.2 * len(columns)))
+    grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(grid, columns, strict=True):
+        for arm in arms:
+            points, means = (
+                rows[(rows["arm"] == arm) & ((rows[by] == column) if by else True)] for rows in (scored, frame)
+            )
+            x = [ticks.index(level) + place[arm] for level in means[factor]]
+            axes.plot(x, 100 * means["mean"], color=looks[arm].colour, linestyle=looks[arm].line, linewidth=1.2)
+            axes.plot(x, 100 * means["mean"], "o", color=looks[arm].colour, markersize=6)
+            axes.vlines(x, 100 * means["low"], 100 * means["high"], color=looks[arm].colour, linewidth=2.0)
+            beside = [ticks.index(level) + place[arm] + 0.05 for level in points[factor]]
+            _faint_points(
+                axes, beside, points["accuracy"], statistics.diverged(points), looks[arm].colour, upright=True
+            )
+        axes.set_xticks(range(len(ticks)), [level_name(factor, level) for level in ticks])
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
+        axes.set_xlabel(factor_name(factor))
+        axes.grid(axis="x", visible=False)
+        axes.set_title(_level_in_words(by, column) if by else "", loc="left", fontweight="bold")
+    grid[0].set_ylabel("test accuracy (%)")
+    grid[0].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    grid[0].set_ylim(_possible(*grid[0].get_ylim()))
+    _legend(figure, [(words(arm), looks[arm]) for arm in arms])
+    caption = (
+        f"{rule_sentence(selection, trials)} {_points_sentence(trials)}; bold: mean with 95 % t interval"
+        f"{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per point."
+    )
+    return Plot(_laid_out(figure), frame, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def arms(
+    trials: pd.DataFrame,
+    reference: str,
+    looks: Mapping[Any, Look],
+    selection: str,
+    smallest_effects: Mapping[str, float],
+) -> Plot:
+    """Accuracy of each arm, and beside it the difference to the reference arm; arms in declared order.
+
+    `trials`: rows of a panel in one setting.  `smallest_effects`: arm -> the effect declared to matter, where one is.
+    """
+    frame = statistics.arm_table(trials, reference, [], selection)
+    frame["smallest_effect"] = frame["arm"].map(smallest_effects).astype(float)
+    scored = trials.assign(accuracy=statistics.accuracy(trials, selection)).dropna(subset="accuracy")
+    replicates = scored.pivot(index="arm", columns="replicate", values="accuracy").reindex(frame["arm"])
+    positions, names = np.arange(len(frame)), list(frame["arm"])
+    below = positions + 0.22
+
+    figure = _figure(1.0 + 0.42 * len(frame))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
+    # a line per replicate: where the lines run parallel, pairing pays
+    left.plot(100 * replicates.to_numpy(), below, color="#9a9a9a", linewidth=0.6, alpha=0.45, zorder=1)
+    for position, row in enumerate(statistics.records(frame)):
+        colour = looks[row["arm"]].colour
+        points = scored[scored["arm"] == row["arm"]]
+        heights = np.full(len(points), below[position])
+        _faint_points(left, heights, points["accuracy"], statistics.diverged(points), colour, upright=False)
+        left.hlines(position, 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.2)
+        left.plot(100 * row["mean"], position, "o", color=colour, markersize=6)
+    left.set_yticks(positions, [words(arm) for arm in names])
+    left.set_ylim(len(frame) - 0.5, -0.5)
+    left.set_xlim(_possible(*left.get_xlim()))
+    left.set_xlabel("test accuracy (%)")
+    left.grid(axis="y", visible=False)
+    compared = frame.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
+    compared = compared.assign(smallest_effect=frame["smallest_effect"])
+    _draw_forest(right, compared, [looks[arm].colour for arm in names])
+    if reference in names:
+        _annotate(right, names.index(reference), "reference")
+    right.set_xlabel(f"difference to {words(reference)} (percentage points)")
+    caption = (
+        f"{rule_sentence(selection, trials)} {_points_sentence(trials)}, joined across arms by thin lines; "
+        f"bold: mean with 95 % t interval{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per arm. "
+        f"Right: difference to {words(reference)} with 95 % t interval"
+        f"{_pairing_sentence(compared)}{_band_sentence(compared)}"
+    )
+    return Plot(_laid_out(figure), frame, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def forest(contrasts: pd.DataFrame, looks: Mapping[Any, Look]) -> Plot:
+    """The declared contrasts (`Study.contrasts`): difference, interval, zero line and the effect that matters."""
+    figure = _figure(0.8 + 0.36 * len(contrasts))
+    axes = figure.subplots()
+    names = [f"{words(row['arm'])}  −  {words(row['against'])}" for row in statistics.records(contrasts)]
+    _draw_forest(axes, contrasts, [looks[arm].colour for arm in contrasts["arm"]])
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("difference in test accuracy (percentage points)")
+    selection = contrasts["selection"].iloc[0]
+    caption = (
+        "Declared contrasts, first arm minus second, in the base setting. "
+        f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection}). "
+        f"Bars: 95 % t interval{_pairing_sentence(contrasts)}{_band_sentence(contrasts)}"
+    )
+    return Plot(_laid_out(figure), contrasts, caption)
+
+
+def difference_text(difference: float, low: float, high: float) -> str:
+    """In percentage points: `−0.42 [−1.10, 0.26]`, or `−0.42` where there is no interval."""
+    if np.isnan(difference):
+        return "no data"
+    interval = "" if np.isnan(low) else f" [{points(low)}, {points(high)}]"
+    return f"{points(difference)}{interval}"
+
+
+def points(fraction: float) -> str:
+    """A difference in percentage points, signed: −0.004 -> `−0.40`."""
+    text = f"{100 * fraction:+.2f}"
+    return ("0.00" if float(text) == 0 else text).replace("-", "−")
+
+
+def _draw_forest(axes: Axes, rows: pd.DataFrame, colours: Sequence[Any]) -> None:
+    """Differences and intervals at heights 0, 1, …, their numbers right of the axes; rows without one stay empty."""
+    axes.axvline(0, color=DARK, linewidth=0.9, zorder=1)
+    axes.grid(axis="y", visible=False)
+    for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
+        difference, low, high, half = (100 * row[name] for name in ("difference", "low", "high", "smallest_effect"))
+        if np.isnan(difference):
+            continue
+        if half > 0:
+            axes.add_patch(
+                Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
+            )
+        axes.hlines(position, low, high, color=colour, linewidth=2.2)
+        axes.plot(difference, position, "o", color=colour, markersize=6)
+        count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
+        text = difference_text(row["difference"], row["low"], row["high"])
+        _annotate(axes, position, f"{text}   n = {count}")
+
+
+def _annotate(axes: Axes, position: float, text: str) -> None:
+    where = axes.get_yaxis_transform()  # x in parts of the axes, y in data
+    axes.annotate(text, (1.02, position), xycoords=where, va="center", fontsize=8.5, annotation_clip=False)
+
+
+def _pairing_sentence(compared: pd.DataFrame) -> str:
+    paired = compared.loc[compared["difference"].notna(), "paired"].astype(bool)
+    if paired.empty:
+        return "."
+    if paired.all():
+        return ", paired by replicate (stored data, noise and split hashes agree)."
+    if paired.any():
+        return ", paired by replicate where the stored data, noise and split hashes agree, else unpaired (Welch)."
+    return ", unpaired (Welch): no replicates whose stored data, noise and split hashes agree."
+
+
+def _band_sentence(compared: pd.DataFrame) -> str:
+    declared = (compared["smallest_effect"] > 0) & compared["difference"].notna()
+    return " Grey band: smaller than the smallest effect declared to matter." if declared.any() else ""
+
+
+# ------------------------------------------------------------------------------------------------- figures of a study
+
+
+def arm_looks(study: Study) -> dict[str, Look]:
+    """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere."""
+    names = list(study.plan["arms"])
+    base = next((name for name, overrides in study.plan["arms"].items() if not overrides), names[0])
+    others = [name for name in names if name != base]
+    looks = {
+        name: Look(COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]) for i, name in enumerate(others)
+    }
+    return {base: Look("#000000"), **looks}
+
+
+def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
+    """Levels have an order, arms have not: a sequential map, dark to light, that no arm uses."""
+    shades = matplotlib.colormaps["plasma"](np.linspace(0.05, 0.8, max(len(values), 2)))
+    return {value: Look(tuple(shade)) for value, shade in zip(values, shades, strict=False)}
+
+
+def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> Plots:
+    """All figures of a panel that have rows.  `epochs`: from `study.epochs`, with at least the panel's curves.
+
+    Raises ValueError where more factors are crossed than a figure can show.
+    """
+    panel = study.plan["panels"][name]
+    across, reference = panel["across"], panel["reference"]
+    if len(across) > MOST_FACTORS:
+        raise ValueError(
+            f"Figures show at most {MOST_FACTORS} crossed factors; {name!r} crosses {len(across)}: see its table."
+        )
+    trials = study.panel(name)
+    looks = arm_looks(study)
+    rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
+    plots = Plots()
+    for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
+        wanted = [metric for metric in panel["curves"] if metric.endswith(("loss", "accuracy")) == (kind == "curves")]
+        if not rows["metric"].isin(wanted).any():
+            continue
+        if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
+            shades = level_looks(study.levels(across[1]))
+            for arm, of_arm in rows.groupby("arm", observed=True):
+                plot = draw(of_arm, wanted, across[1], shades, across[0])
+                caption = f"Arm: {words(str(arm))}. {plot.caption}"
+                plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
+        elif across and trials["arm"].nunique() == 1:
+            plots[kind] = draw(rows, wanted, across[0], level_looks(study.levels(across[0])))
+        else:
+            plots[kind] = draw(rows, wanted, "arm", looks, across[0] if across else None)
+    if statistics.accuracy(trials, selection).isna().all():
+        return plots
+    if across:
+        plots["levels"] = levels(trials, reference, across, looks, selection)
+    else:
+        declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
+        plots["arms"] = arms(trials, reference, looks, selection, declared)
+    return plots
+
+
+# --------------------------------------------------------------------------------------------------------- small parts
+
+
+def _figure(height: float, width: float = WIDTH) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """Placed once and for all: constrained layout starts from what it left, so each rendering would move a little."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def _levels(rows: pd.DataFrame, column: str) -> list[Any]:
+    """Categories that occur, in declared order."""
+    return list(rows[column].cat.remove_unused_categories().cat.categories)
+
+
+def _faint_points(
+    axes: Axes, at: ArrayLike, accuracies: pd.Series, failed: pd.Series, colour: Any, upright: bool
+) -> None:
+    """Replicates, diverged ones as crosses; accuracy runs upwards if `upright`, else to the right."""
+    for marker, chosen in (("o", ~failed.to_numpy(bool)), ("x", failed.to_numpy(bool))):
+        values, places = 100 * accuracies.to_numpy()[chosen], np.asarray(at)[chosen]
+        x, y = (places, values) if upright else (values, places)
+        width = 0 if marker == "o" else 1.5
+        axes.plot(x, y, marker, color=colour, alpha=FAINT, markersize=4 + width, markeredgewidth=width)
+
+
+def _points_sentence(trials: pd.DataFrame) -> str:
+    return "Faint points: replicates" + " (crosses: diverged)" * bool(statistics.diverged(trials).any())
+
+
+def _possible(low: float, high: float) -> tuple[float, float]:
+    """Axis limits in percent without the room that wide intervals ask for outside 0 to 100."""
+    return max(low, -3.0), min(high, 103.0)
+
+
+def _cut_sentence(frame: pd.DataFrame) -> str:
+    outside = (frame["low"] < -0.03) | (frame["high"] > 1.03)
+    return ", cut outside 0 to 100 %" if outside.any() else ""
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
+    """Above the axes, read row by row."""
+    widths = [7 + len(name) for name, _ in entries]  # in characters, of which an inch holds about 12
+    room = int(12 * figure.get_figwidth())
+    columns = len(entries) if sum(widths) <= room else max(1, room // max(widths))
+    figure.set_figheight(figure.get_figheight() + 0.19 * ((len(entries) - 1) // columns))  # the axes keep their height
+    by_row = [entry for column in range(columns) for entry in entries[column::columns]]  # matplotlib fills columns
+    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2.2) for _, look in by_row]
+    names = [name for name, _ in by_row]
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.6)
+
+
+def _group_name(column: str, level: Any) -> str:
+    return words(level) if column == "arm" else _level_in_words(column, level)
+
+
+def _one_line(metric: str) -> str:
+    return metric_name(metric).replace("\n", " ")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _listed(parts: Iterable[str]) -> str:
+    *most, last = list(parts)
+    return f"{', '.join(most)} and {last}" if most else last

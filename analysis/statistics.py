@@ -1,0 +1,175 @@
+"""Accuracies under a selection rule, t-based intervals, and differences between two arms.
+
+Estimates work on the last axis, `(..., n)` values of n replicates; leading axes are batch.  The unit of analysis is one
+replicate: one draw of noise, split and initial weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
+
+from lnl.results import is_outcome
+
+LEVEL = 0.95
+ROUNDING = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
+CLASSES = 10  # of a trial whose row does not hold its transition matrix
+PAIRING = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
+SELECTION = {
+    "last": "at the last epoch",
+    "last10": "averaged over the last ten epochs",
+    "val_selected": "at the epoch with the best validation accuracy",
+    "best_test": "at its best epoch, an oracle: the epoch is chosen by looking at the test set",
+}
+
+
+class Estimate(NamedTuple):
+    """A mean or a difference of means with its 95 % interval; `p` is two-sided, against zero.  Shapes `(...)`."""
+
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]  # NaN where one replicate, or replicates that all agree, allow no interval
+    high: NDArray[np.float64]
+    p: NDArray[np.float64]
+
+
+class Comparison(NamedTuple):
+    """One arm minus another."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int  # replicates of the arm: pairs, where paired
+    n_against: int
+    correlation: float  # of the pairs; NaN below three of them
+    paired: bool
+    reason: str  # why it is paired or not, for the reader
+
+
+def check_selection(selection: str) -> str:
+    """The rule itself.  Raises ValueError for an unknown one."""
+    if selection not in SELECTION:
+        raise ValueError(f"Unknown selection rule {selection!r}: choose one of {', '.join(SELECTION)}.")
+    return selection
+
+
+def outcome(trials: pd.DataFrame) -> pd.Series:
+    """Trials that are finished: trained to their end, or diverged."""
+    return is_outcome(trials).astype(bool)
+
+
+def diverged(trials: pd.DataFrame) -> pd.Series:
+    """Trials whose method diverged: outcomes, not accidents."""
+    return trials["failure_class"] == "nan"
+
+
+def accuracy(trials: pd.DataFrame, selection: str) -> pd.Series:
+    """Test accuracy per trial, NaN where the rule gives none; a diverged trial counts as chance, 1 / K."""
+    classes = trials["transition"].map(lambda text: len(json.loads(text)) if isinstance(text, str) else CLASSES)
+    chance = 1 / classes.astype(float)
+    return trials[f"accuracy_{check_selection(selection)}"].astype(float).where(~diverged(trials), chance)
+
+
+def mean(values: ArrayLike) -> Estimate:
+    """Mean over the last axis with Student's t interval, n - 1 degrees of freedom."""
+    values = np.asarray(values, dtype=float)
+    n = values.shape[-1]
+    return _estimate(values.mean(-1), _variance(values) / n, np.asarray(n - 1.0))
+
+
+def paired_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
+    """Mean of `values - against`, replicate by replicate, with the t interval of the differences."""
+    return mean(np.asarray(values, dtype=float) - np.asarray(against, dtype=float))
+
+
+def welch_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
+    """Difference of two independent means; Welch (1947), Satterthwaite's degrees of freedom."""
+    values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)
+    n, m = values.shape[-1], against.shape[-1]
+    a, b = _variance(values) / n, _variance(against) / m
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(a + b > 0, (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)), n + m - 2.0)
+    return _estimate(values.mean(-1) - against.mean(-1), a + b, freedom)
+
+
+def correlation(values: ArrayLike, against: ArrayLike) -> float:
+    """Pearson's, NaN where three pairs or any spread is lacking."""
+    values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)
+    if len(values) < 3 or np.ptp(values) == 0 or np.ptp(against) == 0:
+        return float("nan")
+    return float(np.corrcoef(values, against)[0, 1])
+
+
+def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Comparison:
+    """Accuracy of one arm minus another's in one setting: paired by replicate where the stored hashes agree, else not.
+
+    The choice looks at hashes alone, never at results.
+    """
+    left, right = (rows.assign(score=accuracy(rows, selection)).dropna(subset="score") for rows in (arm, against))
+    pairs = left.merge(right, on="replicate", suffixes=("", "_against")).sort_values("replicate")
+    agree = {name: pairs[name].notna() & (pairs[name] == pairs[f"{name}_against"]) for name in PAIRING}
+    differing = [name.removesuffix("_hash") for name in PAIRING if not agree[name].all()]
+    paired = len(pairs) > 0 and not differing
+    if paired:
+        estimate = paired_difference(pairs["score"], pairs["score_against"])
+        n, n_against = len(pairs), len(pairs)
+        alone = len(left) + len(right) - 2 * len(pairs)
+        reason = "data, noise and split hashes agree" + (
+            f"; {alone} replicates without a partner left out" * (alone > 0)
+        )
+        rho = correlation(pairs["score"], pairs["score_against"])
+    else:
+        n, n_against, rho = len(left), len(right), float("nan")
+        estimate = (
+            welch_difference(left["score"], right["score"]) if n and n_against else Estimate(*[np.asarray(np.nan)] * 4)
+        )
+        reason = (
+            f"{' and '.join(differing)} hashes differ or are absent" if len(pairs) else "no replicate is in both arms"
+        )
+    difference, low, high, p = map(float, estimate)
+    return Comparison(difference, low, high, p, n, n_against, rho, paired, reason)
+
+
+def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selection: str) -> pd.DataFrame:
+    """Every setting and arm of a panel: n, mean, interval, and the comparison with the reference arm in that setting.
+
+    `trials`: as `Study.panel` gives them.  The comparison is empty for the reference itself.
+    """
+    scored = trials.assign(accuracy=accuracy(trials, selection)).dropna(subset="accuracy")
+    rows = []
+    for cell, group in scored.groupby([*across, "arm"], observed=True):
+        *setting, arm = cell
+        row = {**dict(zip(across, setting, strict=True)), "arm": arm, "n": len(group)}
+        row.update(zip(("mean", "low", "high"), map(float, mean(group["accuracy"])[:3]), strict=True))
+        if arm != reference:
+            here = scored[(scored[list(across)] == setting).all(axis=1)]
+            comparison = compare(group, here[here["arm"] == reference], selection)
+            row.update({f"against_{name}": value for name, value in comparison._asdict().items()})
+        rows.append(row)
+    measured = [f"against_{name}" for name in Comparison._fields]
+    return pd.DataFrame(rows, columns=[*across, "arm", "n", "mean", "low", "high", *measured])
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unbiased variance on the last axis; NaN for one value."""
+    if values.shape[-1] < 2:
+        return np.full(values.shape[:-1], np.nan)
+    return np.asarray(values.var(-1, ddof=1))
+
+
+def _estimate(value: NDArray[np.float64], variance: NDArray[np.float64], freedom: NDArray[np.float64]) -> Estimate:
+    """Without spread there is no interval: few replicates on few test images can agree by chance."""
+    error = np.sqrt(np.where(variance > ROUNDING**2, variance, np.nan))
+    half = stdtrit(freedom, 0.5 + LEVEL / 2) * error
+    return Estimate(np.asarray(value), value - half, value + half, 2 * stdtr(freedom, -np.abs(value / error)))

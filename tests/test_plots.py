@@ -1,0 +1,265 @@
+"""Every figure against the rows it was drawn from: the frame, what stands on the axes, and what the caption says."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from matplotlib.colors import same_color
+
+from analysis import load, plots
+from tests import simulated
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    simulated.complete(folder, panels=["noise_and_labels", "frozen_head", "gradient", "ratios"])
+    return load(folder, simulated.STUDY)
+
+
+@pytest.fixture(scope="module")
+def figures(study):
+    return {panel: study.plot(panel) for panel in study.plan["panels"]}
+
+
+def lines_of(axes, width):
+    """Lines of one width on the axes, as (colour, x, y)."""
+    return [
+        (line.get_color(), line.get_xdata(), line.get_ydata()) for line in axes.lines if line.get_linewidth() == width
+    ]
+
+
+def test_a_panel_has_the_figures_that_fit_it(figures):
+    assert list(figures["noise_and_labels"]) == ["curves-mixmatch_only", "curves-alternating", "curves-full", "levels"]
+    assert list(figures["frozen_head"]) == ["curves", "arms"]
+    assert list(figures["gradient"]) == ["metrics", "arms"]
+    assert list(figures["ratios"]) == ["curves", "levels"]
+
+
+def test_curves_by_noise_and_labels_are_means_over_replicates(study, figures):
+    plot = figures["noise_and_labels"]["curves-full"]
+    rows = study.panel("noise_and_labels")[["trial", "labels", "noise.rate"]].merge(
+        study.epochs(["test/accuracy"]), on="trial"
+    )
+    chosen = rows[(rows["arm"] == "full") & (rows["labels"] == 100) & (rows["noise.rate"] == 0.2)]
+    expected = chosen.groupby("epoch")["value"].mean()
+    drawn = plot.drawn.query("metric == 'test/accuracy' and labels == 100 and `noise.rate` == 0.2")
+    assert drawn["epoch"].tolist() == expected.index.tolist() and (drawn["n"] == 4).all()
+    np.testing.assert_allclose(drawn["mean"], expected)
+    # rows: loss above accuracy; columns: labels; colours: noise
+    axes = np.reshape(plot.figure.axes, (2, 3))
+    assert [ax.get_title(loc="left") for ax in axes[0]] == ["40 labels", "100 labels", "400 labels"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["training loss", "test accuracy (%)"]
+    means = lines_of(axes[1, 1], 1.9)
+    np.testing.assert_allclose(means[1][2], 100 * expected)
+    assert len(lines_of(axes[1, 1], 0.7)) == 3 * 4  # every replicate, faint
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == [
+        "10 % noise",
+        "20 % noise",
+        "40 % noise",
+    ]
+    assert len({str(colour) for colour, *_ in means}) == 3
+    assert plot.caption.startswith("Arm: full.") and "n = 4 replicates" in plot.caption
+
+
+def test_levels_show_mean_and_interval_of_every_arm(study, figures):
+    plot = figures["noise_and_labels"]["levels"]
+    panel = study.panel("noise_and_labels")
+    values = panel.loc[
+        (panel["arm"] == "alternating") & (panel["labels"] == 40) & (panel["noise.rate"] == 0.1), "accuracy_last"
+    ]
+    low, high = scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))
+    (row,) = plot.drawn.query("arm == 'alternating' and labels == 40 and `noise.rate` == 0.1").to_dict("records")
+    assert (row["n"], row["mean"], row["low"], row["high"]) == (4, *map(pytest.approx, (values.mean(), low, high)))
+    assert len(plot.drawn) == 3 * 3 * 3
+    first = plot.figure.axes[0]
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["10 %", "20 %", "40 %"]
+    points = np.sort(np.concatenate([line.get_ydata() for line in first.lines if line.get_markersize() == 4]))
+    forty = panel.loc[panel["labels"] == 40, "accuracy_last"]
+    np.testing.assert_allclose(points, np.sort(100 * forty))  # every replicate is drawn
+    assert "selection rule last" in plot.caption and "95 % t interval" in plot.caption and "n = 4" in plot.caption
+
+
+def test_arms_and_paired_differences(study, figures):
+    plot = figures["frozen_head"]["arms"]
+    scores = study.panel("frozen_head").pivot(index="replicate", columns="arm", values="accuracy_last")
+    drawn = plot.drawn.set_index("arm")
+    assert drawn.index.tolist() == ["full", "frozen_head", "stopped_gradient"]  # as declared
+    test = scipy.stats.ttest_rel(scores["frozen_head"], scores["full"])
+    low, high = test.confidence_interval()
+    assert drawn.loc["frozen_head", "against_low"] == pytest.approx(low)
+    assert drawn.loc["frozen_head", "against_high"] == pytest.approx(high)
+    assert np.isnan(drawn.loc["full", "against_difference"])
+    left, right = plot.figure.axes
+    joined = lines_of(left, 0.6)
+    assert len(joined) == 4  # a line per replicate
+    np.testing.assert_allclose(joined[0][1], 100 * scores.loc[0, drawn.index.tolist()])
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["full", "frozen head", "stopped gradient"]
+    texts = [text.get_text() for text in right.texts]
+    assert "reference" in texts and any("n = 4, paired" in text for text in texts)
+    assert len(right.patches) == 2  # both arms have a declared smallest effect
+    assert right.patches[0].get_width() == pytest.approx(1.0)  # ± 0.5 points
+    assert "paired by replicate" in plot.caption and "smallest effect" in plot.caption
+
+
+def test_gradients_have_a_band_of_replicates_and_a_zero_line_for_the_cosine(study, figures):
+    plot = figures["gradient"]["metrics"]
+    rows = study.epochs(["train/gradient_cosine"])
+    rows = rows[(rows["arm"] == "full") & (rows["setting"].map(len) == 0)]
+    drawn = plot.drawn[(plot.drawn["metric"] == "train/gradient_cosine") & (plot.drawn["arm"] == "full")]
+    np.testing.assert_allclose(drawn["mean"], rows.groupby("epoch")["value"].mean())
+    cosine = plot.figure.axes[2]
+    band = cosine.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(rows["value"].min())
+    assert band[:, 1].max() == pytest.approx(rows["value"].max())
+    assert any(np.array_equal(line.get_ydata(), [0, 0]) for line in cosine.lines)
+    assert "from the lowest to the highest replicate" in plot.caption
+
+
+def test_forest_draws_the_contrasts_it_is_given(study):
+    contrasts = study.contrasts()
+    plot = plots.forest(contrasts, plots.arm_looks(study))
+    pd.testing.assert_frame_equal(plot.drawn, contrasts)
+    (axes,) = plot.figure.axes
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 6 and line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, 100 * contrasts["difference"])
+    assert axes.get_yticklabels()[0].get_text() == "frozen head  −  full"
+
+
+def test_an_arm_has_one_colour_in_all_figures(study, figures):
+    looks = plots.arm_looks(study)
+    assert same_color(looks["full"].colour, "black")
+    assert len({look.colour for look in looks.values()}) == len(looks) == 6
+    for figure in (figures["frozen_head"]["curves"], figures["ratios"]["curves"], figures["gradient"]["arms"]):
+        black = [line for line in figure.figure.axes[0].lines if same_color(line.get_color(), "black")]
+        assert black
+    curves = lines_of(figures["frozen_head"]["curves"].figure.axes[0], 1.9)
+    expected = [looks[arm].colour for arm in ("full", "frozen_head", "stopped_gradient")]
+    assert all(same_color(colour, look) for (colour, *_), look in zip(curves, expected, strict=True))
+
+
+def test_more_arms_than_colours_differ_by_line(study):
+    many = plots.arm_looks(
+        type("Many", (), {"plan": {"arms": {"full": {}, **{f"arm{i}": {"x": i} for i in range(14)}}}})
+    )
+    assert len({(look.colour, look.line) for look in many.values()}) == 15
+
+
+def test_levels_take_no_colour_of_an_arm():
+    shades = plots.level_looks([0.1, 0.2, 0.4])
+    arms = [matplotlib.colors.to_rgb(colour) for colour in (*plots.COLOURS, "black")]
+    assert min(np.abs(np.subtract(shade.colour[:3], arm)).max() for shade in shades.values() for arm in arms) > 0.1
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory):
+    """One replicate diverged half way, one is not there, one arm's noise was another draw."""
+    folder = tmp_path_factory.mktemp("troubled")
+    simulation, plan = simulated.Simulation(folder), simulated.plan(panels=["frozen_head", "gradient"])
+    simulation.submit(plan)
+    for entry in plan["trials"]:
+        if entry["arm"] == "frozen_head" and entry["replicate"] == 0:
+            simulation.trial(**entry, status="failed", failure_class="nan")
+        elif entry["arm"] == "stopped_gradient":
+            simulation.trial(**entry, noise_hash=f"another draw {entry['replicate']}")
+        elif not (entry["arm"] == "full" and entry["replicate"] == 3):
+            simulation.trial(**entry)
+    return load(folder, simulated.STUDY)
+
+
+def test_diverged_trials_count_as_chance_and_are_crosses(troubled):
+    plot = troubled.plot("frozen_head")["arms"]
+    drawn = plot.drawn.set_index("arm")
+    kept = troubled.trials.query("arm == 'frozen_head' and status == 'ok'")["accuracy_last"]
+    assert drawn.loc["frozen_head", "mean"] == pytest.approx((kept.sum() + 0.1) / 4)
+    crosses = [line for line in plot.figure.axes[0].lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [line.get_xdata().tolist() for line in crosses] == [[10.0]]
+    assert "1 diverged trial counted as chance" in plot.caption and "crosses: diverged" in plot.caption
+
+
+def test_unpaired_differences_and_smaller_n_are_said(troubled):
+    plot = troubled.plot("frozen_head")["arms"]
+    texts = [text.get_text() for text in plot.figure.axes[1].texts]
+    assert any("n = 3, paired" in text for text in texts)
+    assert any("n = 4 and 3, unpaired" in text for text in texts)
+    assert "n = 3 to 4 replicates per arm" in plot.caption and "else unpaired (Welch)" in plot.caption
+
+
+def test_the_oracle_and_the_validation_labels_are_named(troubled):
+    assert "an oracle" in troubled.plot("frozen_head", "best_test")["arms"].caption
+    trials = troubled.trials.assign(validation_labels="noisy", accuracy_val_selected=0.5)
+    assert "best accuracy on noisy validation labels" in plots.rule_sentence("val_selected", trials)
+    without = plots.rule_sentence("val_selected", troubled.trials)  # only the diverged one has a value
+    assert f"{len(troubled.trials) - 1} trials without a value" in without
+
+
+def test_a_rule_without_any_value_leaves_the_figure_out(study):
+    assert list(study.plot("frozen_head", "val_selected")) == ["curves"]
+
+
+def test_a_mean_ends_where_a_replicate_ends(study):
+    rows = study.epochs(["test/accuracy"])
+    rows = rows[(rows["arm"] == "full") & (rows["setting"].map(len) == 0)].assign(arm=pd.Categorical(["full"] * 20))
+    rows = rows[(rows["replicate"] != 1) | (rows["epoch"] <= 3)]
+    drawn = plots.learning_curves(rows, ["test/accuracy"], "arm", plots.arm_looks(study)).drawn
+    assert drawn["mean"].notna().tolist() == [True, True, True, False, False]
+
+
+def test_metrics_that_nobody_or_not_everybody_recorded_are_named(study):
+    rows = study.epochs(["train/loss", "train/gradient_cosine"])
+    rows = rows[(rows["setting"].map(len) == 0) & rows["arm"].isin(["full", "mixmatch_only"])]
+    rows["arm"] = pd.Categorical(rows["arm"], ["full", "mixmatch_only"])
+    metrics = ["train/loss", "train/gradient_cosine", "train/nothing"]
+    caption = plots.metric_curves(rows, metrics, "arm", plots.arm_looks(study)).caption
+    assert "Not recorded by any trial: training nothing." in caption
+    assert "Without cosine of the two gradients: mixmatch only." in caption
+    undefined = rows.assign(
+        value=rows["value"].where((rows["arm"] != "full") | (rows["metric"] != "train/gradient_cosine"))
+    )
+    caption = plots.metric_curves(undefined, metrics[:2], "arm", plots.arm_looks(study)).caption
+    assert "Without cosine of the two gradients: full and mixmatch only." in caption
+
+
+def test_more_factors_than_a_figure_shows_are_refused(study):
+    study.plan["panels"]["deep"] = {
+        **study.plan["panels"]["ratios"],
+        "across": ["labels", "noise.rate", "unlabelled_ratio"],
+    }
+    with pytest.raises(ValueError, match="at most 2 crossed factors"):
+        study.plot("deep")
+    del study.plan["panels"]["deep"]
+
+
+def test_the_same_rows_give_the_same_bytes(troubled):
+    first, second = (troubled.plot("frozen_head")["arms"] for _ in range(2))
+    png = first.png()
+    assert png == first.png() == second.png()
+    pdf = first.pdf()
+    assert pdf == second.pdf()
+    assert b"CreationDate" not in pdf and b"/Type3" not in pdf
+
+
+def test_a_notebook_shows_figures_with_their_captions(troubled):
+    shown = troubled.plot("frozen_head")._repr_html_()
+    assert shown.count("<img") == 2 and "paired by replicate" in shown
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "text"),
+    [
+        (-0.0042, -0.011, 0.0026, "−0.42 [−1.10, +0.26]"),
+        (0.01, np.nan, np.nan, "+1.00"),
+        (-0.00001, -0.01, 0.01, "0.00 [−1.00, +1.00]"),
+        (np.nan, np.nan, np.nan, "no data"),
+    ],
+)
+def test_differences_in_words(difference, low, high, text):
+    assert plots.difference_text(difference, low, high) == text
+
+
+def test_settings_in_words():
+    assert plots.setting_name({}) == "base"
+    assert plots.setting_name({"labels": 40, "noise.rate": 0.1}) == "40 labels, 10 % noise"
+    assert plots.setting_name({"unlabelled_ratio": 20}) == "labelled : unlabelled 1 : 20"
+    assert plots.setting_name({"method.sharpening_temperature": 0.5}) == "sharpening temperature 0.5"
