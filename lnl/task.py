@@ -276,7 +276,12 @@ def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator)
     """Indices of `steps` batches: shuffled passes over the pool, one after the other, the last cut short.
 
     (P,) -> (steps, batch_size).  A pool smaller than a batch repeats within it: 40 labels can fill batches of 64.
+    Raises `DataError` for an empty pool.
     """
+    if not len(pool):
+        raise sources.DataError(
+            "The method draws from unlabelled images, but this trial leaves none: ask for fewer labels."
+        )
     passes = math.ceil(steps * batch_size / len(pool))
     keys = torch.rand(passes, len(pool), generator=generator, device=pool.device)
     return pool[keys.argsort(dim=-1)].flatten()[: steps * batch_size].view(steps, batch_size)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator
 from torch import Tensor
 
-from lnl import graph, learner, methods, task
+from lnl import data, graph, learner, methods, networks, task
 from lnl.results import canonical
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
@@ -51,6 +51,21 @@ class Trial(BaseModel, frozen=True, extra="forbid"):
     steps: Annotated[int, Field(ge=1)] | None = None  # optimizer steps an epoch; None: one pass over the larger part
     precision: learner.Precision = "float32"
     replicate: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        if name not in networks.names():
+            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}")
+        return name
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        kind, colon, _ = name.partition(":")
+        if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
+            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+        return name
 
     @property
     def id(self) -> str:
