@@ -119,10 +119,12 @@ def words(name: str) -> str:
 
 
 def factor_name(factor: str) -> str:
+    """As it stands on an axis or in a caption."""
     return FACTORS.get(factor, words(factor.rpartition(".")[2]))
 
 
 def level_name(factor: str, level: Any) -> str:
+    """With its unit: 0.4 of the noise rate is 40 %."""
     if factor == "unlabelled_ratio" and isinstance(level, int | float):
         return f"1 : {level:g}"
     if factor == "noise.rate" and isinstance(level, int | float):
@@ -146,6 +148,7 @@ def _level_in_words(factor: str, level: Any) -> str:
 
 
 def metric_name(metric: str) -> str:
+    """As it stands on an axis: test/accuracy is test accuracy (%)."""
     split, _, name = metric.partition("/")
     shown = {"train": "training"}.get(split, split)
     return METRICS.get(metric, f"{shown} {words(name)}" + " (%)" * (name == "accuracy"))
@@ -169,11 +172,13 @@ def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
 
 
 def count_sentence(counts: Sequence[int]) -> str:
+    """How many replicates stand behind each point."""
     low, high = min(counts), max(counts)
     return f"n = {low} {plural('replicate', low)}" if low == high else f"n = {low} to {high} replicates"
 
 
 def plural(noun: str, count: int) -> str:
+    """The noun as it follows the count."""
     return noun if count == 1 else noun + "s"
 
 

@@ -17,11 +17,8 @@ from typing import Any
 
 import torch
 
-from lnl import learner, methods, task
 from lnl.networks import Network
-from lnl.streams import Streams
-from lnl.task import Noise, Validation
-from lnl.trial import Trial
+from lnl.trial import Execution, Noise, Trial, assemble
 
 
 class Stopwatch:
@@ -48,16 +45,10 @@ class Stopwatch:
         return timed
 
 
-def measure(trial: Trial, device: torch.device, data: Path | None, epochs: int) -> tuple[float, float]:
+def measure(trial: Trial, execution: Execution, epochs: int) -> tuple[float, float]:
     """Median seconds of a training epoch and of its part outside the network."""
-    seen, _ = task.prepare(
-        trial.dataset, Streams(0), device, data, labels=trial.labels, unlabelled_ratio=trial.unlabelled_ratio, probe=0,
-        validation=Validation(), noise_settings=trial.noise, epochs=epochs + 1, steps=trial.steps,
-    )  # fmt: skip
-    _, channels, size, _ = seen.images.shape
-    streams = Streams(0, device)
-    network = learner.NetworkBuilder(trial.network, channels, size, device, trial.precision, streams)
-    method = methods.load(trial.method.name).Method(trial.method, seen, network, streams)  # type: ignore[attr-defined]
+    device = execution.torch_device()
+    method, _, _ = assemble(trial, execution)
     watch = Stopwatch(device)
     before = Network.forward, Network.features, torch.autograd.grad
     Network.forward, Network.features = watch.wrap(Network.forward), watch.wrap(Network.features)  # type: ignore[method-assign]
@@ -86,17 +77,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     device = torch.device(options.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, one thread"
     print(f"{options.dataset}, {options.network}, {options.precision}, batch 64, {name}, torch {torch.__version__}\n")
     print("| method | step, ms | outside the network |\n|---|---|---|")
     for method in ("supervised", "mixmatch", "simclr", "robmix"):
         trial = Trial(
             method={"name": method, "batch_size": 64}, dataset=options.dataset, network=options.network, labels=250,
-            noise=Noise("symmetric", 0.4), steps=options.steps, precision=options.precision,
+            noise=Noise("symmetric", 0.4), epochs=options.epochs + 1, steps=options.steps, precision=options.precision,
         )  # fmt: skip
-        total, outside = measure(trial, device, options.data, options.epochs)
+        total, outside = measure(trial, Execution(options.device, 1, options.data), options.epochs)
         print(f"| {method} | {1000 * total / options.steps:.2f} | {outside / total:.0%} |")
 
 

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import psutil
+from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -121,25 +122,28 @@ def _storage_flag(parser: argparse.ArgumentParser) -> None:
 
 def find_study(name: str) -> Study:
     """The `study` of a file, or of studies/<name>.py below the current folder or beside the package."""
-    places = (
-        [Path(name)]
-        if name.endswith(".py")
-        else [root / "studies" / f"{name}.py" for root in (Path.cwd(), Path(__file__).parents[1])]
-    )
+    folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[1])]
+    places = [Path(name)] if name.endswith(".py") else [folder / f"{name}.py" for folder in folders]
     for path in places:
         if path.is_file():
             spec = importlib.util.spec_from_file_location(path.stem, path)
             assert spec and spec.loader
             module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:  # whatever a user's file does
+                raise UsageError(f"{path} cannot be loaded ({type(error).__name__}: {_reason(error)}).") from error
             if isinstance(found := getattr(module, "study", None), Study):
                 return found
             raise UsageError(f"{path} declares no `study = Study(…)`.")
-    known = sorted(path.stem for path in places[0].parent.glob("*.py")) if places[0].parent.is_dir() else []
-    raise UsageError(
-        f"There is no study '{name}': "
-        + (f"choose one of {', '.join(known)}, or give a file." if known else "give a file.")
-    )
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
+    raise UsageError(f"There is no study '{name}': choose one of {', '.join(known)}, or give a file.")
+
+
+def _reason(error: Exception) -> str:
+    """The first complaint of pydantic, the first line of anything else, to stand within a sentence."""
+    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+    return text.split("\n")[0].rstrip(".")
 
 
 def _guarded(act: Any) -> int:
@@ -439,20 +443,22 @@ class Progress:
 
 
 def _doctor(storage: Path, as_json: bool) -> int:
-    """Environment, unreadable parts, abandoned leases, refused checkpoints, open dashboards.  Exit code 1 where
-    something is wrong.
-    """
+    """Environment, unreadable parts, abandoned leases, refused checkpoints: exit code 1 where something is wrong."""
     import torch
 
     store = Store(storage.expanduser().resolve())
     problems: list[str] = []
     versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
     problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
-    for table in ("trials", "epochs", "studies", "events"):
+    remedies = {
+        "trials": "remove it, then run the study again",
+        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
+        "studies": "remove it",
+        "events": "remove it",
+    }
+    for table, remedy in remedies.items():
         _, broken = store.read(table)
-        problems += [
-            f"unreadable {path.relative_to(store.root)}: remove it, then run the study again." for path in broken
-        ]
+        problems += [f"unreadable {path.relative_to(store.root)}: {remedy}." for path in broken]
     for trial, lease in leases(store).items():
         if not lease["alive"]:
             holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"

@@ -28,7 +28,7 @@ Head = Callable[[int], nn.Module]  # features -> module
 EVALUATION_BATCH = 1024
 
 
-class Optimizer(BaseModel, frozen=True, extra="forbid"):
+class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Optimizer and schedule of one learner."""
 
     kind: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -99,8 +99,13 @@ class Learner:
             owner: [any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) for name in self.names]
             for owner, prefixes in (owners or {"all": ["backbone", "heads"]}).items()
         }
+        # The last owner of a tensor decays it: with two owners it would be decayed twice a step.
+        decayed = [[owner for owner, mask in self.owned.items() if mask[p]][-1:] for p in range(len(self.names))]
         self.optimizers = {
-            owner: _optimizer(optimizer, [tensor for tensor, mine in zip(self.parameters, mask, strict=True) if mine])
+            owner: _optimizer(
+                optimizer,
+                [(self.parameters[p], decayed[p] == [owner]) for p, mine in enumerate(mask) if mine],
+            )
             for owner, mask in self.owned.items()
         }
 
@@ -193,16 +198,24 @@ class Learner:
         self.done = state["done"]
 
 
-def _optimizer(settings: Optimizer, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    kernels = [tensor for tensor in parameters if tensor.ndim > 1]
-    others = [tensor for tensor in parameters if tensor.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -> torch.optim.Optimizer:
+    """Over (tensor, whether this optimizer decays it); only kernels are ever decayed."""
+    kernels = [tensor for tensor, decays in parameters if decays and tensor.ndim > 1]
+    others = [tensor for tensor, decays in parameters if not (decays and tensor.ndim > 1)]
+    groups: list[dict[str, Any]] = [
+        {"params": kernels, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     rate = settings.learning_rate
-    if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
-    kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
-    return kind(groups, lr=rate, fused=True)
+    if settings.kind != "sgd":
+        kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
+        return kind(groups, lr=rate, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    if settings.momentum:  # torch's fused step breaks where some tensors have a momentum already and others do not
+        for tensor, _ in parameters:
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+    return optimizer
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
@@ -211,17 +224,18 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Te
     Features are standardised; L2 strength C = 1, scikit-learn's default.  A class without an example gets 0.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    mean, scale = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
-    inputs = ((features - mean) / scale).double().cpu().numpy()
     given = labels.cpu().numpy()
     if len(np.unique(given)) < 2:
         raise ValueError("A linear probe needs labelled images of at least two classes.")
-    model = LogisticRegression(max_iter=1000).fit(inputs, given)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(features.double().cpu().numpy(), given)
     present = torch.as_tensor(model.classes_, device=features.device)
 
     def probabilities(queries: Tensor) -> Tensor:
-        found = model.predict_proba(((queries - mean) / scale).double().cpu().numpy())
+        found = model.predict_proba(queries.double().cpu().numpy())
         result = torch.zeros(len(queries), classes, device=features.device)
         result[:, present] = torch.as_tensor(found, dtype=torch.float32, device=features.device)
         return result

@@ -142,6 +142,7 @@ class StorageError(RuntimeError):
 
 
 def now() -> datetime:
+    """With its time zone, UTC, as the tables store it."""
     return datetime.now(UTC)
 
 
@@ -166,14 +167,16 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError without a number
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20
+        raise _storage_error(path, error) from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if full:
-            sentence = f"No space left to write {path}: free some, or give another --storage; then run again."
-        else:
-            sentence = f"Cannot write {path} ({error}): check the folder's permissions; then run again."
-        raise StorageError(sentence) from error
+
+
+def _storage_error(path: Path, error: Exception) -> StorageError:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20:
+        return StorageError(f"No space left to write {path}: free some, or give another --storage; then run again.")
+    return StorageError(f"Cannot write {path} ({error}): check the folder's permissions; then run again.")
 
 
 def _free_bytes(folder: Path) -> float:
@@ -191,7 +194,9 @@ def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]])
             raise KeyError(f"Columns that the schema lacks: {sorted(unknown)}.")
     filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
     table = pa.Table.from_pylist(filled, schema=schema)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_atomically(
+        path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,9 @@ class Store:
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
         path = self.root / ".identity"
-        if not path.exists():
-            write_atomically(path, lambda temporary: temporary.write_text(uuid.uuid4().hex))
+        with _locked(self.root):
+            if not path.exists():
+                write_atomically(path, lambda temporary: temporary.write_text(uuid.uuid4().hex))
         return path.read_text()
 
     def check_identity(self, expected: str) -> None:
@@ -221,9 +227,11 @@ class Store:
     def write_attempt(self, study: str, row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> None:
         """The epochs first, then the trial row: a trial row that exists always has its curve."""
         trial, attempt = row["trial"], row["attempt"]
+        if (path := self.attempt_path("trials", study, trial, attempt)).exists():
+            raise StorageError(f"{path} is there already, and attempts are never overwritten: run again.")
         if epochs:
             write_rows(self.attempt_path("epochs", study, trial, attempt), EPOCHS, epochs)
-        write_rows(self.attempt_path("trials", study, trial, attempt), TRIALS, [row])
+        write_rows(path, TRIALS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
         write_rows(self.root / "studies" / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet", STUDIES, [row])
@@ -238,9 +246,10 @@ class Store:
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
 
-    def attempts(self, study: str, trial: str) -> int:
-        """How many attempts of a trial have a row."""
-        return len(list((self.root / "trials" / f"study={study}").glob(f"{trial}-*.parquet")))
+    def next_attempt(self, study: str, trial: str) -> int:
+        """One more than the newest attempt that has a row, readable or not."""
+        paths = (self.root / "trials" / f"study={study}").glob(f"{trial}-*.parquet")
+        return 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=0)
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -249,7 +258,8 @@ class Store:
     ) -> tuple[pd.DataFrame, list[Path]]:
         """All readable parts of a table, and the parts that could not be read.
 
-        `columns` and `filters` (pyarrow's) are pushed down to the files, so that unwanted columns are never decoded.
+        `filters` are (column, operator, value) that all must hold.  Unwanted columns are never decoded; those that an
+        older file lacks read as null.
         """
         schema = TABLES[table]
         folder = self.root / table
@@ -258,12 +268,12 @@ class Store:
         paths = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
         partitioned = table in ("trials", "epochs")
         wanted = list(columns) if columns is not None else [*(["study"] if partitioned else []), *schema.names]
-        inside = [name for name in wanted if not (partitioned and name == "study")]
+        inside = [name for name in wanted if not (partitioned and name == "study")] or schema.names[:1]  # rows to count
         parts, broken = [], []
         for path in paths:
             try:
-                part = _conform(_read_part(path, inside, filters), schema, inside)
-            except (OSError, pa.ArrowException):
+                part = _read_part(path, schema, inside, filters)
+            except (OSError, UnicodeDecodeError, pa.ArrowException):
                 broken.append(path)
                 continue
             if partitioned and "study" in wanted:
@@ -284,19 +294,16 @@ class Store:
         return frame.sort_values("submitted_at", ignore_index=True)
 
 
-def _read_part(path: Path, names: Sequence[str], filters: Any) -> pa.Table:
-    """Only the named columns that this file has; `partitioning=None` keeps pyarrow from reading its folder's name."""
-    present = set(pq.read_schema(path).names)
-    return pq.read_table(path, columns=[name for name in names if name in present], filters=filters, partitioning=None)
-
-
-def _conform(part: pa.Table, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """Older files lack newer columns: they read as null."""
+def _read_part(path: Path, schema: pa.Schema, names: Sequence[str], filters: Any) -> pa.Table:
+    """The named columns of one file, of the rows that pass the filters."""
+    needed = list(dict.fromkeys([*names, *(column for column, _, _ in filters or [])]))
+    part = pq.ParquetFile(path, page_checksum_verification=True).read(columns=needed)
     columns = []
-    for name in names:
+    for name in needed:
         kind = schema.field(name).type
         columns.append(part[name].cast(kind) if name in part.column_names else pa.nulls(part.num_rows, kind))
-    return pa.table(columns, schema=pa.schema([schema.field(name) for name in names]))
+    table = pa.table(columns, schema=pa.schema([schema.field(name) for name in needed]))
+    return table.filter(pq.filters_to_expression(filters)).select(list(names)) if filters else table
 
 
 def latest(trials: pd.DataFrame) -> pd.DataFrame:
@@ -325,8 +332,11 @@ def selection_rules(test: Sequence[float], validation: Sequence[float] | None = 
     if len(scores) == 0:
         return {}
     picked = None
-    if validation is not None and len(validation) == len(scores) and not np.isnan(validation).all():
-        picked = int(np.nanargmax(np.asarray(validation, dtype=float)))
+    held = np.asarray([] if validation is None else validation, dtype=float)
+    if len(held) not in (0, len(scores)):
+        raise ValueError(f"{len(scores)} test accuracies but {len(held)} of validation: give one of each an epoch.")
+    if not np.isnan(held).all():
+        picked = int(np.nanargmax(held))
     return {
         "accuracy_last": float(scores[-1]),
         "accuracy_last10": float(scores[-10:].mean()),
@@ -372,7 +382,7 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # a moment without the shared folder must not end the heartbeat
                 os.utime(self.path)
 
 
@@ -381,7 +391,6 @@ def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[st
     one).
     """
     path = store.root / "leases" / f"{trial}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
     with _locked(path.parent):
         previous = _read_lease(path)
@@ -411,15 +420,18 @@ def leases(store: Store) -> dict[str, dict[str, Any]]:
 
 def _read_lease(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_text()))
+        record = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
+    return record if isinstance(record, dict) and {"token", "host", "pid", "born"} <= record.keys() else None
 
 
 def _alive(path: Path, record: Mapping[str, Any]) -> bool:
     if record["host"] == _this_host():
         try:
-            return abs(psutil.Process(record["pid"]).create_time() - record["born"]) < 1.0
+            process = psutil.Process(record["pid"])
+            ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not asked for its end yet
+            return not ended and abs(process.create_time() - record["born"]) < 1.0
         except psutil.NoSuchProcess:
             return False
     try:
@@ -430,6 +442,11 @@ def _alive(path: Path, record: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".lock", "a") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a")
         fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise _storage_error(folder / ".lock", error) from error
+    with file:
         yield

@@ -138,7 +138,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             if len(finished) and (current or not job.rerun_stale):
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
-            attempt = 1 if rows.empty else int(rows["attempt"].max()) + 1
+            attempt = store.next_attempt(job.study, trial.id)
             if dead is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
                 failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}

@@ -25,7 +25,7 @@ from lnl.streams import Streams
 from lnl.task import Task
 
 
-class MixMatchSettings(BaseModel, frozen=True, extra="forbid"):
+class MixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Fields that every method with a MixMatch part has; `lambda_u` = 75 and `alpha` = .75 are the paper's for
     CIFAR-10.
     """

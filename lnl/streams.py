@@ -44,6 +44,8 @@ class Streams:
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in [*self._generators.keys() - state.keys()]:
+            self[name].manual_seed(self.seed(name))
         for name, value in state.items():
             self[name].set_state(value.cpu())
 
@@ -54,5 +56,5 @@ def digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         array = tensor.detach().cpu().contiguous()
         total.update(f"{tuple(array.shape)}{array.dtype}".encode())
-        total.update(array.view(torch.uint8).numpy().tobytes() if array.numel() else b"")
+        total.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
     return total.hexdigest()[:16]

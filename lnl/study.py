@@ -20,8 +20,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -31,6 +34,7 @@ from pydantic.dataclasses import dataclass as settings
 from lnl.results import Store, canonical, is_outcome, latest, leases, now
 from lnl.trial import Trial, code_hash
 
+logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -66,7 +70,7 @@ class Preset:
     factors: dict[str, list[Any]] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further overrides of arms that exist
     panels: tuple[str, ...] | None = None
-    replicates: int | None = None
+    replicates: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,16 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         ]:
             if missing := [arm for arm in arms if arm not in self.arms]:
                 raise ValueError(f"{where} names arm '{missing[0]}', which the study does not have")
+        if not self.arms or (empty := [name for name, panel in self.panels.items() if not panel.arms]):
+            raise ValueError(f"panel '{empty[0]}' has no arm" if self.arms else "a study needs at least one arm")
         for name, panel in self.panels.items():
             if missing := [factor for factor in panel.across if factor not in self.factors]:
                 raise ValueError(f"panel '{name}' goes across '{missing[0]}', which is no factor of the study")
         for name, preset in self.presets.items():
             if missing := [panel for panel in preset.panels or () if panel not in self.panels]:
                 raise ValueError(f"preset '{name}' names panel '{missing[0]}', which the study does not have")
+            if missing := [factor for factor in preset.factors if factor not in self.factors]:
+                raise ValueError(f"preset '{name}' sets '{missing[0]}', which is no factor of the study")
         return self
 
     def plan(
@@ -143,12 +151,17 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(
                 f"Study {self.name} has no preset '{preset}': choose one of {', '.join(self.presets) or 'none'}."
             )
+        if replicates is not None and replicates < 1:
+            raise ValueError(f"{replicates} replicates are none: ask for at least 1.")
         chosen = self.presets[preset] if preset else Preset()
-        base = self.base.override({**chosen.base, **(changes or {})})
+        changed = {**chosen.base, **(changes or {})}
+        base = self.base.override(changed)
         factors = {**self.factors, **chosen.factors}
-        if unknown := set(factors) - set(self.factors):
-            raise ValueError(f"Preset '{preset}' sets '{min(unknown)}', which is no factor of the study.")
         arms = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
+        if "replicate" in set(changed).union(*arms.values()):
+            raise ValueError("A study sets the field 'replicate' itself: ask for a number of replicates instead.")
+        if empty := [factor for factor, levels in factors.items() if not levels]:
+            raise ValueError(f"Factor '{empty[0]}' has no level: give it at least one.")
         panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
         panels = {name: panel for name, panel in panels.items() if chosen.panels is None or name in chosen.panels}
         count = replicates or chosen.replicates or self.replicates
@@ -157,10 +170,12 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         found: dict[str, Planned] = {}
         for panel in panels.values():
             for values in itertools.product(*(factors[factor] for factor in panel.across)):
-                setting = {f: value for f, value in zip(panel.across, values, strict=True) if value != level[f]}
+                asked = dict(zip(panel.across, values, strict=True))
+                there = base.override(asked)
+                setting = {f: _get(there, f) for f in panel.across if _get(there, f) != level[f]}
                 for arm in panel.arms:
                     for replicate in range(count):
-                        trial = base.override({**setting, **arms[arm], "replicate": replicate})
+                        trial = base.override({**asked, **arms[arm], "replicate": replicate})
                         planned = Planned(trial, arm, canonical(setting))
                         other = found.setdefault(planned.id, planned)
                         if other.arm != arm:
@@ -173,6 +188,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                                 f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it."
                             )
         trials = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
+        here = {arm for panel in panels.values() for arm in panel.arms}
         record = {
             "study": self.name,
             "preset": preset or "base",
@@ -180,7 +196,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "base": base.model_dump(mode="json"),
             "base_levels": level,
             "factors": factors,
-            "arms": {arm: arms[arm] for arm in arms if any(arm in panel.arms for panel in panels.values())},
+            "arms": {arm: arms[arm] for arm in arms if arm in here},
             "replicates": count,
             "selection": self.selection,
             "panels": {
@@ -196,6 +212,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "contrasts": [
                 {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect}
                 for c in self.contrasts
+                if {c.arm, c.against} <= here
             ],
             "trials": [
                 {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
@@ -216,6 +233,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
 
 
 def _get(trial: Trial, key: str) -> Any:
+    """The value at a dotted key; of the method its name."""
+    key = "method.name" if key == "method" else key
     place: Any = trial.model_dump(mode="json")
     for part in key.split("."):
         if not isinstance(place, Mapping) or part not in place:
@@ -257,9 +276,11 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         "method",
         "dataset",
         "network",
-        "epochs",
+        "epochs_done",
     ]
-    rows, _ = store.read("trials", plan.study, columns)
+    rows, unreadable = store.read("trials", plan.study, columns)
+    for path in unreadable:
+        _tell_unreadable(path)
     rows = latest(rows)
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
@@ -283,14 +304,25 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         else:
             state: State = "done" if row["code_hash"] == code_hash(name) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None
-            statuses.append(Status(planned, state, row["seconds"], row["accuracy_last"], failure))
+            statuses.append(Status(planned, state, _known(row["seconds"]), _known(row["accuracy_last"]), failure))
     return statuses
+
+
+@cache
+def _tell_unreadable(path: Path) -> None:
+    """Once per process."""
+    logger.warning("%s cannot be read and is passed over: see `lnl doctor`.", path)
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else value
 
 
 def _seconds_per_epoch(timings: pd.DataFrame) -> dict[Any, float]:
     """(method, data set, network) -> mean seconds of an epoch of its finished trials."""
-    totals = timings.groupby(["method", "dataset", "network"])[["seconds", "epochs"]].sum()
-    return (totals["seconds"] / totals["epochs"]).to_dict()
+    totals = timings.groupby(["method", "dataset", "network"])[["seconds", "epochs_done"]].sum()
+    totals = totals[totals["epochs_done"] > 0]
+    return (totals["seconds"] / totals["epochs_done"]).to_dict()
 
 
 def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
@@ -306,6 +338,7 @@ def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
 
 
 def by_state(statuses: Sequence[Status]) -> dict[str, int]:
+    """How many trials are in each state."""
     return {
         state: sum(status.state == state for status in statuses)
         for state in ("done", "stale", "running", "failed", "missing")

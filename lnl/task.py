@@ -47,6 +47,8 @@ class Noise:
             raise ValueError(
                 f"noise.rate is {self.rate}, but kind '{self.kind}' takes no rate: leave it at 0 or choose another kind"
             )
+        if self.include_true and self.kind != "symmetric":
+            raise ValueError(f"noise.include_true belongs to kind 'symmetric': leave it out with '{self.kind}'")
         if (self.column is None) == (self.kind == "human"):
             raise ValueError(
                 "noise.column names the human labels (such as 'worse'): give it with kind 'human' and only then"
@@ -60,6 +62,10 @@ class Validation:
     images: Annotated[int, Field(ge=0)] = 0
     source: Literal["train", "test"] = "train"
     labels: Literal["clean", "noisy"] = "clean"
+
+    def __post_init__(self) -> None:
+        if self.labels == "noisy" and not self.images:
+            raise ValueError("validation.labels 'noisy' needs validation.images")
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,19 @@ def split(
         )
     held, first = from_train, from_train + probe
     last = known if labels is None else first + labels
+    counts = torch.bincount(given[order[first:last]], minlength=classes)
+    if not counts.all():
+        raise sources.DataError(
+            f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
+            f"{int((given == counts.argmin()).sum())}: ask for a smaller validation or probe set."
+        )
     rest = order[last:]
     if unlabelled_ratio is not None:
         count = round(unlabelled_ratio * (last - first))
-        if count > len(rest):
+        if not 0 < count <= len(rest):
             raise sources.DataError(
                 f"unlabelled_ratio={unlabelled_ratio:g} with {last - first} labels asks for {count} unlabelled images, "
-                f"but {data.name} has {len(rest)} left: lower the ratio or the labels."
+                f"but {data.name} has {len(rest)} left: change the ratio or the labels."
             )
         shuffled = rest[torch.randperm(len(rest), generator=streams["split/unlabelled"])]
         rest = shuffled[:count]
@@ -215,24 +227,27 @@ def prepare(
         )
 
     corrupted = given(parts.labelled, "noise", data.train_images, data.train_labels)
+    # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
-    bounds = np.cumsum([len(parts.labelled), len(parts.unlabelled), len(parts.probe)])
+    layout = torch.randperm(len(used), generator=streams["split/layout"])
+    used = used[layout.numpy()]
+    sizes = [len(parts.labelled), len(parts.unlabelled), len(parts.probe)]
+    labelled, unlabelled, probe_index = layout.argsort().split(sizes)
     true = torch.from_numpy(np.asarray(data.train_labels[used], dtype=np.int64))
     seen = torch.full_like(true, -1)
-    seen[: bounds[0]] = corrupted.labels
-    seen[bounds[1] :] = true[bounds[1] :]
+    seen[labelled] = corrupted.labels
+    seen[probe_index] = true[probe_index]
     size, channels = data.train_images.shape[-1], data.train_images.shape[1]
     views = {
         name: augment.pipeline(name, size=size, channels=channels, flip=data.flip, mean=data.mean, std=data.std)
         for name in ("none", "weak", "contrastive", "strong")
     }
-    positions = torch.arange(len(used), device=device)
     task = Task(
         images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
         labels=seen.to(device),
-        labelled=positions[: bounds[0]],
-        unlabelled=positions[bounds[0] : bounds[1]],
-        probe=positions[bounds[1] :],
+        labelled=labelled.sort().values.to(device),
+        unlabelled=unlabelled.sort().values.to(device),
+        probe=probe_index.sort().values.to(device),
         classes=classes,
         epochs=epochs,
         steps=steps,
@@ -261,6 +276,7 @@ def prepare(
         facts={
             "noise_realised": corrupted.rate,
             "transition": corrupted.transition.tolist(),
+            "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
             "noise_hash": corrupted.hash,

@@ -29,10 +29,11 @@ from lnl.task import Noise, Validation
 
 __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "code_hash", "run"]
 
+_METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 
 
-class Trial(BaseModel, frozen=True, extra="forbid"):
+class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One configuration × one replicate."""
 
     method: Annotated[
@@ -84,8 +85,8 @@ class Trial(BaseModel, frozen=True, extra="forbid"):
         with one sentence for unknown keys and impossible values.
         """
         settings = self.model_dump(mode="json")
-        for key, value in sorted(changes.items(), key=lambda item: item[0] != "method"):
-            if key == "method" and isinstance(value, str):
+        for key, value in sorted(changes.items(), key=lambda item: item[0] not in _METHOD):
+            if key in _METHOD and isinstance(value, str):
                 settings["method"] = {"name": value}
                 continue
             *parents, last = key.split(".")
@@ -123,9 +124,9 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
             f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}."
         )
     message = first["msg"].removeprefix("Value error, ")
-    return (
-        f"{place or 'trial'}: {message}" + ("" if first["type"] == "value_error" else f", not {first['input']!r}") + "."
-    )
+    given = "" if first["type"] in ("value_error", "missing") else f", not {first['input']!r}"
+    sentence = f"{place or 'trial'}: {message}{given}"
+    return sentence if sentence[-1] in ".?" else f"{sentence}."
 
 
 def _fields(parents: list[str], settings: Mapping[str, Any]) -> list[str]:
@@ -182,12 +183,8 @@ class Row:
     snapshot: Callable[[], dict[str, Any]] = field(repr=False)
 
 
-def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
-    """Train and evaluate; one `Row` per epoch.  `state` is an earlier row's snapshot: training goes on exactly from
-    there.
-
-    Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
-    """
+def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.Truth]:
+    """The method before its first step, what it sees, and what it does not.  Raises `lnl.data.DataError`."""
     if execution.threads:
         torch.set_num_threads(execution.threads)
     device = execution.torch_device()
@@ -208,7 +205,17 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(trial.network, channels, size, device, trial.precision, streams)
     module = methods.load(trial.method.name)  # type: ignore[attr-defined]
-    method = module.Method(trial.method, seen, network, streams)
+    return module.Method(trial.method, seen, network, streams), seen, truth
+
+
+def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
+    """Train and evaluate; one `Row` per epoch.  `state` is an earlier row's snapshot: training goes on exactly from
+    there.
+
+    Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
+    """
+    device = execution.torch_device()
+    method, seen, truth = assemble(trial, execution)
     parts = {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
     learners = [part for part in parts.values() if isinstance(part, learner.Learner)]
     facts = {

@@ -32,6 +32,7 @@ _SOURCES = {
 
 
 def names() -> list[str]:
+    """The names that `load` accepts; PATH stands for a path."""
     return list(_SOURCES)
 
 

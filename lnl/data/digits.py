@@ -10,6 +10,7 @@ from lnl.data.cache import Contents, Source, Split, chunks
 
 
 def source(name: str, root: Path) -> Source:
+    """Where the data set comes from and how it is read."""
     return Source("digits", stamp="scikit-learn", read=_read)
 
 

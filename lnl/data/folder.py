@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 
 def source(name: str, root: Path) -> Source:
+    """Where the data set comes from and how it is read."""
     path, question, option = name.partition(":")[2].partition("?")
     size = option.removeprefix("size=")
     if question and not (option.startswith("size=") and size.isdecimal() and int(size) > 0):

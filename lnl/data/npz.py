@@ -18,6 +18,7 @@ from lnl.data.cache import Contents, DataError, Source, Split, chunks, file_stam
 
 
 def source(name: str, root: Path) -> Source:
+    """Where the data set comes from and how it is read."""
     path = find(name.partition(":")[2], root, name)
     if not path.is_file():
         raise DataError(f"{name}: {path} is not a file: name a .npz file, or use 'folder:' for a folder of images.")

@@ -17,6 +17,7 @@ _CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", 
 
 
 def source(name: str, root: Path) -> Source:
+    """Where the data set comes from and how it is read."""
     path = root / "stl10.npz"
     return Source(name, file_stamp(path) if path.exists() else "torchvision", partial(_read, root))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ class Method(Protocol):
 
 
 def names() -> list[str]:
+    """The methods: files of this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -52,8 +54,12 @@ def configure(value: Any) -> BaseModel:
     """A method's name, a dictionary with its `name`, or a ready `Config` -> a validated `Config`."""
     if isinstance(value, BaseModel):
         return value
-    settings = {"name": value} if isinstance(value, str) else dict(value)
-    if "name" not in settings:
-        raise ValueError(f"method needs a name, one of {', '.join(names())}.")
-    config: BaseModel = load(settings["name"]).Config.model_validate(settings)
+    settings: Any = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        raise ValueError(f"give a method's name, one of {', '.join(names())}, not {value!r}.")
+    module = load(settings["name"])
+    for name, default in module.Config():  # part of a nested setting keeps the rest of the method's own defaults
+        if isinstance(default, BaseModel) and isinstance(settings.get(name), Mapping):
+            settings = {**settings, name: {**default.model_dump(), **settings[name]}}
+    config: BaseModel = module.Config.model_validate(settings)
     return config

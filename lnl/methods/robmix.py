@@ -99,6 +99,9 @@ class Config(MixMatchSettings, frozen=True, extra="forbid"):
                 self.head_gradient == "scale_head" and self.optimizer.kind != "sgd"
             ),
             "optimizers two_owner needs topology joint_two_head": two_owner and not joint,
+            "updated classifier leaves pre-training nothing to step: choose another optimizers or updated": (
+                two_owner and self.updated == "classifier" and self.pretrain_epochs
+            ),
             "sync alternate needs optimizers two_owner": self.sync == "alternate" and not two_owner,
             "updated needs optimizers per_module or two_owner": self.updated != "both" and self.optimizers == "single",
         }
@@ -204,7 +207,8 @@ class Method:
 
     def contrastive(self, network: Network, views: Tensor) -> Tensor:
         """L1: NT-Xent of two views, (2B, C, H, W), first views first."""
-        with nullcontext() if self.config.batch_norm == "all" else networks.statistics_frozen(network):
+        moves = self.config.batch_norm == "all" or self.config.topology == "simclr_then_linear"
+        with nullcontext() if moves else networks.statistics_frozen(network):
             features = self._boundary(network.features(views))
         first, second = network.heads["projection"](features).chunk(2)
         return losses.nt_xent(first, second, self.config.contrastive_temperature).mean()
@@ -271,8 +275,8 @@ class Method:
             }
             for owner in stepped[self.config.updated]:
                 self.learner.apply(together, owner)
-        else:
-            self.learner.apply(together)
+        else:  # with two owners this is pre-training: L1's owner steps
+            self.learner.apply(together, "contrastive" if self.config.optimizers == "two_owner" else None)
         self.learner.advance()
 
     @staticmethod

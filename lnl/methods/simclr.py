@@ -22,7 +22,7 @@ from lnl.streams import Streams
 from lnl.task import Task, order
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     name: Literal["simclr"] = "simclr"
     batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
     temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent, eq. 1; the CIFAR-10 recipe's

@@ -21,7 +21,7 @@ from lnl.streams import Streams
 from lnl.task import Task, order
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
     augmentation: Literal["none", "weak", "contrastive", "strong"] = "weak"

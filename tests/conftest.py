@@ -1,0 +1,56 @@
+"""The option `--update-golden` and the smallest trial that trains, for the tests of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lnl import methods
+from lnl.methods import Method
+from lnl.task import Task, Truth
+from lnl.trial import Execution, Noise, Trial, assemble
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from this run")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method before its first step, with what it sees and what it does not."""
+
+    method: Method
+    task: Task
+    truth: Truth
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Trial]:
+    """`tiny("robmix", {"method.views": 1})`: two epochs of three steps on 50 digits, 40 % of their labels wrong."""
+
+    def make(method: str, changes: Mapping[str, Any] | None = None) -> Trial:
+        base = Trial(
+            method=methods.configure(method),
+            dataset="digits",
+            network="small_convnet",
+            labels=50,
+            noise=Noise("symmetric", 0.4),
+            epochs=2,
+            steps=3,
+        )
+        return base.override({"method.batch_size": 16, **(changes or {})})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[[Trial], Built]:
+    """A trial's method as `lnl.trial.run` makes it, on the CPU, for tests that look inside."""
+
+    def make(trial: Trial) -> Built:
+        return Built(*assemble(trial, Execution(device="cpu")))
+
+    return make
