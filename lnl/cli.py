@@ -208,7 +208,7 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
 
     settings = runner.Settings(
         storage=store.root,
-        data=options.data,
+        data=options.data and options.data.expanduser().resolve(),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
@@ -369,6 +369,7 @@ class Progress:
         self.started_with = 0
 
     def start(self, todo: Sequence[Planned], statuses: Sequence[Status]) -> None:
+        self.finish()  # of an earlier round
         self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
         self.scores = defaultdict(list)
         for status in statuses:

@@ -134,15 +134,13 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
 
     def advance(self) -> None:
-        """Count one step and move the average towards the weights; its buffers (BatchNorm statistics) are copied."""
+        """Count one step and move the average towards the weights."""
         self.done += 1
         if self.average is not None:
             weight = 1 - schedules.average_decay(self.done, self.settings.average)
             torch._foreach_lerp_(
                 list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight
             )
-            for mine, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                mine.copy_(theirs)
 
     def step(self, objective: Callable[[Network, Any], Tensor], batch: Any) -> Tensor:
         """One update on one objective; returns its value."""
@@ -171,7 +169,11 @@ class Learner:
 
     @torch.no_grad()
     def _inference(self, images: Tensor, call: Callable[[Network, Tensor], Tensor]) -> Tensor:
-        network = self.average if self.average is not None else self.network
+        network = self.network
+        if self.average is not None:
+            network = self.average
+            for mine, theirs in zip(network.buffers(), self.network.buffers(), strict=True):
+                mine.copy_(theirs)  # the average has no BatchNorm statistics of its own
         network.eval()
         with self._precision():
             return torch.cat([call(network, part).float() for part in images.split(EVALUATION_BATCH)])

@@ -61,6 +61,7 @@ from ray import tune  # noqa: E402
 from lnl import data, methods, task  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
+    HEARTBEAT_S,
     StorageError,
     Store,
     canonical,
@@ -92,7 +93,8 @@ class Settings:
     wait: bool = True  # for trials that another driver holds
 
     def execution(self) -> Execution:
-        return Execution(self.device, max(1, round(self.cpus_per_trial)), self.data)
+        device = "cpu" if self.device == "auto" and self.gpus_per_trial == 0 else self.device
+        return Execution(device, max(1, round(self.cpus_per_trial)), self.data)
 
 
 # ------------------------------------------------------------------------------------------------------- the worker
@@ -106,6 +108,7 @@ class Job:
     arm: str
     setting: str
     store: str  # identity of the results folder that the driver sees
+    run: str  # of this driver
     rerun_stale: bool
     study: str
     preset: str
@@ -126,7 +129,10 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
     store, trial = Store(settings.storage), parse(job.trial)
     try:
         store.check_identity(job.store)
-        lease, dead = claim(store, trial.id, study=job.study)
+        lease, holder = claim(store, trial.id, study=job.study, run=job.run)
+        while lease is None and holder and holder["run"] == job.run:
+            time.sleep(HEARTBEAT_S)  # our own worker was lost with its host: its lease lapses
+            lease, holder = claim(store, trial.id, study=job.study, run=job.run)
         if lease is None:
             report({"outcome": "taken"})
             return
@@ -139,7 +145,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
             attempt = store.next_attempt(job.study, trial.id)
-            if dead is not None:  # an earlier attempt died without a word: it gets its row here
+            if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
                 failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}
                 store.write_attempt(job.study, {**_about(job, trial, settings), **failure, "attempt": attempt}, [])
@@ -156,7 +162,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     execution = settings.execution()
     device = execution.torch_device()
     checkpoint = store.checkpoint_path(trial.id)
-    state = _load_checkpoint(store, job.study, trial, checkpoint, about["code_hash"])
+    state = _load_checkpoint(store, job.study, trial, checkpoint, about["code_hash"], device.type)
     history: list[Entry] = list(state["history"]) if state else []
     seconds = state["run"]["seconds"] if state else 0.0
     started, saved = now(), time.monotonic()
@@ -169,18 +175,18 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
             facts, seconds = row.facts, row.seconds
             history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
             if row.epoch < trial.total_epochs and time.monotonic() - saved >= settings.checkpoint_s:
-                _save_checkpoint(checkpoint, trial, about["code_hash"], row, history)
+                _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history)
                 saved = time.monotonic()
             report(_flat(row))
-    except StorageError:
-        raise
+    except (StorageError, torch.AcceleratorError):
+        raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
     except Exception as error:
         failure = {"status": "failed", **_failure(error)}
     final = {
         **about,
         **{name: value for name, value in facts.items() if name != "transition"},
         "transition": canonical(facts["transition"]) if facts else None,
-        **selection_rules(_curve(history, "test"), _curve(history, "validation")),
+        **({} if failure else selection_rules(_curve(history, "test"), _curve(history, "validation"))),
         "status": "ok",
         **failure,
         "attempt": attempt,
@@ -193,8 +199,9 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     names = ("epoch", "step", "split", "metric", "value", "seconds")
     long = [{"trial": trial.id, "attempt": attempt, **dict(zip(names, entry, strict=True))} for entry in history]
     store.write_attempt(job.study, final, long)
-    checkpoint.unlink(missing_ok=True)
     accident = failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
+    if not accident:  # else the next run goes on from it
+        checkpoint.unlink(missing_ok=True)
     message = failure.get("failure_message", "")
     return {"outcome": "failed" if accident else "done", "message": message, "accuracy": final.get("accuracy_last")}
 
@@ -259,18 +266,22 @@ def _flat(row: Row) -> dict[str, Any]:
     return {"epoch": row.epoch, **{f"{split}_{metric}": value for (split, metric), value in row.metrics.items()}}
 
 
-def _save_checkpoint(path: Path, trial: Trial, code: str, row: Row, history: Sequence[Entry]) -> None:
-    state = {"trial": trial.id, "code": code, "run": row.snapshot(), "history": list(history)}
+def _save_checkpoint(path: Path, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry]) -> None:
+    state = {"trial": trial.id, "code": code, "device": device, "run": row.snapshot(), "history": list(history)}
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def _load_checkpoint(store: Store, study: str, trial: Trial, path: Path, code: str) -> dict[str, Any] | None:
-    """The newest checkpoint, or None.  One that is damaged or was written by other code is set aside with an event."""
+def _load_checkpoint(
+    store: Store, study: str, trial: Trial, path: Path, code: str, device: str
+) -> dict[str, Any] | None:
+    """The newest checkpoint, or None.  A damaged one, or one of other code or device, is set aside with an event."""
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        reason = None if (state["trial"], state["code"]) == (trial.id, code) else "it was written by other code"
+        mine = {"trial": trial.id, "code": code, "device": device}
+        wrong = [name for name, value in mine.items() if state[name] != value]
+        reason = f"it was written by another {wrong[0]}" if wrong else None
     except Exception as error:
         reason = f"it cannot be read ({type(error).__name__})"
     if reason is None:
@@ -306,7 +317,7 @@ def run_plan(
     had.
     """
     store = Store(settings.storage)
-    identity = store.identity()
+    identity, run = store.identity(), secrets.token_hex(8)
     commit, dirty = git_state()
     store.write_plan(plan_row(plan, commit))
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
@@ -316,25 +327,24 @@ def run_plan(
     def standing() -> list[Status]:
         return [status for status in reconcile(plan, store) if arms is None or status.planned.arm in arms]
 
-    with _ray(settings) as settings, tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
+    statuses = standing()
+    check_data([status.planned for status in statuses if status.state in again], settings.data)
+    with contextlib.ExitStack() as stack:
         while stopped is None:
-            statuses = standing()
             todo = [s.planned for s in statuses if s.state in again and s.planned.id not in tried]
             if todo:
-                check_data(todo, settings.data)
+                settings = stack.enter_context(_ray(settings))
                 progress.start(todo, statuses)
-                about = (identity, rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
-                jobs = [
-                    Job(planned.trial.model_dump(mode="json"), planned.arm, planned.setting, *about) for planned in todo
-                ]
-                stopped = _tune(jobs, settings, scratch, progress)
-                taken = {s.planned.id for s in standing() if s.state == "running"}
+                stack.callback(progress.finish)
+                about = (identity, run, rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
+                jobs = [Job(p.trial.model_dump(mode="json"), p.arm, p.setting, *about) for p in todo]
+                stopped, taken = _tune(jobs, settings, progress)
                 tried |= {planned.id for planned in todo} - taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             else:
                 break
-    progress.finish()
+            statuses = standing()
     return Outcome(standing(), stopped)
 
 
@@ -376,11 +386,11 @@ def _ray(settings: Settings) -> Iterator[Settings]:
         else:
             options |= {"runtime_env": {"env_vars": {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}}}
         try:
+            _knock(settings.address)
             ray.init(address=settings.address, **options)
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"No Ray cluster answers at '{settings.address}': start one, or use --address local. ({error})"
-            ) from None
+        except (OSError, ValueError) as error:
+            sentence = f"No Ray cluster answers at '{settings.address}': start one, or use --address local. ({error})"
+            raise ConnectionError(sentence) from None
     try:
         gpus = settings.gpus_per_trial
         if gpus is None:
@@ -391,16 +401,24 @@ def _ray(settings: Settings) -> Iterator[Settings]:
             ray.shutdown()
 
 
-def _tune(jobs: Sequence[Job], settings: Settings, scratch: str, progress: Any) -> str | None:
-    """One Tuner over the jobs; returns a sentence where it had to stop early."""
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens at host:port; Ray would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _tune(jobs: Sequence[Job], settings: Settings, progress: Any) -> tuple[str | None, set[str]]:
+    """One Tuner over the jobs: a sentence where it had to stop early, and the trials that another driver holds."""
     watch = _Watch(progress)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data mean the same in workers
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
 
     def trainable(config: dict[str, Any]) -> None:
         execute(Job(**config["job"]), settings, tune.report)
 
-    with _interrupts(watch):
+    with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial or 0}),
             param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
@@ -416,8 +434,11 @@ def _tune(jobs: Sequence[Job], settings: Settings, scratch: str, progress: Any) 
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
-        tuner.fit()
-    return watch.stopped
+        try:
+            tuner.fit()
+        except ray.exceptions.RayError as error:
+            watch.stopped = f"Ray was lost ({type(error).__name__}). What is finished is stored: run again to go on."
+    return watch.stopped, watch.taken
 
 
 def _trial_id(trial: Any) -> str:
@@ -431,6 +452,7 @@ class _Watch(tune.Callback):
     def __init__(self, progress: Any) -> None:
         self.progress = progress
         self.stopped: str | None = None
+        self.taken: set[str] = set()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -440,6 +462,8 @@ class _Watch(tune.Callback):
             return
         if result["outcome"] == "storage":
             self.stopped = result["message"]
+        if result["outcome"] == "taken":
+            self.taken.add(str(trial))
         self.progress.end(str(trial), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -447,7 +471,11 @@ class _Watch(tune.Callback):
         self.progress.end(str(trial), {"outcome": "failed", "message": message})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"progress": None, "stopped": self.stopped}  # Tune pickles callbacks; a live display cannot be
+        return {
+            "progress": None,
+            "stopped": self.stopped,
+            "taken": self.taken,
+        }  # Tune pickles callbacks; a live display cannot be
 
 
 class _Stop(tune.Stopper):

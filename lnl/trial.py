@@ -209,12 +209,10 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
 
 
 def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
-    """Train and evaluate; one `Row` per epoch.  `state` is an earlier row's snapshot: training goes on exactly from
-    there.
+    """Train and evaluate; one `Row` per epoch.  With an earlier row's snapshot as `state`, go on exactly from there.
 
     Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
     """
-    device = execution.torch_device()
     method, seen, truth = assemble(trial, execution)
     parts = {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
     learners = [part for part in parts.values() if isinstance(part, learner.Learner)]
@@ -235,13 +233,7 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         if broken:
             raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
         metrics = {("train", name): value for name, value in scalars.items()}
-        metrics |= evaluate(
-            method,
-            seen,
-            truth,
-            last=epoch + 1 == trial.total_epochs,
-            generator=Streams(trial.replicate, device)["evaluate"],
-        )
+        metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
         seconds = before + time.perf_counter() - began
 
         def snapshot(epoch: int = epoch, seconds: float = seconds) -> dict[str, Any]:
@@ -255,9 +247,7 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
 
 
 @torch.no_grad()
-def evaluate(
-    method: Any, seen: task.Task, truth: task.Truth, *, last: bool, generator: torch.Generator
-) -> dict[tuple[str, str], float]:
+def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
     """Accuracies as fractions.  `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis
     only.
 
@@ -276,14 +266,19 @@ def evaluate(
             found[split, "cross_entropy"] = float(-likelihood.log().mean())
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
-    guessed = method.predict(seen.view(index, "none", generator)).argmax(-1)
+    still = torch.Generator(index.device)  # the view `none` draws nothing
+
+    def in_parts(call: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([call(seen.view(part, "none", still)) for part in index.split(learner.EVALUATION_BATCH)])
+
+    guessed = in_parts(method.predict).argmax(-1)
     found["train", "accuracy"] = _share(guessed == given)
     found["train", "accuracy_clean"] = _share(guessed == true)
     wrong = given != true
     if wrong.any():
         found["train", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
-        bank, queries = method.features(seen.view(index, "none", generator)), method.features(truth.test_images)
+        bank, queries = in_parts(method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
         for name, labels in (("neighbour_accuracy", given), ("neighbour_accuracy_clean", true)):
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)

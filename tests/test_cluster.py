@@ -58,3 +58,6 @@ def test_cluster_files_pass_rays_schema(file: Path, monkeypatch: pytest.MonkeyPa
     config = yaml.safe_load(file.read_text())
     validate_config(prepare_config(config))
     assert os.path.isfile(ROOT / "pyproject.toml") and config["file_mounts"]["~/lnl"] == "."
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {part for path in tracked for part in Path(path).parts}
+    assert not folders & set(config["rsync_exclude"]), "rsync would leave out part of the project"

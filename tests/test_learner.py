@@ -222,6 +222,7 @@ def test_the_average_predicts_with_the_networks_statistics() -> None:
         for one in (plain, averaged):
             one.step(objective, (IMAGES, LABELS))
     assert all(torch.equal(a, b) for a, b in zip(values(plain), values(averaged), strict=True))
+    averaged.logits(IMAGES)
     for mine, theirs in zip(averaged.average.buffers(), averaged.network.buffers(), strict=True):
         assert torch.equal(mine, theirs)
     assert torch.equal(plain.logits(IMAGES), plain.network.eval()(IMAGES))

@@ -142,3 +142,15 @@ def test_nt_xent_gradient_is_finite() -> None:
     nt_xent(first, second, 0.1).mean().backward()
     assert first.grad is not None and first.grad.isfinite().all()
     assert second.grad is not None and second.grad.isfinite().all()
+
+
+def test_nt_xent_does_not_push_apart_views_of_one_image() -> None:
+    first, second = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    distinct = nt_xent(first, second, 0.5, torch.tensor([7, 3, 5]))
+    assert_close(distinct, nt_xent(first, second, 0.5))
+    # Images 0 and 2 are one: what is left of each of their anchors is the batch without the other.
+    repeated = nt_xent(first, second, 0.5, torch.tensor([4, 1, 4]))
+    without_2 = nt_xent(first[:2], second[:2], 0.5)
+    assert_close(repeated[[0, 3]], without_2[[0, 2]])
+    assert_close(repeated[[1, 4]], distinct[[1, 4]])  # image 1 has both as negatives
+    assert_close(nt_xent(first, second, 0.5, torch.zeros(3)), torch.zeros(6))

@@ -106,12 +106,13 @@ def test_alternating_owners_step_one_after_the_other(train: Train) -> None:
 
 
 def test_two_owners_make_lambda_meaningless_under_adam(train: Train) -> None:
-    def effect(optimizers: str) -> float:
+    def effect(optimizers: str) -> Tensor:
         base = {**ADAM, "optimizers": optimizers}
-        return distance(train({**base, "lambda_mixmatch": 2.0}), train({**base, "lambda_mixmatch": 20.0}))
+        low, high = (train({**base, "lambda_mixmatch": value}).learner.parameters for value in (2.0, 20.0))
+        return torch.cat([(a - b).detach().abs().flatten() for a, b in zip(low, high, strict=True)])
 
-    assert effect("two_owner") < 1e-4  # not 0: Adam's epsilon, beside gradients as small
-    assert effect("single") > 1e-2
+    # Not 0: Adam's epsilon counts beside gradients as small as itself, so leave out the percent that differs most.
+    assert effect("two_owner").quantile(0.99) < effect("single").quantile(0.99) / 100
 
 
 @pytest.mark.parametrize("optimizer", [MOMENTUM, ADAMW], ids=["sgd", "adamw"])

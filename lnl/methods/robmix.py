@@ -16,6 +16,7 @@ it gives norm and cosine on the backbone for nothing, and makes every gradient a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Literal
@@ -134,6 +135,7 @@ class Method:
             },
             owners={"single": None, "per_module": PER_MODULE, "two_owner": TWO_OWNER}[config.optimizers],
         )
+        self.probe: Callable[[Tensor], Tensor] | None = None
         self.backbone, self.head = self.learner.part("backbone"), self.learner.part("heads.projection")
         self.last_convolution = max(p for p in self.backbone if self.learner.parameters[p].ndim == 4)
         self.balance = (
@@ -148,6 +150,7 @@ class Method:
         config, task, streams = self.config, self.task, self.streams
         labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
         unlabelled = order(task.unlabelled, config.batch_size, self.steps, streams["order/unlabelled"])
+        self.probe = None
         pretraining = epoch < config.pretrain_epochs
         start = epoch - config.pretrain_epochs
 
@@ -205,13 +208,14 @@ class Method:
 
     # -------------------------------------------------------------------------------------------------- objectives
 
-    def contrastive(self, network: Network, views: Tensor) -> Tensor:
-        """L1: NT-Xent of two views, (2B, C, H, W), first views first."""
+    def contrastive(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """L1: NT-Xent of two views (2B, C, H, W), first views first, of the images (B,)."""
+        views, index = batch
         moves = self.config.batch_norm == "all" or self.config.topology == "simclr_then_linear"
         with nullcontext() if moves else networks.statistics_frozen(network):
             features = self._boundary(network.features(views))
         first, second = network.heads["projection"](features).chunk(2)
-        return losses.nt_xent(first, second, self.config.contrastive_temperature).mean()
+        return losses.nt_xent(first, second, self.config.contrastive_temperature, index).mean()
 
     def mixmatch(self, network: Network, batch: MixedBatch) -> Tensor:
         """λ·L2."""
@@ -289,9 +293,9 @@ class Method:
 
     # ------------------------------------------------------------------------------------------------------ batches
 
-    def _contrastive_views(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    def _contrastive_views(self, labelled: Tensor, unlabelled: Tensor) -> tuple[Tensor, Tensor]:
         index = torch.cat([labelled, unlabelled]) if self.config.contrastive_data == "union" else unlabelled
-        return self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
+        return self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"]), index
 
     def _mixed(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> MixedBatch:
         return mixmatch_batch(self.config, self.task, self.learner, self.streams, labelled, unlabelled, progress)
@@ -300,9 +304,10 @@ class Method:
 
     def predict(self, images: Tensor) -> Tensor:
         if self.config.topology == "simclr_then_linear":
-            task = self.task
-            bank = self.features(task.view(task.labelled, "none", self.streams["augment"]))
-            return linear_probe(bank, task.labels[task.labelled], task.classes)(self.features(images))
+            if self.probe is None:  # fitted once an epoch
+                bank = self.features(self.task.view(self.task.labelled, "none", self.streams["augment"]))
+                self.probe = linear_probe(bank, self.task.labels[self.task.labelled], self.task.classes)
+            return self.probe(self.features(images))
         return self.learner.logits(images).softmax(dim=-1)
 
     def features(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ schedule instead of LARS, which torch does not have and small batches do not nee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -42,6 +43,7 @@ SEARCH = {"temperature": Uniform(0.05, 1.0, log=True), "optimizer.learning_rate"
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        self.probe: Callable[[Tensor], Tensor] | None = None
         self.pool = torch.cat([task.labelled, task.unlabelled])
         self.steps = task.steps_per_epoch(config.batch_size)
         self.learner = Learner(
@@ -55,21 +57,28 @@ class Method:
         total = []
         for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
             views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
-            total.append(self.learner.step(self.objective, views))
+            total.append(self.learner.step(self.objective, (views, index)))
+        self.probe = None
         return {"loss": torch.stack(total).mean()}
 
-    def objective(self, network: Network, views: Tensor) -> Tensor:
+    def objective(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+        views, index = batch
         first, second = network(views, head="projection").chunk(2)
-        return losses.nt_xent(first, second, self.config.temperature).mean()
+        return losses.nt_xent(first, second, self.config.temperature, index).mean()
 
     def predict(self, images: Tensor) -> Tensor:
+        if self.probe is None:  # fitted once an epoch
+            self.probe = self._fit()
+        return self.probe(self.features(images))
+
+    def _fit(self) -> Callable[[Tensor], Tensor]:
         task, config = self.task, self.config
         bank = self.features(task.view(task.labelled, "none", self.streams["augment"]))
         labels = task.labels[task.labelled]
         if config.evaluation == "linear":
-            return linear_probe(bank, labels, task.classes)(self.features(images))
-        k = min(config.neighbours, len(labels))
-        return graph.neighbour_votes(bank, labels, self.features(images), k, config.neighbour_temperature, task.classes)
+            return linear_probe(bank, labels, task.classes)
+        k, temperature = min(config.neighbours, len(labels)), config.neighbour_temperature
+        return lambda queries: graph.neighbour_votes(bank, labels, queries, k, temperature, task.classes)
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)
