@@ -102,7 +102,7 @@ study = Study(
         ),
         # minutes on two cores: real handwritten digits, 8 × 8, with MixMatch's constants for so short a training
         "digits": Preset(
-            base=SMALL | SHORT | {"epochs": 12, "steps": 20, "method.batch_size": 32},
+            base=SMALL | SHORT | {"epochs": 10, "steps": 20, "method.batch_size": 32},
             factors={"labels": [50, 100, 200]},
             arms={"supervised": {"method.batch_size": 32}},
             replicates=4,

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -45,10 +46,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def execute(study: Path, storage: Path, *flags: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(study, storage, *flags), capture_output=True, text=True, timeout=timeout, env=environment(), check=False
-    )
+def execute(study: Path, storage: Path, *flags: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    arguments = command(study, storage, *flags)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=240, env=environment(), cwd=cwd)
 
 
 def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
@@ -297,3 +297,60 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, flags: list[str], code: int
     assert sentence in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not list((tmp_path / "results").glob("trials/*"))
+
+
+def test_relative_paths_mean_the_same_in_workers(tmp_path: Path) -> None:
+    from lnl.data import load
+
+    digits = load("digits")
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=digits.train_images[:300, 0],
+        y_train=digits.train_labels[:300],
+        x_test=digits.test_images[:, 0],
+        y_test=digits.test_labels,
+        flip=False,
+    )
+    study = declare(tmp_path, arms={"plain": {"dataset": "npz:mine.npz"}}, replicates=1)
+    done = execute(study, Path("results"), "--data", "cache", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(pd.read_parquet(tmp_path / "results" / "trials")) == 1
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
+    """Ray restarts a lost node's trial before the lease of the node's worker has lapsed."""
+    from lnl import results, runner
+    from lnl.trial import Trial
+
+    store = Store(tmp_path)
+    trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
+    job = runner.Job(
+        trial.model_dump(mode="json"),
+        "base",
+        "{}",
+        store.identity(),
+        "this run",
+        False,
+        "quick",
+        "base",
+        "",
+        None,
+        None,
+    )
+    lease, _ = results.claim(store, trial.id, study="quick", run="this run")
+    assert lease is not None
+    record = {**json.loads(lease.path.read_text()), "host": "a machine that went away"}
+    lease.path.write_text(json.dumps(record))
+    long_ago = time.time() - results.EXPIRY_S + 2
+    os.utime(lease.path, (long_ago, long_ago))
+
+    reports: list[dict] = []
+    runner.execute(job, runner.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    assert reports[-1]["outcome"] == "done"
+    rows, _ = store.read("trials", "quick")
+    assert rows.sort_values("attempt")["status"].tolist() == ["preempted", "ok"]
+
+    lease, _ = results.claim(store, trial.id, study="quick", run="another run")
+    runner.execute(job, runner.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    assert reports[-1]["outcome"] == "taken", "another driver's living worker is not waited for"
