@@ -307,9 +307,7 @@ def _read_part(path: Path, schema: pa.Schema, names: Sequence[str], filters: Any
 
 
 def latest(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: its newest finished attempt (`ok`, or a failure that is an outcome), else its newest
-    attempt.
-    """
+    """One row per trial: its newest finished attempt (`ok`, or failed as an outcome), else its newest."""
     if trials.empty:
         return trials
     rank = is_outcome(trials).astype(int)
@@ -387,9 +385,7 @@ class Lease:
 
 
 def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
-    """Try to take the lease of a trial: (lease, record of a dead holder or None), or (None, record of the living
-    one).
-    """
+    """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record)."""
     path = store.root / "leases" / f"{trial}.json"
     process = psutil.Process()
     with _locked(path.parent):

@@ -349,9 +349,7 @@ def run_plan(
 
 
 def check_data(todo: Sequence[Planned], root: Path | None) -> None:
-    """Load every data set once and try every split: bad wishes fail here, in one sentence, before anything is
-    scheduled.
-    """
+    """Load every data set once and try every split, so that bad wishes fail before anything is scheduled."""
     seen = set()
     for planned in todo:
         trial = planned.trial
@@ -374,9 +372,7 @@ def check_data(todo: Sequence[Planned], root: Path | None) -> None:
 
 @contextlib.contextmanager
 def _ray(settings: Settings) -> Iterator[Settings]:
-    """A connection to Ray: the cluster at `address`, or one of our own on this machine.  Yields a trial's
-    resources.
-    """
+    """A connection to Ray: the cluster at `address`, or one of our own here.  Yields settings with a trial's GPUs."""
     own = not ray.is_initialized()
     if own:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -532,8 +528,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
-    """Any method as a function for `ray.tune.Tuner`; `base` and the Tuner's `param_space` hold (dotted) fields of
-    `Trial`.
+    """Any method for `ray.tune.Tuner`; `base` and the Tuner's `param_space` hold (dotted) fields of `Trial`.
 
         tune.Tuner(trainable("mixmatch", dataset="digits", labels=40, epochs=10),
                    param_space={"noise.rate": tune.grid_search([0.2, 0.4]), "noise.kind": "symmetric"}).fit()

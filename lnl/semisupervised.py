@@ -26,9 +26,7 @@ from lnl.task import Task
 
 
 class MixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Fields that every method with a MixMatch part has; `lambda_u` = 75 and `alpha` = .75 are the paper's for
-    CIFAR-10.
-    """
+    """Fields of every method with a MixMatch part; `lambda_u` and `alpha` are the paper's for CIFAR-10."""
 
     batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled ones
     views: Annotated[int, Field(ge=1)] = 2  # K: augmentations averaged for a guess
@@ -72,9 +70,7 @@ def mixmatch_batch(
     unlabelled: Tensor,
     progress: float,
 ) -> MixedBatch:
-    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1] of
-    training.
-    """
+    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1]."""
     count, views = len(labelled), settings.views
     index = torch.cat([labelled, unlabelled.repeat(views)])
     images = task.view(index, "weak", streams["augment"])
@@ -105,9 +101,7 @@ def _partners(mix: str, count: int, total: int, generator: torch.Generator) -> T
 
 
 def mixmatch_logits(network: Network, batch: MixedBatch, batch_norm: str) -> Tensor:
-    """(B + K·B, classes).  With `first`, interleaved: every group holds images of all parts, the first moves the
-    statistics.
-    """
+    """(B + K·B, classes).  With `first`, interleaved: each group has images of all, the first moves statistics."""
     if batch_norm != "first":
         return network(batch.images)
     groups = networks.interleave(list(batch.images.split(batch.labelled)))

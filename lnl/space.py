@@ -1,6 +1,4 @@
-"""The vocabulary of a method's `SEARCH`: what may be tried for one field.  Pure data; the search module gives it
-meaning.
-"""
+"""The vocabulary of a method's `SEARCH`: what may be tried for one field.  Pure data."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Named random streams: every purpose (`noise`, `split`, `init`, `order`, `augment`, `mixup`, …) draws from its own
-generator.
+"""Named random streams: every purpose (`noise`, `split`, `init`, `order`, …) draws from its own generator.
 
 A stream is seeded by (replicate, name) alone, so that a method which draws one number more moves nobody else's noise,
 and two arms of one replicate share every draw that they both make.

@@ -40,9 +40,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @settings(frozen=True, config=_STRICT)
 class Contrast:
-    """A declared comparison of two arms: does `arm` differ from `against`, in which direction, and by how much to
-    matter.
-    """
+    """A declared comparison of two arms: its direction, and how large a difference must be to matter."""
 
     arm: str
     against: str
@@ -62,9 +60,7 @@ class Panel:
 
 @settings(frozen=True, config=_STRICT)
 class Preset:
-    """The same study at another size: changes of the base, other factor levels, fewer replicates, panels or arms'
-    details.
-    """
+    """The same study at another size: other base, factor levels, replicates, panels or details of arms."""
 
     base: dict[str, Any] = Field(default_factory=dict)
     factors: dict[str, list[Any]] = Field(default_factory=dict)

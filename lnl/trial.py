@@ -248,8 +248,7 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
 
 @torch.no_grad()
 def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
-    """Accuracies as fractions.  `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis
-    only.
+    """Accuracies as fractions; `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`neighbour_accuracy`) and, an oracle, with their true ones (`neighbour_accuracy_clean`).
