@@ -140,7 +140,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
             rows, _ = store.read("trials", job.study, columns, [("trial", "=", trial.id)])
             finished = rows[is_outcome(rows)]
-            current = code_hash(trial.method.name) in set(finished["code_hash"])  # type: ignore[attr-defined]
+            current = code_hash(trial.method_name) in set(finished["code_hash"])
             if len(finished) and (current or not job.rerun_stale):
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
@@ -230,7 +230,7 @@ def _failure(error: Exception) -> dict[str, str]:
 
 def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
     """The columns of a trial row that are known before it runs."""
-    method = trial.method.name  # type: ignore[attr-defined]
+    method = trial.method_name
     device = settings.execution().torch_device()
     return {
         "trial": trial.id,
@@ -345,7 +345,7 @@ def run_plan(
             else:
                 break
             statuses = standing()
-    return Outcome(standing(), stopped)
+    return Outcome(statuses, stopped)
 
 
 def check_data(todo: Sequence[Planned], root: Path | None) -> None:
@@ -379,8 +379,6 @@ def _ray(settings: Settings) -> Iterator[Settings]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         if settings.address == "local":
             options |= {"include_dashboard": False, "object_store_memory": 200_000_000}
-        else:
-            options |= {"runtime_env": {"env_vars": {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}}}
         try:
             _knock(settings.address)
             ray.init(address=settings.address, **options)
@@ -467,11 +465,8 @@ class _Watch(tune.Callback):
         self.progress.end(str(trial), {"outcome": "failed", "message": message})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "progress": None,
-            "stopped": self.stopped,
-            "taken": self.taken,
-        }  # Tune pickles callbacks; a live display cannot be
+        # Tune pickles callbacks, and a live display cannot be.
+        return {"progress": None, "stopped": self.stopped, "taken": self.taken}
 
 
 class _Stop(tune.Stopper):

@@ -286,7 +286,7 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
     statuses = []
     for planned in plan.trials:
         trial, row = planned.trial, by_id.get(planned.id)
-        name = trial.method.name  # type: ignore[attr-defined]
+        name = trial.method_name
         pace = per_epoch.get((name, trial.dataset, trial.network))
         seconds = None if pace is None else pace * trial.total_epochs
         if planned.id in held:

@@ -69,14 +69,19 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return name
 
     @property
+    def method_name(self) -> str:
+        """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
+        return str(self.method.name)  # type: ignore[attr-defined]
+
+    @property
     def id(self) -> str:
         """Hash of what differs from the method's defaults: a new field with a default moves no id."""
         return hashlib.sha256(canonical(self.identity()).encode()).hexdigest()[:12]
 
     def identity(self) -> dict[str, Any]:
-        default = Trial(method=methods.configure(self.method.name))  # type: ignore[attr-defined]
+        default = Trial(method=methods.configure(self.method_name))
         mine = _difference(self.model_dump(mode="json"), default.model_dump(mode="json"))
-        return {**mine, "method": {"name": self.method.name, **mine.get("method", {})}}  # type: ignore[attr-defined]
+        return {**mine, "method": {"name": self.method_name, **mine.get("method", {})}}
 
     def override(self, changes: Mapping[str, Any]) -> Trial:
         """A copy with dotted fields changed: {"noise.rate": 0.4, "method.temperature": 0.1}.
@@ -204,7 +209,7 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
     _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(trial.network, channels, size, device, trial.precision, streams)
-    module = methods.load(trial.method.name)  # type: ignore[attr-defined]
+    module = methods.load(trial.method_name)
     return module.Method(trial.method, seen, network, streams), seen, truth
 
 
