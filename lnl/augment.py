@@ -1,7 +1,8 @@
 """Augmentations of a batch on its own device, with random parameters per image: draw the parameters, then apply them.
 
-Here: four pipelines by name (`none`, `weak`, `contrastive`, `strong`), the pure operations they are made of, and the
-functions that draw an operation's parameters from a given generator.  Not here: MixUp (a part of the objective).
+Here: five pipelines by name (`none`, `weak`, `contrastive`, `strong`, `autoaugment`), the pure operations they are made
+of, and the functions that draw an operation's parameters from a given generator.  Not here: MixUp (a part of the
+objective).
 
 Images are uint8 or float tensors (B, C, H, W) of pixel values 0…255 with one or three channels; only `normalise`,
 always last, leaves that scale.  Every shape is known before the draw, so no step waits for the device.
@@ -9,7 +10,7 @@ always last, leaves that scale.  Every shape is known before the draw, so no ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import ceil, log, pi
@@ -69,6 +70,7 @@ def pipeline(
     contrastive  resized crop, mirror, colour jitter, grey, and blur above 32 pixels (SimCLR, Chen et al. 2020, app. A).
                  `smallest_crop` is the least area of the crop (default 0.08, and 0.5 up to 16 pixels).
     strong       weak, two operations of RandAugment, cutout of half the size (FixMatch, Sohn et al. 2020).
+    autoaugment  weak, the policy that AutoAugment found on CIFAR-10 (Cubuk et al. 2019; Nishi et al. 2021 with noise).
 
     Greyscale images get no operation that needs colour.  Raises ValueError for arguments that do not fit together.
     """
@@ -89,6 +91,7 @@ def pipeline(
         "weak": (draw_shifts, weak),
         "contrastive": (partial(draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=size > 32), contrastive),
         "strong": (partial(draw_strong, size=size, channels=channels, flip=flip), strong),
+        "autoaugment": (partial(draw_autoaugment, size=size, flip=flip), autoaugment),
     }
     if name not in pipelines:
         raise ValueError(f"there is no augmentation {name!r}; choose one of {', '.join(pipelines)}.")
@@ -128,6 +131,14 @@ class Strong(NamedTuple):
     slots: Tensor
     magnitudes: Tensor
     centres: Tensor
+
+
+class AutoAugment(NamedTuple):
+    """Parameters of `autoaugment`: see `draw_weak`, `draw_policies` (two rounds: (2, B) each)."""
+
+    weak: Weak
+    slots: Tensor
+    magnitudes: Tensor
 
 
 def draw_nothing(batch: int, generator: Generator) -> None:
@@ -181,6 +192,16 @@ def strong(images: Tensor, parameters: Strong) -> Tensor:
     for slots, magnitudes in zip(parameters.slots, parameters.magnitudes, strict=True):
         images = rand_augment(images, slots, magnitudes)
     return cutout(images, parameters.centres, images.shape[-1] // 2)
+
+
+def draw_autoaugment(batch: int, generator: Generator, *, size: int, flip: bool) -> AutoAugment:
+    """Parameters of the weak view and of a sub-policy for each image."""
+    return AutoAugment(draw_weak(batch, generator, limit=size // 8, flip=flip), *draw_policies(batch, generator))
+
+
+def autoaugment(images: Tensor, parameters: AutoAugment) -> Tensor:
+    """The weak view, then the two operations of each image's sub-policy."""
+    return apply_policies(weak(images, parameters.weak), parameters.slots, parameters.magnitudes)
 
 
 # ------------------------------------------------------------------------------------------------- shift, crop, mirror
@@ -306,7 +327,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(planes, kernel.mT, groups=batch * channels).view_as(images)
 
 
-# ----------------------------------------------------------------------------------------------------- RandAugment
+# ---------------------------------------------------------------------------------------- RandAugment and AutoAugment
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
@@ -346,6 +367,11 @@ def equalise(images: Tensor, _: Tensor) -> Tensor:
 def identity(images: Tensor, _: Tensor | None = None) -> Tensor:
     """The images themselves."""
     return images
+
+
+def invert(images: Tensor, _: Tensor) -> Tensor:
+    """255 - value."""
+    return ~images
 
 
 def posterise(images: Tensor, bits: Tensor) -> Tensor:
@@ -408,7 +434,7 @@ def translate_y(images: Tensor, fraction: Tensor) -> Tensor:
 
 
 class Operation(NamedTuple):
-    """apply(images uint8 (B, C, H, W), value (B,)) -> uint8, with the value uniform between `low` and `high`."""
+    """apply(images uint8 (B, C, H, W), value (B,)) -> uint8; the value is `low` at magnitude 0 and `high` at 1."""
 
     apply: Callable[[Tensor, Tensor], Tensor]
     low: float = 0.0
@@ -446,27 +472,100 @@ def draw_operations(batch: int, generator: Generator, *, operations: int) -> tup
     without asking the device.  Each image's operation is slot // ceil(B / operations), uniform over the operations;
     within a batch they are drawn without replacement.
     """
-    draws = torch.rand(operations * ceil(batch / operations), generator=generator, device=generator.device)
-    return draws.argsort()[:batch], torch.rand(batch, generator=generator, device=generator.device)
+    slots = _draw_slots(batch, generator, groups=operations)
+    return slots, torch.rand(batch, generator=generator, device=generator.device)
 
 
 def rand_augment(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
-    """One round of RandAugment: images are grouped by operation, each with its own magnitude: uint8 -> uint8.
+    """One round of RandAugment, each image with its own operation and magnitude: uint8 -> uint8.
 
     Every drawn operation is applied, as in the text of FixMatch and as its authors confirm (issue 65 of the official
     code); the official code and the re-implementation most used skip each with probability 1/2.
     """
-    choices, batch = pool(images.shape[1]), len(images)
-    capacity = ceil(batch / len(choices))
-    # Slots that no image drew work on image 0; nobody reads their result.
-    occupant = slots.new_zeros(len(choices) * capacity).scatter_(0, slots, _range(batch, images))
-    grouped = images.index_select(0, occupant).unflatten(0, (len(choices), capacity))
-    strengths = magnitudes[occupant].unflatten(0, (len(choices), capacity))
-    results = [
-        operation.apply(group, operation.low + (operation.high - operation.low) * strength)
-        for operation, group, strength in zip(choices, grouped, strengths, strict=True)
-    ]
-    return torch.cat(results).index_select(0, slots)
+    choices = pool(images.shape[1])
+    return _by_operation(images, choices, [ceil(len(images) / len(choices))] * len(choices), slots, magnitudes)
+
+
+# AutoAugment's operations; a magnitude of 9 is 1 here.  As in PIL, colour has no effect on one channel.
+POLICY_OPERATIONS = (
+    Operation(autocontrast),
+    Operation(brightness, 1, 1.9),
+    Operation(colour, 1, 1.9),
+    Operation(contrast, 1, 1.9),
+    Operation(equalise),
+    Operation(invert),
+    Operation(posterise, 8, 4),
+    Operation(rotate, 0, 30),
+    Operation(sharpness, 1, 1.9),
+    Operation(shear_y, 0, 0.3),
+    Operation(solarise, 256, 0),
+    Operation(translate_x, 0, 150 / 331),
+    Operation(translate_y, 0, 150 / 331),
+)
+UNSIGNED = (posterise, solarise)  # every other magnitude is negated with probability 1/2
+
+# The 25 sub-policies for CIFAR-10 (Cubuk et al. 2019, appendix): two steps of (operation, probability, magnitude 0…9).
+POLICY = (
+    ((invert, 0.1, 0), (contrast, 0.2, 6)),
+    ((rotate, 0.7, 2), (translate_x, 0.3, 9)),
+    ((sharpness, 0.8, 1), (sharpness, 0.9, 3)),
+    ((shear_y, 0.5, 8), (translate_y, 0.7, 9)),
+    ((autocontrast, 0.5, 0), (equalise, 0.9, 0)),
+    ((shear_y, 0.2, 7), (posterise, 0.3, 7)),
+    ((colour, 0.4, 3), (brightness, 0.6, 7)),
+    ((sharpness, 0.3, 9), (brightness, 0.7, 9)),
+    ((equalise, 0.6, 0), (equalise, 0.5, 0)),
+    ((contrast, 0.6, 7), (sharpness, 0.6, 5)),
+    ((colour, 0.7, 7), (translate_x, 0.5, 8)),
+    ((equalise, 0.3, 0), (autocontrast, 0.4, 0)),
+    ((translate_y, 0.4, 3), (sharpness, 0.2, 6)),
+    ((brightness, 0.9, 6), (colour, 0.2, 8)),
+    ((solarise, 0.5, 2), (invert, 0.0, 0)),
+    ((equalise, 0.2, 0), (autocontrast, 0.6, 0)),
+    ((equalise, 0.2, 0), (equalise, 0.6, 0)),
+    ((colour, 0.9, 9), (equalise, 0.6, 0)),
+    ((autocontrast, 0.8, 0), (solarise, 0.2, 8)),
+    ((brightness, 0.1, 3), (colour, 0.7, 0)),
+    ((solarise, 0.4, 5), (autocontrast, 0.9, 0)),
+    ((translate_y, 0.9, 9), (translate_y, 0.7, 9)),
+    ((autocontrast, 0.9, 0), (solarise, 0.8, 3)),
+    ((equalise, 0.8, 0), (invert, 0.1, 0)),
+    ((translate_y, 0.7, 9), (autocontrast, 0.9, 0)),
+)
+
+
+# For each of the two steps the operation of every sub-policy, as a place in POLICY_OPERATIONS: (2, 25).
+POLICY_CHOICES = tuple(
+    tuple([operation.apply for operation in POLICY_OPERATIONS].index(apply) for apply, _, _ in steps)
+    for steps in zip(*POLICY, strict=True)
+)
+
+
+def draw_policies(batch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """One sub-policy per image, as slots and magnitudes of its two steps: int64 (2, B) and in [-1, 1], (2, B).
+
+    As in `draw_operations` every sub-policy has ceil(B / 25) slots.  A step lays them out by operation; behind them
+    comes one slot per image for those that skip the step.
+    """
+    capacity = ceil(batch / len(POLICY))
+    drawn = _draw_slots(batch, generator, groups=len(POLICY))
+    tables = _policy_tables(generator.device)
+    rank, probability, magnitude, signed = (table[:, drawn // capacity] for table in tables)
+    chance, sign = torch.rand(2, 2, batch, generator=generator, device=generator.device)
+    skipped = len(POLICY) * capacity + torch.arange(batch, device=generator.device)
+    slots = torch.where(chance < probability, rank * capacity + drawn % capacity, skipped)
+    return slots, torch.where(signed & (sign < 0.5), -magnitude, magnitude)
+
+
+def apply_policies(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
+    """The two steps of each image's sub-policy, from `draw_policies`: uint8 -> uint8."""
+    batch = len(images)
+    capacity = ceil(batch / len(POLICY))
+    operations = (*POLICY_OPERATIONS, Operation(identity))
+    for choices, *parameters in zip(POLICY_CHOICES, slots, magnitudes, strict=True):
+        sizes = [capacity * choices.count(place) for place in range(len(POLICY_OPERATIONS))]
+        images = _by_operation(images, operations, [*sizes, batch], *parameters)
+    return images
 
 
 def draw_cutout(batch: int, generator: Generator, *, size: int) -> Tensor:
@@ -501,6 +600,36 @@ def _hue_basis(device: torch.device) -> Tensor:
     blocks[0, 0, 0] = blocks[1, 1, 1] = blocks[1, 2, 2] = blocks[2, 1, 2] = 1
     blocks[2, 2, 1] = -1
     return (torch.linalg.inv(yiq) @ blocks @ yiq).to(device, torch.float32)
+
+
+def _draw_slots(batch: int, generator: Generator, *, groups: int) -> Tensor:
+    """A slot of its own for each image, int64 (B,), among ceil(B / groups) per group, drawn without replacement."""
+    draws = torch.rand(groups * ceil(batch / groups), generator=generator, device=generator.device)
+    return draws.argsort()[:batch]
+
+
+def _by_operation(
+    images: Tensor, operations: Sequence[Operation], sizes: Sequence[int], slots: Tensor, magnitudes: Tensor
+) -> Tensor:
+    """To each image the operation among whose slots, `sizes` of them side by side, its own is: uint8 -> uint8."""
+    # Slots that no image drew work on image 0; nobody reads their result.
+    occupant = slots.new_zeros(sum(sizes)).scatter_(0, slots, _range(len(images), images))
+    groups = images.index_select(0, occupant).split(sizes), magnitudes[occupant].split(sizes)
+    results = [
+        operation.apply(group, operation.low + (operation.high - operation.low) * magnitude)
+        for operation, group, magnitude in zip(operations, *groups, strict=True)
+        if len(group)
+    ]
+    return torch.cat(results).index_select(0, slots)
+
+
+@cache
+def _policy_tables(device: torch.device) -> tuple[Tensor, ...]:
+    """Of the policy's steps: rank in the order of operations, probability, magnitude in 0…1, signed: (2, 25) each."""
+    rank = torch.tensor(POLICY_CHOICES).argsort(stable=True).argsort()
+    apply, probability, magnitude = zip(*(zip(*steps, strict=True) for steps in zip(*POLICY, strict=True)), strict=True)
+    signed = torch.tensor([[step not in UNSIGNED for step in steps] for steps in apply])
+    return tuple(table.to(device) for table in (rank, torch.tensor(probability), torch.tensor(magnitude) / 9, signed))
 
 
 def _range(length: int, images: Tensor) -> Tensor:

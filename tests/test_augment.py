@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Generator, Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
 from lnl import augment
 
-NAMES = ("none", "weak", "contrastive", "strong")
+NAMES = ("none", "weak", "contrastive", "strong", "autoaugment")
 SHAPES = ((1, 8), (3, 8), (1, 28), (3, 32), (3, 33), (3, 96))
 
 
@@ -120,13 +121,22 @@ def single(parameters: Any, index: int) -> Any:
             parameters.magnitudes[:, index : index + 1],
             single(parameters.centres, index),
         )
+    if isinstance(parameters, augment.AutoAugment):
+        return alone(parameters, index, batch=parameters.slots.shape[1])
     return type(parameters)(*(single(part, index) for part in parameters))
+
+
+def alone(parameters: augment.AutoAugment, index: int, batch: int) -> augment.AutoAugment:
+    """AutoAugment's slots for a batch of one: a sub-policy has one slot, and slot 25 skips the step."""
+    capacity, policies = math.ceil(batch / 25), len(augment.POLICY)
+    slots = (parameters.slots[:, index : index + 1] // capacity).clamp(max=policies)
+    return augment.AutoAugment(single(parameters.weak, index), slots, parameters.magnitudes[:, index : index + 1])
 
 
 def test_digits_are_never_mirrored() -> None:
     for name in NAMES[1:]:
         parameters = make(name, 1, 8, flip=False).draw(500, seeded())
-        mirrored = parameters.weak.mirrored if name == "strong" else parameters.mirrored
+        mirrored = parameters.weak.mirrored if hasattr(parameters, "weak") else parameters.mirrored
         assert not mirrored.any()
 
 
@@ -145,7 +155,10 @@ def test_autocast_does_not_touch_the_colours() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"name": "medium"}, "there is no augmentation 'medium'; choose one of none, weak, contrastive, strong"),
+        (
+            {"name": "medium"},
+            "there is no augmentation 'medium'; choose one of none, weak, contrastive, strong, autoaugment",
+        ),
         ({"channels": 4}, "1 or 3 channels, not 4"),
         ({"mean": (0.5,)}, "give mean and std for each of the 3 channels"),
         ({"mean": (125.0, 122.0, 113.0)}, r"of pixels in \[0, 1\]"),
@@ -426,7 +439,7 @@ def test_operation_agrees_with_pil(operation: augment.Operation, channels: int, 
         assert wrong <= (by_name(operation) == "rotate"), "PIL's 16-bit fractions may put one point into the next pixel"
 
 
-@pytest.mark.parametrize("operation", augment.OPERATIONS, ids=by_name)
+@pytest.mark.parametrize("operation", (*augment.OPERATIONS, *augment.POLICY_OPERATIONS), ids=by_name)
 def test_operation_on_a_batch_is_the_operation_on_its_images(operation: augment.Operation) -> None:
     images = noise(6, size=20, width=17)
     values = operation.low + (operation.high - operation.low) * torch.rand(6, generator=seeded())
@@ -546,3 +559,138 @@ def test_strong_cuts_out_half_the_size_around_every_pixel() -> None:
     whole = (centres >= 2).all(1) & (centres <= 6).all(1)
     hidden = augmentation.apply(noise(5_000, 1, 8), parameters) == augment.GREY
     assert (hidden[whole].sum((1, 2, 3)) >= 16).all(), "a square of 4 × 4 pixels"
+
+
+# ---------------------------------------------------------------------------------------------------------- AutoAugment
+
+TORCHVISION_NAMES = {
+    "autocontrast": "AutoContrast",
+    "brightness": "Brightness",
+    "colour": "Color",
+    "contrast": "Contrast",
+    "equalise": "Equalize",
+    "invert": "Invert",
+    "posterise": "Posterize",
+    "rotate": "Rotate",
+    "sharpness": "Sharpness",
+    "shear_y": "ShearY",
+    "solarise": "Solarize",
+    "translate_x": "TranslateX",
+    "translate_y": "TranslateY",
+}
+
+
+def by_torchvision(image: Tensor, name: str, level: float) -> Tensor:
+    """The operation at `level` of 9 (-9…9) on one image by torchvision, with the official code's magnitudes."""
+    affine = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": [augment.GREY]}
+    # The official code moves by 14.5 of 32 pixels, which reads whole pixels 15 away, and 14 the other way.
+    pixels = math.floor(150 / 331 * image.shape[-1] * level / 9 + 0.5)
+    return {
+        "autocontrast": lambda: reference.autocontrast(image),
+        "brightness": lambda: reference.adjust_brightness(image, 1 + 0.1 * level),
+        "colour": lambda: reference.adjust_saturation(image, 1 + 0.1 * level) if len(image) == 3 else image,
+        "contrast": lambda: reference.adjust_contrast(image, 1 + 0.1 * level),
+        "equalise": lambda: reference.equalize(image),
+        "invert": lambda: reference.invert(image),
+        "posterise": lambda: reference.posterize(image, round(8 - 4 * level / 9)),
+        "rotate": lambda: reference.rotate(image, 30 * level / 9, fill=[augment.GREY]),
+        "sharpness": lambda: reference.adjust_sharpness(image, 1 + 0.1 * level),
+        "shear_y": lambda: reference.affine(
+            image, **affine | {"shear": [0.0, math.degrees(math.atan(0.3 * level / 9))]}, center=[0, 0]
+        ),
+        "solarise": lambda: reference.solarize(image, 256 - 256 * level / 9),
+        "translate_x": lambda: reference.affine(image, **affine | {"translate": [-pixels, 0]}),
+        "translate_y": lambda: reference.affine(image, **affine | {"translate": [0, -pixels]}),
+    }[name]()
+
+
+def order_of(step: int) -> list[int]:
+    """The sub-policies in the order of their slots at a step: by operation, as listed."""
+    names = [by_name(operation) for operation in augment.POLICY_OPERATIONS]
+    return sorted(range(25), key=lambda policy: names.index(augment.POLICY[policy][step][0].__name__))
+
+
+def test_policy_is_torchvision_s() -> None:
+    theirs = [
+        tuple((name, chance, level or 0) for name, chance, level in steps)
+        for steps in AutoAugment(AutoAugmentPolicy.CIFAR10).policies
+    ]
+    ours = [
+        tuple((TORCHVISION_NAMES[apply.__name__], chance, level) for apply, chance, level in steps)
+        for steps in augment.POLICY
+    ]
+    assert ours == theirs and len(ours) == 25
+
+
+def test_magnitudes_of_the_policy() -> None:
+    def value(name: str, level: int) -> float:
+        (operation,) = (operation for operation in augment.POLICY_OPERATIONS if by_name(operation) == name)
+        return operation.low + (operation.high - operation.low) * level / 9
+
+    assert value("shear_y", 8) == pytest.approx(0.266667, abs=1e-6)
+    assert 32 * value("translate_x", 9) == pytest.approx(14.50, abs=0.005)
+    assert value("translate_y", 3) == pytest.approx(150 / 331 / 3)
+    assert value("rotate", 2) == pytest.approx(30 * 2 / 9)
+    assert round(value("posterise", 7)) == 5
+    assert value("solarise", 5) == pytest.approx(113.78, abs=0.005)
+    for name in ("colour", "contrast", "sharpness", "brightness"):
+        assert (value(name, 3), value(name, -3)) == pytest.approx((1.3, 0.7))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("policy", range(25))
+def test_sub_policy_agrees_with_torchvision(policy: int, channels: int) -> None:
+    """Each step from the same input (colours may differ by one level of rounding), then both steps together."""
+    steps = [torch.tensor([order_of(step).index(policy)]) for step in (0, 1)]
+    skipped = torch.tensor([25])
+    for image, signs in itertools.product([noise(1, channels), scene(1, channels)], [(1, 1), (-1, 1), (1, -1)]):
+        levels = [
+            level * (1 if apply in augment.UNSIGNED else sign)
+            for sign, (apply, _, level) in zip(signs, augment.POLICY[policy], strict=True)
+        ]
+        magnitudes = torch.tensor(levels)[:, None] / 9
+        first = augment.apply_policies(image, torch.stack([steps[0], skipped]), magnitudes)
+        both = augment.apply_policies(image, torch.stack(steps), magnitudes)
+        assert torch.equal(both, augment.apply_policies(first, torch.stack([skipped, steps[1]]), magnitudes))
+        for before, after, (apply, _, _), level in zip(
+            (image, first), (first, both), augment.POLICY[policy], levels, strict=True
+        ):
+            difference = (after[0].int() - by_torchvision(before[0], apply.__name__, level).int()).abs()
+            assert (difference > (apply.__name__ in ROUNDED)).sum() <= (apply.__name__ == "rotate"), apply.__name__
+
+
+@pytest.mark.parametrize("batch", [1, 26, 64])
+def test_policies_are_drawn_uniformly_with_their_probabilities_and_signs(batch: int) -> None:
+    generator, capacity, rounds = seeded(), math.ceil(batch / 25), 1_000 if batch == 1 else 400
+    orders = torch.tensor([order_of(0), order_of(1)])
+    applied, negated = torch.zeros(2, 25), torch.zeros(2, 25)
+    for _ in range(rounds):
+        slots, magnitudes = augment.draw_policies(batch, generator)
+        assert slots.shape == magnitudes.shape == (2, batch)
+        assert all(len(step.unique()) == batch for step in slots), "every image has its own slot"
+        for step in (0, 1):
+            done = slots[step] < 25 * capacity
+            assert torch.equal(slots[step, ~done], 25 * capacity + (~done).nonzero().squeeze(1))
+            policies = orders[step, slots[step, done] // capacity]
+            applied[step] += torch.bincount(policies, minlength=25)
+            negated[step] += torch.bincount(policies, (magnitudes[step, done] < 0).float(), minlength=25)
+            levels = torch.tensor([float(steps[step][2]) for steps in augment.POLICY])[policies]
+            torch.testing.assert_close(9 * magnitudes[step, done].abs(), levels)
+    drawn = rounds * batch / 25
+    for step in (0, 1):
+        for policy, steps in enumerate(augment.POLICY):
+            apply, probability, level = steps[step]
+            spread = math.sqrt(drawn * probability)  # of a Poisson count: no less than that of ours
+            assert abs(applied[step, policy] - drawn * probability) <= 5 * spread, (policy, step)
+            share = 0.5 if level and apply not in augment.UNSIGNED else 0.0
+            expected = share * applied[step, policy]
+            assert abs(negated[step, policy] - expected) <= 5 * math.sqrt(expected / 2), (policy, step)
+
+
+def test_autoaugment_is_the_weak_view_then_the_policy() -> None:
+    augmentation, images = make("autoaugment"), noise(40)
+    drawn = augmentation.draw(40, seeded())
+    expected = augment.apply_policies(augment.weak(images, drawn.weak), drawn.slots, drawn.magnitudes)
+    assert torch.equal(augmentation.apply(images, drawn), expected)
+    changed = (expected != augment.weak(images, drawn.weak)).flatten(1).any(1)
+    assert 20 <= changed.sum() < 40, "steps are skipped for some images"

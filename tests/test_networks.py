@@ -1,3 +1,10 @@
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,9 +13,22 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+from torchvision.ops import StochasticDepth
+from torchvision.transforms import v2
 
 from lnl import networks
-from lnl.networks import Network, heads, interleave, preact_resnet, statistics_frozen, wide_resnet
+from lnl.networks import (
+    Network,
+    heads,
+    interleave,
+    preact_bottleneck,
+    preact_resnet,
+    statistics_frozen,
+    weights,
+    wide_resnet,
+)
+from lnl.networks.convnet import ChannelDropout
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -25,10 +45,26 @@ def with_classifier(name: str, classes: int = 10, channels: int = 3, size: int =
     [
         ("preact_resnet18", 10, 11_171_274),
         ("preact_resnet18", 100, 11_217_444),
+        ("resnet18", 10, 11_173_962),
+        ("resnet18", 100, 11_220_132),
+        ("resnet18_imagenet", 10, 11_181_642),
+        ("resnet34", 10, 21_282_122),
+        ("resnet34", 100, 21_328_292),
+        ("resnet50", 10, 23_520_842),
+        ("resnet50_imagenet", 10, 23_528_522),
+        ("resnet29_ieg", 10, 840_730),
+        ("resnet29_ieg", 100, 863_860),
+        ("co_teaching_cnn", 10, 4_434_570),
+        ("co_teaching_cnn", 100, 4_446_180),
         ("wide_resnet28_2", 10, 1_467_610),
         ("wide_resnet28_2", 100, 1_479_220),
         ("wide_resnet28_10", 10, 36_479_194),
         ("wide_resnet28_10", 100, 36_536_884),
+        ("wide_resnet37_2", 10, 5_929_434),
+        ("wide_resnet45_2", 10, 1_877_904 + 1_290),
+        ("vit_b_16", 1000, 86_567_656),
+        ("swin_t", 1000, 28_288_354),
+        ("convnext_tiny", 1000, 28_589_128),
     ],
 )
 def test_parameter_counts(name: str, classes: int, count: int) -> None:
@@ -37,28 +73,74 @@ def test_parameter_counts(name: str, classes: int, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "convolutions", "width", "million_products"),
-    [("preact_resnet18", 20, 512, 555.4), ("wide_resnet28_2", 28, 128, 214.4), ("wide_resnet28_10", 28, 640, 5243)],
+    ("name", "size", "convolutions", "width", "million_products"),
+    [
+        ("preact_resnet18", 32, 20, 512, 555.4),
+        ("resnet18", 32, 20, 512, 555.4),
+        ("resnet18_imagenet", 32, 20, 512, 37.0),
+        ("resnet18_imagenet", 96, 20, 512, 333.1),
+        ("resnet34", 32, 36, 512, 1159.4),
+        ("resnet34_imagenet", 96, 36, 512, None),
+        ("resnet50", 32, 53, 2048, 1297.8),
+        ("resnet50_imagenet", 96, 53, 2048, None),
+        ("resnet29_ieg", 32, 31, 256, 98.0),
+        ("convnet_002", 96, 5, 512, 107.8),
+        ("co_teaching_cnn", 32, 9, 128, None),
+        ("wide_resnet28_2", 32, 28, 128, 214.4),
+        ("wide_resnet28_10", 32, 28, 640, 5243),
+        ("wide_resnet37_2", 96, 37, 256, None),
+        ("wide_resnet45_2", 96, 45, 128, 827.4),
+        ("vit_b_16", 224, 1, 768, None),
+        ("swin_t", 224, 1, 768, None),
+        ("convnext_tiny", 224, 22, 768, None),
+    ],
 )
-def test_layout(name: str, convolutions: int, width: int, million_products: float) -> None:
-    """The number of multiplications of one 32 × 32 image pins where the maps are halved."""
+def test_layout(name: str, size: int, convolutions: int, width: int, million_products: float | None) -> None:
+    """The number of multiplications of one image pins where the maps are halved."""
     with torch.device("meta"):
-        network = with_classifier(name)
+        network = with_classifier(name, size=size).eval()
         with FlopCounterMode(display=False) as counter:
-            assert network.features(torch.empty(1, 3, 32, 32)).shape == (1, width)
+            assert network.features(torch.empty(1, 3, size, size)).shape == (1, width)
+    assert network.backbone.width == width
     assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == convolutions
-    assert counter.get_total_flops() / 2e6 == pytest.approx(million_products, abs=0.5)
+    if million_products is not None:
+        assert counter.get_total_flops() / 2e6 == pytest.approx(million_products, abs=0.5)
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 96])
+@pytest.mark.parametrize("size", [8, 28])
 @pytest.mark.parametrize("name", networks.names())
 def test_any_image_size(name: str, size: int) -> None:
+    resize = 32 if name in ("co_teaching_cnn", "swin_t", "convnext_tiny") else None
     with torch.device("meta"):
-        backbone = networks.backbone(name, 1, size)
+        backbone = networks.backbone(name, 1, size, resize=resize).eval()
         assert backbone(torch.empty(2, 1, size, size)).shape == (2, backbone.width)
 
 
-@pytest.mark.parametrize("name", ["small_convnet", "preact_resnet18", "wide_resnet28_2"])
+@pytest.mark.parametrize(
+    ("size", "blocks", "width", "count"),
+    [
+        (8, 2, 512, 151_168),
+        (28, 4, 512, 446_336),
+        (32, 4, 512, 446_336),
+        (94, 6, 512, 741_504),
+        (95, 5, 512, 593_920),
+        (96, 5, 512, 593_920),
+        (224, 5, 128 * 36, 593_920),
+    ],
+)
+def test_convnet_of_document_002(size: int, blocks: int, width: int, count: int) -> None:
+    """Five blocks on 96 pixels; the same width where fewer fit."""
+    with torch.device("meta"):
+        backbone = networks.backbone("convnet_002", 3, size)
+        assert backbone(torch.empty(2, 3, size, size)).shape == (2, width)
+    assert backbone.width == width and parameters(backbone) == count
+    assert sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) == blocks
+
+
+OWN = ["small_convnet", "convnet_002", "preact_resnet18", "resnet29_ieg", "wide_resnet28_2"]
+
+
+@pytest.mark.parametrize("name", [*OWN, "resnet18", "wide_resnet37_2", "wide_resnet45_2"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradient_reaches_every_parameter(name: str, precision: torch.dtype) -> None:
     """The most copied Wide ResNet leaves two BatchNorm layers without a gradient."""
@@ -75,7 +157,7 @@ def test_gradient_reaches_every_parameter(name: str, precision: torch.dtype) -> 
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", ["small_convnet", "preact_resnet18", "wide_resnet28_2"])
+@pytest.mark.parametrize("name", [*OWN, "resnet18"])
 def test_memory_format_changes_nothing(name: str) -> None:
     torch.manual_seed(0)
     backbone = networks.backbone(name, 3, 8)
@@ -98,12 +180,14 @@ def test_wide_resnet_shortcut_is_activated_in_the_first_block_only() -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
         blocks = networks.backbone("wide_resnet28_2", 3, 32).blocks
+        document_002 = networks.backbone("wide_resnet45_2", 3, 32).blocks
     assert [block.activated_shortcut for block in blocks] == [True] + [False] * 11
+    assert [block.activated_shortcut for block in document_002] == ([True] + [False] * 4) * 4, "in each stage's first"
 
     x = torch.randn(4, 6, 5, 5)
     activated = functional.leaky_relu(functional.batch_norm(x, None, None, training=True, eps=1e-3), 0.1)
     for inputs, outputs, first, expected in [(6, 8, True, activated), (6, 8, False, x), (6, 6, False, x)]:
-        block = wide_resnet.Block(inputs, outputs, activated_shortcut=first)
+        block = wide_resnet.Block(inputs, outputs, first=inputs != outputs, activated_shortcut=first)
         nn.init.zeros_(block.conv2.weight)
         shortcut = functional.conv2d(expected, block.shortcut.weight) if inputs != outputs else expected
         torch.testing.assert_close(block(x), shortcut)
@@ -117,11 +201,245 @@ def test_wide_resnet_initialisation() -> None:
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
+def test_ieg_block_activates_all_but_its_first_convolution() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, 5, 5)
+    block = preact_bottleneck.Block(6, 3, 8, stride=2)
+
+    def normalised(values: Tensor) -> Tensor:
+        return functional.batch_norm(values, None, None, training=True)
+
+    hidden = functional.conv2d(normalised(x), block.conv1.weight, stride=2)
+    hidden = functional.conv2d(normalised(hidden).clamp_min(0), block.conv2.weight, padding=1)
+    hidden = functional.conv2d(normalised(hidden).clamp_min(0), block.conv3.weight)
+    torch.testing.assert_close(block(x), hidden + functional.conv2d(x, block.shortcut.weight, stride=2))
+    with torch.device("meta"):
+        first, second, *_ = networks.backbone("resnet29_ieg", 3, 32).blocks
+    assert isinstance(first.norm1, nn.Identity) and isinstance(second.norm1, nn.BatchNorm2d)
+
+
+def test_stem_for_small_images_is_initialised_as_torchvision_s() -> None:
+    torch.manual_seed(0)
+    weight = networks.backbone("resnet18", 3, 32).network.conv1.weight
+    assert weight.shape == (64, 3, 3, 3)
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_grey_images_become_three_equal_channels() -> None:
+    torch.manual_seed(0)
+    backbone = networks.backbone("resnet18", 1, 8).eval()
+    grey = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(backbone(grey), backbone.network(torch.cat([grey] * 3, 1)), atol=0, rtol=0)
+
+
+def test_nothing_is_drawn_in_training() -> None:
+    """Draws from no stream of the trial would make two runs of it differ."""
+    torch.manual_seed(0)
+    backbone = networks.backbone("convnext_tiny", 3, 32).train()
+    images = torch.randn(2, 3, 32, 32)
+    state = torch.random.get_rng_state()
+    torch.testing.assert_close(backbone(images), backbone(images), atol=0, rtol=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.device("meta"):
+        swin = networks.backbone("swin_t", 3, 32)
+    assert {module.p for module in swin.modules() if isinstance(module, StochasticDepth)} == {0.0}
+
+
+def test_dropout_draws_from_its_own_stream_and_goes_on_after_a_checkpoint() -> None:
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return networks.backbone("co_teaching_cnn", 3, 28)
+
+    first, images = make(0), torch.randn(2, 3, 28, 28)
+    state = torch.random.get_rng_state()
+    outputs = [first(images) for _ in range(3)]
+    assert torch.equal(torch.random.get_rng_state(), state), "no draw from the global generator"
+    assert not torch.equal(outputs[0], outputs[1])
+    torch.testing.assert_close(make(0)(images), outputs[0], atol=0, rtol=0)
+    again = make(0)
+    again.load_state_dict(first.state_dict())
+    torch.testing.assert_close(again(images), first(images), atol=0, rtol=0)
+    torch.testing.assert_close(first.eval()(images), first(images), atol=0, rtol=0)
+
+
+def test_dropout_sets_channels_to_zero_and_keeps_the_mean() -> None:
+    ones = torch.ones(200, 100, 2, 2)
+    one, other = (ChannelDropout(0.25, place)(ones) for place in (0, 1))
+    assert one.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert torch.equal(one, one[..., :1, :1].expand_as(one)) and not torch.equal(one, other)
+    assert abs((one == 0).float().mean() - 0.25) < 5 * (0.25 * 0.75 / 20_000) ** 0.5
+    assert ChannelDropout(0.25, 0)(ones.bfloat16()).dtype == torch.bfloat16
+    assert ChannelDropout(0.25, 0).eval()(ones) is ones
+
+
+def test_images_are_resized_before_the_network() -> None:
+    torch.manual_seed(0)
+    for size in (8, 32, 16):
+        images = torch.randn(2, 1, size, size)
+        backbone = networks.backbone("small_convnet", 1, size, resize=16)
+        expected = v2.functional.resize(images, [16, 16], antialias=size > 16)
+        inner = getattr(backbone, "network", backbone)
+        torch.testing.assert_close(backbone(images), inner(expected))
+        assert backbone.width == 96
+
+
+def test_vision_transformer_sees_224_pixels() -> None:
+    with torch.device("meta"):
+        assert networks.backbone("vit_b_16", 1, 8).size == 224
+        assert networks.backbone("vit_b_16", 1, 8, resize=32).size == 32
+        with pytest.raises(ValueError, match=r"patches of 16 pixels, not images of 40: resize them to 224"):
+            networks.backbone("vit_b_16", 1, 8, resize=40)
+
+
 def test_bad_names_and_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'resnet18' is unknown: choose one of small_convnet, preact_resnet18, wide_"):
-        networks.backbone("resnet18", 3, 32)
-    with pytest.raises(ValueError, match=r"7 × 7 pixels are too small: resize them to at least 8"):
-        networks.backbone("preact_resnet18", 3, 7)
+    with pytest.raises(
+        ValueError, match=r"'resnet' is unknown: choose one of small_convnet, convnet_002, co_teaching_"
+    ):
+        networks.backbone("resnet", 3, 32)
+    for name, size, smallest in [("preact_resnet18", 7, 8), ("co_teaching_cnn", 27, 28), ("swin_t", 31, 32)]:
+        sentence = f"{size} × {size} pixels are too small for {name}: resize them to at least {smallest} pixels"
+        with pytest.raises(ValueError, match=sentence):
+            networks.backbone(name, 3, size)
+        with torch.device("meta"):
+            networks.backbone(name, 3, size, resize=smallest)
+
+
+# -------------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A network of torchvision, with its head, that somebody trained."""
+    torch.manual_seed(7)
+    network = models.resnet18()
+    network.bn1.running_mean.normal_()
+    return network.eval()
+
+
+def test_weights_of_torchvision_from_a_file(trained: nn.Module, tmp_path: Path) -> None:
+    path = str(tmp_path / "resnet18.pth")
+    torch.save(trained.state_dict(), path)
+    backbone = networks.backbone("resnet18_imagenet", 3, 32, weights=path).eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(trained.fc(backbone(images)), trained(images))
+    resized = networks.backbone("resnet18_imagenet", 1, 8, weights=path, resize=32).eval()
+    torch.testing.assert_close(resized.network(images), backbone(images), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "convnext_tiny"])
+def test_only_the_head_of_a_file_is_left_out(name: str) -> None:
+    with torch.device("meta"):
+        state = models.get_model(name).state_dict()
+        backbone = networks.backbone(name, 3, 224)
+        weights.load(backbone.network, state, "a file")
+    heads_only = [key for key in state if key not in backbone.network.state_dict()]
+    assert len(heads_only) == 2 and all(state[key].shape[0] == 1000 for key in heads_only)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_weights_of_our_own_networks_from_a_file(name: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.pt")
+    torch.manual_seed(0)
+    first, images = networks.backbone(name, 1, 8).eval(), torch.randn(2, 1, 8, 8)
+    torch.save(first.state_dict(), path)
+    second = networks.backbone(name, 1, 8, weights=path).eval()
+    torch.testing.assert_close(second(images), first(images), atol=0, rtol=0)
+
+
+def test_bad_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    good = networks.backbone("small_convnet", 1, 8).state_dict()
+
+    def refused(sentence: str, name: str = "small_convnet") -> None:
+        with pytest.raises(ValueError, match=sentence) as error:
+            networks.backbone(name, 1, 8, weights=str(path))
+        assert "\n" not in str(error.value)
+
+    refused(r"weights .*weights.pt cannot be read \(FileNotFoundError\): give the path of a file that torch.save")
+    torch.save(good, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    refused(r"cannot be read \(RuntimeError\)")
+    for content in (b"", b"not a state dict at all"):
+        path.write_bytes(content)
+        refused("cannot be read")
+    for content in ([1, 2], {"epoch": 3, "state_dict": good}):
+        torch.save(content, path)
+        refused("are no state dict: write them by torch.save")
+    torch.save({key: value for key, value in good.items() if key != "layers.4.weight"}, path)
+    refused(r"are of another network: layers\.4\.weight is missing there\.")
+    torch.save(good | {"layers.0.weight": torch.zeros(24, 3, 3, 3)}, path)
+    refused(r"layers\.0\.weight is 24 × 3 × 3 × 3 there and 24 × 1 × 3 × 3 here")
+    torch.save(good | {"fc.weight": torch.zeros(1), "head.bias": torch.zeros(1)}, path)
+    networks.backbone("small_convnet", 1, 8, weights=str(path))
+    torch.save(good | {"fc.weight": torch.zeros(1), "extra.weight": torch.zeros(1)}, path)
+    refused(r"extra\.weight has no place here")
+
+
+def test_weights_of_the_other_stem_are_refused(trained: nn.Module, tmp_path: Path) -> None:
+    path = str(tmp_path / "resnet18.pth")
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(ValueError, match=r"conv1\.weight is 64 × 3 × 7 × 7 there and 64 × 3 × 3 × 3 here"):
+        networks.backbone("resnet18", 3, 32, weights=path)
+    for name in ("resnet18", "small_convnet"):
+        with pytest.raises(ValueError, match=f"no ImageNet weights for {name}: choose one of resnet18_imagenet, "):
+            networks.backbone(name, 3, 32, weights="imagenet")
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder behind a server on this machine from which torchvision gets its ResNet-18."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(QuietHandler, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        models.ResNet18_Weights.IMAGENET1K_V1.value, "url", f"http://127.0.0.1:{server.server_port}/resnet18.pth"
+    )
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_imagenet_weights_are_downloaded_once(
+    trained: nn.Module, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(trained.state_dict(), served / "unnamed.pth")
+    content = (served / "unnamed.pth").read_bytes()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (served / name).write_bytes(content)
+    value = models.ResNet18_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(value, "url", value.url.replace("resnet18.pth", name))
+    images = torch.randn(2, 3, 32, 32)
+    for _ in range(2):
+        backbone = networks.backbone("resnet18_imagenet", 3, 32, weights="imagenet").eval()
+        torch.testing.assert_close(trained.fc(backbone(images)), trained(images))
+        (served / name).unlink(missing_ok=True)
+
+
+def test_imagenet_weights_that_cannot_be_had(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(reason: str) -> None:
+        sentence = (
+            f"ImageNet weights of resnet18 cannot be downloaded .*{reason}.*: fetch the file elsewhere and give its"
+        )
+        with pytest.raises(ValueError, match=sentence):
+            networks.backbone("resnet18_imagenet", 3, 32, weights="imagenet")
+
+    refused("404")
+    value = models.ResNet18_Weights.IMAGENET1K_V1.value
+    (served / "resnet18-00000000.pth").write_bytes(b"half a file")
+    monkeypatch.setattr(value, "url", value.url.replace("resnet18.pth", "resnet18-00000000.pth"))
+    refused("invalid hash value")
+    monkeypatch.setattr(value, "url", "http://127.0.0.1:9/resnet18.pth")
+    refused("URLError")
 
 
 def test_heads_share_the_backbone() -> None:

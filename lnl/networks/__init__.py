@@ -1,6 +1,5 @@
 """Networks: a backbone from images to features, heads on top of it by name, and control of BatchNorm's statistics.
 
-The backbones end in a global average, so that they take images of any size from 8 × 8 pixels up.
 BatchNorm's momentum is PyTorch's 0.1 everywhere.  MixMatch's 0.001 leaves 37 % of the initial running statistics in
 place after 1,000 steps, so that every run below some 5,000 steps looks broken when it is evaluated.
 """
@@ -9,25 +8,71 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lnl.networks.convnet import SmallConvNet
+from lnl.networks import weights as trained
+from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
+from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
-from lnl.networks.wide_resnet import WideResNet28
+from lnl.networks.wide_resnet import WideResNet
 
-Backbone = SmallConvNet | PreActResNet18 | WideResNet28
-SMALLEST = 8  # pixels: the residual networks halve the image three times
+if TYPE_CHECKING:
+    from lnl.networks.vision import Headless
 
-_BACKBONES: dict[str, Callable[[int], Backbone]] = {
-    "small_convnet": SmallConvNet,
-    "preact_resnet18": PreActResNet18,
-    "wide_resnet28_2": partial(WideResNet28, factor=2),
-    "wide_resnet28_10": partial(WideResNet28, factor=10),
+
+class Resized(nn.Module):
+    """`network` on images of `size` × `size` pixels, whatever their own: (B, C, H, W) -> (B, width)."""
+
+    def __init__(self, network: Backbone, size: int) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+        self.width: int = network.width
+
+    def forward(self, images: Tensor) -> Tensor:
+        smaller = images.shape[-1] > self.size  # only then is there something to smooth
+        features: Tensor = self.network(interpolate(images, (self.size,) * 2, mode="bilinear", antialias=smaller))
+        return features
+
+
+if TYPE_CHECKING:
+    Backbone = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29 | Headless | Resized
+
+
+def _vision(name: str, *arguments: Any) -> Any:
+    """What a function of `lnl.networks.vision` returns; imported here, because torchvision takes a second."""
+    from lnl.networks import vision
+
+    return getattr(vision, name)(*arguments)
+
+
+# name: (channels, size) -> backbone.  A ResNet by its number alone has the stem for small images.
+_BACKBONES: dict[str, Callable[[int, int], Backbone]] = {
+    "small_convnet": lambda channels, _: SmallConvNet(channels),
+    "convnet_002": ConvNet002,
+    "co_teaching_cnn": lambda channels, _: CoTeachingCNN(channels),
+    "preact_resnet18": lambda channels, _: PreActResNet18(channels),
+    "resnet18": lambda *_: _vision("resnet", "resnet18", "cifar"),
+    "resnet34": lambda *_: _vision("resnet", "resnet34", "cifar"),
+    "resnet50": lambda *_: _vision("resnet", "resnet50", "cifar"),
+    "resnet18_imagenet": lambda *_: _vision("resnet", "resnet18", "imagenet"),
+    "resnet34_imagenet": lambda *_: _vision("resnet", "resnet34", "imagenet"),
+    "resnet50_imagenet": lambda *_: _vision("resnet", "resnet50", "imagenet"),
+    "resnet29_ieg": lambda channels, _: ResNet29(channels),
+    "wide_resnet28_2": lambda channels, _: WideResNet(channels, (32, 64, 128)),
+    "wide_resnet28_10": lambda channels, _: WideResNet(channels, (160, 320, 640)),
+    "wide_resnet37_2": lambda channels, _: WideResNet(channels, (32, 64, 128, 256), strides=(2, 2, 2, 2)),
+    "wide_resnet45_2": lambda channels, _: WideResNet(channels, (16, 32, 64, 128), 5, (1, 2, 2, 2), activated=4),
+    "vit_b_16": lambda _, size: _vision("vit_b_16", size),
+    "swin_t": lambda *_: _vision("swin_t"),
+    "convnext_tiny": lambda *_: _vision("convnext_tiny"),
 }
+_SMALLEST = {"co_teaching_cnn": 28, "vit_b_16": 16, "swin_t": 32, "convnext_tiny": 32}  # pixels; all others: 8
+_IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
 
 
 def names() -> list[str]:
@@ -35,16 +80,32 @@ def names() -> list[str]:
     return list(_BACKBONES)
 
 
-def backbone(name: str, channels: int, size: int) -> Backbone:
-    """A freshly initialised backbone: (B, channels, size, size) -> (B, backbone.width).
+def backbone(name: str, channels: int, size: int, weights: str | None = None, resize: int | None = None) -> Backbone:
+    """A backbone: (B, channels, size, size) -> (B, backbone.width).
 
-    Raises ValueError for an unknown name and for images below 8 × 8 pixels.
+    `weights`: None, newly initialised; "imagenet", as torchvision trained it; or the path of a state dict, whose head
+    is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 224.
+    Images stay normalised by the mean and the deviation of their data set, also under ImageNet's weights.
+
+    Raises ValueError for an unknown name, images that are too small, and weights that cannot be had or do not fit.
     """
     if name not in _BACKBONES:
         raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(_BACKBONES)}.")
-    if size < SMALLEST:
-        raise ValueError(f"images of {size} × {size} pixels are too small: resize them to at least {SMALLEST} pixels.")
-    return _BACKBONES[name](channels)
+    seen = resize or (224 if name == "vit_b_16" else size)
+    smallest = _SMALLEST.get(name, 8)
+    if seen < smallest:
+        raise ValueError(
+            f"images of {seen} × {seen} pixels are too small for {name}: resize them to at least {smallest} pixels."
+        )
+    if weights == "imagenet" and name not in _IMAGENET:
+        raise ValueError(
+            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
+        )
+    network = _BACKBONES[name](channels, seen)
+    if weights is not None:
+        state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
+        trained.load(getattr(network, "network", network), state, weights)  # torchvision's within ours
+    return network if seen == size else Resized(network, seen)
 
 
 class Network(nn.Module):

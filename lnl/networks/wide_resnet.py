@@ -1,13 +1,16 @@
-"""Wide ResNet-28 (Zagoruyko & Komodakis 2016) in the layout of the official MixMatch code, without convolution biases.
+"""Wide ResNets (Zagoruyko & Komodakis 2016) in the layout of the official MixMatch code, without convolution biases.
 
 Every block normalises and activates before its first convolution.  The most copied PyTorch version feeds it the raw
 input where the number of channels changes in stages two and three, which leaves two BatchNorms without any gradient.
+
+Three stages of n blocks have 6n + 4 convolutions, four have 8n + 5: the stem, two in each block and a shortcut in each
+stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
@@ -19,17 +22,19 @@ batch_norm = partial(nn.BatchNorm2d, eps=1e-3)  # TensorFlow's default epsilon, 
 class Block(nn.Module):
     """Two 3×3 convolutions, each after BatchNorm and LeakyReLU, and a shortcut.
 
-    A shortcut that changes the number of channels is a 1×1 convolution of the raw input; only the network's first block
-    (`activated_shortcut`) takes it after the activation.
+    The shortcut of a stage's `first` block is a 1×1 convolution, of the raw input or (`activated_shortcut`) after the
+    activation; every other passes its input on.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, activated_shortcut: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, *, first: bool = False, activated_shortcut: bool = False
+    ) -> None:
         super().__init__()
         self.norm1 = batch_norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm2 = batch_norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if first else nn.Identity()
         self.activated_shortcut = activated_shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,18 +43,29 @@ class Block(nn.Module):
         return self.conv2(hidden) + self.shortcut(activated if self.activated_shortcut else x)
 
 
-class WideResNet28(nn.Module):
-    """A stem of 16 channels, then four blocks each of 16, 32 and 64 × factor: (B, C, H, W) -> (B, 64 × factor)."""
+class WideResNet(nn.Module):
+    """A stem of 16 channels, then `blocks` blocks for each of `widths`: (B, C, H, W) -> (B, widths[-1]).
 
-    def __init__(self, channels: int, factor: int) -> None:
+    `strides`: of each stage's first block.  `activated`: the number of stages, from the first, whose shortcut is taken
+    after the activation; MixMatch has one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        blocks: int = 4,
+        strides: Sequence[int] = (1, 2, 2),
+        activated: int = 1,
+    ) -> None:
         super().__init__()
-        self.width = 64 * factor
+        self.width = widths[-1]
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        blocks: list[Block] = []
-        for stage, (inputs, outputs) in enumerate(pairwise((16, 16 * factor, 32 * factor, 64 * factor))):
-            first = Block(inputs, outputs, stride=1 if stage == 0 else 2, activated_shortcut=stage == 0)
-            blocks += [first, *(Block(outputs, outputs) for _ in range(3))]
-        self.blocks = nn.Sequential(*blocks)
+        layers: list[Block] = []
+        for stage, (inputs, outputs, stride) in enumerate(zip((16, *widths), widths, strides, strict=False)):
+            layers.append(Block(inputs, outputs, stride, first=True, activated_shortcut=stage < activated))
+            layers += [Block(outputs, outputs) for _ in range(blocks - 1)]
+        self.blocks = nn.Sequential(*layers)
         self.norm = batch_norm(self.width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015, by fan-out, as MixMatch does

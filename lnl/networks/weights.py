@@ -1,0 +1,53 @@
+"""Trained weights from a file, into a network that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+HEADS = ("fc.", "head.", "heads.", "classifier.")  # what torchvision and others call last layers: left out
+
+
+def read(path: str) -> dict[str, Tensor]:
+    """The state dict that `torch.save` wrote.  Raises ValueError for anything else."""
+    try:
+        state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a truncated or foreign file makes of the reader
+        raise ValueError(
+            f"the weights {path} cannot be read ({type(error).__name__}): give the path of a file that "
+            "torch.save(network.state_dict(), path) wrote, or imagenet."
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"the weights {path} are no state dict: write them by torch.save(network.state_dict(), path).")
+    return dict(state)
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put `state` into `network`; heads that it has besides are left out.
+
+    Raises ValueError that names the first tensor which is missing, has another shape or belongs nowhere.
+    """
+    own = network.state_dict()
+    problem = next(
+        (
+            f"{key} is {_shape(state[key])} there and {_shape(value)} here"
+            for key, value in own.items()
+            if key in state and state[key].shape != value.shape
+        ),
+        None,
+    )
+    if problem is None:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+        surplus = [key for key in unexpected if not key.startswith(HEADS)]
+        problem = (
+            f"{missing[0]} is missing there" if missing else f"{surplus[0]} has no place here" if surplus else None
+        )
+    if problem is not None:
+        raise ValueError(f"the weights {source} are of another network: {problem}.")
+
+
+def _shape(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape)) or "a number"

@@ -1,0 +1,234 @@
+"""Trials that start from what other trials have learnt: `init_from` and the teacher of semantic noise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lnl import Noise, Study, Trial
+from lnl.data import DataError, load
+from lnl.learner import trained_backbone
+from lnl.results import Store
+from lnl.trial import Execution, assemble, parse, run, trained_path
+
+DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
+SIMCLR = {"method": {"name": "simclr", "batch_size": 16}, "epochs": 3}
+
+
+def digits_trial(method: str = "supervised", **changes: object) -> Trial:
+    return parse({"method": method}).override({**DIGITS, **changes})
+
+
+def backbone(method: object) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix("backbone."): tensor.clone()
+        for name, tensor in method.learner.network.state_dict().items()
+        if name.startswith("backbone.")
+    }
+
+
+def test_an_initialisation_is_where_training_starts() -> None:
+    trial = digits_trial(labels=50, init_from=SIMCLR)
+    source = trial.prerequisites["initialisation"]
+    assert (source.method_name, source.epochs, source.steps, source.labels) == ("simclr", 3, 3, 50)
+    *_, row = run(source)
+    trained = trained_backbone(row.snapshot()["parts"])
+    started, plain = assemble(trial, Execution())[0], assemble(digits_trial(labels=50), Execution())[0]
+    assert trained.keys() == backbone(started).keys()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in backbone(started).items())
+    assert not any(
+        torch.equal(tensor, trained[name]) for name, tensor in backbone(plain).items() if "num_batches" not in name
+    )
+    heads = [method.learner.network.heads.state_dict() for method in (started, plain)]
+    assert all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items()), "the heads are new"
+
+
+def test_averaged_weights_are_what_is_passed_on() -> None:
+    source = digits_trial("mixmatch", labels=50, **{"method.optimizer.average": 0.5})
+    *_, row = run(source)
+    parts = row.snapshot()["parts"]
+    found = trained_backbone(parts)
+    weight, statistic = "layers.0.weight", "layers.1.running_mean"
+    assert torch.equal(found[weight], parts["learner"]["average"][f"backbone.{weight}"])
+    assert not torch.equal(found[weight], parts["learner"]["network"][f"backbone.{weight}"])
+    assert torch.equal(found[statistic], parts["learner"]["network"][f"backbone.{statistic}"])
+
+
+def test_what_is_trained_without_labels_is_shared_by_all_noise_rates() -> None:
+    trials = [digits_trial(init_from=SIMCLR, noise={"kind": "symmetric", "rate": rate}) for rate in (0.2, 0.5)]
+    assert len({trial.id for trial in trials}) == 2
+    assert len({trial.prerequisites["initialisation"].id for trial in trials}) == 1
+    supervised = [trial.override({"init_from": {"method": "supervised", "epochs": 3}}) for trial in trials]
+    assert len({trial.prerequisites["initialisation"].id for trial in supervised}) == 2
+
+
+def test_a_replicate_starts_from_its_own_initialisation() -> None:
+    trial = digits_trial(init_from={**SIMCLR, "replicate": 7})
+    for replicate in (0, 1):
+        assert trial.override({"replicate": replicate}).prerequisites["initialisation"].replicate == replicate
+
+
+def test_what_an_initialisation_does_not_say_is_as_in_its_trial() -> None:
+    trial = Trial(method="supervised", init_from={"method": "simclr"})
+    assert trial.prerequisites["initialisation"].dataset == "cifar10"
+    smaller = trial.override({"dataset": "digits", "network": "small_convnet", "epochs": 3})
+    source = smaller.prerequisites["initialisation"]
+    assert (source.dataset, source.network, source.epochs) == ("digits", "small_convnet", 3)
+    assert trial.id != smaller.id != trial.override({"init_from": None}).id
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"init_from": {"epochs": 3}}, "init_from needs a method"),
+        ({"init_from": {"method": "simklr"}}, "simclr"),
+        ({"init_from": {"method": "simclr", "epoch": 3}}, "'epoch': did you mean 'epochs'"),
+        ({"init_from": {"method": "simclr", "network": "preact_resnet18"}}, "cannot start small_convnet"),
+        ({"init_from": SIMCLR, "weights": "imagenet"}, "give one of them"),
+        ({"noise.kind": "semantic"}, "noise.teacher"),
+        ({"noise.kind": "semantic", "noise.teacher": {"epochs": 3}}, "noise.teacher"),
+        ({"noise.kind": "semantic", "noise.rate": 0.3, "noise.teacher": {"labels": 50}}, "takes no rate"),
+    ],
+)
+def test_impossible_wishes_get_one_sentence(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        digits_trial(**changes)
+    assert words in str(error.value) and "\n" not in str(error.value), error.value
+
+
+def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
+    teacher = {"labels": 100, "epochs": 10, "steps": 10}
+    trial = digits_trial(noise={"kind": "semantic", "teacher": teacher})
+    before = trial.prerequisites["teacher"]
+    assert (before.method_name, before.labels, before.noise) == ("supervised", 100, Noise())
+    *_, row = run(before)
+    trained_path(tmp_path, before).parent.mkdir(exist_ok=True)
+    torch.save(row.snapshot()["parts"], trained_path(tmp_path, before))
+    made = [assemble(trial, execution) for execution in (Execution(trained=tmp_path), Execution())]
+    for _, seen, truth in made:
+        rate = (seen.labels != truth.labels).double().mean()
+        assert 0.01 < rate < 0.4 and rate == pytest.approx(truth.facts["noise_realised"])
+    assert made[0][2].facts["noise_hash"] == made[1][2].facts["noise_hash"]
+    assert len(np.load(next(tmp_path.glob("*.labels.npy")))) == len(load("digits").train_labels)
+    again = assemble(trial, Execution(trained=tmp_path))[2]
+    assert again.facts["noise_hash"] == made[0][2].facts["noise_hash"]
+
+
+def test_a_damaged_prerequisite_gets_one_sentence(tmp_path: Path) -> None:
+    trial = digits_trial(init_from=SIMCLR)
+    path = trained_path(tmp_path, trial.prerequisites["initialisation"])
+    for content in (None, b"", b"no weights"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(DataError, match="run the study again"):
+            assemble(trial, Execution(trained=tmp_path))
+
+
+def test_a_plan_trains_each_prerequisite_once_and_first() -> None:
+    study = Study(
+        name="transfer",
+        question="Does it help?",
+        base=digits_trial(noise={"kind": "symmetric", "rate": 0.4}),
+        arms={"scratch": {}, "transfer": {"init_from": SIMCLR}, "simclr": {"method": "simclr"}},
+        factors={"noise.rate": [0.2, 0.5]},
+        replicates=2,
+    )
+    plan = study.plan()
+    ids = [planned.id for planned in plan.trials]
+    assert len(ids) == len(set(ids)) == 3 * 2 * 2 + 2
+    for position, planned in enumerate(plan.trials):
+        for before in planned.trial.prerequisites.values():
+            assert ids.index(before.id) < position
+    prerequisites = [planned for planned in plan.trials if planned.prerequisite]
+    assert [planned.arm for planned in prerequisites] == ["initialisation: simclr"] * 2
+    assert plan.record["prerequisites"] == [{"trial": p.id, "arm": p.arm} for p in prerequisites]
+    assert len(plan.record["trials"]) == 12
+    chosen = plan.of_arms(["transfer"])
+    assert len(chosen) == 4 + 2 and {p.id for p in prerequisites} <= chosen
+
+
+def test_an_arm_of_the_study_can_be_the_prerequisite_of_another() -> None:
+    study = Study(
+        name="transfer",
+        question="Does it help?",
+        base=digits_trial(),
+        arms={"simclr": SIMCLR, "transfer": {"init_from": SIMCLR}},
+        replicates=2,
+    )
+    plan = study.plan()
+    assert len(plan.trials) == 4
+    assert [planned.prerequisite for planned in plan.trials if planned.arm == "simclr"] == [True, True]
+
+
+STUDY = """
+from lnl import Noise, Study, Trial
+study = Study(
+    name="transfer", question="Does what another trial learnt help?",
+    base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3),
+    arms={
+        "scratch": {},
+        "transfer": {"init_from": {"method": "simclr", "epochs": 2}},
+        "taught": {"noise": {"kind": "semantic", "teacher": {"labels": 50, "epochs": 8}}, "labels": None},
+    },
+    factors={"noise.rate": [0.2, 0.4]},
+    panels={
+        "transfer": {"title": "From scratch or not", "arms": ["scratch", "transfer"], "across": ["noise.rate"]},
+        "taught": {"title": "A network's labels", "arms": ["scratch", "taught"]},
+    },
+    presets={"noisy": {"base": {"noise.kind": "symmetric", "noise.rate": 0.3}}},
+    replicates=2,
+    embeddings=30,
+)
+if __name__ == "__main__":
+    study.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
+    """Trained once and first; asked for with their arms only; trained again where their file is gone."""
+    path, storage = tmp_path / "transfer.py", tmp_path / "results"
+    path.write_text(STUDY)
+
+    def execute(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage), "--address", "local"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=240, env=environment)
+
+    def trained() -> dict[str, int]:
+        rows, broken = Store(storage).read("trials", "transfer")
+        assert not broken and set(rows["status"]) <= {"ok"}
+        return rows["arm"].value_counts().to_dict()
+
+    first = execute("--arms", "transfer", "--no-report")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert trained() == {"initialisation: simclr": 2, "transfer": 4}
+    everything = execute()
+    assert everything.returncode == 0, everything.stdout + everything.stderr
+    counts = {"initialisation: simclr": 2, "transfer": 4, "scratch": 6, "teacher: supervised": 2, "taught": 2}
+    assert trained() == counts
+    rows, _ = Store(storage).read("trials", "transfer")
+    taught = rows[rows["arm"] == "taught"]
+    assert taught["noise_realised"].between(0.02, 0.6).all() and taught["noise_realised"].nunique() == 2
+    # alone, without the study's stored prerequisites, the same trial trains them first and ends the same
+    mine = rows[(rows["arm"] == "transfer") & (rows["replicate"] == 1)].iloc[0]
+    *_, row = run(parse(json.loads(mine["config"])))
+    assert row.metrics["test", "accuracy"] == mine["accuracy_last"] and row.facts["init_hash"] == mine["init_hash"]
+    arrays, _ = Store(storage).read("arrays", "transfer")
+    assert set(arrays["name"]) >= {"embeddings", "embedding_labels"}
+    assert set(arrays["trial"]) == set(rows.loc[rows["replicate"] == 0, "trial"])
+    shapes = arrays.loc[arrays["name"] == "embeddings", "shape"].map(tuple)
+    assert set(shapes) == {(30, 30)}
+
+    gone = next(storage.glob("trained/*.pt"))
+    gone.unlink()
+    again = execute("--no-report")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert gone.exists() and sum(trained().values()) == sum(counts.values()) + 1
