@@ -21,8 +21,10 @@ import psutil
 from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
+from lnl import catalogue, methods
 from lnl.data import DataError
 from lnl.results import StorageError, Store, leases
 from lnl.study import Plan, Planned, Status, Study, by_state, reconcile
@@ -35,7 +37,7 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`lnl plan|run|status|report|doctor …`"""
+    """`lnl plan|run|status|report|methods|doctor …`"""
     parser = argparse.ArgumentParser(
         prog="lnl", description="A laboratory for ablation studies of learning with noisy labels."
     )
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=("last", "last10", "val_selected", "best_test"),
         help="selection rule; default: the study's",
     )
+    listed = commands.add_parser("methods", help="list the methods, or one method's switches")
+    listed.add_argument("name", nargs="?")
     doctor = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
     _storage_flag(doctor)
     doctor.add_argument("--json", action="store_true")
@@ -67,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(options.study, options.preset, options.storage, options.selection)
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
+        if options.command == "methods":
+            return _methods(options.name)
         return _study_command(find_study(options.study), options, options.command)
 
     return _guarded(act)
@@ -173,9 +179,8 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     store = Store(storage)
     if command == "run":
         return _run(study, plan, store, options)
-    statuses = [
-        status for status in reconcile(plan, store) if options.arms is None or status.planned.arm in options.arms
-    ]
+    chosen = plan.of_arms(options.arms)
+    statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
     complete = all(status.state in ("done", "stale") for status in statuses)
     if options.json:
         print(json.dumps(_as_json(plan, statuses), indent=1))
@@ -441,6 +446,25 @@ class Progress:
 
 
 # ------------------------------------------------------------------------------------------------------------ doctor
+
+
+def _methods(name: str | None) -> int:
+    """All methods in a table, or what the file of one says of itself and of its switches."""
+    if name is None:
+        measured = catalogue.costs()
+        table = Table("method", "what it is", "uses", Column("cost", justify="right"), box=None)
+        for one in map(catalogue.entry, methods.names()):
+            cost = f"{measured[one.name]:.1f}" if one.name in measured else ""
+            table.add_row(one.name, escape(one.title), ", ".join(one.uses), cost)
+    else:
+        one = catalogue.entry(name)
+        table = Table("switch", "default", "meaning", box=None, title=escape(one.title), title_justify="left")
+        for switch in one.switches:
+            table.add_row(
+                f"method.{switch.name}", escape(catalogue.default_text(switch.default)), escape(switch.meaning)
+            )
+    Console().print(table)
+    return COMPLETE
 
 
 def _doctor(storage: Path, as_json: bool) -> int:

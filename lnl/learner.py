@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lnl import networks, schedules
+from lnl import meta, networks, schedules
 from lnl.networks import Network
 from lnl.streams import Streams
 
@@ -25,7 +27,7 @@ Precision = Literal["float32", "bfloat16"]
 Gradients = list[Tensor | None]  # one entry per trainable tensor; None: no gradient from this objective
 Head = Callable[[int], nn.Module]  # features -> module
 
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH = 1024  # images of up to 32 × 32 pixels at a time without gradient; fewer larger ones
 
 
 class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -36,23 +38,31 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = False  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (two or more axes) only; adamw: times the rate
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "fixmatch", "step", "restarts"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)  # step only: shares of training after which the rate is multiplied …
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … by this
+    first_cycle: Annotated[float, Field(gt=0, le=1)] = 1 / 400  # restarts only: share of training; see `schedules`
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average that predicts; 0: none
 
     def scale(self, progress: float) -> float:
         """Factor of the learning rate at `progress` in [0, 1] of training."""
         if self.schedule == "cosine":
             return schedules.cosine(progress)
+        if self.schedule == "fixmatch":
+            return schedules.fixmatch(progress)
         if self.schedule == "step":
             return schedules.step_decay(progress, self.milestones, self.factor)
+        if self.schedule == "restarts":
+            return schedules.restarts(progress, self.first_cycle)
         return 1.0
 
 
 @dataclass(frozen=True)
 class NetworkBuilder:
-    """Makes a trial's networks: same replicate, same name, same initial weights, on every device."""
+    """Makes a trial's networks: same replicate, same name, same initial weights, on every device.
+
+    `initial`: a trained backbone's state, from which every network of the trial starts; the heads stay new.
+    """
 
     name: str
     channels: int
@@ -60,11 +70,16 @@ class NetworkBuilder:
     device: torch.device
     precision: Precision
     streams: Streams
+    weights: str | None = None  # of the backbone, see `networks.backbone`
+    resize: int | None = None  # images to so many pixels, there
+    initial: Mapping[str, Tensor] | None = None
 
     def build(self, heads: Mapping[str, Head], replica: str = "") -> Network:
         """Backbone and heads, each initialised from its own stream, so that one more head moves no other weight."""
         with self.streams.initialise(f"{replica}backbone"):
-            backbone = networks.backbone(self.name, self.channels, self.size)
+            backbone = networks.backbone(self.name, self.channels, self.size, self.weights, self.resize)
+        if self.initial is not None:
+            backbone.load_state_dict(self.initial)
         made = {}
         for name, head in heads.items():
             with self.streams.initialise(f"{replica}{name}"):
@@ -93,6 +108,8 @@ class Learner:
         self.network = network.build(heads, replica)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if optimizer.average else None
         self.precision, self.device = network.precision, network.device
+        pixels = (network.resize or network.size) ** 2
+        self.evaluation_batch = max(1, min(EVALUATION_BATCH, EVALUATION_BATCH * 32**2 // pixels))
         self.names = [name for name, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
         self.owned = {
@@ -149,15 +166,69 @@ class Learner:
         self.advance()
         return loss
 
+    def virtual(
+        self,
+        loss: Callable[..., Tensor],
+        coefficients: Sequence[Tensor],
+        images: Tensor,
+        probe: Callable[[Callable[[Tensor], Tensor], Any], Tensor],
+        batch: Any,
+        *,
+        rate: float | None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        mode: meta.MetaGradient = "jvp",
+    ) -> list[Tensor]:
+        """Gradient of the objective `probe` after one virtual step of SGD, by the step's `coefficients`.
+
+        `loss`: (logits of `images`, *coefficients) -> scalar, what the virtual step descends; `rate` None: it stands
+        still there, see `lnl.meta.gradients`.  The step goes on with the optimizer's momentum; `weight_decay` counts in
+        both losses.  In float32, by batch statistics; moves neither weights nor BatchNorm's running statistics.
+        """
+        weights = [tensor.detach() for tensor in self.parameters]
+        kernels = [weight_decay * (tensor.ndim > 1) for tensor in weights]
+        (optimizer,) = self.optimizers.values()
+        drift = [decay * tensor for decay, tensor in zip(kernels, weights, strict=True)]
+        if momentum:
+            buffers = [optimizer.state[tensor]["momentum_buffer"] for tensor in self.parameters]
+            drift = [one + momentum * buffer for one, buffer in zip(drift, buffers, strict=True)]
+
+        def at(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+            named = dict(zip(self.names, weights, strict=True))
+            return lambda images: functional_call(self.network, named, (images,))
+
+        def probe_loss(weights: Sequence[Tensor]) -> Tensor:
+            lengths = [decay / 2 * one.square().sum() for decay, one in zip(kernels, weights, strict=True) if decay]
+            return probe(at(weights), batch) + sum(lengths)
+
+        self.network.train()
+        precise = torch.autocast(self.device.type, enabled=False)
+        plain = sdpa_kernel(SDPBackend.MATH)  # fused attention has no second derivative
+        with networks.statistics_frozen(self.network), precise, plain:
+            return meta.gradients(
+                lambda weights: at(weights)(images),
+                loss,
+                coefficients,
+                probe_loss,
+                weights,
+                rate=rate,
+                drift=drift,
+                mode=mode,
+            )
+
     # -------------------------------------------------------------------------------------------- without gradient
 
     @torch.no_grad()
-    def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
-        """Class probabilities by BatchNorm's batch statistics, for guessing labels. (B, C, H, W) -> (B, K)."""
+    def batch_logits(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
+        """Logits by BatchNorm's batch statistics. (B, C, H, W) -> (B, K)."""
         network = self.average if averaged and self.average is not None else self.network
         network.train()
         with nullcontext() if update_statistics else networks.statistics_frozen(network), self._precision():
-            return network(images).float().softmax(dim=-1)
+            return network(images).float()
+
+    def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
+        """Class probabilities by BatchNorm's batch statistics, for guessing labels. (B, C, H, W) -> (B, K)."""
+        return self.batch_logits(images, averaged, update_statistics).softmax(dim=-1)
 
     def logits(self, images: Tensor) -> Tensor:
         """Inference mode, by the averaged weights where there are any. (B, C, H, W) -> (B, K)."""
@@ -176,7 +247,7 @@ class Learner:
                 mine.copy_(theirs)  # the average has no BatchNorm statistics of its own
         network.eval()
         with self._precision():
-            return torch.cat([call(network, part).float() for part in images.split(EVALUATION_BATCH)])
+            return torch.cat([call(network, part).float() for part in images.split(self.evaluation_batch)])
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -198,6 +269,19 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.done = state["done"]
+
+
+def trained_backbone(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The backbone of a method's first learner, by its averaged weights where there are any, from a stored snapshot."""
+    state = next(part for part in parts.values() if "network" in part and "optimizers" in part)
+    averaged = state["average"] or {}
+    prefix = "backbone."
+    statistics = ("running_mean", "running_var", "num_batches_tracked")  # the average has none of its own
+    return {
+        name.removeprefix(prefix): tensor if name.endswith(statistics) else averaged.get(name, tensor)
+        for name, tensor in state["network"].items()
+        if name.startswith(prefix)
+    }
 
 
 def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -> torch.optim.Optimizer:

@@ -6,7 +6,8 @@
                       super-classes of CIFAR-100, though only 6 of its 100 flips stay inside one
     pair              the next class, i -> i+1 mod K; from rate 0.5 on the wrong label is the more frequent one
     instance          depends on the image (Xia et al. 2020, "Part-dependent label noise", algorithm 2)
-    human             given labels (CIFAR-10N, CIFAR-100N)
+    human             labels that people gave (CIFAR-10N, CIFAR-100N)
+    semantic          labels that a network gave (Lee et al. 2019, RoG)
 
 Each label has its own row of uniform numbers: whether it flips, where to, and how hard its image is.  So the noise of a
 higher rate contains that of a lower one, and the first labels of a longer vector get the noise of a shorter one (exact
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human")
+KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic")
 CHUNK = 1024  # images in float64 at a time
 
 # Patrini et al. 2017, section 5: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
@@ -59,24 +60,27 @@ def corrupt(
     include_true: bool = False,
     images: Tensor | None = None,
     mapping: Sequence[int] | None = None,
-    human: Tensor | None = None,
+    annotated: Tensor | None = None,
 ) -> Corrupted:
     """True labels (N,) int64 -> given labels.  Raises `ValueError` for what cannot be drawn.
 
     `exact`: round(rate · N) labels flip, each class by its share (largest remainders); otherwise each with probability
     `rate`.  N leaves out the classes that map to themselves.  `include_true` (symmetric): the new label is uniform over
     all K classes as in DivideMix (Li et al. 2020), so that the realised rate is about rate · (K-1)/K.  `images`
-    (N, C, H, W) are needed by instance noise, `mapping` (K) by asymmetric noise, `human` (N,) by human noise.
+    (N, C, H, W) are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,), the labels
+    themselves, by human and semantic noise.
     """
     _check(labels, kind, rate, classes, include_true)
     if kind == "none":
         return _corrupted(labels, labels, classes)
-    if kind == "human":
-        if human is None or human.shape != labels.shape or human.min() < 0 or human.max() >= classes:
+    if kind in ("human", "semantic"):
+        there = annotated is not None and annotated.shape == labels.shape
+        if annotated is None or not there or annotated.min() < 0 or annotated.max() >= classes:
             raise ValueError(
-                f"Human noise lacks its labels: pass one from 0 to {classes - 1} for each of the {len(labels)} images."
+                f"{kind.capitalize()} noise lacks its labels: "
+                f"pass one from 0 to {classes - 1} for each of the {len(labels)} images."
             )
-        return _corrupted(labels, human.to(torch.int64), classes)
+        return _corrupted(labels, annotated.to(torch.int64), classes)
 
     law = _instance_law(images, labels, classes, generator) if kind == "instance" else None
     ties = torch.rand(classes, generator=generator, dtype=torch.float64)
@@ -137,7 +141,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
         raise ValueError(f"There is no noise '{kind}': choose one of {', '.join(KINDS)}.")
     if not 0 <= rate <= 1:
         raise ValueError(f"The noise rate {rate} is not a share of the labels: choose it from 0 to 1.")
-    if rate and kind in ("none", "human"):
+    if rate and kind in ("none", "human", "semantic"):
         raise ValueError(f"Noise '{kind}' takes no rate, but got {rate}: leave the rate at 0 or choose another kind.")
     if include_true and kind != "symmetric":
         raise ValueError(f"include_true belongs to symmetric noise: leave it out for '{kind}'.")

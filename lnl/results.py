@@ -4,8 +4,10 @@ Layout below one root folder (the `--storage` of every command):
 
     trials/study=<study>/<trial>-<attempt>.parquet    one wide row per attempt
     epochs/study=<study>/<trial>-<attempt>.parquet    long rows: trial, epoch, split, metric, value
+    arrays/study=<study>/<trial>-<attempt>.parquet    what figures need: histograms, mixtures, matrices, embeddings
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<uuid>.parquet                      append-only log, one row per file
+    trained/<trial>.pt                                prerequisites of other trials, after their last epoch
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
 Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written
@@ -103,10 +105,22 @@ EPOCHS = pa.schema(
         ("attempt", pa.int32()),
         ("epoch", pa.int32()),  # 1-based: the state after this many epochs
         ("step", pa.int64()),  # optimizer steps so far
-        ("split", pa.string()),  # train | validation | test
+        ("split", pa.string()),  # train | validation | test | oracle (true labels of training images)
         ("metric", pa.string()),
         ("value", pa.float64()),  # NaN: computed but undefined
         ("seconds", pa.float64()),  # since the trial began, earlier attempts included
+        ("schema_version", pa.int32()),
+    ]
+)
+ARRAYS = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("attempt", pa.int32()),
+        ("epoch", pa.int32()),
+        ("split", pa.string()),
+        ("name", pa.string()),  # see lnl.trial.diagnose and embed
+        ("shape", pa.list_(pa.int32())),
+        ("values", pa.list_(pa.float32())),  # row by row
         ("schema_version", pa.int32()),
     ]
 )
@@ -131,8 +145,9 @@ EVENTS = pa.schema(
         ("schema_version", pa.int32()),
     ]
 )
-TABLES = {"trials": TRIALS, "epochs": EPOCHS, "studies": STUDIES, "events": EVENTS}
-PARTITION = pa.field("study", pa.string())  # the only partition key, of trials and epochs
+TABLES = {"trials": TRIALS, "epochs": EPOCHS, "arrays": ARRAYS, "studies": STUDIES, "events": EVENTS}
+PARTITIONED = ("trials", "epochs", "arrays")
+PARTITION = pa.field("study", pa.string())  # their only partition key
 
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 
@@ -224,13 +239,20 @@ class Store:
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Path:
         return self.root / table / f"study={study}" / f"{trial}-{attempt}.parquet"
 
-    def write_attempt(self, study: str, row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> None:
-        """The epochs first, then the trial row: a trial row that exists always has its curve."""
+    def write_attempt(
+        self,
+        study: str,
+        row: Mapping[str, Any],
+        epochs: Sequence[Mapping[str, Any]],
+        arrays: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """The trial row comes last: one that exists always has its curve and its arrays."""
         trial, attempt = row["trial"], row["attempt"]
         if (path := self.attempt_path("trials", study, trial, attempt)).exists():
             raise StorageError(f"{path} is there already, and attempts are never overwritten: run again.")
-        if epochs:
-            write_rows(self.attempt_path("epochs", study, trial, attempt), EPOCHS, epochs)
+        for table, rows in (("arrays", arrays), ("epochs", epochs)):
+            if rows:
+                write_rows(self.attempt_path(table, study, trial, attempt), TABLES[table], rows)
         write_rows(path, TRIALS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
@@ -245,6 +267,11 @@ class Store:
 
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
+
+    @property
+    def trained(self) -> Path:
+        """Folder of trained prerequisites."""
+        return self.root / "trained"
 
     def next_attempt(self, study: str, trial: str) -> int:
         """One more than the newest attempt that has a row, readable or not."""
@@ -263,10 +290,10 @@ class Store:
         """
         schema = TABLES[table]
         folder = self.root / table
-        if study is not None and table in ("trials", "epochs"):
+        if study is not None and table in PARTITIONED:
             folder = folder / f"study={study}"
         paths = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
-        partitioned = table in ("trials", "epochs")
+        partitioned = table in PARTITIONED
         wanted = list(columns) if columns is not None else [*(["study"] if partitioned else []), *schema.names]
         inside = [name for name in wanted if not (partitioned and name == "study")] or schema.names[:1]  # rows to count
         parts, broken = [], []

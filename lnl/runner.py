@@ -58,7 +58,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
 
-from lnl import data, methods, task  # noqa: E402
+from lnl import data, methods, networks, task  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
     HEARTBEAT_S,
@@ -73,7 +73,7 @@ from lnl.results import (  # noqa: E402
 )
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
-from lnl.trial import Diverged, Execution, Row, Trial, code_hash, parse, run  # noqa: E402
+from lnl.trial import Diverged, Execution, Row, Trial, parse, run, trained_path, trial_code_hash  # noqa: E402
 
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
 POLL_S = 2.0  # while another driver finishes its trials
@@ -94,7 +94,7 @@ class Settings:
 
     def execution(self) -> Execution:
         device = "cpu" if self.device == "auto" and self.gpus_per_trial == 0 else self.device
-        return Execution(device, max(1, round(self.cpus_per_trial)), self.data)
+        return Execution(device, max(1, round(self.cpus_per_trial)), self.data, Store(self.storage).trained)
 
 
 # ------------------------------------------------------------------------------------------------------- the worker
@@ -107,6 +107,8 @@ class Job:
     trial: dict[str, Any]
     arm: str
     setting: str
+    prerequisite: bool  # keep what it has learnt: other trials start from it
+    embeddings: int
     store: str  # identity of the results folder that the driver sees
     run: str  # of this driver
     rerun_stale: bool
@@ -140,8 +142,9 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
             rows, _ = store.read("trials", job.study, columns, [("trial", "=", trial.id)])
             finished = rows[is_outcome(rows)]
-            current = code_hash(trial.method_name) in set(finished["code_hash"])
-            if len(finished) and (current or not job.rerun_stale):
+            current = trial_code_hash(trial) in set(finished["code_hash"])
+            kept = not job.prerequisite or trained_path(store.trained, trial).exists()
+            if len(finished) and kept and (current or not job.rerun_stale):
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
             attempt = store.next_attempt(job.study, trial.id)
@@ -159,11 +162,12 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
 def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report) -> dict[str, Any]:
     """Train a claimed trial to its end, write its rows; returns the last report."""
     about = _about(job, trial, settings)
-    execution = settings.execution()
+    execution = replace(settings.execution(), embeddings=job.embeddings if trial.replicate == 0 else 0)
     device = execution.torch_device()
     checkpoint = store.checkpoint_path(trial.id)
     state = _load_checkpoint(store, job.study, trial, checkpoint, about["code_hash"], device.type)
     history: list[Entry] = list(state["history"]) if state else []
+    arrays: list[Array] = list(state["arrays"]) if state else []
     seconds = state["run"]["seconds"] if state else 0.0
     started, saved = now(), time.monotonic()
     facts: Mapping[str, Any] = {}
@@ -174,9 +178,12 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         for row in run(trial, execution, state["run"] if state else None):
             facts, seconds = row.facts, row.seconds
             history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
+            arrays += [(row.epoch, *key, list(one.shape), one.flatten()) for key, one in row.arrays.items()]
             if row.epoch < trial.total_epochs and time.monotonic() - saved >= settings.checkpoint_s:
-                _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history)
+                _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history, arrays)
                 saved = time.monotonic()
+            elif row.epoch == trial.total_epochs and job.prerequisite:
+                _save(trained_path(store.trained, trial), row.snapshot()["parts"])
             report(_flat(row))
     except (StorageError, torch.AcceleratorError):
         raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
@@ -196,9 +203,14 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         "started_at": started,
         "ended_at": now(),
     }
+    key = {"trial": trial.id, "attempt": attempt}
     names = ("epoch", "step", "split", "metric", "value", "seconds")
-    long = [{"trial": trial.id, "attempt": attempt, **dict(zip(names, entry, strict=True))} for entry in history]
-    store.write_attempt(job.study, final, long)
+    curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]
+    shaped = [
+        {**key, "epoch": epoch, "split": split, "name": name, "shape": shape, "values": values.numpy()}
+        for epoch, split, name, shape, values in arrays
+    ]
+    store.write_attempt(job.study, final, curves, shaped)
     accident = failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
@@ -207,6 +219,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
 
 
 Entry = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
+Array = tuple[int, str, str, list[int], torch.Tensor]  # epoch, split, name, shape, values
 
 
 def _curve(history: Sequence[Entry], split: str) -> list[float]:
@@ -252,7 +265,7 @@ def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
         "cpus": settings.cpus_per_trial,
         "gpus": settings.gpus_per_trial,
         "host": socket.gethostname(),
-        "code_hash": code_hash(method),
+        "code_hash": trial_code_hash(trial),
         "git_commit": job.git_commit,
         "git_dirty": job.git_dirty,
         "version_python": platform.python_version(),
@@ -266,8 +279,14 @@ def _flat(row: Row) -> dict[str, Any]:
     return {"epoch": row.epoch, **{f"{split}_{metric}": value for (split, metric), value in row.metrics.items()}}
 
 
-def _save_checkpoint(path: Path, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry]) -> None:
-    state = {"trial": trial.id, "code": code, "device": device, "run": row.snapshot(), "history": list(history)}
+def _save_checkpoint(
+    path: Path, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry], arrays: Sequence[Array]
+) -> None:
+    about = {"trial": trial.id, "code": code, "device": device}
+    _save(path, {**about, "run": row.snapshot(), "history": list(history), "arrays": list(arrays)})
+
+
+def _save(path: Path, state: Any) -> None:
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
@@ -324,35 +343,54 @@ def run_plan(
     tried: set[str] = set()
     stopped: str | None = None
 
+    chosen = plan.of_arms(arms)
+
     def standing() -> list[Status]:
-        return [status for status in reconcile(plan, store) if arms is None or status.planned.arm in arms]
+        return [status for status in reconcile(plan, store) if status.planned.id in chosen]
 
     statuses = standing()
     check_data([status.planned for status in statuses if status.state in again], settings.data)
     with contextlib.ExitStack() as stack:
         while stopped is None:
-            todo = [s.planned for s in statuses if s.state in again and s.planned.id not in tried]
+            wanted = [s.planned for s in statuses if s.state in again and s.planned.id not in tried]
+            todo = [planned for planned in wanted if _ready(planned, store)]
             if todo:
                 settings = stack.enter_context(_ray(settings))
                 progress.start(todo, statuses)
                 stack.callback(progress.finish)
                 about = (identity, run, rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
-                jobs = [Job(p.trial.model_dump(mode="json"), p.arm, p.setting, *about) for p in todo]
+                kept = plan.record["embeddings"]
+                jobs = [
+                    Job(p.trial.model_dump(mode="json"), p.arm, p.setting, p.prerequisite, kept, *about) for p in todo
+                ]
                 stopped, taken = _tune(jobs, settings, progress)
                 tried |= {planned.id for planned in todo} - taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
+            elif wanted:
+                stopped = f"{len(wanted)} trials wait for a prerequisite that failed: see `lnl status`, then run again."
             else:
                 break
             statuses = standing()
     return Outcome(statuses, stopped)
 
 
+def _ready(planned: Planned, store: Store) -> bool:
+    """All that it starts from is trained."""
+    return all(trained_path(store.trained, trial).exists() for trial in planned.trial.prerequisites.values())
+
+
 def check_data(todo: Sequence[Planned], root: Path | None) -> None:
-    """Load every data set once and try every split, so that bad wishes fail before anything is scheduled."""
-    seen = set()
+    """Load every data set, make every network and try every split once: bad wishes fail before anything is scheduled."""
+    seen, built = set(), set()
     for planned in todo:
         trial = planned.trial
+        wish = (trial.dataset, trial.network, trial.weights, trial.resize)
+        if wish not in built:
+            built.add(wish)
+            _, channels, size, _ = data.load(trial.dataset, root).train_images.shape
+            with torch.device("meta") if trial.weights is None else contextlib.nullcontext():
+                networks.backbone(trial.network, channels, size, trial.weights, trial.resize)
         key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, trial.noise.column)
         if key in seen:
             continue

@@ -22,7 +22,7 @@ import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as settings
 
 from lnl.results import Store, canonical, is_outcome, latest, leases, now
-from lnl.trial import Trial, code_hash
+from lnl.trial import Noise, Trial, trained_path, trial_code_hash
 
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
@@ -76,6 +76,7 @@ class Planned:
     trial: Trial
     arm: str
     setting: str  # canonical JSON of the factor values that differ from the base
+    prerequisite: bool = False  # other trials of the plan start from what it has learnt
 
     @property
     def id(self) -> str:
@@ -90,6 +91,16 @@ class Plan:
     preset: str
     trials: tuple[Planned, ...]
     record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+
+    def of_arms(self, arms: Sequence[str] | None) -> set[str]:
+        """Ids of these arms' trials (None: of all), with those that they start from."""
+        waiting = [planned.trial for planned in self.trials if arms is None or planned.arm in arms]
+        ids = set()
+        while waiting:
+            trial = waiting.pop()
+            ids.add(trial.id)
+            waiting += trial.prerequisites.values()
+        return ids
 
     @property
     def hash(self) -> str:
@@ -109,6 +120,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     contrasts: list[Contrast] = Field(default_factory=list)
     presets: dict[str, Preset] = Field(default_factory=dict)
     selection: Literal["last", "last10", "val_selected"] = "last"
+    embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -152,7 +164,10 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         chosen = self.presets[preset] if preset else Preset()
         changed = {**chosen.base, **(changes or {})}
         base = self.base.override(changed)
-        factors = {**self.factors, **chosen.factors}
+        factors = {
+            factor: [_said(base, factor, value) for value in levels]
+            for factor, levels in {**self.factors, **chosen.factors}.items()
+        }
         arms = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
         if "replicate" in set(changed).union(*arms.values()):
             raise ValueError("A study sets the field 'replicate' itself: ask for a number of replicates instead.")
@@ -183,7 +198,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                             raise ValueError(
                                 f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it."
                             )
-        trials = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
+        declared = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
+        trials = _with_prerequisites(declared)
         here = {arm for panel in panels.values() for arm in panel.arms}
         record = {
             "study": self.name,
@@ -195,6 +211,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "arms": {arm: arms[arm] for arm in arms if arm in here},
             "replicates": count,
             "selection": self.selection,
+            "embeddings": self.embeddings,
             "panels": {
                 name: {
                     "title": p.title,
@@ -212,8 +229,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             ],
             "trials": [
                 {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
-                for p in trials
+                for p in declared
             ],
+            "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
         }
         return Plan(self.name, preset or "base", trials, record)
 
@@ -228,6 +246,30 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         raise SystemExit(study_main(self))
 
 
+def _with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
+    """The declared trials with those that they start from, each once and before them.
+
+    One that the study has as an arm of its own keeps that arm; the others are named after what they are for.
+    """
+    arms = {planned.id: planned for planned in declared}
+    ordered: dict[str, Planned] = {}
+
+    def add(planned: Planned) -> None:
+        for role, trial in planned.trial.prerequisites.items():
+            add(replace(arms.get(trial.id, Planned(trial, f"{role}: {trial.method_name}", "{}")), prerequisite=True))
+        if planned.id not in ordered or planned.prerequisite:
+            ordered[planned.id] = planned
+
+    for planned in declared:
+        add(planned)
+    return tuple(ordered.values())
+
+
+def _said(base: Trial, factor: str, value: Any) -> Any:
+    """A level as plans name it: of settings with fields of their own only what differs from the defaults."""
+    return _get(base.override({factor: value}), factor) if isinstance(value, Mapping) else value
+
+
 def _get(trial: Trial, key: str) -> Any:
     """The value at a dotted key; of the method its name."""
     key = "method.name" if key == "method" else key
@@ -236,6 +278,8 @@ def _get(trial: Trial, key: str) -> Any:
         if not isinstance(place, Mapping) or part not in place:
             raise ValueError(f"Factor '{key}' is no field of the trial.")
         place = place[part]
+    if key == "noise":
+        return {name: value for name, value in place.items() if value != getattr(Noise(), name)}
     return place
 
 
@@ -297,8 +341,10 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
             statuses.append(
                 Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}")
             )
+        elif planned.prerequisite and not trained_path(store.trained, trial).exists():
+            statuses.append(Status(planned, "missing", seconds))  # finished before anything started from it
         else:
-            state: State = "done" if row["code_hash"] == code_hash(name) else "stale"
+            state: State = "done" if row["code_hash"] == trial_code_hash(trial) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None
             statuses.append(Status(planned, state, _known(row["seconds"]), _known(row["accuracy_last"]), failure))
     return statuses

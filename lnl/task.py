@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ from lnl import augment, noise
 from lnl import data as sources
 from lnl.streams import Streams, digest
 
-View = Literal["none", "weak", "contrastive", "strong"]
+View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Noise:
     """How the given labels differ from the true ones.  `lnl.noise` defines each kind.
+
+    Semantic noise (Lee et al. 2019, RoG): the labels that a network gives which was trained on a few clean ones.
+    `teacher` holds the fields in which that network's trial differs from the trial that learns from its labels.
+    By default it is the same data set, network and length with `supervised`; its number of labels must be given, such
+    as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces.
 
     `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
     `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is
@@ -36,14 +41,17 @@ class Noise:
     `column`: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
     """
 
-    kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human"] = "none"
+    kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic"] = (
+        "none"
+    )
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     exact: bool = True
     include_true: bool = False
     column: str | None = None
+    teacher: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind in ("none", "human") and self.rate:
+        if self.kind in ("none", "human", "semantic") and self.rate:
             raise ValueError(
                 f"noise.rate is {self.rate}, but kind '{self.kind}' takes no rate: leave it at 0 or choose another kind"
             )
@@ -52,6 +60,11 @@ class Noise:
         if (self.column is None) == (self.kind == "human"):
             raise ValueError(
                 "noise.column names the human labels (such as 'worse'): give it with kind 'human' and only then"
+            )
+        if (self.teacher is None) == (self.kind == "semantic") or (self.teacher and "labels" not in self.teacher):
+            raise ValueError(
+                "noise.teacher says how the labels' network is trained, such as {'labels': 2500}: "
+                "give it with kind 'semantic' and only then"
             )
 
 
@@ -88,6 +101,46 @@ class Task:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return self.steps or math.ceil(max(len(self.labelled), len(self.unlabelled)) / batch_size)
+
+
+class Record:
+    """The last value noted for each image of a task, NaN until the first.  Checkpoints keep it."""
+
+    def __init__(self, task: Task, *shape: int) -> None:
+        self.values = torch.full((len(task.images), *shape), torch.nan, device=task.images.device)
+
+    def note(self, index: Tensor, values: Tensor) -> None:
+        """Replace the values (B, *shape) of the images at `index` (B,); of an image that comes twice one is kept."""
+        self.values[index] = values.detach().to(self.values.dtype)
+
+    def of(self, index: Tensor) -> Tensor:
+        """(B,) -> (B, *shape)."""
+        return self.values[index]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.values.copy_(state["values"])
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What a method has come to think of the training labels, for evaluation to compare with the truth.
+
+    Each part is optional.  (..., L): over `Task.labelled` in its order, leading axes are networks; NaN: no opinion.
+    """
+
+    loss: Tensor | None = None  # (..., L) of the given label, as the method models it
+    clean: Tensor | None = None  # (..., L) probability, or weight, that the given label is right
+    selected: Tensor | None = None  # (..., L) 1: trained on as right, 0: not
+    coefficient: Tensor | None = None  # (..., L) in [0, 1]: how much of the target is the given label
+    labels: Tensor | None = None  # (..., L, K) refined labels
+    pseudo_labels: Tensor | None = None  # (..., U, K) over Task.unlabelled
+    transition: Tensor | None = None  # (K, K) estimated P(given | true)
+    mixture: Tensor | None = (
+        None  # (..., 2, 3) weight, mean, standard deviation of each component, in units of `loss`; low losses first
+    )
 
 
 @dataclass(frozen=True)
@@ -200,15 +253,19 @@ def prepare(
     noise_settings: Noise,
     epochs: int,
     steps: int | None,
+    taught: np.ndarray | None = None,
+    probe_apart: bool = True,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
+    `taught`: semantic labels of all training images.  Without `probe_apart` the probe joins the labelled images with
+    its right labels, so that methods which use no probe have the same information.
     `streams` must live on the CPU, so that every device draws the same splits and labels.
     """
     data = sources.load(dataset, root)
     parts = split(data, streams, labels=labels, unlabelled_ratio=unlabelled_ratio, probe=probe, validation=validation)
     classes = len(data.class_names)
-    human = sources.human_labels(data, noise_settings.column, root) if noise_settings.column else None
+    annotated = sources.human_labels(data, noise_settings.column, root) if noise_settings.column else taught
 
     def given(index: np.ndarray, stream: str, split_images: np.ndarray, split_labels: np.ndarray) -> noise.Corrupted:
         return noise.corrupt(
@@ -223,7 +280,7 @@ def prepare(
             if noise_settings.kind == "instance"
             else None,
             mapping=noise.asymmetric_map(data.name, classes) if noise_settings.kind == "asymmetric" else None,
-            human=torch.from_numpy(human[index]) if human is not None else None,
+            annotated=torch.from_numpy(annotated[index]) if annotated is not None else None,
         )
 
     corrupted = given(parts.labelled, "noise", data.train_images, data.train_labels)
@@ -237,10 +294,12 @@ def prepare(
     seen = torch.full_like(true, -1)
     seen[labelled] = corrupted.labels
     seen[probe_index] = true[probe_index]
+    if not probe_apart:
+        labelled, probe_index = torch.cat([labelled, probe_index]), probe_index[:0]
     size, channels = data.train_images.shape[-1], data.train_images.shape[1]
     views = {
         name: augment.pipeline(name, size=size, channels=channels, flip=data.flip, mean=data.mean, std=data.std)
-        for name in ("none", "weak", "contrastive", "strong")
+        for name in get_args(View)
     }
     task = Task(
         images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
@@ -258,9 +317,10 @@ def prepare(
     )
     validation_labels = torch.from_numpy(np.asarray(held_labels[parts.validation], dtype=np.int64))
     if validation.labels == "noisy" and len(parts.validation):
-        if human is not None and validation.source == "test":
+        if annotated is not None and validation.source == "test":
             raise sources.DataError(
-                "Human labels exist for training images only: take noisy validation images from 'train'."
+                f"{noise_settings.kind.capitalize()} labels exist for training images only: "
+                "take noisy validation images from 'train'."
             )
         validation_labels = given(parts.validation, "noise/validation", held_images, held_labels).labels
 
@@ -301,3 +361,15 @@ def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator)
     passes = math.ceil(steps * batch_size / len(pool))
     keys = torch.rand(passes, len(pool), generator=generator, device=pool.device)
     return pool[keys.argsort(dim=-1)].flatten()[: steps * batch_size].view(steps, batch_size)
+
+
+def balanced_order(pool: Tensor, labels: Tensor, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Indices of `steps` batches that take the classes of `pool` in turn, each by shuffled passes over its images.
+
+    Pool (P,), its labels (P,) -> (steps, batch_size).  Every batch has each class equally often, or once more: exactly
+    equally often where the number of classes divides `batch_size`.
+    """
+    classes = labels.unique()
+    turns = math.ceil(steps * batch_size / max(len(classes), 1))
+    columns = [order(pool[labels == one], 1, turns, generator) for one in classes]
+    return torch.cat(columns, dim=-1).flatten()[: steps * batch_size].view(steps, batch_size)

@@ -12,18 +12,28 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
+from torch.nn import functional
 
-from lnl import data, graph, learner, methods, networks, task
-from lnl.results import canonical
+from lnl import data, graph, learner, methods, networks, noise, task
+from lnl.results import canonical, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
@@ -31,6 +41,7 @@ __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "code
 
 _METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -41,6 +52,11 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     ]  # a name, or {"name": …, field: value}
     dataset: str = "cifar10"
     network: str = "wide_resnet28_2"
+    weights: str | None = None  # the backbone's before training: imagenet, or the path of a state dict
+    resize: Annotated[int, Field(ge=8)] | None = None  # pixels: images become so large before they enter the backbone
+    # Fields of another trial, whose trained backbone this one starts from, such as {"method": "simclr", "epochs": 200};
+    # what is not said is as here.  Noise is none where that method uses no labels.
+    init_from: dict[str, Any] | None = None
     labels: Annotated[int, Field(ge=2)] | None = None  # labelled training images, all classes together; None: all
     unlabelled_ratio: Annotated[float, Field(gt=0)] | None = (
         None  # unlabelled images per labelled one; None: all that are left
@@ -68,6 +84,38 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
         return name
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Trial:
+        if self.init_from is not None and self.weights is not None:
+            raise ValueError("init_from and weights both say where the backbone starts: give one of them")
+        if self.init_from is not None and not {"method", "method.name"} & self.init_from.keys():
+            raise ValueError("init_from needs a method, such as {'method': 'simclr', 'epochs': 200}")
+        source = self.prerequisites.get("initialisation")  # refuses unknown fields of prerequisites, too
+        if source and (source.network, source.resize) != (self.network, self.resize):
+            raise ValueError(
+                f"init_from trains {source.network}, which cannot start {self.network}: choose one network"
+            )
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def prerequisites(self) -> dict[str, Trial]:
+        """Trials that are trained before this one: its `initialisation`, the `teacher` of its semantic noise."""
+        found = {}
+        fresh: dict[str, Any] = {"init_from": None, "weights": None}
+        again = {"replicate": self.replicate}
+        if self.init_from is not None:
+            method = self.init_from.get("method", self.init_from.get("method.name"))
+            uses = methods.load(methods.configure(method).name).USES  # type: ignore[attr-defined]
+            silent = {} if "labels" in uses else {"noise": asdict(Noise())}
+            found["initialisation"] = self.override({**fresh, **silent, **self.init_from, **again})
+        if self.noise.teacher is not None:
+            fresh |= {"noise": asdict(Noise()), "method": "supervised", "unlabelled_ratio": None}
+            found["teacher"] = self.override({**fresh, **self.noise.teacher, **again})
+        return found
+
     @property
     def method_name(self) -> str:
         """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
@@ -80,7 +128,11 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     def identity(self) -> dict[str, Any]:
         default = Trial(method=methods.configure(self.method_name))
-        mine = _difference(self.model_dump(mode="json"), default.model_dump(mode="json"))
+        said = self.model_dump(mode="json")
+        before = {name: trial.identity() for name, trial in self.prerequisites.items()}
+        if before:  # they are what counts, not the fields in which they were said to differ
+            said = {**said, "init_from": None, "noise": {**said["noise"], "teacher": None}, "prerequisites": before}
+        mine = _difference(said, default.model_dump(mode="json"))
         return {**mine, "method": {"name": self.method_name, **mine.get("method", {})}}
 
     def override(self, changes: Mapping[str, Any]) -> Trial:
@@ -165,6 +217,8 @@ class Execution:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     threads: int | None = 1  # of the CPU; None: torch's default
     data: Path | None = None  # folder of the data sets; None: lnl.data's default
+    trained: Path | None = None  # folder of trained prerequisites; None: train them here, first
+    embeddings: int = 0  # test images whose features are kept, over the epochs
 
     def torch_device(self) -> torch.device:
         if self.device == "auto":
@@ -185,6 +239,7 @@ class Row:
     seconds: float
     metrics: dict[tuple[str, str], float]  # (split, metric) -> value
     facts: Mapping[str, Any]  # what was realised: rate, transition, hashes, parameters
+    arrays: dict[tuple[str, str], Tensor]  # (split, name) -> what a figure of this epoch needs, float32 on the CPU
     snapshot: Callable[[], dict[str, Any]] = field(repr=False)
 
 
@@ -193,6 +248,10 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
     if execution.threads:
         torch.set_num_threads(execution.threads)
     device = execution.torch_device()
+    module = methods.load(trial.method_name)
+    before = {name: _trained(prerequisite, execution) for name, prerequisite in trial.prerequisites.items()}
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
     seen, truth = task.prepare(
         trial.dataset,
         Streams(trial.replicate),
@@ -205,12 +264,77 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
         noise_settings=trial.noise,
         epochs=trial.epochs,
         steps=trial.steps,
+        taught=_taught(trial.prerequisites["teacher"], before["teacher"], execution) if "teacher" in before else None,
+        probe_apart="probe" in module.USES,
     )
     _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
-    network = learner.NetworkBuilder(trial.network, channels, size, device, trial.precision, streams)
-    module = methods.load(trial.method_name)
+    network = learner.NetworkBuilder(
+        trial.network,
+        channels,
+        size,
+        device,
+        trial.precision,
+        streams,
+        trial.weights,
+        trial.resize,
+        learner.trained_backbone(before["initialisation"]) if "initialisation" in before else None,
+    )
     return module.Method(trial.method, seen, network, streams), seen, truth
+
+
+def stateful(method: Any) -> dict[str, Any]:
+    """The parts of a method that a snapshot stores."""
+    return {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
+
+
+def trained_path(folder: Path, trial: Trial) -> Path:
+    """Where the state of a trained prerequisite is kept."""
+    return folder / f"{trial.id}.pt"
+
+
+def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
+    """The parts of a prerequisite after its last epoch.  Raises `lnl.data.DataError` where they cannot be had."""
+    if execution.trained is None:
+        *_, row = run(trial, execution)
+        parts: dict[str, Any] = row.snapshot()["parts"]
+        return parts
+    path = trained_path(execution.trained, trial)
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise data.DataError(
+            f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be read from {path} "
+            f"({type(error).__name__}): remove that file if it is there, and run the study again."
+        ) from error
+    return parts
+
+
+def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
+    """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
+    kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
+    if kept and kept.exists():
+        labels: np.ndarray = np.load(kept)
+        return labels
+    method, seen, _ = assemble(teacher, execution)
+    for name, part in stateful(method).items():
+        part.load_state_dict(parts[name])
+    images = data.load(teacher.dataset, execution.data).train_images
+    device = seen.images.device
+    still, size = torch.Generator(device), learner.EVALUATION_BATCH  # the view `none` draws nothing
+    found = []
+    for start in range(0, len(images), size):
+        part = torch.from_numpy(np.array(images[start : start + size])).to(device)
+        found.append(method.predict(seen.views["none"](part, still)).argmax(-1).cpu())
+    labels = torch.cat(found).numpy()
+    if kept:
+        write_atomically(kept, lambda temporary: _save_array(temporary, labels))
+    return labels
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:  # numpy would append .npy to the temporary name
+        np.save(file, array)
 
 
 def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
@@ -219,7 +343,7 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
     Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
     """
     method, seen, truth = assemble(trial, execution)
-    parts = {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
+    parts = stateful(method)
     learners = [part for part in parts.values() if isinstance(part, learner.Learner)]
     facts = {
         **truth.facts,
@@ -239,6 +363,10 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
             raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
         metrics = {("train", name): value for name, value in scalars.items()}
         metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
+        inside, arrays = diagnose(method, seen, truth)
+        metrics |= inside
+        if execution.embeddings and epoch + 1 in _moments(trial.total_epochs):
+            arrays |= embed(method, truth, execution.embeddings)
         seconds = before + time.perf_counter() - began
 
         def snapshot(epoch: int = epoch, seconds: float = seconds) -> dict[str, Any]:
@@ -248,15 +376,17 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             }
 
-        yield Row(epoch + 1, max((one.done for one in learners), default=0), seconds, metrics, facts, snapshot)
+        step = max((one.done for one in learners), default=0)
+        arrays = {key: array.detach().float().cpu() for key, array in arrays.items()}
+        yield Row(epoch + 1, step, seconds, metrics, facts, arrays, snapshot)
 
 
 @torch.no_grad()
 def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
-    """Accuracies as fractions; `train/accuracy_clean` and `train/memorised` use true labels: oracles, for diagnosis.
+    """Accuracies as fractions.  What uses true labels of training images stands under `oracle`: for diagnosis only.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
-    (`neighbour_accuracy`) and, an oracle, with their true ones (`neighbour_accuracy_clean`).
+    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).
     """
     found: dict[tuple[str, str], float] = {}
     for split, images, labels in (
@@ -277,17 +407,111 @@ def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> 
 
     guessed = in_parts(method.predict).argmax(-1)
     found["train", "accuracy"] = _share(guessed == given)
-    found["train", "accuracy_clean"] = _share(guessed == true)
+    found["oracle", "accuracy"] = _share(guessed == true)
     wrong = given != true
     if wrong.any():
-        found["train", "memorised"] = _share(guessed[wrong] == given[wrong])
+        found["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
         bank, queries = in_parts(method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
-        for name, labels in (("neighbour_accuracy", given), ("neighbour_accuracy_clean", true)):
+        for split, labels in (("test", given), ("oracle", true)):
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
-            found["test", name] = _share(votes.argmax(-1) == truth.test_labels)
+            found[split, "neighbour_accuracy"] = _share(votes.argmax(-1) == truth.test_labels)
     return found
+
+
+Arrays = dict[tuple[str, str], Tensor]
+
+
+@torch.no_grad()
+def diagnose(method: Any, seen: task.Task, truth: task.Truth) -> tuple[dict[tuple[str, str], float], Arrays]:
+    """What the method believes of the training labels, compared with the truth; of several networks the mean.
+
+    Metrics: precision and recall of the images trained on as right, AUC of its clean probability (ties count half),
+    accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition matrix, and how far the
+    components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
+    labels, the mixture, the transition matrix.
+    """
+    if not hasattr(method, "beliefs"):
+        return {}, {}
+    beliefs = method.beliefs()
+    given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]
+    clean = given == true
+    found: dict[tuple[str, str], float] = {}
+    arrays: Arrays = {}
+    if beliefs.selected is not None:
+        chosen, known = _by_network(beliefs.selected)
+        right = (chosen * clean).sum(-1)
+        found["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
+        found["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
+        found["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
+    if beliefs.clean is not None:
+        scores = [_auc(one, clean) for one in beliefs.clean.reshape(-1, len(clean))]
+        found["oracle", "selection_auc"] = sum(scores) / len(scores)
+    for name, labels, index in (
+        ("refined_accuracy", beliefs.labels, seen.labelled),
+        ("pseudo_label_accuracy", beliefs.pseudo_labels, seen.unlabelled),
+    ):
+        if labels is not None and (known := labels.isfinite().all(-1) & (truth.labels[index] >= 0)).any():
+            found["oracle", name] = _share((labels.argmax(-1) == truth.labels[index])[known])
+    if beliefs.transition is not None:
+        realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
+        found["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
+        arrays["train", "transition"] = beliefs.transition
+    if beliefs.mixture is not None:
+        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
+        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
+        found["train", "mixture_separation"] = float(apart.mean())
+        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
+    for name in ("loss", "clean", "coefficient"):
+        if (values := getattr(beliefs, name)) is not None:
+            arrays["oracle", f"{name}_histogram"] = torch.stack(
+                [_histogram(values[..., clean]), _histogram(values[..., ~clean])]
+            )
+    return found, arrays
+
+
+def _by_network(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(…, L) with NaN -> (networks, L) without, and where it was known."""
+    values = values.reshape(-1, values.shape[-1])
+    known = values.isfinite()
+    return torch.where(known, values, 0.0), known
+
+
+def _auc(scores: Tensor, clean: Tensor) -> float:
+    """Area under the ROC curve of (L,) scores for (L,) clean; NaN where one of the two kinds has no known score."""
+    from sklearn.metrics import roc_auc_score  # plans need no scikit-learn, which takes a second
+
+    known = scores.isfinite()
+    scores, clean = scores[known].cpu(), clean[known].cpu()
+    if clean.all() or not clean.any():
+        return math.nan
+    return float(roc_auc_score(clean.numpy(), scores.numpy()))
+
+
+def _histogram(values: Tensor) -> Tensor:
+    """Counts of the known values over [0, 1]."""
+    known = values[values.isfinite()].float().cpu()
+    return torch.histc(known.clamp(0, 1), bins=HISTOGRAM_BINS, min=0, max=1)
+
+
+def _moments(epochs: int) -> set[int]:
+    """Five epochs to look at: the first, the last, and the quarters between."""
+    return {1, *(max(1, round(epochs * quarter / 4)) for quarter in (1, 2, 3, 4))}
+
+
+@torch.no_grad()
+def embed(method: Any, truth: task.Truth, count: int) -> Arrays:
+    """Features of `count` test images, the first ones of each class in turn, as at most 50 principal components."""
+    labels = truth.test_labels
+    rank = torch.zeros_like(labels)
+    for k in labels.unique():
+        rank[labels == k] = torch.arange(int((labels == k).sum()), device=labels.device)
+    index = torch.argsort(rank, stable=True)[:count]
+    features = functional.normalize(method.features(truth.test_images[index]).double(), dim=-1)
+    left, scale, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
+    components = (left * scale)[:, :EMBEDDING_COMPONENTS]
+    return {("test", "embeddings"): components, ("test", "embedding_labels"): labels[index]}
 
 
 def _share(matches: Tensor) -> float:
@@ -295,6 +519,13 @@ def _share(matches: Tensor) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------- code identity
+
+
+def trial_code_hash(trial: Trial) -> str:
+    """Hash of the source behind a trial's result: its method's, and that of its prerequisites."""
+    before = [trial_code_hash(prerequisite) for prerequisite in trial.prerequisites.values()]
+    mine = code_hash(trial.method_name)
+    return hashlib.sha256("".join([mine, *before]).encode()).hexdigest()[:12] if before else mine
 
 
 @cache

@@ -99,7 +99,7 @@ def test_empirical_transition():
     third = 1 / 3
     expected = torch.tensor([[2 * third, third, 0], [third, 2 * third, 0], [0, 0, 1]], dtype=torch.float64)
     assert torch.allclose(transition_matrix(true, noisy, 3), expected)  # class 2 does not occur: identity
-    assert torch.allclose(corrupt(true, "human", 0, 3, seeded(), human=noisy).transition, expected)
+    assert torch.allclose(corrupt(true, "human", 0, 3, seeded(), annotated=noisy).transition, expected)
 
 
 def test_cifar100_map_stays_in_the_superclass_and_the_block_map_does_not():
@@ -305,10 +305,10 @@ def test_exact_instance_noise_prefers_hard_images():
         ("symmetric", -0.1, {}, "-0.1"),
         ("symmetric", float("nan"), {}, "nan"),
         ("none", 0.2, {}, "takes no rate"),
-        ("human", 0.2, {"human": balanced(10, 2)}, "takes no rate"),
+        ("human", 0.2, {"annotated": balanced(10, 2)}, "takes no rate"),
         ("human", 0, {}, "20 images"),
-        ("human", 0, {"human": balanced(10, 1)}, "20 images"),
-        ("human", 0, {"human": balanced(10, 2) + 1}, "from 0 to 9"),
+        ("human", 0, {"annotated": balanced(10, 1)}, "20 images"),
+        ("human", 0, {"annotated": balanced(10, 2) + 1}, "from 0 to 9"),
         ("pair", 0.2, {"include_true": True}, "include_true"),
         ("asymmetric", 0.2, {"mapping": None}, "mapping"),
         ("asymmetric", 0.2, {"mapping": [1, 0]}, "10 classes"),

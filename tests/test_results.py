@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from lnl import results
 from lnl.results import (
     EPOCHS,
+    PARTITIONED,
     TABLES,
     TRIALS,
     StorageError,
@@ -246,7 +247,7 @@ def test_an_empty_store_reads_as_empty_tables_of_the_right_columns(store):
     for table, schema in TABLES.items():
         frame, broken = store.read(table)
         assert len(frame) == 0 and broken == []
-        assert list(frame.columns) == [*(["study"] if table in ("trials", "epochs") else []), *schema.names]
+        assert list(frame.columns) == [*(["study"] if table in PARTITIONED else []), *schema.names]
     assert latest(store.read("trials")[0]).empty and len(store.plans()) == 0 and leases(store) == {}
 
 

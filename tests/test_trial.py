@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lnl import methods
 from lnl import trial as module
 from lnl.data import DataError
 from lnl.results import TRIALS
@@ -23,6 +24,7 @@ from lnl.task import Task, Truth
 from lnl.trial import Diverged, Execution, Noise, Trial, code_hash, evaluate, parse, run
 
 PACKAGE = Path(__file__).parents[1] / "lnl"
+SEMANTIC = {"noise.kind": "semantic", "noise.teacher": {"labels": 250}}
 HUMAN = {"noise.kind": "human", "noise.column": "worse"}
 NOISE = {"noise.kind": "symmetric", "noise.rate": 0.4}
 # Every field of a trial of `supervised` -> what changes it, and what it needs beside it.
@@ -38,9 +40,13 @@ FIELDS = {
     "method.optimizer.schedule": ({"method.optimizer.schedule": "step"}, {}),
     "method.optimizer.milestones": ({"method.optimizer.milestones": [0.3]}, {}),
     "method.optimizer.factor": ({"method.optimizer.factor": 0.2}, {}),
+    "method.optimizer.first_cycle": ({"method.optimizer.first_cycle": 0.1}, {}),
     "method.optimizer.average": ({"method.optimizer.average": 0.99}, {}),
     "dataset": ({"dataset": "digits"}, {}),
     "network": ({"network": "small_convnet"}, {}),
+    "weights": ({"weights": "imagenet"}, {}),
+    "resize": ({"resize": 64}, {}),
+    "init_from": ({"init_from": {"method": "simclr"}}, {}),
     "labels": ({"labels": 250}, {}),
     "unlabelled_ratio": ({"unlabelled_ratio": 5}, {}),
     "noise.kind": ({"noise.kind": "pair"}, NOISE),
@@ -48,6 +54,7 @@ FIELDS = {
     "noise.exact": ({"noise.exact": False}, NOISE),
     "noise.include_true": ({"noise.include_true": True}, NOISE),
     "noise.column": ({"noise.column": "aggre"}, HUMAN),
+    "noise.teacher": ({"noise.teacher": {"labels": 500}}, SEMANTIC),
     "validation.images": ({"validation.images": 100}, {}),
     "validation.source": ({"validation.source": "test"}, {"validation.images": 100}),
     "validation.labels": ({"validation.labels": "noisy"}, {"validation.images": 100}),
@@ -194,12 +201,12 @@ def test_pretraining_comes_on_top_of_the_epochs():
         ({"method.batchsize": 3}, ["'method.batchsize'", "did you mean 'method.batch_size'?"]),
         ({"method.optimizer.learningrate": 3}, ["did you mean 'method.optimizer.learning_rate'?"]),
         ({"method": "mixmatch", "method.temprature": 1}, ["did you mean 'method.temperature'?"]),
-        ({"zzz": 1}, ["'zzz'", "dataset, epochs, labels"]),
+        ({"zzz": 1}, ["'zzz'", "dataset, epochs, init_from"]),
         ({"method.zzz": 1}, ["'method.zzz'", "augmentation, batch_size"]),
         ({"noise.zzz": 1}, ["'noise.zzz'", "column, exact"]),
         ({"method.optimizer.zzz": 1}, ["'method.optimizer.zzz'", "average, factor"]),
         ({"method": "mixmach"}, ["'mixmach'", "did you mean 'mixmatch'?"]),
-        ({"method": "zzz"}, ["'zzz'", "mixmatch, robmix, simclr, supervised"]),
+        ({"method": "zzz"}, ["'zzz'", ", ".join(methods.names())]),
         ({"method": 5}, ["method", "name"]),
         ({"method": None}, ["method", "name"]),
         ({"method": {"name": 5}}, ["5"]),
@@ -325,12 +332,12 @@ def test_a_run_gives_one_row_per_epoch(tiny):
     every = {
         ("train", "loss"),
         ("train", "accuracy"),
-        ("train", "accuracy_clean"),
-        ("train", "memorised"),
+        ("oracle", "accuracy"),
+        ("oracle", "memorised"),
         *((split, metric) for split in ("test", "validation") for metric in ("accuracy", "cross_entropy")),
     }
     assert set(rows[0].metrics) == set(rows[1].metrics) == every
-    assert set(rows[2].metrics) == every | {("test", "neighbour_accuracy"), ("test", "neighbour_accuracy_clean")}
+    assert set(rows[2].metrics) == every | {("test", "neighbour_accuracy"), ("oracle", "neighbour_accuracy")}
     for row in rows:
         assert all(type(value) is float and math.isfinite(value) for value in row.metrics.values())
         assert all(
@@ -354,9 +361,9 @@ def test_a_run_gives_one_row_per_epoch(tiny):
 
 def test_what_is_not_there_is_not_measured(tiny):
     metrics = [row.metrics for row in run(tiny("supervised", {"noise.kind": "none", "noise.rate": 0}))][-1]
-    assert ("train", "memorised") not in metrics and not [key for key in metrics if key[0] == "validation"]
-    assert metrics["train", "accuracy"] == metrics["train", "accuracy_clean"]
-    assert metrics["test", "neighbour_accuracy"] == metrics["test", "neighbour_accuracy_clean"]
+    assert ("oracle", "memorised") not in metrics and not [key for key in metrics if key[0] == "validation"]
+    assert metrics["train", "accuracy"] == metrics["oracle", "accuracy"]
+    assert metrics["test", "neighbour_accuracy"] == metrics["oracle", "neighbour_accuracy"]
 
 
 def test_arms_of_a_replicate_share_their_draws(tiny):
@@ -432,14 +439,14 @@ def test_what_is_measured_is_what_its_name_says():
         ("test", "accuracy"): 0.5,  # a tie of probabilities goes to class 0
         ("test", "cross_entropy"): pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2),
         ("train", "accuracy"): 0.5,  # images 2, 3 and 5
-        ("train", "accuracy_clean"): pytest.approx(5 / 6),  # all but image 2
-        ("train", "memorised"): 0.25,  # of the wrong labels 0, 1, 2 and 4 the guess repeats that of 2
+        ("oracle", "accuracy"): pytest.approx(5 / 6),  # all but image 2
+        ("oracle", "memorised"): 0.25,  # of the wrong labels 0, 1, 2 and 4 the guess repeats that of 2
     }
     assert evaluate(Known(), seen, truth, last=False) == always
     assert evaluate(Known(), seen, truth, last=True) == {
         **always,
         ("test", "neighbour_accuracy"): 0.0,  # given labels of the bright ones: 0 1 0, of the dark ones: 1 0 0
-        ("test", "neighbour_accuracy_clean"): 0.5,  # true labels of the bright ones: 1 0 1, of the dark ones: 0 0 0
+        ("oracle", "neighbour_accuracy"): 0.5,  # true labels of the bright ones: 1 0 1, of the dark ones: 0 0 0
     }
 
 

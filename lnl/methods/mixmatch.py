@@ -18,6 +18,8 @@ from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mi
 from lnl.streams import Streams
 from lnl.task import Task, order
 
+USES = ("labels", "unlabelled")
+
 
 class Config(MixMatchSettings, frozen=True, extra="forbid"):
     name: Literal["mixmatch"] = "mixmatch"

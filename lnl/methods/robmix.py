@@ -16,7 +16,6 @@ it gives norm and cosine on the backbone for nothing, and makes every gradient a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Literal
@@ -26,8 +25,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lnl import gradients, losses, networks
-from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer, linear_probe
+from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
+from lnl.readout import Readout, ReadoutSettings
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Uniform
 from lnl.streams import Streams
@@ -35,6 +35,8 @@ from lnl.task import Task, order
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
+
+USES = ("labels", "unlabelled")
 
 
 class Config(MixMatchSettings, frozen=True, extra="forbid"):
@@ -135,7 +137,7 @@ class Method:
             },
             owners={"single": None, "per_module": PER_MODULE, "two_owner": TWO_OWNER}[config.optimizers],
         )
-        self.probe: Callable[[Tensor], Tensor] | None = None
+        self.readout = Readout(ReadoutSettings(), task, self.learner)
         self.backbone, self.head = self.learner.part("backbone"), self.learner.part("heads.projection")
         self.last_convolution = max(p for p in self.backbone if self.learner.parameters[p].ndim == 4)
         self.balance = (
@@ -150,7 +152,7 @@ class Method:
         config, task, streams = self.config, self.task, self.streams
         labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
         unlabelled = order(task.unlabelled, config.batch_size, self.steps, streams["order/unlabelled"])
-        self.probe = None
+        self.readout.forget()
         pretraining = epoch < config.pretrain_epochs
         start = epoch - config.pretrain_epochs
 
@@ -304,10 +306,7 @@ class Method:
 
     def predict(self, images: Tensor) -> Tensor:
         if self.config.topology == "simclr_then_linear":
-            if self.probe is None:  # fitted once an epoch
-                bank = self.features(self.task.view(self.task.labelled, "none", self.streams["augment"]))
-                self.probe = linear_probe(bank, self.task.labels[self.task.labelled], self.task.classes)
-            return self.probe(self.features(images))
+            return self.readout.predict(images)
         return self.learner.logits(images).softmax(dim=-1)
 
     def features(self, images: Tensor) -> Tensor:

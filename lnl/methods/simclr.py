@@ -1,39 +1,35 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
-Evaluated by a linear probe or by nearest neighbours, both fitted to the given (possibly wrong) labels of the labelled
-images on frozen features before the projection head.  Departure from the paper: SGD with momentum and a cosine
-schedule instead of LARS, which torch does not have and small batches do not need.
+Evaluated as `lnl.readout` says, on features before the projection head.  Departure from the paper: SGD with momentum
+and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import graph, losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer, linear_probe
+from lnl import losses
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
+from lnl.readout import Readout, ReadoutSettings
 from lnl.space import Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
+USES = ("unlabelled",)
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+
+class Config(ReadoutSettings, frozen=True, extra="forbid"):
     name: Literal["simclr"] = "simclr"
     batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
     temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent, eq. 1; the CIFAR-10 recipe's
     hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head
     projection: Annotated[int, Field(ge=1)] = 128  # its output
-    evaluation: Literal["linear", "neighbours"] = "linear"
-    neighbours: Annotated[int, Field(ge=1)] = 20  # k, neighbours only; at most the number of labelled images is used
-    neighbour_temperature: Annotated[float, Field(gt=0)] = (
-        0.07  # of the votes exp(cosine / temperature), neighbours only
-    )
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 
@@ -43,7 +39,6 @@ SEARCH = {"temperature": Uniform(0.05, 1.0, log=True), "optimizer.learning_rate"
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
-        self.probe: Callable[[Tensor], Tensor] | None = None
         self.pool = torch.cat([task.labelled, task.unlabelled])
         self.steps = task.steps_per_epoch(config.batch_size)
         self.learner = Learner(
@@ -52,13 +47,14 @@ class Method:
             self.steps * task.epochs,
             {"projection": partial(heads.projection, hidden=config.hidden, out=config.projection)},
         )
+        self.readout = Readout(config, task, self.learner)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
         for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
             views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
             total.append(self.learner.step(self.objective, (views, index)))
-        self.probe = None
+        self.readout.forget()
         return {"loss": torch.stack(total).mean()}
 
     def objective(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -67,18 +63,7 @@ class Method:
         return losses.nt_xent(first, second, self.config.temperature, index).mean()
 
     def predict(self, images: Tensor) -> Tensor:
-        if self.probe is None:  # fitted once an epoch
-            self.probe = self._fit()
-        return self.probe(self.features(images))
-
-    def _fit(self) -> Callable[[Tensor], Tensor]:
-        task, config = self.task, self.config
-        bank = self.features(task.view(task.labelled, "none", self.streams["augment"]))
-        labels = task.labels[task.labelled]
-        if config.evaluation == "linear":
-            return linear_probe(bank, labels, task.classes)
-        k, temperature = min(config.neighbours, len(labels)), config.neighbour_temperature
-        return lambda queries: graph.neighbour_votes(bank, labels, queries, k, temperature, task.classes)
+        return self.readout.predict(images)
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)

@@ -18,13 +18,15 @@ from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.task import Task, View, order
+
+USES = ("labels",)
 
 
 class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
-    augmentation: Literal["none", "weak", "contrastive", "strong"] = "weak"
+    augmentation: View = "weak"
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="cosine"
     )

@@ -1,0 +1,84 @@
+"""The FixMatch update as a component: settings, batch and objective, used by every method with a FixMatch part.
+
+Sohn et al. 2020 (arXiv:2001.07685), Algorithm 1; constants from the official code (google-research/fixmatch).
+Followed from the official code where the paper is silent: labelled, weak and strong images are one batch, so that
+BatchNorm normalises them together and its running statistics see all of them; L_U is divided by all unlabelled images
+of the batch, taught or not; the unlabelled images include the labelled ones, which would never be seen strongly
+augmented otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from lnl import losses, targets
+from lnl.networks import Network
+from lnl.space import Choice, Uniform
+from lnl.streams import Streams
+from lnl.task import Record, Task
+
+
+class FixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Fields of every method with a FixMatch part; the defaults are the paper's for CIFAR-10."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 64  # B: labelled images a step
+    mu: Annotated[int, Field(ge=1)] = 7  # unlabelled images a step, per labelled one
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # tau: probability that makes a guess a target; 0: all are
+    temperature: Annotated[float, Field(ge=0)] = 0.0  # of sharpening a guess to a target; 0: one-hot, 1: as it is
+    strong_view: Literal["weak", "contrastive", "strong"] = "strong"  # the view that learns what the weak one guesses
+    lambda_u: Annotated[float, Field(ge=0)] = 1.0  # weight of L_U, eq. 4
+    include_labelled: bool = True  # labelled images are among the unlabelled ones, too
+
+
+FIXMATCH_SEARCH = {
+    "threshold": Uniform(0.0, 0.99),
+    "mu": Choice((1, 2, 4, 7)),
+    "lambda_u": Uniform(0.1, 10.0, log=True),
+}
+
+
+@dataclass(frozen=True)
+class ConsistencyBatch:
+    """Images (B + 2 µB, C, H, W): labelled, weak and strong views; labels (B,); indices of the unlabelled (µB,)."""
+
+    images: Tensor
+    labels: Tensor
+    unlabelled: Tensor
+
+
+def unlabelled_pool(task: Task, include_labelled: bool) -> Tensor:
+    """Indices of the images that count as unlabelled."""
+    return torch.cat([task.labelled, task.unlabelled]) if include_labelled else task.unlabelled
+
+
+def fixmatch_batch(
+    settings: FixMatchSettings, task: Task, streams: Streams, labelled: Tensor, unlabelled: Tensor
+) -> ConsistencyBatch:
+    """Weak views of labelled (B,) and unlabelled (µB,) images, strong views of the latter."""
+    weak = task.view(torch.cat([labelled, unlabelled]), "weak", streams["augment"])
+    strong = task.view(unlabelled, settings.strong_view, streams["augment/strong"])
+    return ConsistencyBatch(torch.cat([weak, strong]), task.labels[labelled], unlabelled)
+
+
+def fixmatch_loss(
+    settings: FixMatchSettings, network: Network, batch: ConsistencyBatch, guesses: Record | None = None
+) -> Tensor:
+    """L_S + lambda_u · L_U (eqs. 3 and 4).  `guesses` notes the probabilities (µB, K) on the weak views."""
+    count, others = len(batch.labels), len(batch.unlabelled)
+    labelled, weak, strong = network(batch.images).split([count, others, others])
+    probabilities = torch.softmax(weak.detach(), -1, dtype=torch.float32)
+    if guesses is not None:
+        guesses.note(batch.unlabelled, probabilities)
+    soft, taught = targets.pseudo_labels(probabilities, settings.threshold, settings.temperature)
+    supervised = losses.cross_entropy(labelled, batch.labels).mean()
+    return supervised + settings.lambda_u * (taught * losses.soft_cross_entropy(strong, soft)).mean()
+
+
+def taught(guesses: Tensor, threshold: float) -> Tensor:
+    """Guesses (..., K), NaN where they are below the threshold: what is no target is no opinion."""
+    return torch.where(guesses.amax(-1, keepdim=True) >= threshold, guesses, torch.nan)

@@ -1,0 +1,39 @@
+"""The page of methods says what their files say."""
+
+from __future__ import annotations
+
+import pytest
+
+from lnl import catalogue, methods
+from lnl.cli import main
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    assert catalogue.PAGE.read_text() == catalogue.page(), "run `python -m lnl.catalogue` and commit the page"
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_says_what_it_is_and_what_it_uses(name: str) -> None:
+    one = catalogue.entry(name)
+    assert one.title.endswith(".") and one.uses
+    assert set(one.uses) <= {"labels", "unlabelled", "probe", "two networks"}
+    assert {switch.name for switch in one.switches} == set(methods.load(name).Config.model_fields) - {"name"}
+
+
+def test_a_comment_is_found_behind_and_above_its_field() -> None:
+    meanings = {switch.name: switch.meaning for switch in catalogue.entry("robmix").switches}
+    assert meanings["lambda_mixmatch"] == "λ of L1 + λ·L2"
+    assert meanings["temperature"] == "T of sharpening, eq. 7", "inherited from the settings that MixMatch shares"
+    assert meanings["topology"].startswith("joint_two_head: both losses each step.  alternating_epoch:")
+    assert meanings["contrastive_data"] == "views of labelled and unlabelled images, or of the latter", "a long line"
+
+
+def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in methods.names())
+    assert main(["methods", "mixmatch"]) == 0
+    assert "method.lambda_u" in capsys.readouterr().out
+    assert main(["methods", "mixmatsch"]) == 2
+    assert "did you mean 'mixmatch'?" in capsys.readouterr().err
