@@ -36,7 +36,7 @@ class Study:
     trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
     missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
-    unreadable: list[Path]  # files that could not be read; grows when `epochs` meets one
+    unreadable: list[Path]  # files that could not be read; grows when `epochs` or `arrays` meets one
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
         """Curves of finished trials, long: trial, arm, setting, replicate, epoch, metric ("split/name"), value.
@@ -44,12 +44,27 @@ class Study:
         Only these metrics are read from disk.
         """
         names = sorted({metric.partition("/")[2] for metric in metrics} or {""})  # pyarrow refuses an empty list
-        columns = ["trial", "attempt", "epoch", "split", "metric", "value"]
-        rows, broken = Store(self.root).read("epochs", self.name, columns, filters=[("metric", "in", names)])
-        _report_unreadable([path for path in broken if path not in self.unreadable])
-        self.unreadable.extend(path for path in broken if path not in self.unreadable)
+        rows = self._of_finished("epochs", ["split", "metric", "value"], ("metric", "in", names))
         rows["metric"] = rows["split"] + "/" + rows["metric"]
-        rows = rows[rows["metric"].isin(metrics)].drop(columns="split")
+        return rows[rows["metric"].isin(metrics)].drop(columns="split")
+
+    def arrays(self, trials: Sequence[str]) -> pd.DataFrame:
+        """What these finished trials keep for figures, long: trial, arm, setting, replicate, epoch, name, array.
+
+        Names are "split/name", as `lnl.trial` writes them.
+        """
+        chosen = sorted(set(trials) or {""})
+        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], ("trial", "in", chosen))
+        rows["name"] = rows["split"] + "/" + rows["name"]
+        rows["array"] = [values.reshape(shape) for values, shape in zip(rows["values"], rows["shape"], strict=True)]
+        return rows.drop(columns=["split", "shape", "values"])
+
+    def _of_finished(self, table: str, columns: Sequence[str], where: tuple[str, str, list[str]]) -> pd.DataFrame:
+        """Rows of finished trials, by epoch, with the trial's arm, setting and replicate."""
+        wanted = ["trial", "attempt", "epoch", *columns]
+        rows, broken = Store(self.root).read(table, self.name, wanted, filters=[where])
+        _report_unreadable([path for path in broken if path not in self.unreadable], stacklevel=4)
+        self.unreadable.extend(path for path in broken if path not in self.unreadable)
         about = self.trials[["trial", "attempt", "arm", "setting", "replicate"]]
         return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
 
@@ -100,6 +115,16 @@ class Study:
 
         return plots.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
 
+    def plot_inside(self, arm: str | None = None) -> Plots:
+        """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
+        from analysis import plots
+
+        if arm is not None and arm not in self.plan["arms"]:
+            raise LoadError(
+                f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan['arms'])}."
+            )
+        return plots.inside(self, list(self.plan["arms"]) if arm is None else [arm])
+
     def _panel(self, name: str) -> dict[str, Any]:
         panels = self.plan["panels"]
         if name not in panels:
@@ -126,7 +151,8 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     trials = planned.merge(rows_of_plan[is_outcome(rows).astype(bool)], on="trial")
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
-    outside = ~rows["trial"].isin(planned["trial"]) & (rows["preset"] == plan_row["preset"])
+    asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
+    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan_row["preset"])
     left = rows[outside.astype(bool)]
     return Study(
         root=store.root,
@@ -153,17 +179,19 @@ def _newest(plans: pd.DataFrame, broken: list[Path], root: Path, study: str, pre
 
 
 def _level(factor: str, value: Any) -> Any:
-    """A level that can be a category: null gets a word, a list its JSON text."""
+    """A level that can be a category: null gets a word, settings the words of their values, a list its JSON text."""
     if value is None:
         return UNSET.get(factor, "none")
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values() if not isinstance(part, dict | list)) or "none"
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _parsed(setting: str | None) -> dict[str, Any]:
     return dict(json.loads(setting)) if isinstance(setting, str) and setting else {}
 
 
-def _report_unreadable(paths: Sequence[Path]) -> None:
+def _report_unreadable(paths: Sequence[Path], stacklevel: int = 3) -> None:
     if paths:
         names = ", ".join(map(str, paths[:5])) + f" and {len(paths) - 5} more" * (len(paths) > 5)
-        warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=3)
+        warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=stacklevel)

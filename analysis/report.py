@@ -34,7 +34,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """One panel on the page; `note` stands where there is nothing to draw."""
+    """One panel, or what stands beside them, on the page; `note` stands where there is nothing to draw."""
 
     name: str
     title: str
@@ -59,6 +59,8 @@ def build(
     epochs = loaded.epochs(curves)
     contrasts = _contrast_section(loaded, rule, folder)
     sections = [_panel_section(loaded, name, rule, epochs, folder) for name in loaded.plan["panels"]]
+    inside = _inside_section(loaded, rule, folder)
+    sections += [inside] if inside.pictures else []
     templates = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
@@ -193,6 +195,12 @@ def _panel_section(study: Study, name: str, rule: str, epochs: pd.DataFrame, fol
     recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
     if absent := [metric for metric in panel["curves"] if metric not in recorded]:
         section.note = f"No trial of this panel recorded {', '.join(absent)}."
+    return section
+
+
+def _inside_section(study: Study, rule: str, folder: Path) -> Section:
+    section = _section(study, "inside", "Inside the methods", rule, ".plot_inside()")
+    section.pictures = [_save_figure(folder, f"inside-{kind}", plot) for kind, plot in study.plot_inside().items()]
     return section
 
 

@@ -134,6 +134,7 @@ class Simulation:
 
     root: Path
     epochs: int = 5
+    inside: Sequence[str] = ()  # arms that keep arrays and are compared with the truth
     written: list[dict[str, Any]] = field(default_factory=list)
 
     def submit(self, plan: dict[str, Any], hours: int = 0) -> None:
@@ -174,6 +175,9 @@ class Simulation:
             )
             curves["train", "gradient_norm_mixmatch"] = 0.8 + 0.2 * np.sin(epoch) + draw.normal(0, 0.1, self.epochs)
             curves["train", "gradient_cosine"] = 0.2 * np.cos(epoch / 3) + draw.normal(0, 0.08, self.epochs)
+        if arm in self.inside:
+            for name in ("selection_auc", "selection_precision", "selection_recall", "memorised"):
+                curves["oracle", name] = 0.95 - 0.4 * np.exp(-epoch) + draw.normal(0, 0.01, self.epochs)
         status = columns.get("status", "ok")
         started = START + timedelta(minutes=len(self.written))
         noise = f"{levels['labels']}-{levels['noise.rate']}-{replicate}"
@@ -192,7 +196,7 @@ class Simulation:
             "noise_kind": "symmetric",
             "noise_rate": levels["noise.rate"],
             "noise_realised": round(levels["noise.rate"] * levels["labels"]) / levels["labels"],
-            "transition": json.dumps(np.full((10, 10), 0.1).tolist()),
+            "transition": json.dumps(symmetric(levels["noise.rate"]).tolist()),
             "data_hash": "digits",
             "noise_hash": noise,
             "split_hash": f"{levels['labels']}-{ratio}-{replicate}",
@@ -227,13 +231,59 @@ class Simulation:
             for (split, metric), values in curves.items()
             for e, v in zip(epoch, values, strict=True)
         ]
-        Store(self.root).write_attempt(STUDY, row, rows)
+        kept = inside(trial, attempt, self.epochs, levels["noise.rate"]) if arm in self.inside else []
+        Store(self.root).write_attempt(STUDY, row, rows, kept)
         self.written.append(row)
 
 
-def complete(root: Path, replicates: int = 4, **changes: Any) -> dict[str, Any]:
+def symmetric(rate: float) -> np.ndarray:
+    """The transition matrix of symmetric noise in ten classes."""
+    return np.full((10, 10), rate / 9) + (1 - rate - rate / 9) * np.eye(10)
+
+
+def inside(trial: str, attempt: int, epochs: int, rate: float) -> list[dict[str, Any]]:
+    """Arrays of a method with two networks that learns in `epochs` epochs which of 1,000 labels are wrong."""
+    draw = np.random.default_rng(int(digest([trial, "inside"]), 16))
+    classes = np.arange(60) % 10
+    places = draw.normal(size=(10, 20))
+    rows = []
+    for epoch in range(1, epochs + 1):
+        apart = 0.5 * epoch / epochs  # between the losses of right and of wrong labels
+        right, wrong = round(1000 * (1 - rate)), round(1000 * rate)
+        losses = draw.normal(0.2, 0.08, (2, right)), draw.normal(0.2 + apart, 0.12, (2, wrong))
+        weights = draw.beta(1 + 8 * apart, 1, right), draw.beta(1, 1 + 8 * apart, wrong)
+        arrays = {
+            ("oracle", "loss_histogram"): histograms(*losses),
+            ("oracle", "clean_histogram"): histograms(*weights),
+            ("oracle", "coefficient_histogram"): histograms(*weights) * (epoch > 1),  # none in the warm-up
+            ("train", "mixture"): np.array([[[1 - rate, 0.2, 0.08], [rate, 0.2 + apart, 0.12]]] * 2),
+            ("train", "transition"): symmetric(rate + 0.2 / epoch),
+            ("test", "embeddings"): places[classes] * epoch / epochs + draw.normal(size=(60, 20)) * 0.3,
+            ("test", "embedding_labels"): classes,
+        }
+        rows += [
+            {
+                "trial": trial,
+                "attempt": attempt,
+                "epoch": epoch,
+                "split": split,
+                "name": name,
+                "shape": list(array.shape),
+                "values": array.ravel().astype(np.float32),
+            }
+            for (split, name), array in arrays.items()
+        ]
+    return rows
+
+
+def histograms(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """(2, 40) counts over [0, 1]."""
+    return np.stack([np.histogram(values.clip(0, 1), bins=40, range=(0, 1))[0] for values in (right, wrong)])
+
+
+def complete(root: Path, replicates: int = 4, inside: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
     """A plan, submitted, and every trial of it finished."""
-    simulation, submitted = Simulation(root), plan(replicates, **changes)
+    simulation, submitted = Simulation(root, inside=inside), plan(replicates, **changes)
     simulation.submit(submitted)
     simulation.run(submitted["trials"])
     return submitted

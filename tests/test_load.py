@@ -67,6 +67,21 @@ def test_epochs_are_those_of_the_metrics_asked_for(study):
     assert study.epochs([]).empty
 
 
+def test_arrays_have_their_shapes_and_their_trials(tmp_path):
+    simulated.complete(tmp_path, panels=["frozen_head"], inside=["full"])
+    study = load(tmp_path, simulated.STUDY)
+    wanted = study.trials.query("arm == 'full'")["trial"].iloc[1]
+    arrays = study.arrays([wanted, study.trials.query("arm == 'frozen_head'")["trial"].iloc[0]])
+    assert set(arrays["trial"]) == {wanted} and set(arrays["replicate"]) == {1}
+    shapes = {name: {array.shape for array in rows["array"]} for name, rows in arrays.groupby("name")}
+    assert shapes["oracle/loss_histogram"] == {(2, 40)} and shapes["train/mixture"] == {(2, 2, 3)}
+    last = arrays[(arrays["name"] == "train/transition") & (arrays["epoch"] == 5)]["array"].item()
+    np.testing.assert_allclose(last, simulated.symmetric(0.44), rtol=1e-6)
+    assert study.arrays([]).empty
+    with pytest.raises(LoadError, match="no arm 'half': choose one of full, frozen_head"):
+        study.plot_inside("half")
+
+
 def test_contrasts_find_the_simulated_effects(study):
     contrasts = study.contrasts().set_index("arm")
     assert contrasts["paired"].all() and (contrasts["n"] == 4).all()

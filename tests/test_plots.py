@@ -152,6 +152,167 @@ def test_levels_take_no_colour_of_an_arm():
     assert min(np.abs(np.subtract(shade.colour[:3], arm)).max() for shade in shades.values() for arm in arms) > 0.1
 
 
+# ----------------------------------------------------------------------------------------------------- inside a method
+
+
+@pytest.fixture(scope="module")
+def instructive(tmp_path_factory):
+    """A study of three arms; one keeps arrays, and its first replicate diverged."""
+    folder = tmp_path_factory.mktemp("results")
+    simulation = simulated.Simulation(folder, epochs=7, inside=["frozen_head"])
+    plan = simulated.plan(3, panels=["frozen_head"])
+    simulation.submit(plan)
+    for entry in plan["trials"]:
+        broken = entry["arm"] == "frozen_head" and entry["replicate"] == 0
+        simulation.trial(**entry, **({"status": "failed", "failure_class": "nan"} if broken else {}))
+    return load(folder, simulated.STUDY)
+
+
+@pytest.fixture(scope="module")
+def insights(instructive):
+    return instructive.plot_inside()
+
+
+@pytest.fixture(scope="module")
+def arrays(instructive):
+    return instructive.arrays([instructive.trials.query("arm == 'frozen_head' and replicate == 1")["trial"].item()])
+
+
+def array_of(arrays, name, epoch):
+    return arrays[(arrays["name"] == name) & (arrays["epoch"] == epoch)]["array"].item()
+
+
+def test_inside_are_the_arms_that_recorded_something(instructive, insights):
+    kinds = ["loss", "clean", "coefficient", "transition", "embeddings"]
+    assert list(insights) == ["selection", "labels", *(f"{kind}-frozen_head" for kind in kinds)]
+    assert all("Arm: frozen head, replicate 1." in insights[f"{kind}-frozen_head"].caption for kind in kinds)
+    oracles = [plot for name, plot in insights.items() if not name.startswith("embeddings")]
+    assert all("An oracle: it needs the true labels" in plot.caption for plot in oracles)
+    assert instructive.plot_inside("full") == {}
+
+
+def test_quality_of_the_selection_by_epoch(instructive, insights):
+    plot = insights["selection"]
+    rows = instructive.epochs(["oracle/selection_precision"])
+    drawn = plot.drawn[plot.drawn["metric"] == "oracle/selection_precision"]
+    np.testing.assert_allclose(drawn["mean"], rows.groupby("epoch")["value"].mean())
+    axes = plot.figure.axes
+    assert [ax.get_ylabel() for ax in axes] == [
+        "AUC of the\nclean probability",
+        "precision of the\nclean selection (%)",
+        "recall of the\nclean selection (%)",
+    ]
+    np.testing.assert_allclose(lines_of(axes[1], 1.9)[0][2], 100 * drawn["mean"])
+    assert lines_of(axes[0], 1.9)[0][2].max() < 1.01  # an area is no percentage
+    assert [ax.get_ylabel() for ax in insights["labels"].figure.axes] == ["memorised\nwrong labels (%)"]
+
+
+def test_losses_of_right_and_wrong_labels_with_the_mixture(arrays, insights):
+    plot = insights["loss-frozen_head"]
+    titles = [axes.get_title(loc="left") for axes in plot.figure.axes]
+    assert titles == ["epoch 1", "epoch 3", "epoch 4", "epoch 5", "epoch 7"]  # five of seven, first and last included
+    drawn = plot.drawn[plot.drawn["epoch"] == 5]
+    counts = array_of(arrays, "oracle/loss_histogram", 5)
+    np.testing.assert_allclose(drawn[["right", "wrong"]].T, counts / counts.sum())
+    density = [
+        sum(weight * scipy.stats.norm.pdf(x, mean, deviation) for weight, mean, deviation in network)
+        for x in (drawn["low"] + drawn["high"]) / 2
+        for network in array_of(arrays, "train/mixture", 5)[:1]
+    ]
+    np.testing.assert_allclose(drawn["mixture"], np.multiply(density, 1 / 40), rtol=0.03, atol=1e-5)
+    np.testing.assert_allclose(plot.figure.axes[3].lines[-1].get_ydata(), 100 * drawn["mixture"])
+    names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
+    assert names == ["right given labels", "wrong given labels", "mixture", "its components"]
+
+
+def test_networks_of_a_mixture_are_averaged():
+    edges = np.linspace(0, 1, 41)
+    first, second = [[0.6, 0.2, 0.1], [0.4, 0.7, 0.1]], [[0.5, 0.3, 0.1], [0.5, 0.8, 0.2]]
+    both = plots._component_shares(np.array([first, second]), edges)
+    apart = [plots._component_shares(np.array([one]), edges) for one in (first, second)]
+    np.testing.assert_allclose(both, np.mean(apart, axis=0))
+    np.testing.assert_allclose(apart[0].sum(axis=1), [0.6, 0.4], atol=0.02)  # but for the tails outside
+
+
+def test_coefficients_start_where_there_are_some(arrays, insights):
+    plot = insights["coefficient-frozen_head"]
+    assert plot.figure.axes[0].get_title(loc="left") == "epoch 2"  # none in epoch 1
+    drawn = plot.drawn[plot.drawn["epoch"] == 7]
+    assert drawn["right"].sum() + drawn["wrong"].sum() == pytest.approx(1)
+    assert "mixture" not in drawn and len(plot.figure.legends[0].get_texts()) == 2
+
+
+def test_estimated_beside_realised_transition_matrix(insights):
+    plot = insights["transition-frozen_head"]
+    estimated, realised = simulated.symmetric(0.4 + 0.2 / 7), simulated.symmetric(0.4)
+    shown = [axes.images[0].get_array() for axes in plot.figure.axes[:2]]
+    np.testing.assert_allclose(shown[0], estimated, rtol=1e-6)
+    np.testing.assert_allclose(shown[1], realised)
+    error = np.abs(estimated - realised).mean()
+    assert plot.figure.axes[0].get_title(loc="left") == f"estimated, epoch 7: error {error:.3f}"
+    row = plot.drawn.query("true == 3 and given == 5").iloc[0]
+    assert (row["estimated"], row["realised"]) == pytest.approx((estimated[3, 5], 0.4 / 9))
+
+
+def test_embeddings_by_epoch_on_the_same_axes(arrays, insights):
+    plot = insights["embeddings-frozen_head"]
+    panels = plot.figure.axes
+    assert len(panels) == 5 and len({axes.get_xlim() + axes.get_ylim() for axes in panels}) == 1
+    assert np.abs(plot.drawn[["x", "y"]]).max().max() < panels[0].get_xlim()[1]
+    drawn = plot.drawn[plot.drawn["epoch"] == 7]
+    assert drawn["class"].tolist() == array_of(arrays, "test/embedding_labels", 7).tolist()
+    spread = drawn.groupby("class")[["x", "y"]].std().to_numpy().max()
+    assert spread < drawn[["x", "y"]].std().min() / 2  # features are far apart by then
+    silhouettes = plot.drawn.groupby("epoch")["silhouette"].first()
+    assert silhouettes[7] > 0.5 > silhouettes[1]
+    assert panels[-1].get_xlabel() == f"silhouette {silhouettes[7]:.2f}"
+    looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines[1:]}
+    assert len(looks) == 10 and len(plot.figure.legends[0].get_texts()) == 10
+
+
+def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
+    """t-SNE leaves the orientation and the middle open: they are taken from the epoch before."""
+    points, calls = np.random.default_rng(0).normal(size=(40, 2)) * 7, []
+    points -= points.mean(axis=0)
+    turned = points @ np.array([[0.6, -0.8], [0.8, 0.6]]) + [3, 9]
+
+    class Recorder:
+        def __init__(self, **settings):
+            calls.append(settings)
+
+        def fit_transform(self, features):
+            return points.copy() if len(calls) == 1 else turned.copy()
+
+    monkeypatch.setattr("sklearn.manifold.TSNE", Recorder)
+    placed = plots._tsne({epoch: np.zeros((40, 5)) for epoch in (1, 50)})
+    for epoch in (1, 50):
+        np.testing.assert_allclose(placed[epoch], points, atol=1e-9)
+    assert isinstance(calls[0]["init"], str) and calls[0]["perplexity"] == 13
+    np.testing.assert_allclose(calls[1]["init"], 1e-4 * points / points.std())
+    assert calls[0]["random_state"] == calls[1]["random_state"] == 0
+
+
+def test_classes_without_a_colour_of_their_own_are_grey():
+    rows = {
+        "test/embeddings": np.random.default_rng(0).normal(size=(25, 3)),
+        "test/embedding_labels": np.arange(25.0),
+    }
+    arrays = pd.DataFrame([{"epoch": 1, "name": name, "array": array} for name, array in rows.items()])
+    plot = plots.embeddings(arrays)
+    names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
+    assert names == [*map(str, range(20)), "others"]
+    assert len(plot.figure.axes[0].lines[0].get_xdata()) == 5
+
+
+def test_right_and_wrong_labels_take_no_colour_of_an_arm():
+    arms = [matplotlib.colors.to_rgb(colour) for colour in (*plots.COLOURS, "black")]
+    for colour in (plots.RIGHT, plots.WRONG):
+        assert min(np.abs(np.subtract(matplotlib.colors.to_rgb(colour), arm)).max() for arm in arms) > 0.1
+
+
+# -------------------------------------------------------------------------------------------------- what goes wrong
+
+
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory):
     """One replicate diverged half way, one is not there, one arm's noise was another draw."""

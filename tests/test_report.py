@@ -243,3 +243,20 @@ def test_the_page_fits_a_phone_and_a_desk(page, tmp_path, width):
     found = json.loads(html.unescape(re.search(r"<pre>(.*?)</pre><script>", done.stdout)[1]))
     assert found["width"] <= width and found["outside"] == []
     assert found["decoded"] == found["pictures"] == 5
+
+
+def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):
+    monkeypatch.setattr(
+        "analysis.plots._tsne", lambda features: {epoch: points[:, :2] for epoch, points in features.items()}
+    )
+    assert "Inside the methods" not in text_of(page)  # nothing was recorded there
+    simulation, plan = simulated.Simulation(tmp_path, epochs=2, inside=["full"]), simulated.plan(1, ["frozen_head"])
+    simulation.submit(plan)
+    simulation.run(plan["trials"])
+    inside = build(tmp_path, simulated.STUDY)
+    source = inside.read_text()
+    assert '<a href="#inside">Inside the methods</a>' in source
+    for kind in ("selection", "labels", "loss-full", "clean-full", "transition-full", "embeddings-full"):
+        assert f'<figure id="inside-{kind}">' in source
+        assert (inside.parent / f"inside-{kind}.pdf").stat().st_size > 0
+    assert ".plot_inside()" in source and "inside.md" not in source

@@ -1,0 +1,118 @@
+"""Label propagation (Bai et al. 2021, arXiv:2111.10932, eq. 2 and 3): labels spread over a graph of nearest neighbours.
+
+Nothing is trained.  The graph joins all labelled and unlabelled images by the features of the trial's network as it
+starts, so that what they are worth is decided by `init_from` or `weights`.  An epoch is one iteration, and the curve
+over epochs is the paper's fig. 3; its t = 20 is `epochs=20`.  New images are labelled by a vote of their neighbours'
+soft labels (sec. 3.2).
+
+`clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
+the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
+Corrections to eq. 2: `lnl.graph`.  Departure from the paper: an image without a labelled neighbour casts no vote.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lnl import graph
+from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.space import Choice, Integer, Uniform
+from lnl.streams import Streams
+from lnl.task import Beliefs, Record, Task
+
+USES = ("labels", "unlabelled")
+
+
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    name: Literal["label_propagation"] = "label_propagation"
+    mode: Literal["propagation", "neighbours"] = "propagation"  # neighbours: a vote of the given labels alone (fig. 2)
+    k: Annotated[int, Field(ge=1)] = 10  # neighbours of an image; CIFAR-100: 15; where there are fewer images, all
+    temperature: Annotated[float, Field(gt=0)] = 0.01  # T of eq. 2, against the spread of the cosines; CIFAR-100: 0.02
+    iterations: Annotated[int, Field(ge=1)] = 1  # of eq. 3 an epoch
+    clamp: Literal["off", "soft", "hard"] = "off"  # of given labels after an iteration: none, a share of them, all
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.99  # soft only: share of what the neighbours say (Zhou et al. 2003)
+    normalisation: graph.Normalisation = "symmetric"  # D^-1/2 W D^-1/2; random_walk: D^-1 W
+    symmetrise: graph.Symmetrise = "none"  # of W: mean or maximum of both directions, mutual edges alone
+    self_loops: bool = False  # an image is its own neighbour: a negative control
+
+    @model_validator(mode="after")
+    def _neighbours_do_not_spread(self) -> Config:
+        if self.mode == "neighbours" and (self.clamp, self.iterations) != ("off", 1):
+            raise ValueError("mode 'neighbours' spreads no labels: leave clamp and iterations at their defaults.")
+        return self
+
+
+SEARCH = {
+    "k": Integer(5, 50),
+    "temperature": Uniform(0.005, 0.5, log=True),
+    "clamp": Choice(("off", "soft", "hard")),
+}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.learner = Learner(network, Optimizer(), 0, {})  # takes no step
+        spreads = config.mode == "propagation"
+        self.nodes = torch.cat([task.labelled, task.unlabelled]) if spreads else task.labelled
+        self.k = min(config.k, len(self.nodes) - (not config.self_loops))
+        self.bank = self._features_of(self.nodes)
+        edges = graph.adjacency(self.bank, self.k, config.temperature, config.self_loops)
+        self.matrix = graph.normalised(graph.symmetrised(edges, config.symmetrise), config.normalisation).float()
+        given = task.labels[self.nodes]
+        known = (given >= 0).float()[:, None]
+        self.start = one_hot(given.clamp(min=0), task.classes) * known
+        self.kept = {
+            "off": torch.zeros_like(known),
+            "soft": torch.full_like(known, 1 - config.alpha),
+            "hard": known,
+        }[config.clamp if spreads else "hard"]
+        self.scores, self.spread = Record(task, task.classes), Record(task, task.classes)  # Y and S Y of eq. 3
+        self.scores.note(self.nodes, self.start)
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        """`loss`: one minus the mean probability of the given labels by their neighbours: what these think is wrong.
+
+        `coverage`: share of the images that a label has reached; until then all classes are as likely.
+        """
+        for _ in range(self.config.iterations):
+            spread, scores = graph.propagate(self.matrix, self.scores.of(self.nodes), self.start, self.kept)
+            self.spread.note(self.nodes, spread)
+            self.scores.note(self.nodes, scores)
+        reached = self.scores.of(self.nodes).sum(-1) > 0
+        likelihood = self._given_likelihood().nan_to_num(1 / self.task.classes)
+        return {"loss": 1 - likelihood.mean(), "coverage": reached.float().mean()}
+
+    def beliefs(self) -> Beliefs:
+        """`clean`: probability of the given label by an image's neighbours, itself not among them."""
+        labels = graph.soft_labels(self.scores.of(self.task.labelled))
+        if self.config.mode == "neighbours":
+            return Beliefs(clean=self._given_likelihood(), labels=labels)
+        pseudo_labels = graph.soft_labels(self.scores.of(self.task.unlabelled))
+        return Beliefs(clean=self._given_likelihood(), labels=labels, pseudo_labels=pseudo_labels)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Uniform where no neighbour has a label."""
+        labels = graph.soft_labels(self.scores.of(self.nodes)).nan_to_num(0)
+        k, temperature = min(self.config.k, len(self.bank)), self.config.temperature
+        votes = graph.neighbour_votes(self.bank, labels, self.features(images), k, temperature, self.task.classes)
+        return graph.soft_labels(votes).nan_to_num(1 / self.task.classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+    def _features_of(self, index: Tensor) -> Tensor:
+        stream = self.streams["none"]
+        return torch.cat(
+            [self.features(self.task.view(part, "none", stream)) for part in index.split(EVALUATION_BATCH)]
+        )
+
+    def _given_likelihood(self) -> Tensor:
+        """(L,): NaN where no label has reached the neighbours."""
+        index = self.task.labelled
+        return graph.soft_labels(self.spread.of(index)).gather(-1, self.task.labels[index, None]).squeeze(-1)
