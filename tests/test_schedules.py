@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lnl.schedules import average_decay, cosine, linear_ramp, step_decay
+from lnl.schedules import average_decay, cosine, first_phase, linear_ramp, restarts, step_decay
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,27 @@ def test_average_decay() -> None:
     kept_without = 0.999**100
     assert kept_without == pytest.approx(0.905, abs=1e-3)
     assert kept_with_warm_up < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "expected"), [(0.5, 120, 60), (0.5, 3, 1), (0.01, 10, 1), (0.99, 10, 9), (0.5, 2, 1)]
+)
+def test_first_phase_leaves_an_epoch_to_each(share: float, epochs: int, expected: int) -> None:
+    assert first_phase(share, epochs) == expected
+
+
+def test_one_epoch_cannot_be_shared() -> None:
+    with pytest.raises(ValueError, match="needs two epochs or more, not 1"):
+        first_phase(0.5, 1)
+
+
+def test_restarts() -> None:
+    """IEG's cycles of 200,000 steps: the first has 500, each is 1.5 times as long as the one before it."""
+    ends = [500, 1250, 2375, 4062.5, 6593.75, 10390.625, 16085.9375, 24628.90625, 37443.359375]
+    for cycle, end in enumerate(ends):
+        assert restarts(end * (1 - 1e-6) / 200_000, 1 / 400) < 1e-4
+        assert restarts(end * (1 + 1e-9) / 200_000, 1 / 400) == pytest.approx(0.9 ** (cycle + 1), rel=1e-4)
+    assert restarts(0, 1 / 400) == 1
+    assert [restarts(step / 8, 1.0) for step in range(9)] == pytest.approx(
+        [*(cosine(step / 8) for step in range(8)), 0.9]
+    )

@@ -1,0 +1,106 @@
+"""Generalised cross-entropy (Zhang & Sabuncu 2018, arXiv:1805.07836): a loss between cross-entropy and absolute error.
+
+Images that the network finds unlikely pull less, by p_y^q.  `truncated` is the paper's second loss: images with
+p_y <= k do not pull at all.  Its objective is Σ_i w_i (L_q(i) - L_q(k)) with w_i = [p_y > k] set once in a while
+(Algorithm 1); it is negative by construction.  There is no official code; defaults are the paper's for CIFAR-10.
+
+The paper prunes with the best model so far by noisy validation accuracy.  A method sees no validation set: pruned with
+the current weights, averaged where the optimizer averages, on images without augmentation.  In a short run with many
+classes few images may ever reach k, and then nothing is learned after pruning.  The paper prunes from 80 of 150 epochs
+on CIFAR-100, where the learning rate falls first too.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from lnl import losses
+from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.space import Choice, Uniform
+from lnl.streams import Streams
+from lnl.task import Beliefs, Record, Task, order
+
+USES = ("labels",)
+
+
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    name: Literal["gce"] = "gce"
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    q: Annotated[float, Field(gt=0, le=1)] = 0.7  # of L_q: near 0 cross-entropy, 1 absolute error
+    truncated: bool = False  # whether images with p_y <= k are left out
+    k: Annotated[float, Field(ge=0, lt=1)] = 0.5  # truncated only
+    prune_from: Annotated[float, Field(ge=0, le=1)] = (
+        1 / 3
+    )  # truncated only: share of training before the first pruning
+    prune_every: Annotated[int, Field(ge=1)] = 10  # truncated only: epochs from one pruning to the next
+    optimizer: Optimizer = Optimizer(
+        kind="sgd", learning_rate=0.01, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
+    )
+
+
+SEARCH = {
+    "q": Uniform(0.1, 1.0),
+    "truncated": Choice((False, True)),
+    "k": Uniform(0.1, 0.9),
+    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.steps = task.steps_per_epoch(config.batch_size)
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
+        self.kept = Record(task)  # w
+        self.kept.note(task.labelled, torch.ones_like(task.labelled))
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        task, config = self.task, self.config
+        since = epoch - math.ceil(config.prune_from * task.epochs)
+        if config.truncated and since >= 0 and since % config.prune_every == 0:
+            self.kept.note(task.labelled, self._likelihood() > config.k)
+        total = []
+        for index in order(task.labelled, config.batch_size, self.steps, self.streams["order"]):
+            images = task.view(index, "weak", self.streams["augment"])
+            total.append(self.learner.step(self.objective, (images, task.labels[index], self.kept.of(index))))
+        return {"loss": torch.stack(total).mean()}
+
+    def objective(self, network: Network, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, labels, kept = batch
+        loss = losses.generalised_cross_entropy(network(images), labels, self.config.q)
+        return (kept * (loss - self.limit)).mean()
+
+    @property
+    def limit(self) -> float:
+        """L_q(k) = (1 - k^q) / q, of the images left out."""
+        return (1 - self.config.k**self.config.q) / self.config.q if self.config.truncated else 0.0
+
+    def beliefs(self) -> Beliefs:
+        """`clean`: p_y^q, how much an image pulls as compared with cross-entropy; `loss`: q L_q, from 0 to 1."""
+        pull = self._likelihood() ** self.config.q
+        selected = self.kept.of(self.task.labelled) if self.config.truncated else None
+        return Beliefs(loss=1 - pull, clean=pull, selected=selected)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+    def _likelihood(self) -> Tensor:
+        """p_y of the labelled images without augmentation: (L,)."""
+        parts = self.task.labelled.split(EVALUATION_BATCH)
+        predictions = [self.predict(self.task.view(part, "none", self.streams["none"])) for part in parts]
+        return torch.cat(predictions).gather(-1, self.task.labels[self.task.labelled, None]).squeeze(-1)
