@@ -381,7 +381,7 @@ def _ready(planned: Planned, store: Store) -> bool:
 
 
 def check_data(todo: Sequence[Planned], root: Path | None) -> None:
-    """Load every data set, make every network and try every split once: bad wishes fail before anything is scheduled."""
+    """Load every data set, make every network, try every split: bad wishes fail before anything is scheduled."""
     seen, built = set(), set()
     for planned in todo:
         trial = planned.trial

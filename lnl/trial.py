@@ -464,10 +464,10 @@ def diagnose(method: Any, seen: task.Task, truth: task.Truth) -> tuple[dict[tupl
         found["train", "mixture_separation"] = float(apart.mean())
         arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
     for name in ("loss", "clean", "coefficient"):
-        if (values := getattr(beliefs, name)) is not None:
-            arrays["oracle", f"{name}_histogram"] = torch.stack(
-                [_histogram(values[..., clean]), _histogram(values[..., ~clean])]
-            )
+        if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
+            most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself
+            kinds = [_histogram(values[..., kind], most) for kind in (clean, ~clean)]
+            arrays["oracle", f"{name}_histogram"] = torch.stack(kinds)
     return found, arrays
 
 
@@ -489,10 +489,10 @@ def _auc(scores: Tensor, clean: Tensor) -> float:
     return float(roc_auc_score(clean.numpy(), scores.numpy()))
 
 
-def _histogram(values: Tensor) -> Tensor:
-    """Counts of the known values over [0, 1]."""
+def _histogram(values: Tensor, most: float) -> Tensor:
+    """Counts of the known values over [0, most]."""
     known = values[values.isfinite()].float().cpu()
-    return torch.histc(known.clamp(0, 1), bins=HISTOGRAM_BINS, min=0, max=1)
+    return torch.histc(known.clamp(0, most), bins=HISTOGRAM_BINS, min=0, max=most)
 
 
 def _moments(epochs: int) -> set[int]:

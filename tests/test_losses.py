@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.losses import cross_entropy, nt_xent, soft_cross_entropy, squared_error
+from lnl.losses import cross_entropy, kl_divergence, nt_xent, soft_cross_entropy, squared_error, uniform_prior
 
 LABELLED = torch.tensor([[2.0, 0, -1], [0, 1, 0]]), torch.tensor([[0.7, 0.3, 0], [0, 0.8, 0.2]])
 UNLABELLED = (
@@ -43,6 +43,28 @@ def test_mixmatch_known_answers() -> None:
     assert labelled.item() == pytest.approx(0.760645, abs=1e-6)
     assert unlabelled.item() == pytest.approx(0.009944, abs=1e-6)
     assert (labelled + 75 * unlabelled).item() == pytest.approx(1.506470, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [([1 / 3, 1 / 3, 1 / 3], 0), ([0.7, 0.2, 0.1], 0.324287), ([0.98, 0.01, 0.01], 1.978235)],
+)
+def test_uniform_prior_known_answers(probabilities: list[float], expected: float) -> None:
+    """KL(uniform || p); the other direction would give .296794 for the second."""
+    assert uniform_prior(torch.tensor([probabilities]).log()).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_uniform_prior_is_of_the_mean_over_the_batch() -> None:
+    logits = torch.tensor([[1.0, 0, -1], [0, 2, 0], [0, 0, 0], [3, 0, 0]])
+    assert uniform_prior(logits).item() == pytest.approx(0.123989, abs=1e-6)
+    assert uniform_prior(logits[:2]).item() == pytest.approx(0.212794, abs=1e-6)
+    average = softmax(np.stack([logits.numpy(), -logits.numpy()])).mean(1)
+    expected = (np.log(1 / 3 / average) / 3).sum(-1)
+    assert_close(uniform_prior(torch.stack([logits, -logits])).numpy(), expected.astype(np.float32))
+
+
+def test_uniform_prior_of_a_class_that_nobody_gets_is_finite() -> None:
+    assert uniform_prior(torch.tensor([[300.0, 0, 0], [300, 0, 0]])).item() == pytest.approx(200 - math.log(3))
 
 
 @settings(deadline=None)
@@ -154,3 +176,12 @@ def test_nt_xent_does_not_push_apart_views_of_one_image() -> None:
     assert_close(repeated[[0, 3]], without_2[[0, 2]])
     assert_close(repeated[[1, 4]], distinct[[1, 4]])  # image 1 has both as negatives
     assert_close(nt_xent(first, second, 0.5, torch.zeros(3)), torch.zeros(6))
+
+
+def test_kl_divergence_against_numpy() -> None:
+    first, second = (logits.double().numpy() for logits in VIEWS)
+    p, q = softmax(first), softmax(second)
+    assert_close(kl_divergence(*VIEWS), torch.tensor((p * np.log(p / q)).sum(-1)).float())
+    assert kl_divergence(VIEWS[0], VIEWS[0] + 3).abs().max() < 1e-6
+    extreme = torch.tensor([[200.0, -200]])
+    assert kl_divergence(extreme, -extreme).item() == pytest.approx(400)

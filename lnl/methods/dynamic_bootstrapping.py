@@ -1,0 +1,140 @@
+"""Dynamic bootstrapping (Arazo et al. 2019, arXiv:1904.11238): trust a label as far as a beta mixture of losses does.
+
+Plain mixup at first.  Then, each epoch, two beta distributions are fitted to the losses of all labelled images
+(`selection.beta_mixture`), and the target of image i is (1 - w_i) y_i + w_i z_i with w_i the probability of the
+high-loss component and z_i the network's own guess, hard (M-DYR-H) or soft (M-DYR-S), under mixup and with the prior
+term R.  `dynamic_mixup` is MD-DYR-SH: images are mixed in proportion to 1 - w, targets half and half, and the guess is
+sharpened from soft to hard in the course of training.
+
+The official code looks w up anew for every batch, by the losses of that moment; here, as in the paper's text, it is
+the mixture's own posterior, once an epoch.  Followed from the code: losses on augmented images, guesses under
+BatchNorm's batch statistics on images that are not mixed.  Departures: one lambda a batch is drawn above 1/2, the same
+law when partners are drawn at random; dynamic mixup starts together with bootstrapping, not 5 of 300 epochs before.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from lnl import losses, selection, targets
+from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.space import Choice, Uniform
+from lnl.streams import Streams
+from lnl.task import Beliefs, Record, Task, View, order
+
+USES = ("labels",)
+HARDEST = 0.001  # temperature at the end of training, dynamic_mixup only
+
+
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    name: Literal["dynamic_bootstrapping"] = "dynamic_bootstrapping"
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    augmentation: View = "weak"
+    loss_augmentation: View = "weak"  # for the losses of the mixture
+    guess: Literal["hard", "soft", "dynamic_mixup"] = "hard"  # M-DYR-H, M-DYR-S, MD-DYR-SH
+    bootstrap_from: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of training with plain mixup: 105 of 300 epochs
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # of Beta(alpha, alpha)
+    prior_weight: Annotated[float, Field(ge=0)] = 1.0  # of R, while bootstrapping
+    optimizer: Optimizer = Optimizer(
+        kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 5 / 6)
+    )
+
+
+SEARCH = {
+    "guess": Choice(("hard", "soft", "dynamic_mixup")),
+    "bootstrap_from": Uniform(0.1, 0.6),
+    "alpha": Uniform(0.5, 64.0, log=True),
+    "prior_weight": Uniform(0.0, 2.0),
+    "optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
+}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.steps = task.steps_per_epoch(config.batch_size)
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
+        self.losses, self.clean = Record(task), Record(task)
+        self.mixture: Tensor | None = None
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        config, task, streams = self.config, self.task, self.streams
+        progress = epoch / task.epochs
+        bootstrapping = progress >= config.bootstrap_from
+        self.fit()  # before bootstrapping too, for the diagnosis, as in the official code
+        total = []
+        for index in order(task.labelled, config.batch_size, self.steps, streams["order"]):
+            images = task.view(index, config.augmentation, streams["augment"])
+            soft = targets.one_hot(task.labels[index], task.classes)
+            partner = torch.randperm(len(index), generator=streams["mixup"], device=index.device)
+            coefficients = targets.mixup_coefficients(config.alpha, 1, streams["mixup"])
+            if bootstrapping:
+                clean = self.clean.of(index)
+                soft = bootstrapped(soft, self.guess(images, progress), clean)
+            if bootstrapping and config.guess == "dynamic_mixup":
+                images, _ = targets.mixup(images, soft, partner, clean / (clean + clean[partner]))
+                soft = (soft + soft[partner]) / 2
+            else:
+                images, soft = targets.mixup(images, soft, partner, coefficients)
+            batch = images, soft, config.prior_weight if bootstrapping else 0.0
+            total.append(self.learner.step(self.objective, batch))
+        return {"loss": torch.stack(total).mean()}
+
+    def fit(self) -> None:
+        """The beta mixture of all losses under the network as it is now."""
+        task, generator = self.task, self.streams["augment/losses"]
+        found = torch.cat(
+            [
+                losses.cross_entropy(
+                    self.learner.logits(task.view(part, self.config.loss_augmentation, generator)), task.labels[part]
+                )
+                for part in task.labelled.split(EVALUATION_BATCH)
+            ]
+        )
+        found = selection.normalise(found)
+        clean, self.mixture = selection.beta_mixture(found)
+        self.losses.note(task.labelled, found)
+        self.clean.note(task.labelled, clean)
+
+    def guess(self, images: Tensor, progress: float) -> Tensor:
+        """z: (B, C, H, W) -> (B, K)."""
+        probabilities = self.learner.guess(images)
+        if self.config.guess == "hard":
+            return targets.one_hot(probabilities.argmax(-1), self.task.classes)
+        if self.config.guess == "soft":
+            return probabilities
+        done = (progress - self.config.bootstrap_from) / max(1 - self.config.bootstrap_from, 1e-9)
+        return targets.sharpen(probabilities, 1 + (HARDEST - 1) * done)
+
+    @staticmethod
+    def objective(network: Network, batch: tuple[Tensor, Tensor, float]) -> Tensor:
+        images, soft, prior_weight = batch
+        logits = network(images)
+        loss = losses.soft_cross_entropy(logits, soft).mean()
+        return loss + prior_weight * losses.uniform_prior(logits) if prior_weight else loss
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+    def beliefs(self) -> Beliefs:
+        labelled = self.task.labelled
+        return Beliefs(loss=self.losses.of(labelled), clean=self.clean.of(labelled), mixture=self.mixture)
+
+
+def bootstrapped(given: Tensor, guess: Tensor, clean: Tensor) -> Tensor:
+    """(1 - w) y + w z, with 1 - w = `clean` (..., B); labels and guesses (..., B, K) -> (..., B, K)."""
+    return torch.lerp(guess, given, clean.unsqueeze(-1))

@@ -1,0 +1,208 @@
+"""MentorNet (Jiang et al. 2018, arXiv:1712.05055): a mentor weighs each image of a batch by its loss, a student learns.
+
+The student minimises the mean of v_i l_i over the batch, not divided by the sum of v.  The mentor sees the loss l and
+d = l - λ, with λ a moving percentile of the losses:
+  predefined    MentorNet-PD: self-paced until `linear_from`, then linear
+  self_paced    v = 1 where d <= 0
+  linear        v = 1 - d/γ, clipped to [0, 1] (SPCL)
+  focal         v = (1 - e^-l)^γ: for hard images, the paper's baseline of the opposite advice
+  data_driven   MentorNet-DD: learned from trusted images (the probe)
+Followed from the code: weights of 1 at first (burn-in), and random images of each batch dropped, in three phases (the
+two readings of the code give 1 or 0.9 for the last one: 0.9 here, 1 would not train).
+
+Data-driven: the paper's mentor learns from images whose given and true label are both known.  A probe has right labels
+only, so a copy of it gets random wrong ones: half of the mentor's examples are wrong, whatever the noise, by symmetric
+noise, and the student has memorised none of them.  The mentor is a logistic regression on (l, d), refitted each epoch
+after the burn-in.  The paper refits twice; its other two features are constant when the mentor is used (label 0, epoch
+frozen), and its authors say that the architecture matters little.  Under asymmetric noise, whose wrong labels are near
+misses unlike those it has met, expect less of it than of a percentile.
+
+All other mentors need no trusted images: their students train on the probe with its right labels like on any image.
+Departures: weight decay is not scaled by the mean weight; the losses that the mentor sees are a pass of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Generator, Tensor, nn
+
+from lnl import losses
+from lnl.data import DataError
+from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.space import Choice, Uniform
+from lnl.streams import Streams
+from lnl.task import Beliefs, Record, Task, View, order
+
+USES = ("labels", "probe")
+Mentor = Callable[[Tensor, Tensor], Tensor]  # losses and their differences to the percentile (B,) -> weights (B,)
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    name: Literal["mentornet"] = "mentornet"
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    augmentation: View = "weak"
+    mentor: Literal["predefined", "self_paced", "linear", "focal", "data_driven"] = "predefined"
+    percentile: Share = 0.75  # of a batch's losses, as a share; paper's intent: 0.75 up to 40 % noise, 0.5 at 80 %
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of its moving average λ, per step
+    gamma: Annotated[float, Field(gt=0)] = 1.0  # γ of linear, focal, and predefined's last part
+    burn_in: Share = 0.19  # share of training with weights 1
+    linear_from: Share = 0.9  # predefined only: share of training from which it is linear
+    dropout: tuple[Share, Share, Share] = (0.5, 0.05, 0.9)  # share of a batch left out at random, in three phases …
+    dropout_until: tuple[Share, Share] = (0.17, 0.95)  # … of which the first two end at these shares of training
+    optimizer: Optimizer = Optimizer(
+        kind="sgd", learning_rate=0.1, weight_decay=2e-4, schedule="step", milestones=(0.5, 0.64, 0.77)
+    )
+
+    @model_validator(mode="after")
+    def _phases(self) -> Config:
+        if self.dropout_until[0] > self.dropout_until[1]:
+            raise ValueError("dropout_until names the ends of two phases: give the earlier one first.")
+        return self
+
+
+SEARCH = {
+    "mentor": Choice(("predefined", "self_paced", "linear")),
+    "percentile": Uniform(0.3, 0.95),
+    "gamma": Uniform(0.1, 10.0, log=True),
+    "burn_in": Uniform(0.0, 0.5),
+    "optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
+}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        if config.mentor == "data_driven" and not len(task.probe):
+            raise DataError("A data-driven MentorNet learns from trusted images: ask for a probe.")
+        self.labelled = task.labelled
+        if config.mentor != "data_driven":
+            self.task = task = replace(task, labelled=torch.cat([task.labelled, task.probe]), probe=task.probe[:0])
+        self.steps = task.steps_per_epoch(config.batch_size)
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
+        self.threshold = MovingPercentile(config.percentile, config.decay).to(task.images.device)
+        self.losses, self.weights = Record(task), Record(task)
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        config, task, streams = self.config, self.task, self.streams
+        progress = epoch / task.epochs
+        mentor = self.mentor(progress)
+        rate = config.dropout[sum(progress >= end for end in config.dropout_until)]
+        total = []
+        for index in order(task.labelled, config.batch_size, self.steps, streams["order"]):
+            images, labels = task.view(index, config.augmentation, streams["augment"]), task.labels[index]
+            found = losses.cross_entropy(self.learner.guess(images).log(), labels)
+            weights = mentor(found, found - self.threshold(found))
+            self.losses.note(index, found)
+            self.weights.note(index, weights)
+            batch = images, labels, drop(weights, rate, streams["dropout"])
+            total.append(self.learner.step(self.objective, batch))
+        return {"loss": torch.stack(total).mean()}
+
+    @staticmethod
+    def objective(network: Network, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, labels, weights = batch
+        return (weights * losses.cross_entropy(network(images), labels)).mean()
+
+    def mentor(self, progress: float) -> Mentor:
+        """Of an epoch that begins at `progress` in [0, 1]."""
+        config = self.config
+        if progress < config.burn_in:
+            return lambda losses, _: torch.ones_like(losses)
+        if config.mentor == "data_driven":
+            return self.fit()
+        if config.mentor == "focal":
+            return lambda losses, _: focal(losses, config.gamma)
+        if config.mentor == "linear" or (config.mentor == "predefined" and progress >= config.linear_from):
+            return lambda _, difference: linear(difference, config.gamma)
+        return lambda _, difference: self_paced(difference)
+
+    def fit(self) -> Mentor:
+        """Learn to tell right labels of the probe from random wrong ones."""
+        task, generator = self.task, self.streams["mentor"]
+        right = task.labels[task.probe]
+        offset = torch.randint(1, task.classes, right.shape, generator=generator, device=right.device)
+        logits = torch.cat(
+            [
+                self.learner.logits(task.view(part, self.config.augmentation, generator))
+                for part in task.probe.split(EVALUATION_BATCH)
+            ]
+        )
+        wrong = (right + offset) % task.classes
+        return data_driven(
+            losses.cross_entropy(logits, right), losses.cross_entropy(logits, wrong), self.threshold.value
+        )
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+    def beliefs(self) -> Beliefs:
+        weights = self.weights.of(self.labelled)
+        selected = torch.where(weights.isnan(), weights, (weights >= 0.5).float())
+        return Beliefs(loss=self.losses.of(self.labelled), clean=weights, selected=selected)
+
+
+# ------------------------------------------------------------------------------------------------------------- mentors
+
+
+def self_paced(difference: Tensor) -> Tensor:
+    """1 where the loss is at most λ, else 0 (Kumar et al. 2010).  (...) -> (...)."""
+    return (difference <= 0).float()
+
+
+def linear(difference: Tensor, gamma: float) -> Tensor:
+    """1 - d/γ clipped to [0, 1] (SPCL, Jiang et al. 2015).  (...) -> (...)."""
+    return (1 - difference / gamma).clamp(0, 1)
+
+
+def focal(losses: Tensor, gamma: float) -> Tensor:
+    """(1 - e^-l)^γ (Lin et al. 2017).  (...) -> (...)."""
+    return (-torch.expm1(-losses)) ** gamma
+
+
+def data_driven(right: Tensor, wrong: Tensor, threshold: Tensor) -> Mentor:
+    """Logistic regression on (l, l - λ): P(label is right), from losses of right and of wrong labels (P,), (P,)."""
+    from sklearn.linear_model import LogisticRegression
+
+    found = torch.cat([right, wrong])
+    answers = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)])
+    model = LogisticRegression().fit(torch.stack([found, found - threshold], -1).cpu().numpy(), answers.cpu().numpy())
+    of_loss, of_difference, constant = found.new_tensor([*model.coef_[0], model.intercept_[0]])
+    return lambda losses, difference: torch.sigmoid(of_loss * losses + of_difference * difference + constant)
+
+
+class MovingPercentile(nn.Module):
+    """λ: the moving average, from 0, of a percentile of each batch's losses, by nearest rank; kept in checkpoints."""
+
+    def __init__(self, share: float, decay: float) -> None:
+        super().__init__()
+        self.share, self.decay = share, decay
+        self.value: Tensor
+        self.register_buffer("value", torch.zeros(()))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """Losses of a batch (B,) -> λ with this batch."""
+        now = losses.quantile(self.share, interpolation="nearest")
+        self.value = self.decay * self.value + (1 - self.decay) * now
+        return self.value
+
+
+def drop(weights: Tensor, rate: float, generator: Generator) -> Tensor:
+    """Set round(rate · B) random weights of (B,) to zero."""
+    ranks = torch.rand(weights.shape, generator=generator, device=weights.device).argsort()
+    return weights.index_fill(0, ranks[: round(rate * len(weights))], 0.0)
