@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lnl.data import DataError, Dataset
 from lnl.streams import Streams
-from lnl.task import Noise, Task, Validation, order, prepare, split
+from lnl.task import Noise, Task, Validation, balanced_order, order, prepare, split
 
 CLASSES, PER_CLASS, TEST = 5, 40, 60
 CLEAN = Validation()
@@ -366,3 +366,18 @@ def test_views_are_drawn_from_the_given_stream(make):
         assert first.shape == (8, 1, 8, 8) and first.dtype == torch.float32
     plain = seen.view(index, "none", torch.Generator())
     assert torch.equal(plain, seen.view(index, "none", torch.Generator().manual_seed(3)))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(2, 5), st.integers(1, 24), st.integers(1, 9), st.integers(0, 99))
+def test_balanced_batches(size, classes, batch_size, steps, seed):
+    """Every batch has each class equally often or once more; within a class, every image is drawn equally often."""
+    labels = torch.randint(classes, (size,), generator=torch.Generator().manual_seed(seed))
+    pool, present = 3 * torch.arange(size) + 1, labels.unique()
+    batches = balanced_order(pool, labels, batch_size, steps, torch.Generator().manual_seed(seed))
+    assert batches.shape == (steps, batch_size)
+    drawn = labels[(batches - 1) // 3]
+    counts = torch.stack([(drawn == one).sum(-1) for one in present])
+    assert (counts.max(0).values - counts.min(0).values <= (batch_size % len(present) > 0)).all()
+    often = torch.bincount(batches.flatten(), minlength=3 * size + 1)[pool]
+    assert all(often[labels == one].max() - often[labels == one].min() <= 1 for one in present)
