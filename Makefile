@@ -18,6 +18,8 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/scheduling.py
+	$(BIN)/python benchmarks/meta_step.py
+	$(BIN)/python benchmarks/methods.py
 
 # One file says "installed": made last, so that an interrupted install is taken up again.
 $(VENV)/installed: pyproject.toml

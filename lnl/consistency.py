@@ -74,11 +74,17 @@ def fixmatch_loss(
     probabilities = torch.softmax(weak.detach(), -1, dtype=torch.float32)
     if guesses is not None:
         guesses.note(batch.unlabelled, probabilities)
-    soft, taught = targets.pseudo_labels(probabilities, settings.threshold, settings.temperature)
+    soft, confident = targets.pseudo_labels(probabilities, settings.threshold, settings.temperature)
     supervised = losses.cross_entropy(labelled, batch.labels).mean()
-    return supervised + settings.lambda_u * (taught * losses.soft_cross_entropy(strong, soft)).mean()
+    return supervised + settings.lambda_u * (confident * losses.soft_cross_entropy(strong, soft)).mean()
 
 
 def taught(guesses: Tensor, threshold: float) -> Tensor:
     """Guesses (..., K), NaN where they are below the threshold: what is no target is no opinion."""
     return torch.where(guesses.amax(-1, keepdim=True) >= threshold, guesses, torch.nan)
+
+
+def confident_share(guesses: Tensor, threshold: float) -> Tensor:
+    """Share of the guesses (N, K) that reach the threshold; 0 where all are NaN, that is, nothing was guessed."""
+    best = guesses.amax(-1)
+    return (best >= threshold).sum() / best.isfinite().sum().clamp(min=1)

@@ -22,7 +22,7 @@ from lnl.learner import Learner
 from lnl.networks import Network
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
-from lnl.task import Task
+from lnl.task import Record, Task
 
 
 class MixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -69,15 +69,21 @@ def mixmatch_batch(
     labelled: Tensor,
     unlabelled: Tensor,
     progress: float,
+    guesses: Record | None = None,
 ) -> MixedBatch:
-    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1]."""
+    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1].
+
+    `guesses` notes the sharpened ones of the unlabelled images.
+    """
     count, views = len(labelled), settings.views
     index = torch.cat([labelled, unlabelled.repeat(views)])
     images = task.view(index, "weak", streams["augment"])
-    guesses = learner.guess(
+    probabilities = learner.guess(
         images[count:], averaged=settings.guess_with_average, update_statistics=settings.batch_norm == "all"
     )
-    guess = targets.sharpen(guesses.view(views, count, -1).mean(dim=0), settings.temperature)
+    guess = targets.sharpen(probabilities.view(views, count, -1).mean(dim=0), settings.temperature)
+    if guesses is not None:
+        guesses.note(unlabelled, guess)
     soft = torch.cat([targets.one_hot(task.labels[labelled], task.classes), guess.repeat(views, 1)])
     total = len(index)
     coefficients = targets.mixup_coefficients(settings.alpha, total, streams["mixup"])

@@ -17,6 +17,16 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return functional.one_hot(labels, classes).float()
 
 
+def pseudo_labels(probabilities: Tensor, threshold: float, temperature: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Guesses as targets, and 1 for those that reach the threshold, else 0 (FixMatch, Sohn et al. 2020, eq. 4).
+
+    Temperature 0: one-hot; else sharpened.  Probabilities (..., K) -> targets (..., K), weights (...), both float32.
+    """
+    best, labels = probabilities.max(-1)
+    sharp = sharpen(probabilities, temperature) if temperature else one_hot(labels, probabilities.shape[-1])
+    return sharp, (best >= threshold).float()
+
+
 def mixup_coefficients(alpha: float, count: int, generator: Generator) -> Tensor:
     """max(l, 1 - l) with l from Beta(alpha, alpha), alpha > 0, MixMatch eq. 8-9: (count,) float32 in [0.5, 1].
 

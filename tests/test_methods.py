@@ -31,6 +31,14 @@ TRAINED = [
 GOLDEN = Path(__file__).parent / "golden"
 PAIR = tuple(map(tuple, transition.matrix("pair", 0.4, 10).tolist()))
 ARMS: dict[str, dict[str, dict[str, Any]]] = {  # beside the default: resumed, and kept as golden curves
+    **{
+        method: {"without_threshold": {"method.threshold": 0.0}} for method in ("fixmatch", "pseudo_label", "selfmatch")
+    },
+    "s4l": {
+        "exemplar": {"method.pretext": "exemplar"},
+        "pretraining": {"method.mode": "pretrain", "method.pretrain_epochs": 1},
+    },
+    "barlow_twins": {"without_projector": {"method.projector_layers": 0}},
     "dynamic_bootstrapping": {"dynamic_mixup": {"method.guess": "dynamic_mixup"}},
     "mentornet": {"data_driven": {"method.mentor": "data_driven"}},
     "gce": {"pruned": {"method.truncated": True, "method.prune_from": 0.0, "method.k": 0.095}},
@@ -107,7 +115,7 @@ WHERE: dict[str, dict[str, Any]] = {
     "updated": {"optimizers": "per_module"},
     **{  # nothing is as sure as the default threshold within six steps
         f"{method}.{field}": {"threshold": 0.0}
-        for method in ("fixmatch", "selfmatch", "pseudo_label")
+        for method in ("fixmatch", "pseudo_label", "selfmatch")
         for field in ("threshold", "temperature", "strong_view", "lambda_u", "ramp", "include_labelled")
     },
     "s4l.mode=pretrain": {"pretrain_epochs": 1},
@@ -425,7 +433,8 @@ def test_poisoned_truth(method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("method", METHODS)
 def test_beliefs_have_their_shapes(method: str, tiny: Tiny, build: Callable) -> None:
-    built = build(tiny(method))
+    sure = {"method.threshold": 0.0} if method in ("fixmatch", "pseudo_label", "selfmatch") else {}
+    built = build(tiny(method, sure))
     if not hasattr(built.method, "beliefs"):
         pytest.skip("believes nothing of the labels")
     for epoch in range(2):

@@ -17,6 +17,7 @@ from lnl import networks
 from lnl.networks import Network
 from lnl.semisupervised import MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_logits, mixmatch_loss
 from lnl.streams import Streams
+from lnl.task import Record
 
 B, CLASSES = 10, 10
 MIXES = ["all", "labelled", "unlabelled", "separate", "none"]
@@ -107,6 +108,22 @@ def test_guesses_carry_no_gradient_and_move_nothing(draw: Draw) -> None:
     after = method.learner.network.state_dict()
     assert all(torch.equal(after[name], untouched[name]) for name in untouched)
     assert all(tensor.grad is None for tensor in method.learner.parameters)
+
+
+@pytest.mark.parametrize("name", ["mixmatch", "robmix"])
+def test_beliefs_are_the_last_guesses(name: str, tiny: Callable, build: Callable) -> None:
+    method = build(tiny(name, {"method.mix": "none"})).method
+    task, record = method.task, Record(method.task, CLASSES)
+    assert method.beliefs().pseudo_labels.isnan().all()
+    settings = MixMatchSettings(mix="none")
+    labelled, unlabelled = task.labelled[:B], task.unlabelled[:B]
+    batch = mixmatch_batch(settings, task, method.learner, Streams(0), labelled, unlabelled, 1.0, record)
+    assert torch.equal(record.of(unlabelled), batch.targets[B : 2 * B])
+    method.train_epoch(0)
+    believed = method.beliefs().pseudo_labels
+    known = believed.isfinite().all(-1)
+    assert known.sum() == 48  # three steps of 16
+    assert_close(believed[known].sum(-1), torch.ones(48))
 
 
 def test_guesses_by_the_average(draw: Draw) -> None:

@@ -464,6 +464,22 @@ def test_projection_head() -> None:
     assert isinstance(first, nn.Linear) and isinstance(activation, nn.ReLU) and isinstance(second, nn.Linear)
 
 
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (0, 0),
+        (1, 12 * 5 + 5),
+        (2, 12 * 20 + 2 * 20 + 20 * 5 + 5),
+        (3, 12 * 20 + 20 * 20 + 2 * 2 * 20 + 20 * 5 + 5),
+    ],
+)
+def test_head_of_several_layers(layers: int, expected: int) -> None:
+    """No bias before BatchNorm, which would take it out again."""
+    head = heads.mlp(12, 20, 5, layers)
+    assert parameters(head) == expected
+    assert head(torch.randn(4, 12)).shape == (4, 5 if layers else 12)
+
+
 def test_small_convnet_learns_digits() -> None:
     torch.manual_seed(0)
     digits = load_digits()

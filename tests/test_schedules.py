@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lnl.schedules import average_decay, cosine, first_phase, linear_ramp, restarts, step_decay
+from lnl.schedules import average_decay, cosine, first_phase, fixmatch, linear_ramp, restarts, step_decay
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,12 @@ def test_cosine_by_the_target_decay_of_byol(base: float, expected: list[float]) 
 def test_cosine_refuses_what_is_no_share(progress: float) -> None:
     with pytest.raises(ValueError, match="progress must lie between 0 and 1"):
         cosine(progress)
+
+
+def test_fixmatch() -> None:
+    """Learning rate 0.03 at quarters of training."""
+    actual = [0.03 * fixmatch(progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
+    assert actual == pytest.approx([0.03, 0.02824632, 0.02319031, 0.01542308, 0.00585271], abs=5e-9)
 
 
 def test_step_decay() -> None:

@@ -16,7 +16,7 @@ from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 
@@ -32,6 +32,7 @@ SEARCH = MIXMATCH_SEARCH
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
         self.learner = Learner(
             network,
@@ -47,7 +48,9 @@ class Method:
         total = []
         for step in range(self.steps):
             progress = (epoch + step / self.steps) / task.epochs
-            batch = mixmatch_batch(self.config, task, self.learner, streams, labelled[step], unlabelled[step], progress)
+            batch = mixmatch_batch(
+                self.config, task, self.learner, streams, labelled[step], unlabelled[step], progress, self.guesses
+            )
             total.append(self.learner.step(self.objective, batch))
         return {"loss": torch.stack(total).mean()}
 
@@ -59,3 +62,6 @@ class Method:
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)
+
+    def beliefs(self) -> Beliefs:
+        return Beliefs(pseudo_labels=self.guesses.of(self.task.unlabelled))

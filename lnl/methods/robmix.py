@@ -31,7 +31,7 @@ from lnl.readout import Readout, ReadoutSettings
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Uniform
 from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.task import Beliefs, Record, Task, order
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -125,6 +125,7 @@ SEARCH = {
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
         passes = 2 if config.topology == "alternating_epoch" else 1
         self.learner = Learner(
@@ -300,7 +301,9 @@ class Method:
         return self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"]), index
 
     def _mixed(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> MixedBatch:
-        return mixmatch_batch(self.config, self.task, self.learner, self.streams, labelled, unlabelled, progress)
+        return mixmatch_batch(
+            self.config, self.task, self.learner, self.streams, labelled, unlabelled, progress, self.guesses
+        )
 
     # --------------------------------------------------------------------------------------------------- prediction
 
@@ -311,6 +314,9 @@ class Method:
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)
+
+    def beliefs(self) -> Beliefs:
+        return Beliefs(pseudo_labels=self.guesses.of(self.task.unlabelled))
 
 
 def _times(gradient: Tensor | None, factor: float, frozen: bool) -> Tensor | None:

@@ -1,0 +1,91 @@
+"""BYOL (Grill et al. 2020, arXiv:2006.07733): predict what a slowly moving copy of the network makes of another view.
+
+Labels are ignored, and evaluated as `lnl.readout` says.  The loss is seed document 003's eq. 1, from -1 to 1; the
+paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that its
+running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; both views are
+drawn from SimCLR's augmentation (official: unlike blur, and solarisation of the second).
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lnl import losses, schedules
+from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.readout import Readout, ReadoutSettings
+from lnl.space import Uniform
+from lnl.streams import Streams
+from lnl.task import Task, order
+
+USES = ("unlabelled",)
+
+
+class Config(ReadoutSettings, frozen=True, extra="forbid"):
+    name: Literal["byol"] = "byol"
+    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
+    # tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet.
+    target_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
+    hidden: Annotated[int, Field(ge=1)] = 4096  # of projector and predictor
+    projection: Annotated[int, Field(ge=1)] = 256  # their output
+    optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
+
+
+SEARCH = {"target_decay": Uniform(0.9, 0.9999), "optimizer.learning_rate": Uniform(0.01, 1.0, log=True)}
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.pool = torch.cat([task.labelled, task.unlabelled])
+        self.steps = task.steps_per_epoch(config.batch_size)
+        hidden, out = config.hidden, config.projection
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {
+                "projection": partial(heads.mlp, hidden=hidden, out=out),
+                "predictor": partial(predictor, projection=out, hidden=hidden),
+            },
+        )
+        self.target = copy.deepcopy(self.learner.network).requires_grad_(False)  # its predictor is never asked
+        self.readout = Readout(config, task, self.learner)
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        total = []
+        for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
+            views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
+            decay = schedules.target_decay(self.learner.done / self.learner.steps, self.config.target_decay)
+            total.append(self.learner.step(self.objective, views))
+            torch._foreach_lerp_(
+                list(self.target.parameters()), [tensor.detach() for tensor in self.learner.parameters], 1 - decay
+            )
+        self.readout.forget()
+        return {"loss": torch.stack(total).mean()}
+
+    def objective(self, network: Network, views: Tensor) -> Tensor:
+        self.target.train()
+        with torch.no_grad():
+            wanted = [self.target(view, head="projection") for view in views.chunk(2)]
+        predicted = [network.heads["predictor"](network(view, head="projection")) for view in views.chunk(2)]
+        first = losses.negative_cosine(wanted[0], predicted[1])
+        second = losses.negative_cosine(wanted[1], predicted[0])
+        return (first + second).mean() / 2
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.readout.predict(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+
+def predictor(width: int, projection: int, hidden: int) -> nn.Sequential:
+    """On a projection, and not on the features (B, width): (B, projection) -> (B, projection)."""
+    return heads.mlp(projection, hidden, projection)

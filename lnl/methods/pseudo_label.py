@@ -1,0 +1,106 @@
+"""Pseudo-Label (Lee 2013): a network's own confident guesses on unlabelled images are labels like the given ones.
+
+As in FixMatch's official code, whose baseline it is: the guess and the prediction that learns from it are one forward
+pass; the loss is averaged over all unlabelled images of the batch, confident or not; only the labelled pass moves
+BatchNorm's running statistics.  A probability of exactly the threshold counts as confident here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from lnl import losses, networks, schedules, targets
+from lnl.consistency import confident_share, taught, unlabelled_pool
+from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.networks import Network, heads
+from lnl.space import Uniform
+from lnl.streams import Streams
+from lnl.task import Beliefs, Record, Task, order
+
+USES = ("labels", "unlabelled")
+
+
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    name: Literal["pseudo_label"] = "pseudo_label"
+    batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled ones
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # least probability of a guess that becomes a label
+    lambda_u: Annotated[float, Field(ge=0)] = 1.0  # weight of the pseudo-labels' loss (official: 2 for SVHN)
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of training over which lambda_u rises from 0
+    include_labelled: bool = True  # labelled images are among the unlabelled ones, too
+    optimizer: Optimizer = Optimizer(
+        kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999
+    )
+
+
+SEARCH = {
+    "threshold": Uniform(0.0, 0.99),
+    "lambda_u": Uniform(0.1, 10.0, log=True),
+    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Two sets of weak views, and what the second one's guesses count."""
+
+    labelled: Tensor  # (B, C, H, W)
+    labels: Tensor  # (B,)
+    unlabelled: Tensor  # (B, C, H, W)
+    index: Tensor  # (B,) of the unlabelled
+    weight: float  # lambda_u now
+
+
+class Method:
+    def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        self.config, self.task, self.streams = config, task, streams
+        self.pool = unlabelled_pool(task, config.include_labelled)
+        self.guesses = Record(task, task.classes)
+        self.steps = task.steps_per_epoch(config.batch_size)
+        self.learner = Learner(
+            network,
+            config.optimizer,
+            self.steps * task.epochs,
+            {"classifier": partial(heads.linear, classes=task.classes)},
+        )
+
+    def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        config, task, streams = self.config, self.task, self.streams
+        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = order(self.pool, config.batch_size, self.steps, streams["order/unlabelled"])
+        total = []
+        for step, (ours, others) in enumerate(zip(labelled, unlabelled, strict=True)):
+            progress = (epoch + step / self.steps) / task.epochs
+            batch = Batch(
+                labelled=task.view(ours, "weak", streams["augment"]),
+                labels=task.labels[ours],
+                unlabelled=task.view(others, "weak", streams["augment/unlabelled"]),
+                index=others,
+                weight=config.lambda_u * schedules.linear_ramp(progress, config.ramp),
+            )
+            total.append(self.learner.step(self.objective, batch))
+        confident = confident_share(self.guesses.of(self.pool), config.threshold)
+        return {"loss": torch.stack(total).mean(), "confident": confident}
+
+    def objective(self, network: Network, batch: Batch) -> Tensor:
+        supervised = losses.cross_entropy(network(batch.labelled), batch.labels).mean()
+        with networks.statistics_frozen(network):
+            logits = network(batch.unlabelled)
+        guesses = torch.softmax(logits.detach(), -1, dtype=torch.float32)
+        self.guesses.note(batch.index, guesses)
+        labels, confident = targets.pseudo_labels(guesses, self.config.threshold)
+        return supervised + batch.weight * (confident * losses.soft_cross_entropy(logits, labels)).mean()
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.learner.logits(images).softmax(dim=-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.learner.features(images)
+
+    def beliefs(self) -> Beliefs:
+        return Beliefs(pseudo_labels=taught(self.guesses.of(self.task.unlabelled), self.config.threshold))
