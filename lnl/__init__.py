@@ -1,6 +1,6 @@
 """A laboratory for ablation studies of learning with noisy labels.
 
-    from lnl import Study, Trial, Noise, Contrast, Panel, Preset     # declare a study
+    from lnl import Study, Trial, Noise, Validation, Contrast, Panel, Preset     # declare a study
     from lnl import trainable                                         # any method as a Ray Tune trainable
 
 Names load on first use, so that `import lnl.results` needs neither torch nor Ray.
@@ -16,6 +16,7 @@ _HOME = {
     "Preset": "lnl.study",
     "Trial": "lnl.trial",
     "Noise": "lnl.trial",
+    "Validation": "lnl.trial",
     "run": "lnl.trial",
     "trainable": "lnl.runner",
 }

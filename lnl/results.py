@@ -68,7 +68,8 @@ TRIALS = pa.schema(
         ("parameters", pa.int64()),
         ("data_hash", pa.string()),
         ("noise_hash", pa.string()),
-        ("split_hash", pa.string()),
+        ("split_hash", pa.string()),  # labelled, probe and validation images
+        ("unlabelled_hash", pa.string()),
         ("init_hash", pa.string()),
         # outcome
         ("status", pa.string()),  # ok | failed | preempted

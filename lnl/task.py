@@ -340,9 +340,8 @@ def prepare(
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
             "noise_hash": corrupted.hash,
-            "split_hash": digest(
-                *(torch.from_numpy(part) for part in (parts.labelled, parts.unlabelled, parts.probe, parts.validation))
-            ),
+            "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
+            "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
         },
     )
     return task, truth

@@ -6,8 +6,7 @@ labelled image as often as supervised training does; all 20 unlabelled images pe
 `label_ratios`.
 """
 
-from lnl import Contrast, Noise, Panel, Preset, Study, Trial
-from lnl.trial import Validation
+from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation
 
 ADAM = {"kind": "adam", "weight_decay": 0.0, "schedule": "constant", "average": 0.0}
 BARLOW_TWINS = {

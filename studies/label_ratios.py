@@ -6,8 +6,7 @@ list of operations with different probabilities; here they are shifts and mirror
 the document are right; here some may be wrong, too.
 """
 
-from lnl import Contrast, Noise, Panel, Preset, Study, Trial
-from lnl.trial import Validation
+from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation
 
 WITHOUT_THRESHOLD = {
     "name": "fixmatch",
