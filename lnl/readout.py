@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import graph
-from lnl.learner import EVALUATION_BATCH, Learner, linear_probe
+from lnl.learner import Learner, linear_probe
 from lnl.task import Task
 
 
@@ -41,10 +40,7 @@ class Readout:
 
     def _fit(self) -> Callable[[Tensor], Tensor]:
         task, settings = self.task, self.settings
-        still = torch.Generator(task.images.device)  # the view `none` draws nothing
-        parts = task.labelled.split(EVALUATION_BATCH)
-        bank = torch.cat([self.learner.features(task.view(part, "none", still)) for part in parts])
-        labels = task.labels[task.labelled]
+        bank, labels = task.over(task.labelled, self.learner.features), task.labels[task.labelled]
         if settings.evaluation == "linear":
             return linear_probe(bank, labels, task.classes)
         k, temperature = min(settings.neighbours, len(labels)), settings.neighbour_temperature

@@ -8,7 +8,7 @@ unlabelled images of ratio 1:1 are among those of 1:5.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,6 +23,7 @@ from lnl import augment, noise
 from lnl import data as sources
 from lnl.streams import Streams, digest
 
+PART = 1024  # images at a time, where many are looked at without training
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
 
 
@@ -98,6 +99,17 @@ class Task:
     def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
         """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""
         return self.views[name](self.images[index], generator)
+
+    def over(
+        self,
+        index: Tensor,
+        call: Callable[[Tensor], Tensor],
+        view: View = "none",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """`call` on views of many images, in parts: (N,) -> (N, …).  The view `none` draws nothing, others need one."""
+        generator = generator or torch.Generator(index.device)
+        return torch.cat([call(self.view(part, view, generator)) for part in index.split(PART)])
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return self.steps or math.ceil(max(len(self.labelled), len(self.unlabelled)) / batch_size)

@@ -321,7 +321,7 @@ def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> n
         part.load_state_dict(parts[name])
     images = data.load(teacher.dataset, execution.data).train_images
     device = seen.images.device
-    still, size = torch.Generator(device), learner.EVALUATION_BATCH  # the view `none` draws nothing
+    still, size = torch.Generator(device), task.PART  # the view `none` draws nothing
     found = []
     for start in range(0, len(images), size):
         part = torch.from_numpy(np.array(images[start : start + size])).to(device)
@@ -400,19 +400,14 @@ def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> 
             found[split, "cross_entropy"] = float(-likelihood.log().mean())
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
-    still = torch.Generator(index.device)  # the view `none` draws nothing
-
-    def in_parts(call: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.cat([call(seen.view(part, "none", still)) for part in index.split(learner.EVALUATION_BATCH)])
-
-    guessed = in_parts(method.predict).argmax(-1)
+    guessed = seen.over(index, method.predict).argmax(-1)
     found["train", "accuracy"] = _share(guessed == given)
     found["oracle", "accuracy"] = _share(guessed == true)
     wrong = given != true
     if wrong.any():
         found["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
-        bank, queries = in_parts(method.features), method.features(truth.test_images)
+        bank, queries = seen.over(index, method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
         for split, labels in (("test", given), ("oracle", true)):
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)

@@ -126,7 +126,7 @@ def test_beliefs_are_the_pull_of_each_label(method: Callable) -> None:
     logits = one.learner.logits(one.task.view(index, "none", one.streams["none"]))
     labels = one.task.labels[index]
     assert beliefs.selected is None
-    assert_close(beliefs.loss, generalised_cross_entropy(logits, labels, 0.7))
+    assert_close(beliefs.loss, 0.7 * generalised_cross_entropy(logits, labels, 0.7))
     assert_close(beliefs.clean, torch.exp(-0.7 * cross_entropy(logits, labels)))
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lnl.graph import neighbour_votes
-from lnl.learner import EVALUATION_BATCH, linear_probe
+from lnl.learner import linear_probe
 from lnl.readout import Readout, ReadoutSettings
+from lnl.task import PART
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_it_is_fitted_once_until_the_weights_change(method: Any, monkeypatch: py
     features = method.learner.features
     monkeypatch.setattr(method.learner, "features", lambda images: seen.append(len(images)) or features(images))
     readout = Readout(ReadoutSettings(), method.task, method.learner)
-    assert len(method.task.labelled) == 50 <= EVALUATION_BATCH
+    assert len(method.task.labelled) == 50 <= PART
     before = readout.predict(queries())
     assert torch.equal(readout.predict(queries()), before)
     assert seen == [50, 7, 7]

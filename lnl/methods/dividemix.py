@@ -33,7 +33,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Generator, Tensor
 
 from lnl import graph, losses, schedules, selection, targets
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Integer, Uniform
 from lnl.streams import Streams
@@ -253,9 +253,7 @@ class Method:
 
     def _seen(self, net: int, look: Callable[[Tensor], Tensor]) -> Tensor:
         """All labelled images, as `loss_view` shows them: (L, …)."""
-        task, generator = self.task, self._stream("augment/loss", net)
-        parts = task.labelled.split(EVALUATION_BATCH)
-        return torch.cat([look(task.view(part, self.config.loss_view, generator)) for part in parts])
+        return self.task.over(self.task.labelled, look, self.config.loss_view, self._stream("augment/loss", net))
 
     def averages(self, now: Tensor) -> Tensor:
         """Whether signals (networks, signals, L) are averaged over epochs, () bool, decided at the first division.

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import losses, selection, targets
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
@@ -93,16 +93,9 @@ class Method:
 
     def fit(self) -> None:
         """The beta mixture of all losses under the network as it is now."""
-        task, generator = self.task, self.streams["augment/losses"]
-        found = torch.cat(
-            [
-                losses.cross_entropy(
-                    self.learner.logits(task.view(part, self.config.loss_augmentation, generator)), task.labels[part]
-                )
-                for part in task.labelled.split(EVALUATION_BATCH)
-            ]
-        )
-        found = selection.normalise(found)
+        task, view = self.task, self.config.loss_augmentation
+        logits = task.over(task.labelled, self.learner.logits, view, self.streams["augment/losses"])
+        found = selection.normalise(losses.cross_entropy(logits, task.labels[task.labelled]))
         clean, self.mixture = selection.beta_mixture(found)
         self.losses.note(task.labelled, found)
         self.clean.note(task.labelled, clean)

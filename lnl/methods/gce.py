@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import losses
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
@@ -101,6 +101,5 @@ class Method:
 
     def _likelihood(self) -> Tensor:
         """p_y of the labelled images without augmentation: (L,)."""
-        parts = self.task.labelled.split(EVALUATION_BATCH)
-        predictions = [self.predict(self.task.view(part, "none", self.streams["none"])) for part in parts]
-        return torch.cat(predictions).gather(-1, self.task.labels[self.task.labelled, None]).squeeze(-1)
+        index = self.task.labelled
+        return self.task.over(index, self.predict).gather(-1, self.task.labels[index, None]).squeeze(-1)

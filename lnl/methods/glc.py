@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lnl import losses, schedules, transition
 from lnl.data import DataError
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Uniform
 from lnl.streams import Streams
@@ -68,7 +68,7 @@ class Method:
         if epoch >= self.first_epochs:
             learner, pool = self.learner, torch.cat([task.labelled, task.probe])
             if self.matrix is None:  # once, and again where a run is resumed
-                gold = self._predictions(self.first, task.probe).softmax(dim=-1)
+                gold = task.over(task.probe, self.first.logits).softmax(dim=-1)
                 self.matrix = transition.from_trusted(gold, task.labels[task.probe], task.classes)
         total = []
         for index in order(pool, self.config.batch_size, self.steps, self.streams["order"]):
@@ -94,7 +94,7 @@ class Method:
         if self.matrix is None:
             return Beliefs()
         given = self.task.labels[self.task.labelled]
-        labels = transition.posterior(self._predictions(self.learner, self.task.labelled), given, self.matrix)
+        labels = transition.posterior(self.task.over(self.task.labelled, self.learner.logits), given, self.matrix)
         return Beliefs(clean=labels.gather(-1, given[:, None]).squeeze(-1), labels=labels, transition=self.matrix)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -102,8 +102,3 @@ class Method:
 
     def features(self, images: Tensor) -> Tensor:
         return self.current.features(images)
-
-    def _predictions(self, learner: Learner, index: Tensor) -> Tensor:
-        """Logits without augmentation: (B,) -> (B, K)."""
-        parts = index.split(EVALUATION_BATCH)
-        return torch.cat([learner.logits(self.task.view(part, "none", self.streams["none"])) for part in parts])

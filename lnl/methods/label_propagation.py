@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lnl import graph
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.space import Choice, Integer, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task
@@ -56,12 +56,12 @@ SEARCH = {
 
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
-        self.config, self.task, self.streams = config, task, streams
+        self.config, self.task = config, task
         self.learner = Learner(network, Optimizer(), 0, {})  # takes no step
         spreads = config.mode == "propagation"
         self.nodes = torch.cat([task.labelled, task.unlabelled]) if spreads else task.labelled
         self.k = min(config.k, len(self.nodes) - (not config.self_loops))
-        self.bank = self._features_of(self.nodes)
+        self.bank = task.over(self.nodes, self.features)
         edges = graph.adjacency(self.bank, self.k, config.temperature, config.self_loops)
         self.matrix = graph.normalised(graph.symmetrised(edges, config.symmetrise), config.normalisation).float()
         given = task.labels[self.nodes]
@@ -105,12 +105,6 @@ class Method:
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)
-
-    def _features_of(self, index: Tensor) -> Tensor:
-        stream = self.streams["none"]
-        return torch.cat(
-            [self.features(self.task.view(part, "none", stream)) for part in index.split(EVALUATION_BATCH)]
-        )
 
     def _given_likelihood(self) -> Tensor:
         """(L,): NaN where no label has reached the neighbours."""

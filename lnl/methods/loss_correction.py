@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lnl import losses, schedules, transition
 from lnl.data import DataError
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
@@ -94,7 +94,9 @@ class Method:
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         learner = self.first if self.first and epoch < self.first_epochs else self.learner
         if self.matrix is None and self.first and learner is not self.first:  # once, and again where a run is resumed
-            self.matrix = transition.from_anchors(self._predictions(self.first).softmax(-1), self.config.percentile)
+            self.matrix = transition.from_anchors(
+                self.task.over(self.task.labelled, self.first.logits).softmax(-1), self.config.percentile
+            )
         objective = partial(self.objective, loss=self.loss())
         total = []
         for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
@@ -125,7 +127,7 @@ class Method:
         if self.matrix is None:
             return Beliefs()
         given = self.task.labels[self.task.labelled]
-        labels = transition.posterior(self._predictions(self.learner), given, self.matrix)
+        labels = transition.posterior(self.task.over(self.task.labelled, self.learner.logits), given, self.matrix)
         return Beliefs(clean=labels.gather(-1, given[:, None]).squeeze(-1), labels=labels, transition=self.matrix)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -133,8 +135,3 @@ class Method:
 
     def features(self, images: Tensor) -> Tensor:
         return self.current.features(images)
-
-    def _predictions(self, learner: Learner) -> Tensor:
-        """Logits of the labelled images without augmentation: (L, K)."""
-        parts = self.task.labelled.split(EVALUATION_BATCH)
-        return torch.cat([learner.logits(self.task.view(part, "none", self.streams["none"])) for part in parts])

@@ -34,7 +34,7 @@ from torch import Generator, Tensor, nn
 
 from lnl import losses
 from lnl.data import DataError
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Uniform
 from lnl.streams import Streams
@@ -134,12 +134,7 @@ class Method:
         task, generator = self.task, self.streams["mentor"]
         right = task.labels[task.probe]
         offset = torch.randint(1, task.classes, right.shape, generator=generator, device=right.device)
-        logits = torch.cat(
-            [
-                self.learner.logits(task.view(part, self.config.augmentation, generator))
-                for part in task.probe.split(EVALUATION_BATCH)
-            ]
-        )
+        logits = task.over(task.probe, self.learner.logits, self.config.augmentation, generator)
         wrong = (right + offset) % task.classes
         return data_driven(
             losses.cross_entropy(logits, right), losses.cross_entropy(logits, wrong), self.threshold.value

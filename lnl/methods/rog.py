@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import losses, targets
-from lnl.learner import EVALUATION_BATCH, Learner, NetworkBuilder, Optimizer
+from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Integer, Uniform
 from lnl.streams import Streams
@@ -86,13 +86,7 @@ class Method:
         """The generative head on the network as it is now; once an epoch."""
         if self.fitted is None:
             task, config = self.task, self.config
-            bank = torch.cat(
-                [
-                    self.features(task.view(part, "none", self.streams["none"]))
-                    for part in task.labelled.split(EVALUATION_BATCH)
-                ]
-            )
-            labels = task.labels[task.labelled]
+            bank, labels = task.over(task.labelled, self.features), task.labels[task.labelled]
             kept = torch.ones_like(labels, dtype=torch.float64)
             for _ in range(config.concentration_steps):
                 distances = mahalanobis(bank, labels, *gaussians(bank, labels, kept, task.classes, config.shrinkage))
