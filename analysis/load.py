@@ -183,7 +183,8 @@ def _level(factor: str, value: Any) -> Any:
     if value is None:
         return UNSET.get(factor, "none")
     if isinstance(value, dict):
-        return " ".join(str(part) for part in value.values() if not isinstance(part, dict | list)) or "none"
+        inner = (_level(factor, part) if isinstance(part, dict) else part for part in value.values())
+        return " ".join(map(str, inner)) or "none"
     return json.dumps(value) if isinstance(value, list) else value
 
 

@@ -352,8 +352,8 @@ def run_plan(
     check_data([status.planned for status in statuses if status.state in again], settings.data)
     with contextlib.ExitStack() as stack:
         while stopped is None:
-            wanted = [s.planned for s in statuses if s.state in again and s.planned.id not in tried]
-            todo = [planned for planned in wanted if _ready(planned, store)]
+            waiting = _waiting(plan, statuses, again, tried, store)
+            todo = [planned for planned in waiting if _ready(planned, waiting, store)]
             if todo:
                 settings = stack.enter_context(_ray(settings))
                 progress.start(todo, statuses)
@@ -367,17 +367,57 @@ def run_plan(
                 tried |= {planned.id for planned in todo} - taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
-            elif wanted:
-                stopped = f"{len(wanted)} trials wait for a prerequisite that failed: see `lnl status`, then run again."
+            elif waiting:
+                stopped = _blocked(waiting, statuses, store)
             else:
                 break
             statuses = standing()
     return Outcome(statuses, stopped)
 
 
-def _ready(planned: Planned, store: Store) -> bool:
-    """All that it starts from is trained."""
-    return all(trained_path(store.trained, trial).exists() for trial in planned.trial.prerequisites.values())
+def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], store: Store) -> list[Planned]:
+    """Trials to run, with those of their prerequisites that the current code has not trained yet, finished or not.
+
+    One that diverged would diverge again.
+    """
+    of = {status.planned.id: status for status in statuses}
+    ids = {status.planned.id for status in statuses if status.state in again}
+    untouched = list(ids)
+    while untouched:
+        for trial in of[untouched.pop()].planned.trial.prerequisites.values():
+            status = of[trial.id]
+            diverged = status.state == "done" and status.failure is not None
+            if trial.id not in ids and not diverged and status.state != "running":
+                if not trained_path(store.trained, trial).exists():
+                    ids.add(trial.id)
+                    untouched.append(trial.id)
+    return [planned for planned in plan.trials if planned.id in ids - tried]
+
+
+def _ready(planned: Planned, waiting: Sequence[Planned], store: Store) -> bool:
+    """All that it starts from is trained and will not be trained again before it."""
+    ids = {other.id for other in waiting}
+    return all(
+        trial.id not in ids and trained_path(store.trained, trial).exists()
+        for trial in planned.trial.prerequisites.values()
+    )
+
+
+def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], store: Store) -> str:
+    """Why none of them can run."""
+    of = {status.planned.id: status for status in statuses}
+    lacking = [
+        of[trial.id]
+        for planned in waiting
+        for trial in planned.trial.prerequisites.values()
+        if not trained_path(store.trained, trial).exists()
+    ]
+    first = lacking[0]
+    why = (first.failure or "it is not trained yet: run again").splitlines()[0]
+    return (
+        f"{len(waiting)} trials start from others that are not trained; "
+        f"{first.planned.id} ({first.planned.trial.method_name}): {why}"
+    )
 
 
 def check_data(todo: Sequence[Planned], root: Path | None) -> None:
@@ -562,6 +602,8 @@ def git_state() -> tuple[str | None, bool | None]:
 
 def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
     """Any method for `ray.tune.Tuner`; `base` and the Tuner's `param_space` hold (dotted) fields of `Trial`.
+
+    What a trial starts from (`init_from`, a teacher) is trained within it; only a study trains it once for all.
 
         tune.Tuner(trainable("mixmatch", dataset="digits", labels=40, epochs=10),
                    param_space={"noise.rate": tune.grid_search([0.2, 0.4]), "noise.kind": "symmetric"}).fit()

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as settings
 
 from lnl.results import Store, canonical, is_outcome, latest, leases, now
-from lnl.trial import Noise, Trial, trained_path, trial_code_hash
+from lnl.trial import Noise, Trial, trial_code_hash
 
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
@@ -341,8 +341,6 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
             statuses.append(
                 Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}")
             )
-        elif planned.prerequisite and not trained_path(store.trained, trial).exists():
-            statuses.append(Status(planned, "missing", seconds))  # finished before anything started from it
         else:
             state: State = "done" if row["code_hash"] == trial_code_hash(trial) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None

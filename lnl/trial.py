@@ -7,6 +7,7 @@ Everything in `Trial` is identity: it may change the result, and it is hashed in
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import math
@@ -90,12 +91,36 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError("init_from and weights both say where the backbone starts: give one of them")
         if self.init_from is not None and not {"method", "method.name"} & self.init_from.keys():
             raise ValueError("init_from needs a method, such as {'method': 'simclr', 'epochs': 200}")
-        source = self.prerequisites.get("initialisation")  # refuses unknown fields of prerequisites, too
-        if source and (source.network, source.resize) != (self.network, self.resize):
+        before = self.prerequisites  # refuses unknown fields of prerequisites, too
+        if teacher := before.get("teacher"):
+            self._check_teacher(teacher)
+        if source := before.get("initialisation"):
+            self._check_initialisation(source)
+        return self
+
+    def _check_teacher(self, teacher: Trial) -> None:
+        if self.labels is not None and teacher.labels is not None and self.labels <= teacher.labels:
+            raise ValueError(
+                f"the {self.labels} labelled images are among the {teacher.labels} that the teacher of the noise was "
+                "trained on, whose labels it repeats: ask for more labels, or give the teacher fewer"
+            )
+
+    def _check_initialisation(self, source: Trial) -> None:
+        """Raise `ValueError` where it does not fit, or has seen of the images what this trial may not."""
+        if (source.network, source.resize) != (self.network, self.resize):
             raise ValueError(
                 f"init_from trains {source.network}, which cannot start {self.network}: choose one network"
             )
-        return self
+        same = ["validation", "probe"]
+        if "labels" in methods.load(source.method_name).USES:
+            same += ["labels", "noise"]  # else it could know right labels of images that are wrongly labelled here
+        said = {key.partition(".")[0] for key in self.init_from or ()}
+        for name in same if source.dataset == self.dataset else []:
+            if name in said and (name == "noise" or getattr(source, name) != getattr(self, name)):
+                raise ValueError(
+                    f"init_from has another {name} than the trial that starts from it: leave init_from.{name} out, "
+                    "so that both see the same images and labels"
+                )
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -114,6 +139,11 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         if self.noise.teacher is not None:
             fresh |= {"noise": asdict(Noise()), "method": "supervised", "unlabelled_ratio": None}
             found["teacher"] = self.override({**fresh, **self.noise.teacher, **again})
+        if len(found) == 2 and found["initialisation"].noise == self.noise:  # one teacher for both
+            whole = found["teacher"].model_dump(mode="json", exclude={"replicate"})
+            found["initialisation"] = found["initialisation"].model_copy(
+                update={"noise": Noise("semantic", teacher=whole)}
+            )
         return found
 
     @property
@@ -289,8 +319,8 @@ def stateful(method: Any) -> dict[str, Any]:
 
 
 def trained_path(folder: Path, trial: Trial) -> Path:
-    """Where the state of a trained prerequisite is kept."""
-    return folder / f"{trial.id}.pt"
+    """Where the state of a trained prerequisite is kept: one file per configuration and code."""
+    return folder / f"{trial.id}-{trial_code_hash(trial)}.pt"
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
@@ -314,8 +344,9 @@ def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> n
     """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
     kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
     if kept and kept.exists():
-        labels: np.ndarray = np.load(kept)
-        return labels
+        with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
+            labels: np.ndarray = np.load(kept)
+            return labels
     method, seen, _ = assemble(teacher, execution)
     for name, part in stateful(method).items():
         part.load_state_dict(parts[name])
@@ -519,6 +550,8 @@ def _share(matches: Tensor) -> float:
 def trial_code_hash(trial: Trial) -> str:
     """Hash of the source behind a trial's result: its method's, and that of its prerequisites."""
     before = [trial_code_hash(prerequisite) for prerequisite in trial.prerequisites.values()]
+    if trial.weights is not None and (path := Path(trial.weights)).is_file():
+        before.append(_file_hash(path, path.stat().st_mtime_ns))  # another file under the same name: other weights
     mine = code_hash(trial.method_name)
     return hashlib.sha256("".join([mine, *before]).encode()).hexdigest()[:12] if before else mine
 
@@ -541,6 +574,12 @@ def code_hash(method: str) -> str:
         seen[name] = ast.dump(_without_docstrings(tree))
         waiting += sorted(_imports(tree))
     return hashlib.sha256("".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:12]
+
+
+@cache
+def _file_hash(path: Path, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _imports(tree: ast.AST) -> set[str]:

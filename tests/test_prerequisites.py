@@ -16,9 +16,12 @@ from lnl import Noise, Study, Trial
 from lnl.data import DataError, load
 from lnl.learner import trained_backbone
 from lnl.results import Store
-from lnl.trial import Execution, assemble, parse, run, trained_path
+from lnl.runner import _blocked, _ready, _waiting
+from lnl.study import reconcile
+from lnl.trial import Execution, assemble, parse, run, trained_path, trial_code_hash
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
+SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
 SIMCLR = {"method": {"name": "simclr", "batch_size": 16}, "epochs": 3}
 
 
@@ -81,7 +84,7 @@ def test_what_an_initialisation_does_not_say_is_as_in_its_trial() -> None:
     smaller = trial.override({"dataset": "digits", "network": "small_convnet", "epochs": 3})
     source = smaller.prerequisites["initialisation"]
     assert (source.dataset, source.network, source.epochs) == ("digits", "small_convnet", 3)
-    assert trial.id != smaller.id != trial.override({"init_from": None}).id
+    assert trial.id != smaller.id != smaller.override({"init_from": None}).id
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,10 @@ def test_what_an_initialisation_does_not_say_is_as_in_its_trial() -> None:
         ({"init_from": {"method": "simclr", "epoch": 3}}, "'epoch': did you mean 'epochs'"),
         ({"init_from": {"method": "simclr", "network": "preact_resnet18"}}, "cannot start small_convnet"),
         ({"init_from": SIMCLR, "weights": "imagenet"}, "give one of them"),
+        ({"init_from": {"method": "supervised", "noise.rate": 0.0}, **SYMMETRIC}, "another noise"),
+        ({"init_from": {"method": "supervised", "labels": 100}, "labels": 50}, "another labels"),
+        ({"init_from": {"method": "simclr", "validation.images": 0}, "validation.images": 20}, "another validation"),
+        ({"noise": {"kind": "semantic", "teacher": {"labels": 50}}, "labels": 50}, "teacher fewer"),
         ({"noise.kind": "semantic"}, "noise.teacher"),
         ({"noise.kind": "semantic", "noise.teacher": {"epochs": 3}}, "noise.teacher"),
         ({"noise.kind": "semantic", "noise.rate": 0.3, "noise.teacher": {"labels": 50}}, "takes no rate"),
@@ -117,6 +124,12 @@ def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
         assert 0.01 < rate < 0.4 and rate == pytest.approx(truth.facts["noise_realised"])
     assert made[0][2].facts["noise_hash"] == made[1][2].facts["noise_hash"]
     assert len(np.load(next(tmp_path.glob("*.labels.npy")))) == len(load("digits").train_labels)
+    # what is kept is what is used, and a damaged file is computed again
+    kept = next(tmp_path.glob("*.labels.npy"))
+    labels = np.load(kept)
+    np.save(kept, np.zeros_like(labels))
+    assert (assemble(trial, Execution(trained=tmp_path))[1].labels == 0).all()
+    kept.write_bytes(b"damaged")
     again = assemble(trial, Execution(trained=tmp_path))[2]
     assert again.facts["noise_hash"] == made[0][2].facts["noise_hash"]
 
@@ -227,8 +240,84 @@ def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
     shapes = arrays.loc[arrays["name"] == "embeddings", "shape"].map(tuple)
     assert set(shapes) == {(30, 30)}
 
-    gone = next(storage.glob("trained/*.pt"))
+    gone = next(storage.glob("trained/*.pt"))  # trained again only where something starts from it
     gone.unlink()
     again = execute("--no-report")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert gone.exists() and sum(trained().values()) == sum(counts.values()) + 1
+    assert not gone.exists() and trained() == counts
+    source = rows[rows["trial"] == gone.name.partition("-")[0]].iloc[0]
+    arm = "transfer" if "simclr" in source["arm"] else "taught"
+    lost = rows[(rows["arm"] == arm) & (rows["replicate"] == source["replicate"])].iloc[0]
+    Store(storage).attempt_path("trials", "transfer", lost["trial"], 1).unlink()
+    again = execute("--no-report")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert gone.exists() and trained() == counts | {source["arm"]: 3}
+
+
+def test_one_teacher_labels_for_a_trial_and_for_its_initialisation() -> None:
+    noise = {"kind": "semantic", "teacher": {"labels": 100}}
+    trial = digits_trial(noise=noise, epochs=8, init_from={"method": "supervised", "epochs": 2})
+    source = trial.prerequisites["initialisation"]
+    assert (source.epochs, source.noise.kind) == (2, "semantic")
+    assert source.prerequisites["teacher"].id == trial.prerequisites["teacher"].id
+
+
+def test_other_weights_under_the_same_name_make_a_result_stale(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    hashes = []
+    for content in (b"one", b"other"):
+        path.write_bytes(content)
+        hashes.append(trial_code_hash(digits_trial(weights=str(path))))
+    assert len({*hashes, trial_code_hash(digits_trial())}) == 3
+
+
+def planned(tmp_path: Path) -> tuple[object, Store, dict[str, object]]:
+    study = Study(
+        name="transfer", question="?", base=digits_trial(), arms={"transfer": {"init_from": SIMCLR}}, replicates=1
+    )
+    plan = study.plan()
+    return plan, Store(tmp_path), {planned.arm: planned for planned in plan.trials}
+
+
+def row_of(planned: object, **fields: object) -> dict[str, object]:
+    trial = planned.trial
+    about = {"trial": trial.id, "attempt": 1, "status": "ok", "code_hash": trial_code_hash(trial), "method": "simclr"}
+    return {**about, "dataset": "digits", "network": "small_convnet", "epochs_done": 3, "seconds": 1.0, **fields}
+
+
+def test_what_waits_for_what(tmp_path: Path) -> None:
+    """A dependent never starts from weights of other code, nor while its source is to be trained."""
+    plan, store, by_arm = planned(tmp_path)
+    source, dependent = by_arm["initialisation: simclr"], by_arm["transfer"]
+
+    def next_ones() -> list[object]:
+        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), store)
+        return [one for one in waiting if _ready(one, waiting, store)]
+
+    assert next_ones() == [source]
+    path = trained_path(store.trained, source.trial)
+    path.parent.mkdir()
+    path.touch()
+    assert next_ones() == [source], "another study has trained it, but this one has no row of it"
+    store.write_attempt("transfer", row_of(source), [])
+    assert next_ones() == [dependent]
+    path.unlink()
+    assert next_ones() == [source], "finished, but its file is gone"
+    path.with_name(f"{source.id}-0123456789ab.pt").touch()
+    assert next_ones() == [source], "a file of other code does not count"
+    path.touch()
+    store.write_attempt("transfer", row_of(dependent), [])
+    path.unlink()
+    assert next_ones() == [], "nothing needs it"
+
+
+def test_what_diverged_is_not_trained_again_and_says_why(tmp_path: Path) -> None:
+    plan, store, by_arm = planned(tmp_path)
+    source, dependent = by_arm["initialisation: simclr"], by_arm["transfer"]
+    message = "loss was no finite number in epoch 1: lower the learning rate."
+    diverged = {"status": "failed", "failure_class": "nan", "failure_message": message}
+    store.write_attempt("transfer", row_of(source, **diverged), [])
+    statuses = reconcile(plan, store)
+    waiting = _waiting(plan, statuses, {"missing", "failed"}, set(), store)
+    assert waiting == [dependent] and not _ready(dependent, waiting, store)
+    assert message in _blocked(waiting, statuses, store)
