@@ -2,8 +2,8 @@
 
 Settings are the document's where it has any.  Ours: the accuracy of self-supervised features is that of a linear
 classifier on them, fitted to the labelled images; semi-supervised training takes as many steps as it needs to see every
-labelled image as often as supervised training does; all 20 unlabelled images per labelled one.  Table 4 is the study
-`label_ratios`.
+labelled image as often as supervised training does, and sees them weakly augmented; all 20 unlabelled images per
+labelled one.  Table 4 is the study `label_ratios`.
 """
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation

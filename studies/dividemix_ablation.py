@@ -15,6 +15,20 @@ ASYMMETRIC = {
     "method.lambda_u": 0.0,
     "method.confidence_penalty": 1.0,
 }
+# Cross-entropy by DivideMix's optimizer and not by its own.
+SUPERVISED = {
+    "method": "supervised",
+    "method.optimizer": {
+        "kind": "sgd",
+        "learning_rate": 0.02,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (0.5,),
+        "average": 0.0,
+    },
+}
 
 study = Study(
     name="dividemix_ablation",
@@ -32,9 +46,10 @@ study = Study(
         "first_network": {"method.ensemble": "first"},
         "no_co_training": ALONE,
         "no_refinement": {"method.refine": False},
+        # one view, as copies of a plain image are one image: `one_view` is what that alone does
         "no_augmentation": {"method.guess_view": "none", "method.train_view": "none", "method.views": 1},
         "divide_and_mixmatch": ALONE | {"method.refine": False},
-        "supervised": {"method": "supervised"},
+        "supervised": SUPERVISED,
         # one part at a time
         "own_division": {"method.co_divide": False},
         "own_guesses": {"method.co_guess": False},
@@ -55,10 +70,11 @@ study = Study(
         "asymmetric_by_neighbours": ASYMMETRIC | {"method.split_source": "neighbours"},
         # features instead of losses
         "neighbours": {"method.split_source": "neighbours"},
+        # with its paper's threshold
         "fine": {"method.split_source": "fine", "method.threshold": 0.6},
         "loss_times_neighbours": {"method.split_source": "product"},
         "loss_and_neighbours": {"method.split_source": "both"},
-        # transfer instead of warm-up
+        # transfer instead of warm-up: beside `short_warm_up`, `transfer` differs in where it starts alone
         "short_warm_up": {"method.warm_up": 5},
         "no_warm_up": {"method.warm_up": 0},
         "transfer": {"method.warm_up": 5, "init_from": {"method": "simclr", "epochs": 500}},
@@ -155,6 +171,7 @@ study = Study(
         "digits": Preset(
             base=SMALL | {"epochs": 16, "method.batch_size": 32, "method.warm_up": 6, "method.ramp": 4},
             arms={
+                "supervised": {"method.batch_size": 32},
                 "short_warm_up": {"method.warm_up": 2},
                 "transfer": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
                 "transfer_probe": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},

@@ -8,6 +8,7 @@ the document are right; here some may be wrong, too.
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation
 
+ADAM = {"kind": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "schedule": "constant", "average": 0.0}
 WITHOUT_THRESHOLD = {
     "name": "fixmatch",
     "batch_size": 32,
@@ -15,13 +16,14 @@ WITHOUT_THRESHOLD = {
     "threshold": 0.0,
     "strong_view": "contrastive",
     "include_labelled": False,
-    "optimizer": {"kind": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "schedule": "constant", "average": 0.0},
+    "optimizer": ADAM,
 }
+# The document's supervised training sees its images strongly augmented; FixMatch sees the labelled ones weakly.
 SUPERVISED = {
     "method": "supervised",
     "method.batch_size": 32,
     "method.augmentation": "contrastive",
-    "method.optimizer": {"kind": "adam", "learning_rate": 2e-3},
+    "method.optimizer": ADAM,
 }
 SMALL = {"dataset": "digits", "labels": 50, "validation.images": 72}
 
@@ -67,6 +69,7 @@ study = Study(
         # does everything run?  under a minute
         "smoke": Preset(
             base=SMALL | {"network": "small_convnet", "epochs": 2, "steps": 4, "method.batch_size": 16},
+            arms={"supervised": {"method.batch_size": 16}},
             factors={"network": ["convnet_002", "small_convnet"], "noise.rate": [0.0, 0.4]},
             replicates=2,
         ),

@@ -82,6 +82,26 @@ study = Study(
             ("noise",),
             curves=("test/accuracy", "oracle/memorised", "oracle/selection_auc"),
         ),
+        "one_of_each": Panel(
+            "All images labelled, many wrongly: one arm of each method",
+            (
+                "cross_entropy",
+                "mixup",
+                "gce",
+                "lc_forward",
+                "glc",
+                "co_teaching",
+                "mentornet",
+                "bootstrapping",
+                "rog_shrunk",
+                "dividemix",
+                "l2r",
+                "ieg",
+                "simclr_linear",
+            ),
+            ("noise",),
+            curves=("test/accuracy", "oracle/memorised", "oracle/selection_auc"),
+        ),
         "few_labels": Panel(
             "Few images labelled, many wrongly", ("cross_entropy", *FEW_LABELS), ("labels", "noise.rate")
         ),
@@ -101,6 +121,7 @@ study = Study(
             | {arm: {"method.batch_size": 16, "method.warm_up": 1} for arm in ("dividemix", "dividemix_penalty")}
             | {"selfmatch": {"method.batch_size": 16, "method.pretrain_epochs": 1}}
             | {"simclr_propagation": {"epochs": 2, "init_from": {"method": "simclr", "epochs": 2}}},
+            panels=("noisy_labels", "few_labels"),
             replicates=1,
         ),
         # half an hour on two cores: real handwritten digits, the two settings that published tables agree on
@@ -125,16 +146,17 @@ study = Study(
             | {arm: ALIKE[arm] | {"method.warm_up": 3, "method.ramp": 4} for arm in ("dividemix", "dividemix_penalty")}
             | {"co_teaching": COMMON | {"method.ramp": 3}}
             | {"simclr_propagation": {"init_from": SHORT_SIMCLR | {"epochs": 12}}},
-            panels=("noisy_labels",),
+            panels=("one_of_each",),
             replicates=4,
         ),
         "cifar10": Preset(
             base={"epochs": 100},
             arms={"simclr_propagation": {"init_from": {"method": "simclr", "epochs": 100}}},
+            panels=("noisy_labels", "few_labels"),
             replicates=3,
         ),
         # each method with the optimizer, batch size and length of its own paper's kind: 300 epochs
-        "paper": Preset(),
+        "paper": Preset(panels=("noisy_labels", "few_labels")),
     },
 )
 

@@ -18,6 +18,20 @@ ADAMW = {
 }
 STUDENT = FINE_TUNED | ADAMW | {"method.warm_up": 2, "method.ramp": 4, "method.guess_statistics": "running"}
 BASELINE = {"method": "supervised"} | FINE_TUNED | ADAMW
+# Cross-entropy by DivideMix's optimizer and not by its own.
+SUPERVISED = {
+    "method": "supervised",
+    "method.optimizer": {
+        "kind": "sgd",
+        "learning_rate": 0.02,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (0.5,),
+        "average": 0.0,
+    },
+}
 
 study = Study(
     name="students",
@@ -35,8 +49,8 @@ study = Study(
         "drop_70_of_120": {"epochs": 120, "method.optimizer.milestones": (70 / 120,)},
         "unlabelled_loss_25": {"method.lambda_u": 25.0},
         "unlabelled_loss_150": {"method.lambda_u": 150.0},
-        "supervised": {"method": "supervised"},
-        "neighbours": {"method.split_source": "both"},
+        "supervised": SUPERVISED,
+        "loss_and_neighbours": {"method.split_source": "both"},
         "preact_resnet18": {"network": "preact_resnet18"},
         "wide_resnet28_10": {"network": "wide_resnet28_10"},
         "resnet34_imagenet": {"network": "resnet34_imagenet"},
@@ -55,7 +69,7 @@ study = Study(
         ),
         "method": Panel(
             "Weight of the unlabelled loss, and what divides",
-            ("drop_150_of_300", "unlabelled_loss_25", "unlabelled_loss_150", "neighbours", "supervised"),
+            ("drop_150_of_300", "unlabelled_loss_25", "unlabelled_loss_150", "loss_and_neighbours", "supervised"),
             curves=CURVES,
         ),
         "networks": Panel(
@@ -76,7 +90,7 @@ study = Study(
         Contrast("drop_70_of_300", against="drop_150_of_300", smallest_effect=0.005),
         Contrast("drop_70_of_120", against="drop_150_of_300", smallest_effect=0.005),
         Contrast("unlabelled_loss_25", against="drop_150_of_300", smallest_effect=0.005),
-        Contrast("neighbours", against="drop_150_of_300", smallest_effect=0.005),
+        Contrast("loss_and_neighbours", against="drop_150_of_300", smallest_effect=0.005),
         Contrast("vit", against="vit_supervised", direction="helps", smallest_effect=0.005),
         Contrast("swin", against="swin_supervised", direction="helps", smallest_effect=0.005),
         Contrast("convnext", against="convnext_supervised", direction="helps", smallest_effect=0.005),
@@ -110,7 +124,7 @@ study = Study(
                 "method.warm_up": 5,
                 "method.ramp": 4,
             },
-            arms={"drop_70_of_120": {"epochs": 12}},
+            arms={"supervised": {"method.batch_size": 32}, "drop_70_of_120": {"epochs": 12}},
             panels=("learning_rate", "method"),
             replicates=4,
         ),
