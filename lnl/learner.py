@@ -12,15 +12,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, linear
 
 from lnl import meta, networks, schedules
 from lnl.networks import Network
+from lnl.networks.convnet import dropout_repeated
 from lnl.streams import Streams
 
 Precision = Literal["float32", "bfloat16"]
@@ -183,7 +184,8 @@ class Learner:
 
         `loss`: (logits of `images`, *coefficients) -> scalar, what the virtual step descends; `rate` None: it stands
         still there, see `lnl.meta.gradients`.  The step goes on with the optimizer's momentum; `weight_decay` counts in
-        both losses.  In float32, by batch statistics; moves neither weights nor BatchNorm's running statistics.
+        both losses.  In float32, by batch statistics, with one dropout mask for `images`; moves neither weights nor
+        BatchNorm's running statistics nor what dropout draws next.
         """
         weights = [tensor.detach() for tensor in self.parameters]
         kernels = [weight_decay * (tensor.ndim > 1) for tensor in weights]
@@ -197,16 +199,21 @@ class Learner:
             named = dict(zip(self.names, weights, strict=True))
             return lambda images: functional_call(self.network, named, (images,))
 
+        def logits(weights: Sequence[Tensor]) -> Tensor:
+            with dropout_repeated(self.network):  # the same function of the weights in every pass
+                return at(weights)(images)
+
         def probe_loss(weights: Sequence[Tensor]) -> Tensor:
             lengths = [decay / 2 * one.square().sum() for decay, one in zip(kernels, weights, strict=True) if decay]
-            return probe(at(weights), batch) + sum(lengths)
+            with dropout_repeated(self.network, ahead=1):  # other masks, lest images match by their place in the batch
+                return probe(at(weights), batch) + sum(lengths)
 
         self.network.train()
         precise = torch.autocast(self.device.type, enabled=False)
         plain = sdpa_kernel(SDPBackend.MATH)  # fused attention has no second derivative
         with networks.statistics_frozen(self.network), precise, plain:
             return meta.gradients(
-                lambda weights: at(weights)(images),
+                logits,
                 loss,
                 coefficients,
                 probe_loss,
@@ -307,23 +314,45 @@ def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -
 def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Multinomial logistic regression on frozen features: a function features -> class probabilities (…, K).
 
-    Features are standardised; L2 strength C = 1, scikit-learn's default.  A class without an example gets 0.
+    The problem of scikit-learn's LogisticRegression with C = 1, on standardised features, solved on their own device:
+    the sum of the cross-entropies and half the squared length of the weights, with free intercepts.  A class without an
+    example gets 0.  Raises ValueError for fewer than two classes and for features that are not finite.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    given = labels.cpu().numpy()
-    if len(np.unique(given)) < 2:
+    present, given = labels.to(features.device).unique(return_inverse=True)
+    if len(present) < 2:
         raise ValueError("A linear probe needs labelled images of at least two classes.")
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    model.fit(features.double().cpu().numpy(), given)
-    present = torch.as_tensor(model.classes_, device=features.device)
+    if not features.isfinite().all():
+        raise ValueError("A linear probe needs finite features: training has diverged, try a smaller learning rate.")
+    bank = features.detach().double()
+    mean, deviation = bank.mean(0), bank.std(0, correction=0)
+    deviation[bank.amin(0) == bank.amax(0)] = 1.0  # a constant feature stays unscaled, so that no weight reaches it
+    bank = (bank - mean) / deviation
+    weights, intercepts = bank.new_zeros(len(present), bank.shape[1]), bank.new_zeros(len(present))
+    optimizer = torch.optim.LBFGS(
+        [weights.requires_grad_(), intercepts.requires_grad_()],
+        max_iter=1000,
+        tolerance_grad=1e-6,  # of the mean over images: on digits probabilities are within 1e-3
+        tolerance_change=1e-12,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+    # Of two classes scikit-learn penalises w₁ - w₀ = w alone: |w|² / 2 = |w₀|² + |w₁|² where w₁ = -w₀.
+    strength = 1.0 if len(present) == 2 else 0.5
 
+    @torch.enable_grad()
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(linear(bank, weights, intercepts), given) + strength / len(bank) * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+
+    @torch.no_grad()
     def probabilities(queries: Tensor) -> Tensor:
-        found = model.predict_proba(queries.double().cpu().numpy())
+        found = linear((queries.double() - mean) / deviation, weights, intercepts).softmax(-1)
         result = torch.zeros(len(queries), classes, device=features.device)
-        result[:, present] = torch.as_tensor(found, dtype=torch.float32, device=features.device)
+        result[:, present] = found.float()
         return result
 
     return probabilities

@@ -73,6 +73,21 @@ def test_networks_exchange_their_selections(tiny: Callable, build: Callable) -> 
     assert set(batch[2].tolist()) != set(other_batch[2].tolist())
 
 
+def test_labels_of_no_likelihood_are_ranked(tiny: Callable, build: Callable) -> None:
+    """Gaps of 150 and 200 between two logits: as softmax both are 0."""
+    built = build(
+        tiny("co_teaching", {"method.batch_size": 50, "method.forget_rate": 0.5, "method.ramp": 1, "steps": 1})
+    )
+    task, gaps = built.task, torch.tensor([150.0, 200.0]).repeat(25)
+    for one in (built.method.first, built.method.second):
+        one.batch_logits = lambda images: torch.stack([gaps, *torch.zeros(9, 50)], -1)
+    task.labels[task.labelled] = 1
+    built.method.train_epoch(0)
+    beliefs = built.method.beliefs()
+    assert torch.equal(beliefs.selected == 1, beliefs.loss == 150)
+    assert (beliefs.loss == 200).sum(-1).tolist() == [25, 25]
+
+
 def test_beliefs_are_of_both_networks(tiny: Callable, build: Callable) -> None:
     built = build(tiny("co_teaching", {"method.forget_rate": 0.5, "method.ramp": 1, "steps": 1}))
     assert built.method.beliefs().selected.isnan().all()

@@ -87,9 +87,9 @@ def test_guesses_are_sharpened(temperature: float, expected: list[float]) -> Non
     ],
 )
 def test_weight_of_the_unlabelled_loss(make: Make, lambda_u: float, warm_up: int, expected: dict[float, float]) -> None:
-    method = make(lambda_u=lambda_u, warm_up=warm_up)  # D8
+    method = make(lambda_u=lambda_u, warm_up=warm_up, epochs=50)  # D8
     assert {epoch: method.weight(epoch) for epoch in expected} == expected
-    assert make(lambda_u=lambda_u, warm_up=warm_up, ramp=0).weight(warm_up) == lambda_u
+    assert make(lambda_u=lambda_u, warm_up=warm_up, epochs=50, ramp=0).weight(warm_up) == lambda_u
 
 
 def test_history_of_losses(make: Make) -> None:  # D9
@@ -513,7 +513,8 @@ def test_networks_differ_from_the_start(make: Make) -> None:
 
 
 def test_an_epoch_is_a_pass_over_the_labelled_part(tiny: Callable, build: Callable) -> None:
-    method = build(tiny("dividemix", {"steps": None, "method.batch_size": 4, "method.warm_up": 1})).method
+    changes = {"steps": None, "unlabelled_ratio": 0.2, "method.batch_size": 4, "method.warm_up": 1}
+    method = build(tiny("dividemix", changes)).method
     method.train_epoch(0)
     assert (method.first.done, method.second.done) == (7, 7)  # 50 images in batches of 8
     scalars = method.train_epoch(1)
@@ -521,15 +522,50 @@ def test_an_epoch_is_a_pass_over_the_labelled_part(tiny: Callable, build: Callab
         assert learner.done == 7 + int(np.ceil(int(scalars[f"labelled_{judge}"]) / 4))
 
 
-@pytest.mark.parametrize("lengths", [[10, 10, 10, 10], [40, 10, 10, 10], [5, 40, 20, 10], [3, 5, 7, 9]])
-def test_the_learning_rate_drops_with_an_epoch(make: Make, lengths: list[int]) -> None:
-    method = make(epochs=4)
-    learner = method.first
-    for epoch, steps in enumerate(lengths):
-        method._keep_pace(learner, epoch, steps)
-        start = learner.settings.scale(learner.done / learner.steps)
-        assert start == pytest.approx(1.0 if epoch < 2 else 0.1)
-        learner.done += steps
+def test_with_unlabelled_images_an_epoch_is_as_long_as_that_of_other_methods(tiny: Callable, build: Callable) -> None:
+    changes = {"steps": None, "unlabelled_ratio": 6, "method.batch_size": 8, "method.warm_up": 1}
+    built = build(tiny("dividemix", changes))
+    for epoch in range(2):
+        built.method.train_epoch(epoch)
+        assert built.method.first.done == (epoch + 1) * 19 == (epoch + 1) * built.task.steps_per_epoch(16)
+
+
+def rates(method: Method, epochs: int) -> list[list[float]]:
+    """Learning rates of the first network's steps, by epoch."""
+    found: list[list[float]] = []
+    (optimizer,) = method.first.optimizers.values()
+    step = optimizer.step
+    optimizer.step = lambda: (found[-1].append(optimizer.param_groups[0]["lr"]), step())[-1]
+    for epoch in range(epochs):
+        found.append([])
+        method.train_epoch(epoch)
+    return found
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_the_learning_rate_goes_by_epochs_whatever_their_lengths(
+    tiny: Callable, build: Callable, schedule: str
+) -> None:
+    changes = {"steps": None, "unlabelled_ratio": 0.2, "epochs": 4}
+    changes |= {"method.batch_size": 4, "method.optimizer.schedule": schedule}
+    found = rates(build(tiny("dividemix", changes)).method, 4)
+    assert len({len(epoch) for epoch in found}) > 1
+    for epoch, values in enumerate(found):
+        progress = (epoch + np.arange(len(values)) / len(values)) / 4
+        expected = np.where(progress < 0.5, 1, 0.1) if schedule == "step" else (1 + np.cos(np.pi * progress)) / 2
+        assert values == pytest.approx(0.02 * expected)
+
+
+@pytest.mark.parametrize("warm_up", [2, 10])
+def test_a_run_of_nothing_but_warm_up_is_refused(make: Make, warm_up: int) -> None:
+    sentence = rf"^A warm-up of {warm_up} epochs leaves none of 2 for DivideMix: [^\n]+\.$"
+    with pytest.raises(ValueError, match=sentence):
+        make(warm_up=warm_up)
+
+
+def test_a_warm_up_of_the_head_needs_a_warm_up() -> None:
+    with pytest.raises(ValueError, match="warm_up_updates head needs a warm-up"):
+        Config(warm_up=0, warm_up_updates="head")
 
 
 def test_beliefs(make: Make) -> None:

@@ -39,7 +39,7 @@ def test_fine_scores_known_answer() -> None:
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_fine_scores_against_numpy(seed: int) -> None:
-    features = torch.randn(30, 4, generator=random(seed)) + 1
+    features = torch.randn(30, 4, generator=random(seed)) + 2  # the first eigenvalue stands out, as after a ReLU
     labels = torch.randint(3, (30,), generator=random(seed + 1))
     scores = selection.fine_scores(features, labels, 4)  # nobody has the last label
     for one in range(3):
@@ -49,6 +49,26 @@ def test_fine_scores_against_numpy(seed: int) -> None:
         np.testing.assert_allclose(scores[labels == one], expected, atol=1e-9)
     assert_close(selection.fine_scores(-3 * features, labels, 4), scores)
     assert ((scores >= 0) & (scores <= 1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_fine_scores_against_an_eigendecomposition(wide: bool) -> None:
+    """Features that are not negative, as those of networks, with fewer images a class than dimensions or more."""
+    images, width = (60, 96) if wide else (400, 24)
+    labels = torch.arange(images) % 5
+    features = (
+        torch.randn(images, width, generator=random()) + torch.randn(5, width, generator=random(1))[labels]
+    ).relu()
+    scores = selection.fine_scores(features, labels, 5)
+    for one in range(5):
+        mine = features[labels == one].double()
+        leading = torch.linalg.eigh(mine.mT @ mine).eigenvectors[:, -1]
+        assert_close(scores[labels == one], (normalize(mine, dim=-1) @ leading).abs(), atol=1e-9, rtol=0)
+
+
+def test_fine_scores_of_features_that_add_up_to_nothing() -> None:
+    features = torch.tensor([[2.0, -2], [-1, 1], [1, 1]])
+    close(selection.fine_scores(features, torch.zeros(3, dtype=torch.long), 1), [1, 1, 0])
 
 
 @pytest.mark.parametrize(

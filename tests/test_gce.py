@@ -130,6 +130,11 @@ def test_beliefs_are_the_pull_of_each_label(method: Callable) -> None:
     assert_close(beliefs.clean, torch.exp(-0.7 * cross_entropy(logits, labels)))
 
 
+def test_pruning_after_the_end_is_refused(tiny: Callable) -> None:
+    with pytest.raises(ValueError, match=r"^method.prune_from: [^\n]*less than 1[^\n]*$"):
+        tiny("gce", {"method.truncated": True, "method.prune_from": 1.0})
+
+
 def test_near_q_0_it_is_supervised_training(tiny: Callable) -> None:
     optimizer = {"method.optimizer.learning_rate": 0.03, "method.optimizer.schedule": "constant"}
     same = {**optimizer, "method.optimizer.nesterov": False, "method.optimizer.weight_decay": 0.0}

@@ -9,14 +9,18 @@ import torch
 
 from lnl import methods
 from lnl.trial import Execution, Trial, run
+from tests.test_methods import ARMS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", methods.names())
-def test_two_epochs_and_a_resumed_one(tiny: Callable[..., Trial], name: str, precision: str) -> None:
-    trial, there = tiny(name, {"precision": precision}), Execution(device="cuda")
+@pytest.mark.parametrize(
+    ("name", "arm"), [(name, arm) for name in methods.names() for arm in ["default", *ARMS.get(name, {})]]
+)
+def test_two_epochs_and_a_resumed_one(tiny: Callable[..., Trial], name: str, arm: str, precision: str) -> None:
+    changes = ARMS.get(name, {}).get(arm, {})
+    trial, there = tiny(name, {**changes, "epochs": 2, "precision": precision}), Execution(device="cuda")
     rows = run(trial, there)
     state = next(rows).snapshot()
     whole, resumed = next(rows), next(run(trial, there, state))

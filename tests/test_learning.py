@@ -7,6 +7,7 @@ import pytest
 
 from analysis.statistics import mean, paired_difference
 from lnl.trial import Trial, run
+from studies.noise_rates import study
 
 pytestmark = pytest.mark.slow
 REPLICATES = range(5)
@@ -47,3 +48,18 @@ def test_robmix_learns_from_labels_of_which_two_in_five_are_wrong() -> None:
     accuracies = last_accuracies(digits("robmix", **noisy, **SEMISUPERVISED))
     # 60 % of the given labels are right: a learner that only repeats them cannot be above that.
     assert mean(accuracies).low > 0.6, accuracies
+
+
+def test_a_robust_loss_beats_cross_entropy_where_half_of_the_labels_are_wrong() -> None:
+    """Two arms of studies/noise_rates.py, its preset digits at the base: 50 % symmetric noise, 60 epochs."""
+    trials: dict[str, list[Trial]] = {"cross_entropy": [], "gce": []}
+    for planned in study.plan("digits").trials:
+        if planned.arm in trials and planned.setting == "{}":
+            trials[planned.arm].append(planned.trial)
+    accuracies = {}
+    for arm, mine in trials.items():
+        assert [trial.replicate for trial in mine] == [0, 1, 2, 3, 4]
+        rows = [list(run(trial))[-1] for trial in mine]
+        accuracies[arm] = np.array([row.metrics["test", "accuracy"] for row in rows])
+    difference = paired_difference(accuracies["gce"], accuracies["cross_entropy"])
+    assert difference.low > 0, difference

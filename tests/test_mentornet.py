@@ -91,6 +91,29 @@ def test_phases_of_dropout(tiny: Callable, build: Callable, monkeypatch: pytest.
         Config(dropout_until=(0.9, 0.1))
 
 
+def test_phases_change_within_an_epoch(tiny: Callable, build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten steps: two with weights of 1 and half the images, then it is the percentile's turn."""
+    weights, rates, drop = [], [], mentornet.drop
+    monkeypatch.setattr(
+        mentornet, "drop", lambda *given: (weights.append(given[0]), rates.append(given[1]), drop(*given))[-1]
+    )
+    build(tiny("mentornet", {"epochs": 1, "steps": 10, "method.linear_from": 0.95})).method.train_epoch(0)
+    assert rates == [0.5] * 2 + [0.05] * 8
+    assert [bool((step == 1).all()) for step in weights] == [True] * 2 + [False] * 8
+
+
+def test_labels_of_no_likelihood_have_a_finite_loss(tiny: Callable, build: Callable) -> None:
+    """A gap of 200 between two logits: the softmax is 0, its logarithm would stay in the percentile for good."""
+    method = build(tiny("mentornet", {"method.batch_size": 50, "steps": 1})).method
+    task = method.task
+    method.learner.batch_logits = lambda images: torch.tensor([200.0] + [0.0] * 9).expand(len(images), -1)
+    method.train_epoch(0)
+    found = method.losses.of(task.labelled)
+    assert torch.equal(found[found.isfinite()] == 200, task.labels[task.labelled][found.isfinite()] != 0)
+    assert found.isfinite().sum() == 50 and not found.isinf().any()
+    assert method.threshold.value == 100
+
+
 def test_a_learned_mentor_tells_losses_apart() -> None:
     random = np.random.default_rng(0)
     right, wrong = (torch.from_numpy(random.gamma(4, mean / 4, 200)).float() for mean in (0.3, 3.0))

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from lnl import meta
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import heads
+from lnl.networks.convnet import ChannelDropout
 from lnl.streams import Streams
 
 MODES = get_args(meta.MetaGradient)
@@ -263,18 +264,45 @@ def test_modes_agree_through_attention() -> None:
             assert torch.cosine_similarity(fast, truth, dim=0) > 0.999
 
 
+class Dropout(nn.Module):
+    """Features (B, 96), a quarter of them set to zero by another mask in every pass -> logits (B, 3)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dropout, self.last = ChannelDropout(0.25, place=0), nn.Linear(width, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(self.dropout(features[..., None, None]).flatten(1))
+
+
+@pytest.mark.parametrize("rate", [0.1, None])
+def test_modes_agree_under_dropout(rate: float | None) -> None:
+    one = double(learner(head=Dropout))
+    exact = virtual(one, "exact", rate=rate)
+    for rough, truth in zip(virtual(one, "finite_difference", rate=rate), exact, strict=True):
+        assert torch.cosine_similarity(rough, truth, dim=0) > 0.999
+    one.guess(IMAGES.double())  # the next pass draws other masks
+    for now, before in zip(virtual(one, "exact", rate=rate), exact, strict=True):
+        assert torch.cosine_similarity(now, before, dim=0) < 0.99
+
+
+@pytest.mark.parametrize("head", [LINEAR, Dropout])
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"weight_decay": 0.1}, {"rate": None}, {"rate": 1.0}])
-def test_jvp_is_double_backward_in_double_precision(settings: dict[str, Any]) -> None:
-    one = double(learner())
+def test_jvp_is_double_backward_in_double_precision(settings: dict[str, Any], head: Callable[[int], nn.Module]) -> None:
+    one = double(learner(head=head))
     for fast, truth in zip(virtual(one, "jvp", **settings), virtual(one, "exact", **settings), strict=True):
         assert_close(fast, truth, rtol=1e-8, atol=1e-10 * truth.abs().max().item())
 
 
-def test_the_virtual_step_is_a_step_of_sgd() -> None:
-    """A little more weight on image 3 in the optimizer's own step changes the probe's loss by the gradient."""
+@pytest.mark.parametrize("head", [LINEAR, Dropout])
+def test_the_virtual_step_is_a_step_of_sgd(head: Callable[[int], nn.Module]) -> None:
+    """A little more weight on image 3 in the optimizer's own step changes the probe's loss by the gradient.
+
+    Dropout draws there for the step and then for the probe.
+    """
 
     def after(more: float) -> float:
-        one = double(learner(weight_decay=0.01))
+        one = double(learner(head=head, weight_decay=0.01))
         weights = torch.full((12,), 1 / 12, dtype=torch.float64)
         weights[3] += more
         shares = torch.full_like(weights, 0.9)
@@ -283,14 +311,16 @@ def test_the_virtual_step_is_a_step_of_sgd() -> None:
         return (objective(one.network, (PROBE.double(), PROBE_LABELS)) + decay).item()
 
     slope = (after(1e-5) - after(-1e-5)) / 2e-5
-    by_weight, _ = virtual(double(learner(weight_decay=0.01)), "jvp", rate=0.05, momentum=0.9, weight_decay=0.01)
+    one = double(learner(head=head, weight_decay=0.01))
+    by_weight, _ = virtual(one, "jvp", rate=0.05, momentum=0.9, weight_decay=0.01)
     assert by_weight[3].item() == pytest.approx(slope, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_moves(mode: meta.MetaGradient) -> None:
-    """Weights, running statistics and the optimizer stay; no gradient is left behind."""
-    one = learner()
+    """Weights, running statistics, dropout's count and the optimizer stay; no gradient is left behind."""
+    one = learner(head=Dropout)
+    assert one.network.heads["classifier"].dropout.draws == 2
     before = {name: tensor.clone() for name, tensor in one.network.state_dict().items()}
     buffers = [state["momentum_buffer"].clone() for state in one.optimizers["all"].state.values()]
     result = virtual(one, mode)

@@ -248,6 +248,44 @@ def test_one_outlier_among_equal_losses() -> None:
     assert torch.equal(clean, torch.ones(100)) and components.isfinite().all()
 
 
+@pytest.mark.parametrize("mean", [-16, -14, -13, -12, -11, -10, -8, -6])
+@pytest.mark.parametrize("seed", [0, 6, 9])
+def test_labels_known_by_heart_are_not_all_distrusted(mean: float, seed: int) -> None:
+    """Losses of a network that knows nearly all labels, the logarithms normal, and 3 % outliers."""
+    random = np.random.default_rng(seed)
+    losses = np.exp(random.normal(mean, 1, 600))
+    losses[:18] = random.uniform(3, 8, 18)
+    clean = selection.beta_mixture(torch.from_numpy(losses).float()).clean
+    assert (clean[18:] > 0.5).double().mean() > 0.6
+    if mean <= -14:
+        assert torch.equal(clean, torch.ones(600))
+
+
+def test_losses_that_differ_by_nothing_that_counts_are_equal() -> None:
+    losses = torch.linspace(0, 1, 200).double()
+    assert selection.beta_mixture(losses).clean.min() < 0.5
+    assert torch.equal(selection.beta_mixture(1e-5 * losses).clean, torch.ones(200))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.94, 0.95])
+def test_equal_losses_and_a_few_others_between_the_percentiles(share: float) -> None:
+    """What decides between components that are the same must not be rounding."""
+    losses = torch.zeros(100)
+    losses[round(100 * share) :] = 0.2
+    clean = selection.beta_mixture(losses).clean
+    assert (clean[: round(100 * share)] > 0.5).all()
+
+
+def test_components_in_the_units_of_normalised_losses() -> None:
+    losses = torch.stack([two_kinds(), 5 * two_kinds() + 1])
+    _, components = selection.gaussian_mixture(losses, stream())
+    _, expected = selection.gaussian_mixture(selection.normalise(losses), stream())
+    found = selection.normalised_components(components, losses)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    equal = selection.normalised_components(components[0], torch.full((3,), 7.0))
+    assert equal.isfinite().all() and torch.equal(equal[:, 2], components[0, :, 2])
+
+
 # ------------------------------------------------------------------------------------------------------------ smallest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -81,6 +82,20 @@ class ChannelDropout(nn.Module):
         generator = Generator(x.device).manual_seed(self.seed + self.draws)
         kept = torch.rand(x.shape[:2], generator=generator, device=x.device) >= self.probability
         return x * kept[..., None, None] / (1 - self.probability)
+
+
+@contextmanager
+def dropout_repeated(module: nn.Module, ahead: int = 0) -> Iterator[None]:
+    """Blocks with the same `ahead` draw the same masks, those that are due `ahead` passes from now; none counts."""
+    layers = [layer for layer in module.modules() if isinstance(layer, ChannelDropout)]
+    before = [layer.draws for layer in layers]
+    for layer in layers:
+        layer.draws += ahead
+    try:
+        yield
+    finally:
+        for layer, draws in zip(layers, before, strict=True):
+            layer.draws = draws
 
 
 class CoTeachingCNN(nn.Module):
