@@ -65,7 +65,7 @@ class Method:
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
             labels = self.task.labels[index]
             ranked = torch.stack(
-                [losses.cross_entropy(one.guess(images).log(), labels) for one in (self.first, self.second)]
+                [losses.cross_entropy(one.batch_logits(images), labels) for one in (self.first, self.second)]
             )
             easy_to_first, easy_to_second = selection.smallest(ranked, keep)
             total.append(self.first.step(self.objective, (images, labels, easy_to_second)))

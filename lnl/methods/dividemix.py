@@ -17,7 +17,10 @@ Zheltonozhskii et al. 2022, arXiv:2103.13646, where the guard against empty part
 Without co-division and co-guessing and with the first network alone at test, only that one is trained (Table 5).
 
 Departures: weight decay on kernels only; a clean probability never rises with the loss, so that a wide first Gaussian
-does not win the largest losses; the learning rate goes by epochs, whose lengths differ, at the mean pace so far.
+does not win the largest losses; the learning rate goes by epochs and the share of the present one, as their lengths
+differ.  Where there are unlabelled images, which are not used, no epoch has fewer steps than these would fill, so that
+methods with and without them train for as long.  FINE's mixtures have the settings of DivideMix's (its code: a
+tolerance of 1e-6 and a threshold of 0.6), and a label needs 20 images for one of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     name: Literal["dividemix"] = "dividemix"
     batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled; twice in warm-up
 
-    warm_up: Annotated[int, Field(ge=0)] = 10  # epochs on all labels; the paper: 10 for CIFAR-10, 30 for CIFAR-100
+    warm_up: Annotated[int, Field(ge=0)] = 10  # first epochs, on all labels; the paper: 10, CIFAR-100: 30
     warm_up_updates: Literal["all", "head"] = "all"  # head: a trained backbone is only probed, so cannot memorise
     confidence_penalty: Annotated[float, Field(ge=0)] = (
         0.0  # weight of Σ p log p in warm-up; the paper: 1 if asymmetric
@@ -59,11 +62,11 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     # What tells a wrong label: its loss | its neighbours' labels | FINE | loss and neighbours, by the product of their
     # probabilities | or by one mixture in two dimensions.
     split_source: Literal["loss", "neighbours", "fine", "product", "both"] = "loss"
-    embedding: Literal["current", "initial"] = "current"  # features of the network now, or before training
-    neighbours: Annotated[int, Field(ge=1)] = 100  # of an image, at most all others
-    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.1  # of their weights exp(cosine / temperature)
+    embedding: Literal["current", "initial"] = "current"  # not loss: features of the network now, or before training
+    neighbours: Annotated[int, Field(ge=1)] = 100  # neighbours, product, both only: of an image, at most all others
+    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.1  # the same only: of their weights e^(cosine/temperature)
     average_losses: Literal["auto", "always", "never"] = "auto"  # over epochs; the paper: at 90 % noise only
-    history: Annotated[int, Field(ge=1)] = 5  # epochs that are averaged
+    history: Annotated[int, Field(ge=1)] = 5  # auto and always only: epochs that are averaged
     separation: Annotated[float, Field(ge=0)] = 2.0  # auto: averaged if the first Gaussians are closer (Ashman's D)
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5  # clean: probability above it; the paper: 0.6 at 90 % noise
     co_divide: bool = True  # learn from the other network's division, not from the own
@@ -76,19 +79,19 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     views: Annotated[int, Field(ge=1)] = 2  # M, per image
     temperature: Annotated[float, Field(gt=0)] = 0.5  # T of sharpening both, eq. 4
     mixup: Literal["batch", "image", "none"] = "batch"  # who shares a mixing coefficient
-    alpha: Annotated[float, Field(gt=0)] = 4.0  # of Beta(alpha, alpha)
+    alpha: Annotated[float, Field(gt=0)] = 4.0  # mixup batch and image only: of Beta(alpha, alpha)
     lambda_u: Annotated[float, Field(ge=0)] = 25.0  # of L_U; the paper: 0 with few or asymmetric wrong labels, to 150
     ramp: Annotated[int, Field(ge=0)] = 16  # epochs over which lambda_u rises from 0, after warm-up
     prior: bool = True  # the penalty of uneven predictions, eq. 11
     ensemble: Literal["logits", "probabilities", "first"] = "logits"  # averaged at test; or the first network
 
     # AugDesc-XY: X for guesses (analysis), Y for learning (descent), drawn apart.  Equal and not drawn apart, they are
-    # the same images: Runtime-X, and DivideMix itself with X = weak.
+    # the same images: Runtime-X, and DivideMix itself with X = weak.  Different ones are drawn apart in any case.
     warm_up_view: View = "weak"
     loss_view: View = "none"
     guess_view: View = "weak"
     train_view: View = "weak"
-    separate_views: bool = False
+    separate_views: bool = False  # equal guess_view and train_view only
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(0.5,)
     )
@@ -97,6 +100,8 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def _consistent(self) -> Config:
         if self.embedding == "initial" and self.split_source == "loss":
             raise ValueError("embedding initial needs a split_source that looks at features, such as neighbours")
+        if self.warm_up_updates == "head" and not self.warm_up:
+            raise ValueError("warm_up_updates head needs a warm-up: let warm_up be one epoch or more")
         return self
 
 
@@ -142,12 +147,16 @@ class MixedBatch:
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        if config.warm_up >= task.epochs:
+            raise ValueError(
+                f"A warm-up of {config.warm_up} epochs leaves none of {task.epochs} for DivideMix: "
+                "raise the trial's epochs or lower warm_up."
+            )
         alone = not config.co_divide and not config.co_guess and config.ensemble == "first"
 
         def learner(replica: str) -> Learner:
             classifier = {"classifier": partial(heads.linear, classes=task.classes)}
-            steps = task.epochs  # until `_keep_pace` knows better
-            return Learner(network, config.optimizer, steps, classifier, replica=replica)
+            return Learner(network, config.optimizer, 0, classifier, replica=replica)  # see `_keep_pace` for its length
 
         self.first, self.second = learner(""), None if alone else learner("second/")
         self.learners = [one for one in (self.first, self.second) if one]
@@ -177,10 +186,10 @@ class Method:
     def _warm_up(self, net: int, epoch: int) -> Tensor:
         config, task, learner = self.config, self.task, self.learners[net]
         size = 2 * config.batch_size
-        steps = task.steps or math.ceil(len(task.labelled) / size)
-        self._keep_pace(learner, epoch, steps)
+        steps = task.steps_per_epoch(size)
         total = []
-        for index in order(task.labelled, size, steps, self._stream("order", net)):
+        for step, index in enumerate(order(task.labelled, size, steps, self._stream("order", net))):
+            self._keep_pace(learner, epoch + step / steps)
             images = task.view(index, config.warm_up_view, self._stream("augment", net))
             total.append(learner.step(self.warm_up_objective, (images, task.labels[index])))
         return torch.stack(total).mean()
@@ -189,12 +198,13 @@ class Method:
         """One network's epoch on a division: probabilities (L,) and what is taken for clean (L,) bool."""
         config, learner = self.config, self.learners[net]
         labelled, unlabelled = _places(selected), _places(~selected)
-        steps = self.task.steps or math.ceil(len(labelled) / config.batch_size)
-        self._keep_pace(learner, epoch, steps)
+        images = max(2 * len(labelled), len(self.task.unlabelled))  # a step has as many without label as with one
+        steps = self.task.steps or math.ceil(images / (2 * config.batch_size))
         labelled = order(labelled, config.batch_size, steps, self._stream("order", net))
         unlabelled = order(unlabelled, config.batch_size, steps, self._stream("order/unlabelled", net))
         total = []
         for step in range(steps):
+            self._keep_pace(learner, epoch + step / steps)
             weight = self.weight(epoch + step / steps)
             batch = self.mixed_batch(net, labelled[step], unlabelled[step], clean[labelled[step]], weight)
             total.append(learner.step(self.objective, batch))
@@ -205,9 +215,11 @@ class Method:
         since = max(0.0, epoch - self.config.warm_up)
         return self.config.lambda_u * schedules.linear_ramp(since, self.config.ramp)
 
-    def _keep_pace(self, learner: Learner, epoch: int, steps: int) -> None:
-        """Let this epoch begin where the schedule has it, whatever the lengths of those before it."""
-        learner.steps = learner.done * self.task.epochs // epoch if epoch else steps * self.task.epochs
+    def _keep_pace(self, learner: Learner, epoch: float) -> None:
+        """Set the learning rate of a point of training: the learner counts steps, but here epochs differ in theirs."""
+        optimizer = self.config.optimizer
+        rate = optimizer.learning_rate * optimizer.scale(epoch / self.task.epochs)
+        learner.settings = optimizer.model_copy(update={"schedule": "constant", "learning_rate": rate})
 
     def _stream(self, name: str, net: int) -> Generator:
         return self.streams[name if net == 0 else f"second/{name}"]

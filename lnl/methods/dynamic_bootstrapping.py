@@ -8,8 +8,10 @@ sharpened from soft to hard in the course of training.
 
 The official code looks w up anew for every batch, by the losses of that moment; here, as in the paper's text, it is
 the mixture's own posterior, once an epoch.  Followed from the code: losses on augmented images, guesses under
-BatchNorm's batch statistics on images that are not mixed.  Departures: one lambda a batch is drawn above 1/2, the same
-law when partners are drawn at random; dynamic mixup starts together with bootstrapping, not 5 of 300 epochs before.
+BatchNorm's batch statistics on images that are not mixed, so that these move its running statistics, too.
+
+Departures: one lambda a batch is drawn above 1/2, the same law when partners are drawn at random; dynamic mixup starts
+together with bootstrapping, not 5 of 300 epochs before.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     loss_augmentation: View = "weak"  # for the losses of the mixture
     guess: Literal["hard", "soft", "dynamic_mixup"] = "hard"  # M-DYR-H, M-DYR-S, MD-DYR-SH
     bootstrap_from: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of training with plain mixup: 105 of 300 epochs
-    alpha: Annotated[float, Field(gt=0)] = 32.0  # of Beta(alpha, alpha)
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # of Beta(alpha, alpha); dynamic_mixup: before bootstrapping only
     prior_weight: Annotated[float, Field(ge=0)] = 1.0  # of R, while bootstrapping
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 5 / 6)
@@ -95,14 +97,15 @@ class Method:
         """The beta mixture of all losses under the network as it is now."""
         task, view = self.task, self.config.loss_augmentation
         logits = task.over(task.labelled, self.learner.logits, view, self.streams["augment/losses"])
-        found = selection.normalise(losses.cross_entropy(logits, task.labels[task.labelled]))
-        clean, self.mixture = selection.beta_mixture(found)
-        self.losses.note(task.labelled, found)
+        found = losses.cross_entropy(logits, task.labels[task.labelled])
+        clean, mixture = selection.beta_mixture(found)
+        self.mixture = selection.normalised_components(mixture, found)
+        self.losses.note(task.labelled, selection.normalise(found))
         self.clean.note(task.labelled, clean)
 
     def guess(self, images: Tensor, progress: float) -> Tensor:
         """z: (B, C, H, W) -> (B, K)."""
-        probabilities = self.learner.guess(images)
+        probabilities = self.learner.guess(images, update_statistics=True)
         if self.config.guess == "hard":
             return targets.one_hot(probabilities.argmax(-1), self.task.classes)
         if self.config.guess == "soft":

@@ -36,7 +36,7 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     q: Annotated[float, Field(gt=0, le=1)] = 0.7  # of L_q: near 0 cross-entropy, 1 absolute error
     truncated: bool = False  # whether images with p_y <= k are left out
     k: Annotated[float, Field(ge=0, lt=1)] = 0.5  # truncated only
-    prune_from: Annotated[float, Field(ge=0, le=1)] = (
+    prune_from: Annotated[float, Field(ge=0, lt=1)] = (
         1 / 3
     )  # truncated only: share of training before the first pruning
     prune_every: Annotated[int, Field(ge=1)] = 10  # truncated only: epochs from one pruning to the next

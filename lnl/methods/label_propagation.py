@@ -5,6 +5,10 @@ starts, so that what they are worth is decided by `init_from` or `weights`.  An 
 over epochs is the paper's fig. 3; its t = 20 is `epochs=20`.  New images are labelled by a vote of their neighbours'
 soft labels (sec. 3.2).
 
+In a prediction for a training image its own label votes, too, and most strongly.  In mode `neighbours`, and clamped
+`hard`, this is the given label: accuracy on the given labels and memorisation are near 1 by construction.  `beliefs`
+leave it out.
+
 `clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
 the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
 Corrections to eq. 2: `lnl.graph`.  Departure from the paper: an image without a labelled neighbour casts no vote.

@@ -43,10 +43,8 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     batch_size: Annotated[int, Field(ge=2)] = 128
     direction: Literal["forward", "backward"] = "forward"  # -log (p T)_n (theorem 2), or (T⁻¹ ℓ)_n (theorem 1)
     given: Matrix | None = None  # T where it is known, such as `lnl.transition.matrix(…).tolist()`; None: estimated
-    # Estimated only: the first phase's share of the epochs, and the percentile of p_i from which on images are taken
-    # for outliers and are no anchors of class i (1: none is).
-    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97
+    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5  # not beside given: the first phase's share of the epochs
+    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97  # not beside given: of p_i; beyond are outliers, no anchors
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -12,10 +12,10 @@ two readings of the code give 1 or 0.9 for the last one: 0.9 here, 1 would not t
 
 Data-driven: the paper's mentor learns from images whose given and true label are both known.  A probe has right labels
 only, so a copy of it gets random wrong ones: half of the mentor's examples are wrong, whatever the noise, by symmetric
-noise, and the student has memorised none of them.  The mentor is a logistic regression on (l, d), refitted each epoch
-after the burn-in.  The paper refits twice; its other two features are constant when the mentor is used (label 0, epoch
-frozen), and its authors say that the architecture matters little.  Under asymmetric noise, whose wrong labels are near
-misses unlike those it has met, expect less of it than of a percentile.
+noise, and the student has memorised none of them.  The mentor is a logistic regression on (l, d), refitted before each
+epoch.  The paper refits twice; its other two features are constant when the mentor is used (label 0, epoch frozen), and
+its authors say that the architecture matters little.  Under asymmetric noise, whose wrong labels are near misses unlike
+those it has met, expect less of it than of a percentile.
 
 All other mentors need no trusted images: their students train on the probe with its right labels like on any image.
 Departures: weight decay is not scaled by the mean weight; the losses that the mentor sees are a pass of their own.
@@ -50,8 +50,8 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
     mentor: Literal["predefined", "self_paced", "linear", "focal", "data_driven"] = "predefined"
-    percentile: Share = 0.75  # of a batch's losses, as a share; paper's intent: 0.75 up to 40 % noise, 0.5 at 80 %
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of its moving average λ, per step
+    percentile: Share = 0.75  # not focal: of a batch's losses, a share; paper's intent: to 40 % noise 0.75, at 80 % 0.5
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.5  # not focal: of the percentile's moving average λ, per step
     gamma: Annotated[float, Field(gt=0)] = 1.0  # γ of linear, focal, and predefined's last part
     burn_in: Share = 0.19  # share of training with weights 1
     linear_from: Share = 0.9  # predefined only: share of training from which it is linear
@@ -97,14 +97,14 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        progress = epoch / task.epochs
-        mentor = self.mentor(progress)
-        rate = config.dropout[sum(progress >= end for end in config.dropout_until)]
+        learned = self.fit() if config.mentor == "data_driven" else None
         total = []
-        for index in order(task.labelled, config.batch_size, self.steps, streams["order"]):
+        for step, index in enumerate(order(task.labelled, config.batch_size, self.steps, streams["order"])):
+            progress = (epoch + step / self.steps) / task.epochs
             images, labels = task.view(index, config.augmentation, streams["augment"]), task.labels[index]
-            found = losses.cross_entropy(self.learner.guess(images).log(), labels)
-            weights = mentor(found, found - self.threshold(found))
+            found = losses.cross_entropy(self.learner.batch_logits(images), labels)
+            weights = self.mentor(progress, learned)(found, found - self.threshold(found))
+            rate = config.dropout[sum(progress >= end for end in config.dropout_until)]
             self.losses.note(index, found)
             self.weights.note(index, weights)
             batch = images, labels, drop(weights, rate, streams["dropout"])
@@ -116,13 +116,13 @@ class Method:
         images, labels, weights = batch
         return (weights * losses.cross_entropy(network(images), labels)).mean()
 
-    def mentor(self, progress: float) -> Mentor:
-        """Of an epoch that begins at `progress` in [0, 1]."""
+    def mentor(self, progress: float, learned: Mentor | None = None) -> Mentor:
+        """Of the step at `progress` in [0, 1]; `learned`: this epoch's data-driven one."""
         config = self.config
         if progress < config.burn_in:
             return lambda losses, _: torch.ones_like(losses)
-        if config.mentor == "data_driven":
-            return self.fit()
+        if learned is not None:
+            return learned
         if config.mentor == "focal":
             return lambda losses, _: focal(losses, config.gamma)
         if config.mentor == "linear" or (config.mentor == "predefined" and progress >= config.linear_from):
