@@ -148,7 +148,7 @@ def _two_gaussians(rows: Tensor, seed: int) -> GaussianMixture:
 def _finite(losses: Tensor) -> Tensor:
     values = losses.detach().double()
     if not values.isfinite().all():
-        raise ValueError("A mixture needs finite losses, but some are not: lower the learning rate.")
+        raise FloatingPointError("a mixture needs finite losses, but some are not")
     return values
 
 

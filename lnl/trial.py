@@ -388,7 +388,10 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         done, before = state["epoch"], state["seconds"]
     began = time.perf_counter()
     for epoch in range(done, trial.total_epochs):
-        scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
+        try:
+            scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
+        except (FloatingPointError, torch.linalg.LinAlgError) as error:
+            raise Diverged(f"Training broke down in epoch {epoch + 1} ({error}): lower the learning rate.") from error
         broken = [name for name, value in scalars.items() if name.startswith("loss") and not math.isfinite(value)]
         if broken:
             raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lnl.learner import trained_backbone
 from lnl.methods.rog import discriminant, gaussians, mahalanobis, nearest
+from lnl.trial import run
 
 POINTS = torch.tensor(
     [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5], [0.4, 0.6], [0.6, 0.4], [0.5, 0.4], [6, 6], [7, 5]],
@@ -159,3 +161,21 @@ def test_the_head_is_better_than_the_softmax_that_has_memorised(tiny: Callable, 
         for head in (built.method.learner.logits(images), built.method.predict(images))
     )
     assert generative > softmax + 0.02
+
+
+def test_it_reads_any_trained_network(tiny: Callable, build: Callable) -> None:
+    """With `init_from` and without training, the backbone is the other trial's, and stays so."""
+    source = {"method": {"name": "supervised", "batch_size": 16}, "epochs": 2}
+    trial = tiny("rog", {"init_from": source, "method.train": False})
+    *_, row = run(trial.prerequisites["initialisation"])
+    trained = trained_backbone(row.snapshot()["parts"])
+    built = build(trial)
+    first = built.method.train_epoch(0)["loss"]
+    mine = built.method.learner.network.backbone.state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in mine.items())
+    assert 0 < first < 1 and built.method.train_epoch(1)["loss"] == first and built.method.learner.done == 0
+    given = built.task.labels[built.task.labelled, None]
+    likelihood = built.task.over(built.task.labelled, built.method.predict).gather(-1, given)
+    torch.testing.assert_close(first, 1 - likelihood.mean())
+    with pytest.raises(ValueError, match="head softmax would not be trained"):
+        tiny("rog", {"method.train": False, "method.head": "softmax"})

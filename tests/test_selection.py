@@ -231,9 +231,7 @@ def test_equal_losses_make_nobody_suspicious(mixture: Callable) -> None:
 @pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_losses_that_are_no_numbers_are_refused(mixture: Callable, bad: float) -> None:
-    with pytest.raises(
-        ValueError, match=r"^A mixture needs finite losses, but some are not: lower the learning rate\.$"
-    ):
+    with pytest.raises(FloatingPointError, match=r"^a mixture needs finite losses, but some are not$"):
         mixture(torch.tensor([0.1, 0.2, bad, 0.4]))
 
 

@@ -395,6 +395,16 @@ def test_divergence_is_an_outcome_of_its_own_with_a_sentence(tiny):
     assert not isinstance(error.value, ValueError), "no usage error"
 
 
+@pytest.mark.parametrize("breakdown", [FloatingPointError("no finite losses"), torch.linalg.LinAlgError("singular")])
+def test_numbers_that_break_down_inside_a_method_are_divergence_too(tiny, monkeypatch, breakdown):
+    def broken(self, epoch):
+        raise breakdown
+
+    monkeypatch.setattr(methods.load("supervised").Method, "train_epoch", broken)
+    with pytest.raises(Diverged, match=rf"epoch 1 \({breakdown}\): lower the learning rate\."):
+        next(run(tiny("supervised")))
+
+
 def test_missing_data_gets_its_sentence(tiny, tmp_path):
     with pytest.raises(DataError, match=r"'nowhere\.npz'"):
         next(run(tiny("supervised", {"dataset": "npz:nowhere.npz"}), Execution(data=tmp_path)))

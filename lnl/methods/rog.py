@@ -17,7 +17,7 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from lnl import losses, targets
@@ -34,6 +34,7 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     name: Literal["rog"] = "rog"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
+    train: bool = True  # False: the generative classifier on the backbone as the trial's init_from or weights give it
     head: Literal["generative", "softmax"] = "generative"  # who predicts; softmax: the trained network itself
     support: Annotated[float, Field(gt=0, le=1)] = 0.7  # share of each class that the estimates rest on
     concentration_steps: Annotated[int, Field(ge=0)] = 1  # of the minimum covariance determinant; 0: all images count
@@ -42,6 +43,12 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )
+
+    @model_validator(mode="after")
+    def _somebody_learns(self) -> Config:
+        if not self.train and self.head == "softmax":
+            raise ValueError("head softmax would not be trained: set train, or choose head generative")
+        return self
 
 
 SEARCH = {
@@ -65,6 +72,10 @@ class Method:
         self.fitted: tuple[Discriminant, Beliefs] | None = None
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        if not self.config.train:
+            index = self.task.labelled
+            likelihood = self.task.over(index, self.predict).gather(-1, self.task.labels[index, None])
+            return {"loss": 1 - likelihood.mean()}  # how improbable the given labels are
         total = []
         for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
