@@ -39,9 +39,11 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     nesterov: bool = False  # sgd only
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (two or more axes) only; adamw: times the rate
-    schedule: Literal["constant", "cosine", "fixmatch", "step", "restarts"] = "constant"
-    milestones: tuple[float, ...] = (0.5, 0.75)  # step only: shares of training after which the rate is multiplied …
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … by this
+    schedule: Literal["constant", "cosine", "fixmatch", "linear", "step", "restarts"] = "constant"
+    # step: shares of training after which the rate is multiplied by `factor`; linear: the first is where it starts to
+    # fall, to 0 at the end.
+    milestones: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5, 0.75)
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # step only
     first_cycle: Annotated[float, Field(gt=0, le=1)] = 1 / 400  # restarts only: share of training; see `schedules`
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average that predicts; 0: none
 
@@ -51,6 +53,8 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             return schedules.cosine(progress)
         if self.schedule == "fixmatch":
             return schedules.fixmatch(progress)
+        if self.schedule == "linear":
+            return schedules.linear_decay(progress, self.milestones[0])
         if self.schedule == "step":
             return schedules.step_decay(progress, self.milestones, self.factor)
         if self.schedule == "restarts":

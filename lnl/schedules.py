@@ -34,6 +34,11 @@ def fixmatch(progress: float) -> float:
     return math.cos(7 * math.pi * progress / 16)
 
 
+def linear_decay(progress: float, start: float) -> float:
+    """1 until `start`, a share of training, and then straight to 0 at its end, as in Co-teaching's code."""
+    return 1.0 if progress < start else (1 - progress) / (1 - start) if start < 1 else 0.0
+
+
 def step_decay(progress: float, milestones: Sequence[float], factor: float) -> float:
     """factor^(number of milestones reached); a milestone is reached when progress equals it."""
     return factor ** sum(progress >= milestone for milestone in milestones)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lnl.schedules import average_decay, cosine, first_phase, fixmatch, linear_ramp, restarts, step_decay
+from lnl.schedules import average_decay, cosine, first_phase, fixmatch, linear_decay, linear_ramp, restarts, step_decay
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,10 @@ def test_restarts() -> None:
     assert [restarts(step / 8, 1.0) for step in range(9)] == pytest.approx(
         [*(cosine(step / 8) for step in range(8)), 0.9]
     )
+
+
+def test_linear_decay_is_that_of_co_teaching() -> None:
+    """Fact sheet 5: at epochs 79, 80, 140, 199 of 200, falling from epoch 80, a rate of 1e-3."""
+    found = [1e-3 * linear_decay(epoch / 200, 80 / 200) for epoch in (79, 80, 140, 199, 200)]
+    assert found == pytest.approx([1e-3, 1e-3, 5e-4, 8.3333e-6, 0], rel=1e-4)
+    assert [linear_decay(progress, 1.0) for progress in (0.0, 0.99, 1.0)] == [1, 1, 0]
