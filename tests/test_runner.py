@@ -326,17 +326,19 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     store = Store(tmp_path)
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
     job = runner.Job(
-        trial.model_dump(mode="json"),
-        "base",
-        "{}",
-        store.identity(),
-        "this run",
-        False,
-        "quick",
-        "base",
-        "",
-        None,
-        None,
+        trial=trial.model_dump(mode="json"),
+        arm="base",
+        setting="{}",
+        prerequisite=False,
+        embeddings=0,
+        store=store.identity(),
+        run="this run",
+        rerun_stale=False,
+        study="quick",
+        preset="base",
+        plan_hash="",
+        git_commit=None,
+        git_dirty=None,
     )
     lease, _ = results.claim(store, trial.id, study="quick", run="this run")
     assert lease is not None
