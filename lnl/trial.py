@@ -310,7 +310,10 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
         trial.resize,
         learner.trained_backbone(before["initialisation"]) if "initialisation" in before else None,
     )
-    return module.Method(trial.method, seen, network, streams), seen, truth
+    try:
+        return module.Method(trial.method, seen, network, streams), seen, truth
+    except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
+        raise data.DataError(str(error)) from error
 
 
 def stateful(method: Any) -> dict[str, Any]:

@@ -412,6 +412,11 @@ def test_missing_data_gets_its_sentence(tiny, tmp_path):
         next(run(tiny("supervised", {"labels": 2000})))
 
 
+def test_what_a_method_asks_of_its_trial_is_no_error_of_the_code(tiny):
+    with pytest.raises(DataError, match="A warm-up of 10 epochs leaves none of 3 for DivideMix"):
+        next(run(tiny("dividemix", {"epochs": 3, "method.warm_up": 10})))
+
+
 def test_a_method_that_needs_unlabelled_images_says_so(tiny):
     with pytest.raises(DataError, match="unlabelled"):
         next(run(tiny("mixmatch", {"labels": None})))
