@@ -377,9 +377,10 @@ class Progress:
         self.finish()  # of an earlier round
         self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
         self.scores = defaultdict(list)
+        again = {planned.id for planned in todo}  # stale ones among them
         for status in statuses:
             self.total[status.planned.arm] += 1
-            if status.state in ("done", "stale"):
+            if status.state in ("done", "stale") and status.planned.id not in again:
                 self.done[status.planned.arm] += 1
                 self._score(status.planned.id, status.accuracy)
         self.began, self.started_with = time.monotonic(), sum(self.done.values())
@@ -445,7 +446,7 @@ class Progress:
         return table
 
 
-# ------------------------------------------------------------------------------------------------------------ doctor
+# --------------------------------------------------------------------------------------------------- methods, doctor
 
 
 def _methods(name: str | None) -> int:

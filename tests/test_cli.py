@@ -331,6 +331,21 @@ def test_progress_without_a_terminal_has_one_line_per_finished_arm(here, capsys)
     ]
 
 
+def test_what_is_run_again_is_not_done_before(here, capsys, monkeypatch):
+    plan = find_study("quick").plan()
+    store = Store(here / "results")
+    for planned in plan.trials:
+        finish(store, planned, accuracy_last=0.5, code_hash="of old code")
+    statuses = reconcile(plan, store)
+    assert {status.state for status in statuses} == {"stale"}
+    progress = Progress(plan)
+    progress.start(list(plan.trials), statuses)
+    monkeypatch.setattr(Progress, "PULSE_S", 0.0)
+    progress.end(plan.trials[0].id, {"outcome": "done", "accuracy": 0.7})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "8 trials to run, 0 done before." and lines[-1].startswith("1 of 8 trials, ")
+
+
 def test_a_pulse_comes_when_nothing_else_does(here, capsys, monkeypatch):
     plan = find_study("quick").plan()
     progress = Progress(plan)
