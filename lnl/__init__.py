@@ -1,6 +1,7 @@
 """A laboratory for ablation studies of learning with noisy labels.
 
     from lnl import Study, Trial, Noise, Validation, Contrast, Panel, Preset     # declare a study
+    from lnl import Search, Uniform, Integer, Choice                             # and what to search in each arm
     from lnl import trainable                                         # any method as a Ray Tune trainable
 
 Names load on first use, so that `import lnl.results` needs neither torch nor Ray.
@@ -14,6 +15,10 @@ _HOME = {
     "Contrast": "lnl.study",
     "Panel": "lnl.study",
     "Preset": "lnl.study",
+    "Search": "lnl.study",
+    "Uniform": "lnl.space",
+    "Integer": "lnl.space",
+    "Choice": "lnl.space",
     "Trial": "lnl.trial",
     "Noise": "lnl.trial",
     "Validation": "lnl.trial",

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
 from lnl import catalogue, methods
 from lnl.data import DataError
+from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
 from lnl.results import StorageError, Store, leases
-from lnl.study import Plan, Planned, Status, Study, by_state, reconcile
+from lnl.study import Plan, Status, Study, by_state, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 
@@ -45,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in {
         "plan": "list a study's trials: done, missing or stale; starts nothing",
         "run": "run what a study still lacks",
+        "search": "search every arm's parameters with Optuna, then confirm what it finds on fresh replicates",
         "status": "one line per arm",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -92,7 +92,8 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="the same study at another size")
-    parser.add_argument("--arms", type=lambda text: text.split(","), metavar="A,B", help="only these arms")
+    parser.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
+    parser.add_argument("--method", help="only the arms of this method")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the base: method.temperature=0.5"
@@ -118,6 +119,28 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    search = parser.add_argument_group("search", "of a study that declares one, or of any study by `lnl search`")
+    search.add_argument("--trials", type=int, metavar="N", help="suggestions for each arm, its own values included")
+    search.add_argument(
+        "--parameters", type=_names, metavar="KEY,…", help="search only these: method.temperature,probe"
+    )
+    search.add_argument("--sampler", type=_names, metavar="NAME,…", help="tpe, random, qmc, cmaes, gp, nsga2")
+    search.add_argument("--pruner", help="none, asha (Ray Tune's), median, percentile, successive_halving, hyperband")
+    search.add_argument("--search-seed", type=int, metavar="N", help="of the samplers; another one is another search")
+    search.add_argument(
+        "--new-search", action="store_true", help="begin another one where a search's declaration has changed"
+    )
+    search.add_argument(
+        "--optuna",
+        default=os.environ.get("LNL_OPTUNA"),
+        metavar="URL",
+        help="Optuna's storage, such as postgresql://user@host/name (default: $LNL_OPTUNA, else a file in the results)",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
@@ -172,24 +195,69 @@ def _guarded(act: Any) -> int:
 
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
-    plan = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds)
+    plan = study.plan(
+        options.preset,
+        changes=_changes(options.set),
+        replicates=options.seeds,
+        search=_search_wishes(study, options, command),
+    )
     if unknown := set(options.arms or ()) - set(plan.record["arms"]):
         raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record['arms'])}.")
+    if options.method is not None:
+        mine = {planned.arm for planned in plan.trials if planned.trial.method_name == options.method}
+        options.arms = [arm for arm in plan.record["arms"] if arm in mine & set(options.arms or mine)]
+        if not options.arms:
+            there = sorted({planned.trial.method_name for planned in plan.trials})
+            raise UsageError(f"The plan has no arm of method '{options.method}': there are {', '.join(there)}.")
     storage: Path = options.storage.expanduser().resolve()
     store = Store(storage)
-    if command == "run":
+    if command in ("run", "search"):
         return _run(study, plan, store, options)
+    plan = _confirmed(plan, store, options)
     chosen = plan.of_arms(options.arms)
     statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
-    complete = all(status.state in ("done", "stale") for status in statuses)
+    complete = all(status.state in ("done", "stale") for status in statuses) and _found(plan, options)
     if options.json:
         print(json.dumps(_as_json(plan, statuses), indent=1))
     elif command == "plan":
         _print_plan(plan, statuses)
+        _print_searches(plan, options)
     else:
-        Console().print(_arm_table(_arm_rows(statuses)))
+        Console().print(arm_table(_arm_rows(statuses)))
         print(_totals(statuses))
+        _print_searches(plan, options)
     return COMPLETE if complete or command == "plan" else INCOMPLETE
+
+
+def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> dict[str, Any] | None:
+    """The fields of a search that the flags ask for; None where a study declares none and none is asked for."""
+    given = {
+        "suggestions": options.trials,
+        "parameters": options.parameters,
+        "samplers": options.sampler,
+        "pruner": options.pruner,
+        "seed": options.search_seed,
+    }
+    wishes = {name: value for name, value in given.items() if value is not None}
+    if study.search is None and command != "search":
+        if wishes:
+            raise UsageError(f"Study {study.name} declares no search: use `lnl search {study.name} …`.")
+        return None
+    if study.search is None and options.arms:
+        wishes["arms"] = options.arms
+    return wishes
+
+
+def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
+    """The plan with the searched arms that stand by now; `--arms a` means these, too."""
+    if plan.search is None:
+        return plan
+    from lnl import search  # imports Optuna, which most commands do without
+
+    if options.arms:
+        asked = set(options.arms)
+        options.arms = [*options.arms, *(cell.searched_arm for cell in plan.cells if cell.arm in asked)]
+    return search.confirmed(plan, store)
 
 
 def _changes(pairs: Sequence[str]) -> dict[str, Any]:
@@ -218,6 +286,10 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
     )
+    stopped = _search(plan, store, settings, options) if plan.search else None
+    if stopped:
+        return _ended_early(stopped)
+    plan = _confirmed(plan, store, options)
     progress = Progress(plan, quiet=options.json)
     outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
     statuses = outcome.statuses
@@ -244,9 +316,49 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
             print(outcome.stopped)
         if page:
             print(f"Report: {_relative(page)}")
-    if outcome.stopped and not outcome.stopped.startswith("Interrupted"):
-        return ERROR
-    return COMPLETE if complete else INCOMPLETE
+    if outcome.stopped:
+        return INCOMPLETE if outcome.stopped.startswith("Interrupted") else ERROR
+    return COMPLETE if complete and _found(plan, options) else INCOMPLETE
+
+
+def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The plan's searches, of the chosen arms."""
+    cells = plan.record["search"]["cells"] if plan.search else []
+    return [cell for cell in cells if options.arms is None or cell["arm"] in options.arms]
+
+
+def _found(plan: Plan, options: argparse.Namespace) -> bool:
+    """Whether all of them have spent their budgets."""
+    return all(cell["winner"] is not None for cell in _searches(plan, options))
+
+
+def _print_searches(plan: Plan, options: argparse.Namespace) -> None:
+    for cell in _searches(plan, options):
+        place = " ".join([cell["searched_arm"], *(f"{key}={value}" for key, value in cell["setting"].items())])
+        found = f"over {', '.join(cell['space'])}"
+        if cell["winner"] is not None:
+            values = ", ".join(f"{key}={value}" for key, value in cell["winner"]["params"].items())
+            found = f"best: suggestion {cell['winner']['number']}, {values}"
+        print(f"search  {place}: {cell['finished']} of {plan.record['search']['suggestions']} suggestions, {found}")
+
+
+def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace) -> str | None:
+    """Every search until its budget is spent; a sentence where it ended early."""
+    from lnl import runner, search
+
+    searches = search.Searches(plan, store, url=options.optuna, arms=options.arms, new=options.new_search)
+    if searches.spent():
+        return None
+    progress = SearchProgress(searches, quiet=options.json)
+    stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=options.rerun_stale)
+    for failure in sorted({one.last_failure for one in searches.searches if one.last_failure}):
+        progress.say(f"failed  {failure.splitlines()[0]}")
+    return stopped
+
+
+def _ended_early(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return INCOMPLETE if sentence.startswith("Interrupted") else ERROR
 
 
 def _report(name: str, preset: str | None, storage: Path, selection: str | None) -> int:
@@ -267,6 +379,7 @@ def _as_json(plan: Plan, statuses: Sequence[Status]) -> dict[str, Any]:
         "preset": plan.preset,
         "plan": plan.hash,
         "counts": by_state(statuses),
+        "search": plan.record["search"],
         "trials": [
             {
                 "trial": s.planned.id,
@@ -325,127 +438,6 @@ def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
     return rows
 
 
-def interval(scores: Sequence[float]) -> str:
-    """Mean ± half the 95 % t interval, in percent."""
-    from scipy import stats
-
-    if not scores:
-        return "–"
-    if len(scores) == 1:
-        return f"{100 * scores[0]:.1f} (n=1)"
-    half = float(stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores))
-    return f"{100 * fmean(scores):.1f} ± {100 * half:.1f} (n={len(scores)})"
-
-
-def _arm_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("arm")
-    for name in ("done", "running", "failed", "last test accuracy at the base, %"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def duration(seconds: float) -> str:
-    """65 -> 1:05; 7,265 -> 2:01:05"""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class Progress:
-    """One line per arm: in place on a terminal, one line per finished arm and a pulse every 30 s elsewhere."""
-
-    PULSE_S = 30.0
-
-    def __init__(self, plan: Plan, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.console = Console(stderr=quiet)
-        self.live: Live | None = None
-        self.arm = {planned.id: planned.arm for planned in plan.trials}
-        self.base = {planned.id for planned in plan.trials if planned.setting == "{}"}
-        self.total: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
-        self.running: dict[str, str] = {}
-        self.scores: dict[str, list[float]] = defaultdict(list)
-        self.began = self.pulse = time.monotonic()
-        self.started_with = 0
-
-    def start(self, todo: Sequence[Planned], statuses: Sequence[Status]) -> None:
-        self.finish()  # of an earlier round
-        self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
-        self.scores = defaultdict(list)
-        again = {planned.id for planned in todo}  # stale ones among them
-        for status in statuses:
-            self.total[status.planned.arm] += 1
-            if status.state in ("done", "stale") and status.planned.id not in again:
-                self.done[status.planned.arm] += 1
-                self._score(status.planned.id, status.accuracy)
-        self.began, self.started_with = time.monotonic(), sum(self.done.values())
-        self.say(f"{len(todo)} trials to run, {self.started_with} done before.")
-        if self.console.is_terminal and not self.quiet:
-            self.live = Live(self._table(), console=self.console, refresh_per_second=2, transient=False)
-            self.live.start()
-
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
-        self.running[trial] = f"epoch {metrics['epoch']}"
-        self._show()
-
-    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        arm = self.arm[trial]
-        self.running.pop(trial, None)
-        if outcome["outcome"] == "done":
-            self.done[arm] += 1
-            self._score(trial, outcome.get("accuracy"))
-        elif outcome["outcome"] == "failed":
-            self.failed[arm] += 1
-            self.say(f"failed  {arm} {trial}: {(outcome.get('message') or '').splitlines()[0]}")
-        if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
-            score = interval(self.scores[arm])
-            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done, last test accuracy at the base {score} %")
-        self._show()
-
-    def finish(self) -> None:
-        if self.live:
-            self.live.update(self._table())
-            self.live.stop()
-            self.live = None
-
-    def say(self, sentence: str) -> None:
-        if not self.quiet:
-            self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
-    def _score(self, trial: str, accuracy: float | None) -> None:
-        if accuracy is not None and trial in self.base:
-            self.scores[self.arm[trial]].append(accuracy)
-
-    def _show(self) -> None:
-        if self.live:
-            self.live.update(self._table())
-        elif time.monotonic() - self.pulse >= self.PULSE_S:
-            self.pulse = time.monotonic()
-            self.say(self._summary())
-
-    def _summary(self) -> str:
-        done, total = sum(self.done.values()) + sum(self.failed.values()), sum(self.total.values())
-        passed = time.monotonic() - self.began
-        fresh = done - self.started_with
-        left = f", about {duration(passed / fresh * (total - done))} left" if fresh else ""
-        return f"{done} of {total} trials, {duration(passed)} so far{left}"
-
-    def _table(self) -> Table:
-        running = Counter(self.arm[trial] for trial in self.running)
-        rows = [
-            (arm, f"{self.done[arm]}/{total}", str(running[arm]), str(self.failed[arm]), interval(self.scores[arm]))
-            for arm, total in self.total.items()
-        ]
-        table = _arm_table(rows)
-        table.caption, table.caption_justify = self._summary(), "left"
-        return table
-
-
 # --------------------------------------------------------------------------------------------------- methods, doctor
 
 
@@ -479,6 +471,7 @@ def _doctor(storage: Path, as_json: bool) -> int:
     remedies = {
         "trials": "remove it, then run the study again",
         "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
+        "suggestions": "remove it; the search goes on without it",
         "studies": "remove it",
         "events": "remove it",
     }
@@ -488,7 +481,8 @@ def _doctor(storage: Path, as_json: bool) -> int:
     for trial, lease in leases(store).items():
         if not lease["alive"]:
             holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
-            problems.append(f"abandoned lease of trial {trial} ({holder} is gone): the next run takes it over.")
+            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+            problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
     problems += [
         f"refused checkpoint {path.name}: remove it once looked at."
         for path in sorted((store.root / "checkpoints").glob("*.refused-*"))

@@ -5,6 +5,7 @@ Layout below one root folder (the `--storage` of every command):
     trials/study=<study>/<trial>-<attempt>.parquet    one wide row per attempt
     epochs/study=<study>/<trial>-<attempt>.parquet    long rows: trial, epoch, split, metric, value
     arrays/study=<study>/<trial>-<attempt>.parquet    what figures need: histograms, mixtures, matrices, embeddings
+    suggestions/study=<study>/<search>-<number>.parquet   one row per suggestion of a search, see lnl.search
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<uuid>.parquet                      append-only log, one row per file
     trained/<trial>.pt                                prerequisites of other trials, after their last epoch
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -71,8 +73,11 @@ TRIALS = pa.schema(
         ("split_hash", pa.string()),  # labelled, probe and validation images
         ("unlabelled_hash", pa.string()),
         ("init_hash", pa.string()),
+        # where a search asked for it, see lnl.search; null in all other trials
+        ("search", pa.string()),
+        ("suggestion", pa.int32()),
         # outcome
-        ("status", pa.string()),  # ok | failed | preempted
+        ("status", pa.string()),  # ok | failed | preempted | pruned
         ("failure_class", pa.string()),  # oom | nan | preempted | timeout | code_error | data_error
         ("failure_message", pa.string()),
         ("epochs_done", pa.int32()),
@@ -125,6 +130,30 @@ ARRAYS = pa.schema(
         ("schema_version", pa.int32()),
     ]
 )
+SUGGESTIONS = pa.schema(
+    [
+        ("search", pa.string()),  # name of the search, in Optuna's storage too
+        ("number", pa.int32()),  # 0, 1, … : the arm's own values are the first
+        ("arm", pa.string()),
+        ("setting", pa.string()),  # JSON, as in trials
+        ("sampler", pa.string()),
+        ("state", pa.string()),  # complete | pruned | failed
+        ("params", pa.string()),  # JSON: dotted field -> value, of the fields that were searched
+        ("values", pa.list_(pa.float64())),  # one per objective: means over the replicates; of a pruned one the last
+        ("trials", pa.list_(pa.string())),  # one per replicate
+        ("diverged", pa.int32()),  # replicates that diverged, and counted as chance
+        ("epochs", pa.int32()),  # trained, all replicates together
+        ("seconds", pa.float64()),  # of training, all replicates together
+        ("message", pa.string()),  # why it failed
+        ("curve", pa.string()),  # JSON: epoch -> validation accuracy, where a pruner looked at it
+        ("code_hash", pa.string()),
+        ("space", pa.string()),  # JSON: the whole space it was drawn from
+        ("preset", pa.string()),
+        ("asked_at", TIME),
+        ("told_at", TIME),
+        ("schema_version", pa.int32()),
+    ]
+)
 STUDIES = pa.schema(
     [
         ("study", pa.string()),
@@ -146,8 +175,15 @@ EVENTS = pa.schema(
         ("schema_version", pa.int32()),
     ]
 )
-TABLES = {"trials": TRIALS, "epochs": EPOCHS, "arrays": ARRAYS, "studies": STUDIES, "events": EVENTS}
-PARTITIONED = ("trials", "epochs", "arrays")
+TABLES = {
+    "trials": TRIALS,
+    "epochs": EPOCHS,
+    "arrays": ARRAYS,
+    "suggestions": SUGGESTIONS,
+    "studies": STUDIES,
+    "events": EVENTS,
+}
+PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
@@ -165,6 +201,11 @@ def now() -> datetime:
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def short_hash(text: str) -> str:
+    """12 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -224,7 +265,7 @@ class Store:
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
         path = self.root / ".identity"
-        with _locked(self.root):
+        with locked(self.root):
             if not path.exists():
                 write_atomically(path, lambda temporary: temporary.write_text(uuid.uuid4().hex))
         return path.read_text()
@@ -256,6 +297,12 @@ class Store:
                 write_rows(self.attempt_path(table, study, trial, attempt), TABLES[table], rows)
         write_rows(path, TRIALS, [row])
 
+    def suggestion_path(self, study: str, search: str, number: int) -> Path:
+        return self.root / "suggestions" / f"study={study}" / f"{short_hash(search)}-{number}.parquet"
+
+    def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
+        write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
+
     def write_plan(self, row: Mapping[str, Any]) -> None:
         write_rows(self.root / "studies" / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet", STUDIES, [row])
 
@@ -268,6 +315,19 @@ class Store:
 
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
+
+    def give_up(self, trial: str) -> None:
+        """Tell the worker that trains it that it is stopped for good."""
+        self._mark(trial).touch()
+
+    def is_given_up(self, trial: str) -> bool:
+        """Whether it was; the mark is gone after that."""
+        if marked := self._mark(trial).exists():
+            self._mark(trial).unlink(missing_ok=True)
+        return marked
+
+    def _mark(self, trial: str) -> Path:
+        return self.root / "leases" / f"{trial}.pruned"
 
     @property
     def trained(self) -> Path:
@@ -282,9 +342,15 @@ class Store:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def read(
-        self, table: str, study: str | None = None, columns: Sequence[str] | None = None, filters: Any = None
+        self,
+        table: str,
+        study: str | None = None,
+        columns: Sequence[str] | None = None,
+        filters: Any = None,
+        *,
+        trial: str | None = None,
     ) -> tuple[pd.DataFrame, list[Path]]:
-        """All readable parts of a table, and the parts that could not be read.
+        """All readable parts of a table (or only those of one trial), and the parts that could not be read.
 
         `filters` are (column, operator, value) that all must hold.  Unwanted columns are never decoded; those that an
         older file lacks read as null.
@@ -293,7 +359,8 @@ class Store:
         folder = self.root / table
         if study is not None and table in PARTITIONED:
             folder = folder / f"study={study}"
-        paths = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+        files = folder.rglob(f"{trial}-*.parquet" if trial else "*.parquet")
+        paths = sorted(path for path in files if not path.name.startswith("."))
         partitioned = table in PARTITIONED
         wanted = list(columns) if columns is not None else [*(["study"] if partitioned else []), *schema.names]
         inside = [name for name in wanted if not (partitioned and name == "study")] or schema.names[:1]  # rows to count
@@ -402,7 +469,7 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        with _locked(self.path.parent):
+        with locked(self.path.parent):
             if (record := _read_lease(self.path)) and record["token"] == self.token:
                 self.path.unlink(missing_ok=True)
 
@@ -416,7 +483,7 @@ def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[st
     """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record)."""
     path = store.root / "leases" / f"{trial}.json"
     process = psutil.Process()
-    with _locked(path.parent):
+    with locked(path.parent):
         previous = _read_lease(path)
         if previous is not None and _alive(path, previous):
             return None, previous
@@ -465,7 +532,8 @@ def _alive(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the system frees the lock of a process that dies.  Raises `StorageError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import platform
@@ -57,6 +58,8 @@ ADDRESS = _prepare_environment()
 import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
 
 from lnl import data, methods, networks, task  # noqa: E402
 from lnl.results import (  # noqa: E402
@@ -108,6 +111,8 @@ class Job:
     arm: str
     setting: str
     prerequisite: bool  # keep what it has learnt: other trials start from it
+    search: str | None
+    suggestion: int | None
     embeddings: int
     store: str  # identity of the results folder that the driver sees
     run: str  # of this driver
@@ -140,13 +145,14 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             return
         with lease:
             columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
-            rows, _ = store.read("trials", job.study, columns, [("trial", "=", trial.id)])
+            rows, _ = store.read("trials", job.study, columns, trial=trial.id)
             finished = rows[is_outcome(rows)]
             current = trial_code_hash(trial) in set(finished["code_hash"])
             kept = not job.prerequisite or trained_path(store.trained, trial).exists()
             if len(finished) and kept and (current or not job.rerun_stale):
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
+            store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
             attempt = store.next_attempt(job.study, trial.id)
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
@@ -185,6 +191,10 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
             elif row.epoch == trial.total_epochs and job.prerequisite:
                 _save(trained_path(store.trained, trial), row.snapshot()["parts"])
             report(_flat(row))
+    except SystemExit:  # from `report`: Tune ends the trial
+        if not store.is_given_up(trial.id):
+            raise  # the user ends the run: the next one goes on from the checkpoint
+        failure = {"status": "pruned"}
     except (StorageError, torch.AcceleratorError):
         raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
     except Exception as error:
@@ -211,7 +221,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         for epoch, split, name, shape, values in arrays
     ]
     store.write_attempt(job.study, final, curves, shaped)
-    accident = failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
+    accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
     message = failure.get("failure_message", "")
@@ -252,6 +262,8 @@ def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
         "setting": job.setting,
         "replicate": trial.replicate,
         "plan_hash": job.plan_hash,
+        "search": job.search,
+        "suggestion": job.suggestion,
         "method": method,
         "dataset": trial.dataset,
         "network": trial.network,
@@ -276,7 +288,11 @@ def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
 
 def _flat(row: Row) -> dict[str, Any]:
     """A row as Tune metrics: test_accuracy, train_loss, …"""
-    return {"epoch": row.epoch, **{f"{split}_{metric}": value for (split, metric), value in row.metrics.items()}}
+    return {
+        "epoch": row.epoch,
+        "seconds": row.seconds,
+        **{f"{split}_{metric}": value for (split, metric), value in row.metrics.items()},
+    }
 
 
 def _save_checkpoint(
@@ -336,9 +352,7 @@ def run_plan(
     had.
     """
     store = Store(settings.storage)
-    identity, run = store.identity(), secrets.token_hex(8)
-    commit, dirty = git_state()
-    store.write_plan(plan_row(plan, commit))
+    job_of = _submit(plan, store, rerun_stale)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
     tried: set[str] = set()
     stopped: str | None = None
@@ -358,13 +372,11 @@ def run_plan(
                 settings = stack.enter_context(_ray(settings))
                 progress.start(todo, statuses)
                 stack.callback(progress.finish)
-                about = (identity, run, rerun_stale, plan.study, plan.preset, plan.hash, commit, dirty)
-                kept = plan.record["embeddings"]
-                jobs = [
-                    Job(p.trial.model_dump(mode="json"), p.arm, p.setting, p.prerequisite, kept, *about) for p in todo
-                ]
-                stopped, taken = _tune(jobs, settings, progress)
-                tried |= {planned.id for planned in todo} - taken
+                watch = _Watch(progress)
+                space = {"param_space": tune.grid_search([_as_config(planned, job_of(planned)) for planned in todo])}
+                _tune(watch, settings, space)
+                stopped = watch.stopped
+                tried |= {planned.id for planned in todo} - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             elif waiting:
@@ -373,6 +385,34 @@ def run_plan(
                 break
             statuses = standing()
     return Outcome(statuses, stopped)
+
+
+def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], Job]:
+    """Write the plan to the store; returns what makes jobs of its trials."""
+    identity, run = store.identity(), secrets.token_hex(8)
+    commit, dirty = git_state()
+    store.write_plan(plan_row(plan, commit))
+
+    def job(planned: Planned) -> Job:
+        return Job(
+            trial=planned.trial.model_dump(mode="json"),
+            arm=planned.arm,
+            setting=planned.setting,
+            prerequisite=planned.prerequisite,
+            search=planned.search,
+            suggestion=planned.suggestion,
+            embeddings=plan.record["embeddings"],
+            store=identity,
+            run=run,
+            rerun_stale=rerun_stale,
+            study=plan.study,
+            preset=plan.preset,
+            plan_hash=plan.hash,
+            git_commit=commit,
+            git_dirty=dirty,
+        )
+
+    return job
 
 
 def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], store: Store) -> list[Planned]:
@@ -480,22 +520,22 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _tune(jobs: Sequence[Job], settings: Settings, progress: Any) -> tuple[str | None, set[str]]:
-    """One Tuner over the jobs: a sentence where it had to stop early, and the trials that another driver holds."""
-    watch = _Watch(progress)
+def _tune(watch: _Watch, settings: Settings, options: Mapping[str, Any]) -> None:
+    """One Tuner whose trials are jobs; `options`: what to run, for `TuneConfig`, or as its `param_space`."""
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data mean the same in workers
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
 
     def trainable(config: dict[str, Any]) -> None:
-        execute(Job(**config["job"]), settings, tune.report)
+        execute(Job(**json.loads(config["job"]["job"])), settings, tune.report)
 
+    of_config = {name: value for name, value in options.items() if name != "param_space"}
     with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial or 0}),
-            param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
+            param_space={"job": options["param_space"]} if "param_space" in options else None,
             tune_config=tune.TuneConfig(
-                reuse_actors=True, trial_name_creator=_trial_id, trial_dirname_creator=_trial_id
+                reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_folder, **of_config
             ),
             run_config=tune.RunConfig(
                 name=f"run-{secrets.token_hex(4)}",
@@ -510,19 +550,31 @@ def _tune(jobs: Sequence[Job], settings: Settings, progress: Any) -> tuple[str |
             tuner.fit()
         except ray.exceptions.RayError as error:
             watch.stopped = f"Ray was lost ({type(error).__name__}). What is finished is stored: run again to go on."
-    return watch.stopped, watch.taken
 
 
-def _trial_id(trial: Any) -> str:
+def _as_config(planned: Planned, job: Job) -> dict[str, str]:
+    """A Tune configuration; text, because Tune takes dots and slashes in keys for its own."""
+    return {"id": planned.id, "job": json.dumps(asdict(job))}
+
+
+def _trial_name(trial: Any) -> str:
     """Of a Tune trial, our id."""
-    return parse(trial.config["job"]["trial"]).id
+    return str(trial.config["job"]["id"])
+
+
+def _trial_folder(trial: Any) -> str:
+    """In Tune's scratch; a trial may come twice."""
+    return f"{_trial_name(trial)}-{trial.trial_id}"
 
 
 class _Watch(tune.Callback):
-    """Passes Tune's events on to the progress display; stops everything where storage fails or the user interrupts."""
+    """Passes Tune's events on to the progress display and to searches; stops everything where storage fails or the user
+    interrupts.
+    """
 
-    def __init__(self, progress: Any) -> None:
+    def __init__(self, progress: Any, searches: Any = None) -> None:
         self.progress = progress
+        self.searches = searches
         self.stopped: str | None = None
         self.taken: set[str] = set()
 
@@ -536,15 +588,28 @@ class _Watch(tune.Callback):
             self.stopped = result["message"]
         if result["outcome"] == "taken":
             self.taken.add(str(trial))
-        self.progress.end(str(trial), result)
+        self.end(str(trial), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         message = f"its worker died {RETRIES + 1} times; run again to go on."
-        self.progress.end(str(trial), {"outcome": "failed", "message": message})
+        self.end(str(trial), {"outcome": "failed", "message": message})
+
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        if self.searches:
+            self.guarded(self.searches.ended, trial, outcome)
+        self.progress.end(trial, outcome)
+
+    def guarded(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it; where the storage fails end the run in order, as Tune would not."""
+        try:
+            return act(*arguments)
+        except StorageError as error:
+            self.stopped = str(error)
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks, and a live display cannot be.
-        return {"progress": None, "stopped": self.stopped, "taken": self.taken}
+        return {"progress": None, "searches": None, "stopped": self.stopped, "taken": self.taken}
 
 
 class _Stop(tune.Stopper):
@@ -561,6 +626,138 @@ class _Stop(tune.Stopper):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Stop:
         return self  # Tune copies its settings; the watch must stay the one that hears the user
+
+
+# ---------------------------------------------------------------------------------------------------------- searches
+
+
+def run_search(
+    plan: Plan, searches: Any, settings: Settings, progress: Any, *, rerun_stale: bool = False
+) -> str | None:
+    """Train what the searches ask for until all have spent their budgets; returns a sentence where it ended early.
+
+    `searches` is a `lnl.search.Searches`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where
+    results or data cannot be had.
+    """
+    store = Store(settings.storage)
+    check_data(
+        [Planned(search.cell.trial, search.cell.arm, search.cell.setting) for search in searches.searches],
+        settings.data,
+    )
+    job_of = _submit(plan, store, rerun_stale)
+    stopped: str | None = None
+    with contextlib.ExitStack() as stack:
+        stack.callback(searches.close)
+        settings = stack.enter_context(_ray(settings))
+        stack.callback(progress.finish)
+        progress.start()
+        while stopped is None and not searches.spent():
+            watch = _Watch(progress, searches)
+            work = _Work(watch, settings, job_of)
+            _tune(watch, settings, {"search_alg": work, "scheduler": _Pruning(watch, store), "num_samples": -1})
+            stopped = watch.stopped
+            if stopped is None and not searches.spent():
+                if not settings.wait:
+                    return None
+                time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
+    return stopped
+
+
+class _Work(Searcher):
+    """The searches as Tune's search algorithm: one trial after the other, as many at once as the cluster holds."""
+
+    def __init__(self, watch: _Watch, settings: Settings, job_of: Callable[[Planned], Job]) -> None:
+        super().__init__()
+        self.watch, self.settings, self.job_of = watch, settings, job_of
+        self.living: set[str] = set()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True  # that is all in the searches
+
+    def suggest(self, trial_id: str) -> Any:
+        searches = self.watch.searches
+        if self.watch.stopped:
+            return Searcher.FINISHED
+        if len(self.living) >= (capacity := _capacity(self.settings)):
+            return None
+        planned = self.watch.guarded(searches.next, capacity)
+        if planned is None:
+            return None if searches.busy() and not self.watch.stopped else Searcher.FINISHED
+        self.living.add(trial_id)
+        return {"job": _as_config(planned, self.job_of(planned))}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.living.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is asked for stands in Optuna's storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Work:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _capacity(settings: Settings) -> int:
+    """How many trials the cluster trains at once."""
+    has = ray.cluster_resources()
+    wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial or 0}
+    return max(1, int(min(has.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
+
+
+class _Pruning(FIFOScheduler):
+    """Gives up trials of searches: as Optuna's pruner says, or as Ray Tune's ASHA, one for each cell."""
+
+    RUNGS = 9  # ASHA first looks after this part of a trial's epochs
+    REDUCTION = 3  # and keeps this part of the suggestions at each rung
+
+    def __init__(self, watch: _Watch, store: Store) -> None:
+        super().__init__()
+        self.watch, self.store = watch, store
+        self.asha: dict[str, AsyncHyperBandScheduler] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if asha := self._asha_of(trial):
+            asha.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "outcome" in result or self.watch.stopped:
+            return FIFOScheduler.CONTINUE
+        name = str(trial)
+        stop = self.watch.guarded(self.watch.searches.epoch, name, result)
+        if asha := self._asha_of(trial):
+            stop = asha.on_trial_result(tune_controller, trial, result) == FIFOScheduler.STOP
+        if not stop:
+            return FIFOScheduler.CONTINUE
+        self.store.give_up(name)
+        self.watch.end(name, {"outcome": "pruned", "seconds": result["seconds"]})
+        return FIFOScheduler.STOP
+
+    def _asha_of(self, trial: Any) -> AsyncHyperBandScheduler | None:
+        found = self.watch.searches.searched_by(str(trial)) if self.watch.searches.pruner == "asha" else None
+        if found is None:
+            return None
+        cell, epochs = found
+        if cell not in self.asha:
+            self.asha[cell] = AsyncHyperBandScheduler(
+                time_attr="epoch",
+                metric="validation_accuracy",
+                mode="max",
+                max_t=epochs + 1,  # the last epoch is no pruning
+                grace_period=max(1, epochs // self.RUNGS),
+                reduction_factor=self.REDUCTION,
+            )
+        return self.asha[cell]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Pruning:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 @contextlib.contextmanager

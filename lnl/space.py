@@ -1,30 +1,102 @@
-"""The vocabulary of a method's `SEARCH`: what may be tried for one field.  Pure data."""
+"""The vocabulary of search spaces: what may be tried for one field of a trial.  Pure data.
+
+A space maps dotted fields of `Trial`, in the words of `--set`, to what may be tried for them:
+
+    SEARCH = {
+        "method.lambda_u": Uniform(1.0, 150.0, log=True),
+        "method.truncated": Choice((False, True)),
+        "method.k": Uniform(0.1, 0.9, when={"method.truncated": (True,)}),
+        "probe": Integer(10, 500, log=True),
+    }
+
+`when` makes a field conditional: it is searched only where another one has one of these values, be that a value that
+is searched (declared earlier in the space) or one that the arm fixes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+Condition = Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """A real number in [low, high]; `log`: uniform in its logarithm."""
+    """A real number in [low, high]; `log`: uniform in its logarithm.  Raises `ValueError` for an empty range."""
 
     low: float
     high: float
     log: bool = False
+    when: Condition = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.log)
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in [low, high], both included."""
+    """A whole number in [low, high], both included; `log`: uniform in its logarithm.
+
+    Raises `ValueError` for an empty range.
+    """
 
     low: int
     high: int
+    log: bool = False
+    when: Condition = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.log)
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            raise ValueError(f"A range of whole numbers has whole ends, not {self.low} and {self.high}: use Uniform.")
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the values."""
+    """One of the values: numbers, texts, truth values or None.  Raises `ValueError` where there is none to choose."""
 
     values: tuple[Any, ...]
+    when: Condition = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("A choice needs at least one value.")
+        if odd := [value for value in self.values if not isinstance(value, str | int | float | bool | None)]:
+            raise ValueError(f"A choice is among numbers, texts, truth values and None, not {odd[0]!r}.")
+        if len({(type(value), value) for value in self.values}) < len(self.values):
+            raise ValueError(f"A choice names each value once, not {self.values}.")
+
+    def __contains__(self, value: Any) -> bool:
+        return any(type(value) is type(mine) and value == mine for mine in self.values)
+
+
+Space = Uniform | Integer | Choice
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"A range has finite ends, not {low} and {high}.")
+    if low >= high:
+        raise ValueError(f"The range from {low} to {high} is empty: give a low end below the high one.")
+    if log and low <= 0:
+        raise ValueError(f"There is no logarithm of {low}: start a log range above 0, or leave `log` out.")
+
+
+def as_json(space: Space) -> dict[str, Any]:
+    """{"kind": "uniform", "low": 0.1, "high": 10.0, "log": true}, with `when` where there is one."""
+    said: dict[str, Any] = {"kind": type(space).__name__.lower(), **asdict(space)}
+    said["when"] = {key: list(values) for key, values in space.when.items()}
+    if isinstance(space, Choice):
+        said["values"] = list(space.values)
+    return {name: value for name, value in said.items() if name != "when" or value}

@@ -21,21 +21,24 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as settings
 
+from lnl import methods
 from lnl.results import Store, canonical, is_outcome, latest, leases, now
+from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
 
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
+SEARCH_REPLICATES = 1000  # searches have the replicates from here on, studies those below: no search sees a study's
 
 
 @settings(frozen=True, config=_STRICT)
@@ -59,14 +62,51 @@ class Panel:
 
 
 @settings(frozen=True, config=_STRICT)
+class Search:
+    """A search nested in every arm: as many suggestions for each, the arm's own values the first.
+
+    Suggestions are chosen by validation accuracy, never by the test set.  The best of each arm is then trained beside
+    the arm itself on the study's replicates, none of which the search has seen.
+    """
+
+    suggestions: Annotated[int, Field(ge=1)] = 30  # of each arm and sampler, the arm's own values among them
+    space: dict[str, Uniform | Integer | Choice] | None = None  # dotted field -> what may be tried; None: SEARCH of
+    # each arm's method
+    parameters: tuple[str, ...] | None = None  # only these fields of the space; None: all
+    arms: tuple[str, ...] | None = None  # that are searched; None: all
+    samplers: tuple[Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"], ...] = ("tpe",)  # one search for each
+    pruner: Literal["none", "asha", "median", "percentile", "successive_halving", "hyperband"] = "none"  # asha: Tune's
+    objectives: tuple[Literal["accuracy"]] | tuple[Literal["accuracy"], Literal["seconds"]] = ("accuracy",)
+    selection: Literal["last", "last10", "val_selected"] | None = None  # of the validation curve; None: the study's
+    replicates: Annotated[int, Field(ge=1)] = 1  # of each suggestion: their mean counts
+    settings: Literal["base", "each"] = "base"  # base: what is best there is used in all settings
+    seed: Annotated[int, Field(ge=0)] = 0  # of the samplers
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        if self.pruner != "none" and self.replicates > 1:
+            raise ValueError("a pruner looks at one curve: search with 1 replicate a suggestion, or without a pruner")
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ValueError("a pruner looks at one objective: search for accuracy alone, or without a pruner")
+        if "cmaes" in self.samplers and len(self.objectives) > 1:
+            raise ValueError("CMA-ES has one objective: choose another sampler, or search for accuracy alone")
+        if not self.samplers or len(set(self.samplers)) < len(self.samplers):
+            raise ValueError("a search needs a sampler, and each but once")
+        if self.parameters is not None and not self.parameters:
+            raise ValueError("a search needs at least one parameter")
+        return self
+
+
+@settings(frozen=True, config=_STRICT)
 class Preset:
-    """The same study at another size: other base, factor levels, replicates, panels or details of arms."""
+    """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
 
     base: dict[str, Any] = Field(default_factory=dict)
     factors: dict[str, list[Any]] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further overrides of arms that exist
     panels: tuple[str, ...] | None = None
     replicates: Annotated[int, Field(ge=1)] | None = None
+    search: dict[str, Any] = Field(default_factory=dict)  # fields of the study's search
 
 
 @dataclass(frozen=True)
@@ -77,10 +117,43 @@ class Planned:
     arm: str
     setting: str  # canonical JSON of the factor values that differ from the base
     prerequisite: bool = False  # other trials of the plan start from what it has learnt
+    search: str | None = None  # name of the search that asks for it, and the number of the suggestion
+    suggestion: int | None = None
 
     @property
     def id(self) -> str:
         return self.trial.id
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a search is nested: one arm in one setting with one sampler."""
+
+    name: str  # study/preset/arm_sampler, the setting, and a hash of all that makes two suggestions comparable
+    arm: str
+    setting: str
+    sampler: str
+    trial: Trial  # the arm in that setting, replicate 0
+    space: Mapping[str, Space]
+
+    @property
+    def searched_arm(self) -> str:
+        """The arm with the values that the search finds."""
+        return f"{self.arm}_{self.sampler}"
+
+    @property
+    def place(self) -> str:
+        """The name without the hash: what stays when the declaration of the search changes."""
+        return self.name.rpartition("/")[0]
+
+    def holds(self, key: str, trial: Trial) -> bool:
+        """Whether the field is searched in a trial that has these values."""
+        return all(_get(trial, other) in values for other, values in self.space[key].when.items())
+
+    @property
+    def default(self) -> dict[str, Any]:
+        """The arm's own values of the fields that are searched there."""
+        return {key: _get(self.trial, key) for key in self.space if self.holds(key, self.trial)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +164,8 @@ class Plan:
     preset: str
     trials: tuple[Planned, ...]
     record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+    search: Search | None = None
+    cells: tuple[Cell, ...] = ()
 
     def of_arms(self, arms: Sequence[str] | None) -> set[str]:
         """Ids of these arms' trials (None: of all), with those that they start from."""
@@ -120,6 +195,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     contrasts: list[Contrast] = Field(default_factory=list)
     presets: dict[str, Preset] = Field(default_factory=dict)
     selection: Literal["last", "last10", "val_selected"] = "last"
+    search: Search | None = None
     embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
 
     @model_validator(mode="after")
@@ -149,11 +225,13 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         *,
         changes: Mapping[str, Any] | None = None,
         replicates: int | None = None,
+        search: Mapping[str, Any] | None = None,
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  Raises `ValueError` for unknown presets and keys, and
-        where two arms are the same configuration (they would count as evidence twice).
+        `changes`: dotted overrides of the base, last to apply.  `search`: fields of its search, last to apply; a study
+        that declares none gets one where they are given.  Raises `ValueError` for unknown presets and keys, for a
+        search that cannot be, and where two arms are the same configuration (they would count as evidence twice).
         """
         if preset is not None and preset not in self.presets:
             raise ValueError(
@@ -176,7 +254,11 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
         panels = {name: panel for name, panel in panels.items() if chosen.panels is None or name in chosen.panels}
         count = replicates or chosen.replicates or self.replicates
+        if count > SEARCH_REPLICATES:
+            raise ValueError(f"{count} replicates are too many: those from {SEARCH_REPLICATES} on belong to searches.")
         level = {factor: _get(base, factor) for factor in factors}
+
+        searching = self._search({**chosen.search, **(search or {})}, wanted=search is not None)
 
         found: dict[str, Planned] = {}
         for panel in panels.values():
@@ -199,8 +281,12 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                                 f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it."
                             )
         declared = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
-        trials = _with_prerequisites(declared)
+        trials = with_prerequisites(declared)
         here = {arm for panel in panels.values() for arm in panel.arms}
+        cells = _cells(searching, self.name, preset or "base", found.values(), self.selection) if searching else ()
+        crossed = {factor for panel in panels.values() for factor in panel.across}
+        if both := [key for cell in cells for key in cell.space if key in crossed]:
+            raise ValueError(f"'{both[0]}' is a factor of the study and cannot be searched: leave one of the two out.")
         record = {
             "study": self.name,
             "preset": preset or "base",
@@ -232,8 +318,24 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                 for p in declared
             ],
             "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
+            "search": searching and _search_record(searching, cells, self.selection),
         }
-        return Plan(self.name, preset or "base", trials, record)
+        return Plan(self.name, preset or "base", trials, record, searching, cells)
+
+    def _search(self, changes: Mapping[str, Any], wanted: bool) -> Search | None:
+        """The study's search with these fields changed, or None.  Raises `ValueError` with one sentence."""
+        if self.search is None and not wanted:
+            return None
+        own = {field.name: getattr(self.search or Search(), field.name) for field in fields(Search)}
+        if unknown := sorted(set(changes) - set(own)):
+            raise ValueError(f"A search has no field '{unknown[0]}': there are {', '.join(own)}.")
+        try:
+            return Search(**{**own, **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            place = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"Search: {place + ': ' if place else ''}{message}.") from None
 
     def trials(self) -> list[Trial]:
         """The base plan's configurations, in a fixed order."""
@@ -246,7 +348,111 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         raise SystemExit(study_main(self))
 
 
-def _with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
+def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], selection: str) -> tuple[Cell, ...]:
+    """One cell for each arm, sampler and setting to search in.  Raises `ValueError` for a space that cannot be."""
+    places: dict[tuple[str, str], Trial] = {}
+    planned = [one for one in planned if search.arms is None or one.arm in search.arms]
+    for one in planned:
+        if one.trial.replicate == 0 and (search.settings == "each" or one.setting == "{}"):
+            places[one.arm, one.setting] = one.trial
+    if absent := sorted({one.arm for one in planned} - {arm for arm, _ in places}):
+        raise ValueError(
+            f"Arm '{absent[0]}' is not planned in the base setting, where the search would be: add the base's levels "
+            "to the factors, or search with settings='each'."
+        )
+    cells = []
+    for (arm, setting), trial in places.items():
+        if not trial.validation.images:
+            raise ValueError(
+                f"A search chooses by validation images, and arm '{arm}' has none: give the base some, such as "
+                "validation.images=200."
+            )
+        space = _space(search, arm, trial)
+        for sampler in search.samplers:
+            comparable = {
+                "trial": trial.identity(),
+                "space": {key: as_json(one) for key, one in space.items()},
+                "selection": search.selection or selection,
+                **{name: getattr(search, name) for name in ("objectives", "replicates", "pruner", "seed")},
+            }
+            digest = hashlib.sha256(canonical(comparable).encode()).hexdigest()[:8]
+            words = [study, preset, f"{arm}_{sampler}", *([setting] if setting != "{}" else []), digest]
+            cells.append(Cell("/".join(words), arm, setting, sampler, trial, space))
+    return tuple(cells)
+
+
+def _space(search: Search, arm: str, trial: Trial) -> dict[str, Space]:
+    """What is searched in an arm: the fields that can matter there.
+
+    Raises `ValueError` where a field does not exist, a condition cannot be asked, or the arm's own value lies outside.
+    """
+    space: dict[str, Space] = dict(search.space or methods.load(trial.method_name).SEARCH)
+    of = f"The search of arm '{arm}'"
+    if search.parameters is not None:
+        if unknown := [key for key in search.parameters if key not in space]:
+            raise ValueError(f"{of} has no parameter '{unknown[0]}': there are {', '.join(space)}.")
+        space = {key: space[key] for key in space if key in search.parameters}
+    if "replicate" in space:
+        raise ValueError(f"{of} cannot search the field 'replicate': ask for replicates instead.")
+    own = {}
+    for place, (key, one) in enumerate(space.items()):
+        for other in (key, *one.when):
+            try:
+                own[other] = _get(trial, other)
+            except ValueError:
+                raise ValueError(f"{of} names '{other}', which is no field of its trials.") from None
+        if late := [other for other in one.when if other in list(space)[place:]]:
+            raise ValueError(f"{of} asks for '{late[0]}' too late: it comes before '{key}', which depends on it.")
+    mattering: dict[str, Space] = {}
+    for key, one in space.items():
+        fixed = {other: values for other, values in one.when.items() if other not in mattering}
+        if all(own[other] in values for other, values in fixed.items()):
+            mattering[key] = one
+    for key, one in mattering.items():
+        if all(own[other] in values for other, values in one.when.items()) and own[key] not in one:
+            raise ValueError(
+                f"{of} does not hold the arm's own value of '{key}', {own[key]!r}, which is always tried first: widen "
+                "its range."
+            )
+    if not mattering:
+        raise ValueError(f"{of} has nothing to search: no field of its space matters there.")
+    return mattering
+
+
+def _search_record(search: Search, cells: Sequence[Cell], selection: str) -> dict[str, Any]:
+    """The search as it stands in a plan's record."""
+    validation = {cell.trial.validation.labels for cell in cells}
+    return {
+        **{name: getattr(search, name) for name in ("suggestions", "pruner", "replicates", "settings", "seed")},
+        "objectives": list(search.objectives),
+        "selection": search.selection or selection,
+        "validation_labels": " or ".join(sorted(validation)),
+        "cells": [
+            {
+                "search": cell.name,
+                "arm": cell.arm,
+                "searched_arm": cell.searched_arm,
+                "sampler": cell.sampler,
+                "setting": json.loads(cell.setting),
+                "space": {key: as_json(one) for key, one in cell.space.items()},
+                "default": cell.default,
+                "paper": {key: value for key, value in _papers_values(cell).items() if value is not None},
+                "finished": 0,
+                "winner": None,
+                "importance": {},
+            }
+            for cell in cells
+        ],
+    }
+
+
+def _papers_values(cell: Cell) -> dict[str, Any]:
+    """Defaults of the method's own fields, which are its paper's."""
+    paper = Trial(method=methods.configure(cell.trial.method_name))
+    return {key: _get(paper, key) for key in cell.space if key.startswith("method.")}
+
+
+def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
     """The declared trials with those that they start from, each once and before them.
 
     One that the study has as an arm of its own keeps that arm; the others are named after what they are for.
