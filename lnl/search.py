@@ -160,7 +160,6 @@ def _storage_errors(place: str) -> Iterator[None]:
         optuna.exceptions.StorageInternalError,
         sqlalchemy.exc.SQLAlchemyError,
         OSError,
-        json.JSONDecodeError,
     ) as error:
         cause = error.__cause__ or error
         raise StorageError(
@@ -168,7 +167,7 @@ def _storage_errors(place: str) -> Iterator[None]:
             "no result is lost, and a storage that is gone is made again from the results."
         ) from None
     except ValueError as error:
-        if "Invalid log format" not in str(error):
+        if not isinstance(error, json.JSONDecodeError) and "Invalid log format" not in str(error):
             raise
         raise StorageError(
             f"Optuna's journal {place} is damaged: move it away and run again; it is made anew from the results."
@@ -217,7 +216,7 @@ class CellSearch:
             )
             self.rebuilt = self._rebuild()
             attributes = self.study.user_attrs
-            driver = attributes.get("drivers", 0)
+            driver = attributes.get("drivers", len(self.rows))  # a rebuilt storage has forgotten how many there were
             if not self.study.get_trials(deepcopy=False):
                 self.study.enqueue_trial(cell.default)
             joint = self.cell.sampler == "qmc"  # one sequence, whose place Optuna stores
@@ -294,12 +293,13 @@ class CellSearch:
                 if one.number not in mine and (lease := self._claim(one.number)):
                     if found := self._take(optuna.trial.Trial(self.study, one._trial_id), lease):
                         return found
-            if sum(self.standing().values()) >= self.settings.suggestions:
-                return None
-            trial = self.study.ask()
-            lease = self._claim(trial.number)
-            assert lease is not None, "a number is given once"
-            return self._take(trial, lease)
+            while sum(self.standing().values()) < self.settings.suggestions:
+                trial = self.study.ask()
+                lease = self._claim(trial.number)
+                assert lease is not None, "a number is given once"
+                if found := self._take(trial, lease):
+                    return found
+            return None
 
     def _claim(self, number: int) -> Lease | None:
         lease, _ = claim(self.store, f"search-{short_hash(self.cell.name)}-{number}", study=self.plan.study)
