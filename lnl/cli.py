@@ -221,11 +221,11 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         print(json.dumps(_as_json(plan, statuses), indent=1))
     elif command == "plan":
         _print_plan(plan, statuses)
-        _print_searches(plan, options)
     else:
         Console().print(arm_table(_arm_rows(statuses)))
         print(_totals(statuses))
-        _print_searches(plan, options)
+    if not options.json:
+        _print_searches(plan, options, statuses)
     return COMPLETE if complete or command == "plan" else INCOMPLETE
 
 
@@ -332,14 +332,30 @@ def _found(plan: Plan, options: argparse.Namespace) -> bool:
     return all(cell["winner"] is not None for cell in _searches(plan, options))
 
 
-def _print_searches(plan: Plan, options: argparse.Namespace) -> None:
+def _print_searches(plan: Plan, options: argparse.Namespace, statuses: Sequence[Status]) -> None:
+    """A line for each search, and what is left of all, estimated from the arms' own trials."""
+    cost = {status.planned.arm: status.seconds for status in statuses if status.seconds is not None}
+    left, unknown = 0.0, False
     for cell in _searches(plan, options):
+        budget = plan.record["search"]["suggestions"]
         place = " ".join([cell["searched_arm"], *(f"{key}={value}" for key, value in cell["setting"].items())])
         found = f"over {', '.join(cell['space'])}"
         if cell["winner"] is not None:
-            values = ", ".join(f"{key}={value}" for key, value in cell["winner"]["params"].items())
+            values = ", ".join(f"{key}={_short(value)}" for key, value in cell["winner"]["params"].items())
             found = f"best: suggestion {cell['winner']['number']}, {values}"
-        print(f"search  {place}: {cell['finished']} of {plan.record['search']['suggestions']} suggestions, {found}")
+        print(f"search  {place}: {cell['finished']} of {budget} suggestions, {found}")
+        trials = (budget - cell["finished"]) * plan.record["search"]["replicates"]
+        unknown |= trials > 0 and cell["arm"] not in cost
+        left += trials * cost.get(cell["arm"], 0.0)
+    if left:
+        rest = ", and that of arms without a timed trial" if unknown else ""
+        print(f"Work left in the searches: about {duration(left)}, one trial at a time{rest}.")
+    elif unknown:
+        print("Work left in the searches: not known before a trial of their arms has been timed.")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace) -> str | None:
@@ -451,11 +467,12 @@ def _methods(name: str | None) -> int:
             table.add_row(one.name, escape(one.title), ", ".join(one.uses), cost)
     else:
         one = catalogue.entry(name)
-        table = Table("switch", "default", "meaning", box=None, title=escape(one.title), title_justify="left")
+        columns = ("switch", "default", "search", "meaning")
+        table = Table(*columns, box=None, title=escape(one.title), title_justify="left")
         for switch in one.switches:
-            table.add_row(
-                f"method.{switch.name}", escape(catalogue.default_text(switch.default)), escape(switch.meaning)
-            )
+            texts = (catalogue.default_text(switch.default), switch.search, switch.meaning)
+            table.add_row(f"method.{switch.name}", *map(escape, texts))
+        table.caption = f"A search tries, of the trial's own fields: {one.search}." if one.search else None
     Console().print(table)
     return COMPLETE
 

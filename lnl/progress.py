@@ -163,6 +163,7 @@ class SearchProgress(Display):
         super().__init__(quiet)
         self.searches = searches
         self.started_with = 0
+        self.shown = 0.0
         self.told: set[str] = set()
 
     def start(self) -> None:
@@ -180,7 +181,9 @@ class SearchProgress(Display):
         self._begin()
 
     def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
-        self._show()
+        if time.monotonic() - self.shown >= 1.0:  # it asks Optuna's storage how all searches stand
+            self.shown = time.monotonic()
+            self._show()
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if outcome["outcome"] == "failed":

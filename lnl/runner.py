@@ -225,7 +225,12 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
     message = failure.get("failure_message", "")
-    return {"outcome": "failed" if accident else "done", "message": message, "accuracy": final.get("accuracy_last")}
+    return {
+        "outcome": "failed" if accident else "done",
+        "message": message,
+        "failure": failure.get("failure_class"),
+        "accuracy": final.get("accuracy_last"),
+    }
 
 
 Entry = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
@@ -652,14 +657,15 @@ def run_search(
         stack.callback(progress.finish)
         progress.start()
         while stopped is None and not searches.spent():
-            watch = _Watch(progress, searches)
-            work = _Work(watch, settings, job_of)
-            _tune(watch, settings, {"search_alg": work, "scheduler": _Pruning(watch, store), "num_samples": -1})
-            stopped = watch.stopped
-            if stopped is None and not searches.spent():
-                if not settings.wait:
-                    return None
+            if searches.work():
+                watch = _Watch(progress, searches)
+                work = _Work(watch, settings, job_of)
+                _tune(watch, settings, {"search_alg": work, "scheduler": _Pruning(watch, store), "num_samples": -1})
+                stopped = watch.stopped
+            elif settings.wait:
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
+            else:
+                break
     return stopped
 
 

@@ -202,6 +202,7 @@ class CellSearch:
         assert plan.search is not None
         self.plan, self.cell, self.store, self.settings = plan, cell, store, plan.search
         self.failed_here = 0
+        self.refused_here = 0
         self.last_failure: str | None = None
         self.idle_until = 0.0
         self.rows = rows_of(store, plan.study, cell)
@@ -242,10 +243,11 @@ class CellSearch:
         return len(lost)
 
     def _suggest_failed_ones_again(self, before: set[int]) -> None:
+        """Once each; but not values that were refused, and would be again."""
         failed = [
             trial
             for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL])
-            if trial.params and trial.number not in before
+            if trial.params and trial.number not in before and not trial.user_attrs.get("refused")
         ]
         for trial in failed:
             self.study.enqueue_trial(trial.params)
@@ -284,7 +286,12 @@ class CellSearch:
     def spent(self) -> bool:
         """Whether as many suggestions are evaluated as were asked for, or have failed in this run."""
         standing = self.standing()
-        return standing["complete"] + standing["pruned"] + standing["failed"] >= self.settings.suggestions
+        ended = standing["complete"] + standing["pruned"] + standing["failed"]
+        return ended >= self.settings.suggestions or self._hopeless()
+
+    def _hopeless(self) -> bool:
+        """Whether as many suggestions were refused in this run as were asked for."""
+        return self.refused_here >= self.settings.suggestions
 
     def ask(self, mine: set[int]) -> Open | None:
         """A suggestion of a driver that died, else one more if the budget allows; None where there is nothing to do."""
@@ -293,7 +300,7 @@ class CellSearch:
                 if one.number not in mine and (lease := self._claim(one.number)):
                     if found := self._take(optuna.trial.Trial(self.study, one._trial_id), lease):
                         return found
-            while sum(self.standing().values()) < self.settings.suggestions:
+            while sum(self.standing().values()) < self.settings.suggestions and not self._hopeless():
                 trial = self.study.ask()
                 lease = self._claim(trial.number)
                 assert lease is not None, "a number is given once"
@@ -324,7 +331,7 @@ class CellSearch:
             replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
             suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
         except ValueError as error:  # values that cannot stand beside each other
-            self.close(suggestion, "failed", message=str(error))
+            self.fail(suggestion, str(error), refused=True)
             return None
         declared = [
             Planned(one, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=number)
@@ -356,9 +363,7 @@ class CellSearch:
         """Close it with the means over its replicates' rows."""
         outcomes = [outcome_of(self.store, self.plan, trial) for trial in suggestion.trials]
         if missing := [trial.id for trial, one in zip(suggestion.trials, outcomes, strict=True) if one is None]:
-            self.close(
-                suggestion, "failed", message=f"The results of trial {missing[0]} cannot be read: see lnl doctor."
-            )
+            self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see lnl doctor.")
             return
         known = [one for one in outcomes if one is not None]
         values = [float(np.mean([one.accuracy for one in known]))]
@@ -377,7 +382,16 @@ class CellSearch:
         last = max(suggestion.curve)
         self.close(suggestion, "pruned", values=[suggestion.curve[last]], epochs=last, seconds=seconds)
 
-    def close(self, suggestion: Open, state: str, **result: Any) -> None:
+    def fail(self, suggestion: Open, message: str, refused: bool = False) -> None:
+        """`refused`: its values cannot be trained with, which says nothing against the next ones."""
+        self.last_failure = message
+        if refused:
+            self.refused_here += 1
+        else:
+            self.failed_here += 1
+        self.close(suggestion, "failed", message=message, refused=refused)
+
+    def close(self, suggestion: Open, state: str, refused: bool = False, **result: Any) -> None:
         """Write its row, then tell Optuna, then let go."""
         row = {
             "search": self.cell.name,
@@ -398,16 +412,13 @@ class CellSearch:
             **result,
         }
         self.store.write_suggestion(self.plan.study, row)
-        if state == "failed":
-            self.failed_here += 1
-            self.last_failure = result["message"]
         self.rows = (
             pd.concat([self.rows, pd.DataFrame([row])], ignore_index=True) if len(self.rows) else pd.DataFrame([row])
         )
-        self._tell(suggestion.number, row)
+        self._tell(suggestion.number, row, refused)
         suggestion.lease.__exit__()
 
-    def _tell(self, number: int, row: Any) -> None:
+    def _tell(self, number: int, row: Any, refused: bool = False) -> None:
         if (trial := self._living(number)) is None:
             return
         trial.set_user_attr("trials", list(row["trials"]))
@@ -417,6 +428,7 @@ class CellSearch:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             trial.set_user_attr("failure", row["message"])
+            trial.set_user_attr("refused", refused)
             self.study.tell(number, state=TrialState.FAIL)
 
     def _living(self, number: int) -> optuna.trial.Trial | None:
@@ -517,14 +529,28 @@ class Searches:
                             return planned
                 if len({id for suggestion in self.open for id in suggestion.waiting}) >= capacity:
                     return None
-                if (asked := self._ask()) is None:
+                if not self._open_another():
                     return None
-                self.open.append(asked)
-                for trial in asked.trials:  # trained before: by another suggestion with the same values
-                    if outcome_of(self.store, self.plan, trial):
-                        asked.waiting.pop(trial.id, None)
-                if not asked.waiting:
-                    self._finish(asked)
+
+    def work(self) -> bool:
+        """Whether there is a suggestion to evaluate now, by this driver."""
+        with self._guard():
+            while not self.open:
+                if not self._open_another():
+                    return False
+            return True
+
+    def _open_another(self) -> bool:
+        """One more suggestion, if there is one; it ends at once where others with the same values have been trained."""
+        if (suggestion := self._ask()) is None:
+            return False
+        self.open.append(suggestion)
+        for trial in suggestion.trials:
+            if outcome_of(self.store, self.plan, trial):
+                suggestion.waiting.pop(trial.id, None)
+        if not suggestion.waiting:
+            self._finish(suggestion)
+        return True
 
     def _ask(self) -> Open | None:
         """Of the search that is most behind."""
@@ -566,7 +592,8 @@ class Searches:
                     suggestion.search.prune(suggestion, outcome["seconds"])
                     self.open.remove(suggestion)
                 elif outcome["outcome"] == "failed":
-                    suggestion.search.close(suggestion, "failed", message=outcome.get("message") or "It failed.")
+                    refused = outcome.get("failure") == "data_error"  # what a method asks of its trial is one, too
+                    suggestion.search.fail(suggestion, outcome.get("message") or "It failed.", refused)
                     self.open.remove(suggestion)
 
     def _asking_for(self, trial: str) -> list[Open]:

@@ -72,7 +72,7 @@ class Search:
     suggestions: Annotated[int, Field(ge=1)] = 30  # of each arm and sampler, the arm's own values among them
     space: dict[str, Uniform | Integer | Choice] | None = None  # dotted field -> what may be tried; None: SEARCH of
     # each arm's method
-    parameters: tuple[str, ...] | None = None  # only these fields of the space; None: all
+    parameters: tuple[str, ...] | None = None  # only these fields of the space, where an arm has them; None: all
     arms: tuple[str, ...] | None = None  # that are searched; None: all
     samplers: tuple[Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"], ...] = ("tpe",)  # one search for each
     pruner: Literal["none", "asha", "median", "percentile", "successive_halving", "hyperband"] = "none"  # asha: Tune's
@@ -204,6 +204,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             *((f"panel '{name}'", panel.arms) for name, panel in self.panels.items()),
             *((f"contrast '{c.arm}'", (c.arm, c.against)) for c in self.contrasts),
             *((f"preset '{name}'", tuple(preset.arms)) for name, preset in self.presets.items()),
+            *([("the search", self.search.arms)] if self.search and self.search.arms else []),
         ]:
             if missing := [arm for arm in arms if arm not in self.arms]:
                 raise ValueError(f"{where} names arm '{missing[0]}', which the study does not have")
@@ -360,6 +361,9 @@ def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], 
             f"Arm '{absent[0]}' is not planned in the base setting, where the search would be: add the base's levels "
             "to the factors, or search with settings='each'."
         )
+    known = dict.fromkeys(key for trial in places.values() for key in _declared_space(search, trial))
+    if unknown := [key for key in search.parameters or () if key not in known]:
+        raise ValueError(f"The search has no parameter '{unknown[0]}': there are {', '.join(known)}.")
     cells = []
     for (arm, setting), trial in places.items():
         if not trial.validation.images:
@@ -381,17 +385,18 @@ def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], 
     return tuple(cells)
 
 
+def _declared_space(search: Search, trial: Trial) -> dict[str, Space]:
+    return dict(search.space or methods.load(trial.method_name).SEARCH)
+
+
 def _space(search: Search, arm: str, trial: Trial) -> dict[str, Space]:
     """What is searched in an arm: the fields that can matter there.
 
     Raises `ValueError` where a field does not exist, a condition cannot be asked, or the arm's own value lies outside.
     """
-    space: dict[str, Space] = dict(search.space or methods.load(trial.method_name).SEARCH)
+    space = _declared_space(search, trial)
     of = f"The search of arm '{arm}'"
-    if search.parameters is not None:
-        if unknown := [key for key in search.parameters if key not in space]:
-            raise ValueError(f"{of} has no parameter '{unknown[0]}': there are {', '.join(space)}.")
-        space = {key: space[key] for key in space if key in search.parameters}
+    space = {key: one for key, one in space.items() if search.parameters is None or key in search.parameters}
     if "replicate" in space:
         raise ValueError(f"{of} cannot search the field 'replicate': ask for replicates instead.")
     own = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, Progress, duration, find_study, interval, main, study_main
+from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
+from lnl.progress import Progress, duration, interval
 from lnl.results import Store, canonical, claim
 from lnl.study import reconcile
 from lnl.trial import code_hash

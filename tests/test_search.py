@@ -238,10 +238,22 @@ def test_values_that_cannot_stand_together_fail_and_do_not_count(store: Store) -
     evaluate(study.plan(), store, lambda trial: 0.5)
     rows, _ = store.read("suggestions", "searched")
     failed = rows[rows["state"] == "failed"]
-    assert 0 < len(failed) < 8 and failed["message"].str.contains("one view").all()
-    assert confirmed(study.plan(), store).record["search"]["cells"][0]["winner"] is None
-    evaluate(study.plan(), store, lambda trial: 0.5)  # the same values again, and fail again: no endless loop
-    assert len(store.read("suggestions", "searched")[0]) == 8 + len(failed)
+    assert len(failed) > 0 and failed["message"].str.contains("one view").all()
+    assert (rows["state"] == "complete").sum() == 8, "others take their place"
+    assert evaluate(study.plan(), store) == [] and len(store.read("suggestions", "searched")[0]) == len(rows)
+
+
+def test_a_search_in_which_everything_is_refused_ends(store: Store) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    while planned := searches.next(1):
+        outcome = {"outcome": "failed", "failure": "data_error", "message": "Class 3 is not in the probe."}
+        searches.ended(planned.id, outcome)
+    assert searches.spent() and searches.searches[0].last_failure == "Class 3 is not in the probe."
+    assert (
+        len(rows_of(store, plan.study, plan.cells[0])) == 6
+        and confirmed(plan, store).record["search"]["cells"][0]["winner"] is None
+    )
 
 
 # --------------------------------------------------------------------------------------- killed, lost, made again
@@ -387,7 +399,10 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
             {"space": {"method.q": Uniform(0, 1)}},
             "The search of arm 'full' names 'method.q', which is no field of its trials.",
         ),
-        ({"parameters": ["probe"]}, "has no parameter 'probe': there are method.lambda_mixmatch, method.temperature."),
+        (
+            {"parameters": ["probe"]},
+            "The search has no parameter 'probe': there are method.lambda_mixmatch, method.temperature.",
+        ),
         (
             {"space": {"method.temperature": Uniform(0.6, 1)}},
             "does not hold the arm's own value of 'method.temperature', 0.5",
