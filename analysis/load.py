@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import statistics
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
     from analysis.plots import Plots
 
 UNSET = {"unlabelled_ratio": "all"}  # what a factor without a value (null) means; "none" where nothing stands here
+
+
+SUGGESTED = (  # columns of `Study.suggestions`
+    *(
+        "search",
+        "arm",
+        "searched_arm",
+        "sampler",
+        "setting",
+        "number",
+        "state",
+        "params",
+        "accuracy",
+        "seconds",
+        "epochs",
+    ),
+    *("diverged", "test", "counts", "curve", "spent", "message", "code_hash"),
+)
 
 
 class LoadError(ValueError):
@@ -36,6 +55,8 @@ class Study:
     trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
     missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
+    suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
+    tried: pd.DataFrame  # newest rows of the trials behind them
     unreadable: list[Path]  # files that could not be read; grows when `epochs` or `arrays` meets one
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -109,11 +130,79 @@ class Study:
         frame = pd.DataFrame(rows, columns=[*declared, *statistics.Comparison._fields])
         return frame.astype({"smallest_effect": float})
 
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The plan's searches: one arm in one setting with one sampler each."""
+        return list((self.plan.get("search") or {}).get("cells", []))
+
+    def suggestions(self, selection: str | None = None) -> pd.DataFrame:
+        """What the plan's searches have tried, one row per suggestion, by cell and number.
+
+        `accuracy` is the validation objective, `test` the mean test accuracy of its trials (a diverged one is chance),
+        `seconds` the second objective where there is one, else those `spent`.  `counts`: complete or pruned, and among
+        the first of these that the budget asks for.
+        """
+        scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
+        rows: list[dict[str, Any]] = []
+        for cell in self.cells:
+            left = self.plan["search"]["suggestions"]
+            of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
+            for row in statistics.records(of_cell):
+                counts = row["state"] in statistics.COUNTED and left > 0
+                left -= counts
+                measured = dict(zip(self.plan["search"]["objectives"], _listed(row["values"]), strict=False))
+                rows.append(
+                    {
+                        **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
+                        **{name: row[name] for name in ("number", "state", "message")},
+                        "params": _parsed(row["params"]),
+                        "accuracy": measured.get("accuracy"),
+                        "seconds": measured.get("seconds", row["seconds"]),
+                        "spent": row["seconds"],
+                        "epochs": row["epochs"],
+                        "diverged": row["diverged"],
+                        "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
+                        "counts": counts,
+                        "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
+                        "code_hash": row["code_hash"],
+                    }
+                )
+        frame = pd.DataFrame(rows, columns=SUGGESTED)
+        numbers = frame[["epochs", "diverged"]].fillna(0)
+        kinds = {"number": int, "epochs": int, "diverged": int, "counts": bool}
+        floats = dict.fromkeys(("accuracy", "seconds", "spent", "test"), float)
+        return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
+
     def plot(self, panel: str, selection: str | None = None) -> Plots:
         """Every figure of a panel, by name, each with the frame that it draws and its caption."""
         from analysis import plots  # matplotlib is needed here only
 
         return plots.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
+
+    def plot_search(
+        self, searched_arm: str | None = None, setting: dict[str, Any] | None = None, selection: str | None = None
+    ) -> Plots:
+        """Figures of one search, such as `robmix_tpe`; without a name those in which all of them stand side by side.
+
+        `setting`: where the arm was searched; the base where none is given, or the only setting there is.
+        """
+        from analysis import search_plots
+
+        suggestions = self.suggestions(selection)
+        if searched_arm is None:
+            return search_plots.overview(self, suggestions)
+        named = [cell for cell in self.cells if searched_arm in (search_plots.name_of(cell), cell["searched_arm"])]
+        here = [cell for cell in named if cell["setting"] == (setting or {})]
+        if not here and setting is None and len(named) == 1:
+            here = named
+        if not here:
+            there = ", ".join(
+                f"{search_plots.name_of(cell)}" + f" in {cell['setting']}" * bool(cell["setting"])
+                for cell in self.cells
+            )
+            wanted = f"{searched_arm!r}" + f" in {setting}" * (setting is not None)
+            raise LoadError(f"The study {self.name!r} has no search {wanted}: choose one of {there or '(none)'}.")
+        return search_plots.of_cell(self, here[0], suggestions)
 
     def plot_inside(self, arm: str | None = None) -> Plots:
         """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
@@ -142,7 +231,9 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     plan_row = _newest(plans, unreadable, store.root, study, preset)
     plan = json.loads(plan_row["plan"])
     rows, broken = store.read("trials", study)
-    unreadable.extend(broken)
+    names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
+    suggested, lost = store.read("suggestions", study, filters=[("search", "in", names or [""])])
+    unreadable.extend([*broken, *lost])
     _report_unreadable(unreadable)
     rows = latest(rows)
     # the plan names a trial's arm and setting: a row may be older than a change of names
@@ -152,7 +243,7 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
-    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan_row["preset"])
+    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan_row["preset"]) & rows["search"].isna()
     left = rows[outside.astype(bool)]
     return Study(
         root=store.root,
@@ -163,6 +254,8 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
         trials=trials,
         missing=missing.assign(status=missing["status"].fillna("not run")),
         left=left.assign(setting=left["setting"].map(_parsed)).reset_index(drop=True),
+        suggested=suggested,
+        tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
     )
 
@@ -188,8 +281,14 @@ def _level(factor: str, value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _parsed(setting: str | None) -> dict[str, Any]:
-    return dict(json.loads(setting)) if isinstance(setting, str) and setting else {}
+def _parsed(text: str | None) -> dict[str, Any]:
+    """A JSON object; none where there is no text."""
+    return dict(json.loads(text)) if isinstance(text, str) and text else {}
+
+
+def _listed(values: Any) -> list[Any]:
+    """A list column's value; none where it is null."""
+    return [] if values is None else list(values)
 
 
 def _report_unreadable(paths: Sequence[Path], stacklevel: int = 3) -> None:

@@ -648,8 +648,12 @@ def _width(panels: int) -> float:
 
 
 def arm_looks(study: Study) -> dict[str, Look]:
-    """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere."""
-    names = list(study.plan["arms"])
+    """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere.
+
+    Searched arms come last, and have their look before their search is over.
+    """
+    searched = {f"{cell['arm']}_{cell['sampler']}": None for cell in (study.plan.get("search") or {}).get("cells", [])}
+    names = [*(name for name in study.plan["arms"] if name not in searched), *searched]
     base = next((name for name, overrides in study.plan["arms"].items() if not overrides), names[0])
     others = [name for name in names if name != base]
     looks = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import plots, statistics
+from analysis import plots, search_plots, statistics
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -159,6 +159,66 @@ def of_missing(study: Study) -> Table:
     return Table("Planned trials without a result.", ["arm", "setting", "replicates", "reason"], rows, frame)
 
 
+def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
+    """What each search spent, and what validation chose, all of it on the search's own replicates.
+
+    `suggestions`: from `Study.suggestions`, under the same selection rule.
+    """
+    search = study.plan["search"]
+    rows: list[dict[str, Any]] = []
+    for cell in study.cells:
+        mine = suggestions[suggestions["search"] == cell["search"]]
+        here = search_plots.shown(suggestions, cell)
+        own = here[(here["number"] == 0) & (here["state"] == "complete")]
+        best = search_plots.leader(here, cell)
+        rows.append(
+            {
+                "arm": cell["arm"],
+                "sampler": cell["sampler"],
+                "setting": cell["setting"],
+                **{state: int((mine["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
+                "counted": int(here["counts"].sum()),
+                "epochs": int(mine["epochs"].sum()),
+                "seconds": float(mine["spent"].sum()),
+                "default_validation": own["accuracy"].sum() if len(own) else np.nan,
+                "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
+                "number": int(best["number"].iloc[0]) if len(best) else None,
+                "final": cell["winner"] is not None,
+                "params": best["params"].iloc[0] if len(best) else {},
+                "validation": best["accuracy"].iloc[0] if len(best) else np.nan,
+                "test": best["test"].iloc[0] if len(best) else np.nan,
+            }
+        )
+    elsewhere = any(row["setting"] for row in rows)
+    cells = [
+        [
+            plots.words(row["arm"]),
+            search_plots.SAMPLERS.get(row["sampler"], row["sampler"]),
+            *([plots.setting_name(row["setting"])] if elsewhere else []),
+            f"{row['complete']} / {row['pruned']} / {row['failed']}" + " so far" * (not row["final"]),
+            str(row["epochs"]),
+            _duration(row["seconds"]),
+            *("" if np.isnan(row[name]) else _percent(row[name]) for name in ("default_validation", "default_test")),
+            "" if row["number"] is None else _numbered(row),
+            *("" if np.isnan(row[name]) else _percent(row[name]) for name in ("validation", "test")),
+            search_plots.params_name(row["params"]) if row["number"] else "",
+        ]
+        for row in rows
+    ]
+    header = [
+        *("arm", "sampler", *(["setting"] if elsewhere else []), "complete / pruned / failed", "epochs", "time"),
+        *("own values: validation (%)", "test (%)", "winner", "its validation (%)", "its test (%)", "its values"),
+    ]
+    count = search["replicates"]
+    replicates = "1 replicate" if count == 1 else f"{count} replicates"
+    caption = (
+        f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
+        f"labels). {plots.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, and "
+        "beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
+    )
+    return Table(caption, header, cells, pd.DataFrame(rows))
+
+
 INTERVALS = (
     "Intervals: 95 %, Student's t over replicates; paired by replicate where the stored hashes agree, else Welch."
 )
@@ -166,6 +226,18 @@ INTERVALS = (
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}".replace("-", "−")
+
+
+def _numbered(row: Mapping[str, Any]) -> str:
+    """`7`, `own values`, or `7 so far`."""
+    return ("own values" if row["number"] == 0 else f"{row['number']}") + " so far" * (not row["final"])
+
+
+def _duration(seconds: float) -> str:
+    """`95 s`, `34 min`, `2.3 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _interval(low: float, high: float) -> str:

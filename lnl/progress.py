@@ -28,6 +28,7 @@ def interval(scores: Sequence[float]) -> str:
 
 
 def arm_table(rows: Sequence[tuple[str, ...]]) -> Table:
+    """One row per arm: its name, done/planned, running, failed, mean accuracy."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm")
     for name in ("done", "running", "failed", "last test accuracy at the base, %"):
@@ -170,7 +171,8 @@ class SearchProgress(Display):
         standing = self.searches.standing()
         self.started_with = sum(one.finished for one in standing)
         budget = sum(one.budget for one in standing)
-        self.say(f"{budget} suggestions in {len(standing)} searches, {self.started_with} evaluated before.")
+        searches = "search" if len(standing) == 1 else "searches"
+        self.say(f"{budget} suggestions in {len(standing)} {searches}, {self.started_with} evaluated before.")
         if rebuilt := sum(one.rebuilt for one in standing):
             self.say(f"Optuna's storage was made anew from {rebuilt} suggestions in the results.")
         if stale := sum(one.stale for one in standing):

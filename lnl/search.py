@@ -767,7 +767,7 @@ def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Pl
     curves = next(iter(plan.record["panels"].values()))["curves"]
     for arm in dict.fromkeys(source.values()):
         both = [arm, *(mine[arm] for mine in stands.values() if arm in mine)]
-        title = f"{arm.replace('_', ' ')}: own values and searched ones, on replicates that no search has seen"
+        title = f"{arm.replace('_', ' ')}: own and searched values"
         panels[f"search_{arm}"] = {"title": title, "arms": both, "across": [], "curves": curves, "reference": arm}
     panels |= plan.record["panels"]
     for sampler, mine in stands.items():

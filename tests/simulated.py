@@ -32,6 +32,7 @@ EFFECT = {
     "stopped_gradient": -0.03,
     "reversed_gradient": -0.2,
     "one_optimizer": 0.0,
+    "full_tpe": 0.015,
 }
 PANELS: dict[str, dict[str, Any]] = {
     "noise_and_labels": {
@@ -234,6 +235,189 @@ class Simulation:
         kept = inside(trial, attempt, self.epochs, levels["noise.rate"]) if arm in self.inside else []
         Store(self.root).write_attempt(STUDY, row, rows, kept)
         self.written.append(row)
+
+    def suggest(
+        self,
+        cell: dict[str, Any],
+        number: int,
+        params: dict[str, Any],
+        accuracy: float,
+        test: float | None = None,
+        state: str = "complete",
+        seconds: float | None = None,
+        **columns: Any,
+    ) -> None:
+        """A finished suggestion with its trial; `seconds` makes it one of two objectives."""
+        trial = digest([cell["arm"], cell["setting"], params, 1000])
+        status = {"complete": "ok"}.get(state, state)
+        failure = {"failure_class": "oom"} if state == "failed" else {}
+        self.trial(
+            trial,
+            cell["arm"],
+            cell["setting"],
+            1000,
+            attempt=Store(self.root).next_attempt(STUDY, trial),
+            search=cell["search"],
+            suggestion=number,
+            status=status,
+            accuracy_last=None if state == "failed" else test,
+            **failure,
+        )
+        row = {
+            "search": cell["search"],
+            "number": number,
+            "arm": cell["arm"],
+            "setting": canonical(cell["setting"]),
+            "sampler": cell["sampler"],
+            "state": state,
+            "params": json.dumps(params),
+            "values": None if state == "failed" else [accuracy] if seconds is None else [accuracy, seconds],
+            "trials": [trial],
+            "diverged": 0,
+            "epochs": self.epochs,
+            "seconds": 60.0 if seconds is None else seconds,
+            "code_hash": "c0de",
+            "preset": "digits",
+            **columns,
+        }
+        Store(self.root).write_suggestion(STUDY, row)
+
+
+SPACE = {
+    "method.lambda_mixmatch": {"kind": "uniform", "low": 0.1, "high": 10.0, "log": True},
+    "method.optimizer.learning_rate": {"kind": "uniform", "low": 0.0005, "high": 0.05, "log": True},
+    "method.head_update": {"kind": "choice", "values": ["joint", "alternating", "frozen"]},
+    "method.threshold": {
+        "kind": "uniform",
+        "low": 0.1,
+        "high": 0.9,
+        "log": False,
+        "when": {"method.head_update": ["joint"]},
+    },
+}
+OWN = {"method.lambda_mixmatch": 1.0, "method.optimizer.learning_rate": 0.002, "method.head_update": "alternating"}
+PAPER = {**OWN, "method.optimizer.learning_rate": 0.01, "method.threshold": 0.5}
+
+
+def cell(arm: str = "full", sampler: str = "tpe", setting: dict[str, Any] | None = None, **changes: Any) -> dict:
+    """A search that has not begun, as a plan has it."""
+    place = "/".join([STUDY, "digits", f"{arm}_{sampler}", *([canonical(setting)] if setting else [])])
+    return {
+        "search": f"{place}/01234567",
+        "arm": arm,
+        "searched_arm": f"{arm}_{sampler}",
+        "sampler": sampler,
+        "setting": setting or {},
+        "space": SPACE,
+        "default": OWN,
+        "paper": PAPER,
+        "finished": 0,
+        "winner": None,
+        "importance": {},
+        **changes,
+    }
+
+
+def search(cells: Sequence[dict[str, Any]], suggestions: int = 6, **changes: Any) -> dict[str, Any]:
+    """The search of a plan's record."""
+    return {
+        "suggestions": suggestions,
+        "selection": "last",
+        "validation_labels": "noisy",
+        "objectives": ["accuracy"],
+        "pruner": "none",
+        "replicates": 1,
+        "settings": "base",
+        "seed": 0,
+        "cells": list(cells),
+        **changes,
+    }
+
+
+def drawn(number: int, seed: int = 0) -> dict[str, Any]:
+    """A point of `SPACE`; number 0 is the arm's own."""
+    if number == 0:
+        return dict(OWN)
+    draw = np.random.default_rng([seed, number])
+    params: dict[str, Any] = {
+        "method.lambda_mixmatch": float(np.exp(draw.uniform(np.log(0.1), np.log(10)))),
+        "method.optimizer.learning_rate": float(np.exp(draw.uniform(np.log(0.0005), np.log(0.05)))),
+        "method.head_update": ["joint", "alternating", "frozen"][draw.integers(3)],
+    }
+    if params["method.head_update"] == "joint":
+        params["method.threshold"] = float(draw.uniform(0.1, 0.9))
+    return params
+
+
+def landscape(params: dict[str, Any]) -> float:
+    """Test accuracy at a point: best at a weight of 3, a rate of 0.01 and an updated head."""
+    weight = np.log10(params["method.lambda_mixmatch"] / 3)
+    rate = np.log10(params["method.optimizer.learning_rate"] / 0.01)
+    head = {"joint": 0.0, "alternating": 0.01, "frozen": 0.05}[params["method.head_update"]]
+    return float(0.95 - 0.08 * weight**2 - 0.1 * rate**2 - head - 0.05 * abs(params.get("method.threshold", 0.6) - 0.6))
+
+
+def searched(
+    root: Path,
+    arms: Sequence[str] = ("full", "frozen_head"),
+    suggestions: int = 24,
+    replicates: int = 4,
+    **changes: Any,
+) -> dict[str, Any]:
+    """A confirmed plan: every arm searched, some suggestions pruned or failed, and the winners trained beside the arms.
+
+    The last arm's search has spent half of its budget, and so has no winner yet, where there is more than one.
+    """
+    simulation = Simulation(root, epochs=5)
+    cells = [cell(arm) for arm in arms]
+    two = len(changes.get("objectives", ["accuracy"])) > 1
+    for seed, one in enumerate(cells):
+        draw = np.random.default_rng(seed)
+        budget = suggestions // 2 if seed and one is cells[-1] else suggestions
+        told, number = {}, 0
+        while one["finished"] < budget:
+            params = drawn(number, seed)
+            test = landscape(params) - 0.02 * seed + draw.normal(0, 0.004)
+            accuracy = 0.6 * test + draw.normal(0, 0.01)  # validation labels are wrong, and few
+            state = {5: "pruned", 9: "failed", 13: "pruned"}.get(number, "complete")
+            curve = (accuracy * (1 - 0.6 * np.exp(-np.arange(1, 6) / 1.5))).tolist()
+            if state == "pruned":
+                accuracy, test, curve = curve[1], curve[1] / 0.6, curve[:2]
+            by_epoch = json.dumps({str(epoch): value for epoch, value in enumerate(curve, 1)})
+            seconds = 30 * params["method.lambda_mixmatch"] ** 0.5 + draw.uniform(0, 15) if two else None
+            simulation.suggest(
+                one, number, params, accuracy, test, state, seconds,
+                epochs=len(curve), curve=by_epoch if changes.get("pruner", "none") != "none" else None,
+                message="out of memory" if state == "failed" else None,
+            )  # fmt: skip
+            one["finished"] += state != "failed"
+            if state == "complete":
+                told[number] = (accuracy, params)
+            number += 1
+        if budget == suggestions:
+            best = max(told, key=lambda number: told[number][0])
+            one["winner"] = {"number": best, "params": told[best][1], "values": [told[best][0]]}
+            shares = {"method.lambda_mixmatch": 0.5, "method.optimizer.learning_rate": 0.4, "method.head_update": 0.1}
+            one["importance"] = {**shares, "method.threshold": 0.0}
+    submitted = plan(replicates, panels=["frozen_head"])
+    winners = {one["searched_arm"]: one["winner"]["params"] for one in cells if one["winner"]}
+    submitted["arms"] |= winners
+    submitted["trials"] += [
+        {"trial": trial_id(arm, {}, replicate), "arm": arm, "setting": {}, "replicate": replicate}
+        for arm in winners
+        for replicate in range(replicates)
+    ]
+    panel = {**PANELS["frozen_head"], "title": "Searched values", "arms": ["full", *winners]}
+    submitted["panels"] = {"search": panel, **submitted["panels"]}
+    against = {one["searched_arm"]: one["arm"] for one in cells if one["winner"]}
+    contrasts = [
+        {"arm": arm, "against": own, "direction": "any", "smallest_effect": 0.0} for arm, own in against.items()
+    ]
+    submitted["contrasts"] = contrasts + submitted["contrasts"]
+    submitted["search"] = search(cells, suggestions, **changes)
+    simulation.submit(submitted)
+    simulation.run(submitted["trials"])
+    return submitted
 
 
 def symmetric(rate: float) -> np.ndarray:

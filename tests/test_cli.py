@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
-from lnl.progress import Progress, duration, interval
+from lnl.progress import Progress, SearchProgress, duration, interval
 from lnl.results import Store, canonical, claim
 from lnl.study import reconcile
 from lnl.trial import code_hash
@@ -439,3 +439,92 @@ def test_a_study_script_takes_the_same_flags(here, capsys):
     with pytest.raises(SystemExit) as end:
         study_main(study, ["--plann"])
     assert end.value.code == USAGE
+
+
+# ---------------------------------------------------------------------------------------------------------- searches
+
+SEARCHED = """
+from lnl import Noise, Search, Study, Trial, Uniform, Validation
+study = Study(
+    name="quick", question="Does it say how a search stands?",
+    base=Trial(method="robmix", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3,
+        noise=Noise("symmetric", 0.4), validation=Validation(images=100, labels="noisy")),
+    arms={"full": {}, "mixup": {"method": "mixup"}}, replicates=1,
+    search=Search(suggestions=3, parameters=("method.temperature", "method.alpha"), samplers=("random",)),
+)
+"""
+
+
+@pytest.fixture
+def searched(here):
+    (here / "studies" / "quick.py").write_text(SEARCHED)
+    return here
+
+
+def test_plan_and_status_tell_of_searches(searched, lnl):
+    code, out, _ = lnl("plan", "quick")
+    assert code == COMPLETE and out.splitlines()[-3:] == [
+        "search  full_random: 0 of 3 suggestions, over method.temperature, method.alpha",
+        "search  mixup_random: 0 of 3 suggestions, over method.alpha",
+        "Work left in the searches: not known before a trial of their arms has been timed.",
+    ]
+    store = Store(searched / "results")
+    finish(store, find_study("quick").plan().trials[0], accuracy_last=0.5, seconds=60.0, epochs_done=2)
+    _, out, _ = lnl("plan", "quick", "--trials", "10")
+    assert out.splitlines()[-1] == (
+        "Work left in the searches: about 10:00, one trial at a time, and that of arms without a timed trial."
+    )
+    code, out, _ = lnl("status", "quick", "--method", "mixup", "--json")
+    cells = strict(out)["search"]["cells"]
+    assert code == INCOMPLETE and [cell["searched_arm"] for cell in cells] == ["full_random", "mixup_random"]
+    assert {trial["arm"] for trial in strict(out)["trials"]} == {"mixup"}
+
+
+def test_wrong_wishes_for_a_search_are_one_sentence(searched, lnl):
+    for flags, sentence in {
+        ("--method", "glc"): "The plan has no arm of method 'glc': there are mixup, robmix.",
+        ("--parameters", "method.q"): "The search has no parameter 'method.q': there are method.lambda_mixmatch, ",
+        (
+            "--sampler",
+            "anneal",
+        ): "Search: samplers.0: Input should be 'tpe', 'random', 'qmc', 'cmaes', 'gp' or 'nsga2'.",
+        ("--pruner", "axe"): "Search: pruner: Input should be 'none', 'asha', ",
+        ("--trials", "0"): "Search: suggestions: Input should be greater than or equal to 1.",
+    }.items():
+        code, out, err = lnl("plan", "quick", *flags)
+        assert (code, out) == (USAGE, "") and err.startswith(f"error: {sentence}") and err.count("\n") == 1
+
+
+def test_a_study_without_a_search_names_the_command_that_makes_one(here, lnl):
+    code, _, err = lnl("plan", "quick", "--trials", "5")
+    assert (code, err) == (USAGE, "error: Study quick declares no search: use `lnl search quick …`.\n")
+    code, _, err = lnl("search", "quick", "--trials", "5")
+    assert code == USAGE and err == (
+        "error: A search chooses by validation images, and arm 'plain' has none: give the base some, such as "
+        "validation.images=200.\n"
+    )
+
+
+def test_search_progress_says_what_was_found(searched, capsys, monkeypatch):
+    from lnl.search import Searches
+    from tests.test_search import train
+
+    plan, store = find_study("quick").plan(), Store(searched / "results")
+    searches = Searches(plan, store, arms=["full"])
+    progress = SearchProgress(searches)
+    progress.start()
+    scores = iter([0.5, 0.75, 0.625])
+    while planned := searches.next(1):
+        progress.epoch(planned.id, {"epoch": 1})
+        train(store, plan, planned, next(scores))
+        searches.ended(planned.id, {"outcome": "done"})
+        progress.end(planned.id, {"outcome": "done"})
+    progress.finish()
+    assert capsys.readouterr().out.splitlines() == [
+        "3 suggestions in 1 search, 0 evaluated before.",
+        "full_random: 3 of 3 suggestions, validation accuracy 75.0 % (suggestion 1; own values 50.0)",
+    ]
+    monkeypatch.setattr(SearchProgress, "PULSE_S", 0.0)
+    progress.end("x", {"outcome": "failed", "message": "Out of memory.\n…"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "failed  x: Out of memory." and lines[1].startswith("3 of 3 suggestions, 0:0")

@@ -170,6 +170,15 @@ def test_the_oracle_is_marked_and_an_unknown_rule_refused(tmp_path):
         build(tmp_path, simulated.STUDY, selection="best")
 
 
+@pytest.mark.parametrize("count", [report.MOST_SENTENCES, report.MOST_SENTENCES + 1])
+def test_many_contrasts_in_words_are_folded(tmp_path, count):
+    contrasts = simulated.CONTRASTS[:1] * count
+    simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"], contrasts=contrasts))
+    text = text_of(build(tmp_path, simulated.STUDY))
+    assert text.count("frozen head against full : no finished replicates") == count
+    assert (f"The {count} declared contrasts in words" in text) == (count > report.MOST_SENTENCES)
+
+
 def test_names_cannot_break_the_page(tmp_path):
     plan = simulated.plan(2, panels=["frozen_head"], question='Is <b>"a & b"</b> enough?')
     simulated.Simulation(tmp_path).submit(plan)
@@ -229,9 +238,10 @@ frame.srcdoc = SOURCE;
 """
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the page is not looked at in a browser")
-@pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_fits_a_phone_and_a_desk(page, tmp_path, width):
+IN_A_BROWSER = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the page is not looked at in a browser")
+
+
+def assert_it_fits(page: Path, tmp_path: Path, width: int, pictures: int) -> None:
     """In a frame of that width: every picture is decoded, and nothing overflows but what scrolls in its own box."""
     source = json.dumps(page.read_text()).replace("</", "<\\/")
     frame = f'<iframe style="border: 0; width: {width}px; height: 900px"></iframe><pre></pre>'
@@ -242,7 +252,13 @@ def test_the_page_fits_a_phone_and_a_desk(page, tmp_path, width):
     done = subprocess.run([*command, wrapper.as_uri()], capture_output=True, text=True, timeout=60, check=True)
     found = json.loads(html.unescape(re.search(r"<pre>(.*?)</pre><script>", done.stdout)[1]))
     assert found["width"] <= width and found["outside"] == []
-    assert found["decoded"] == found["pictures"] == 5
+    assert found["decoded"] == found["pictures"] == pictures
+
+
+@IN_A_BROWSER
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_fits_a_phone_and_a_desk(page, tmp_path, width):
+    assert_it_fits(page, tmp_path, width, pictures=5)
 
 
 def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):

@@ -330,6 +330,8 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         arm="base",
         setting="{}",
         prerequisite=False,
+        search=None,
+        suggestion=None,
         embeddings=0,
         store=store.identity(),
         run="this run",
