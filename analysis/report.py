@@ -104,7 +104,8 @@ def summary(study: Study) -> Iterator[str]:
     trials = study.trials.drop_duplicates("trial")  # a search that found nothing better shares its arm's
     yield (
         f"{_count(planned['arm'].nunique(), 'arm')} in {_count(settings, 'setting')} with "
-        f"{_count(replicates, 'replicate')}: {_count(planned['trial'].nunique(), 'trial')} planned, {len(trials)} finished."
+        f"{_count(replicates, 'replicate')}: {_count(planned['trial'].nunique(), 'trial')} planned, "
+        f"{len(trials)} finished."
     )
     if count := int(statistics.diverged(trials).sum()):
         yield f"Diverged, and counted as chance accuracy: {count}."
@@ -312,7 +313,7 @@ def _inside_section(study: Study, rule: str, folder: Path) -> Section:
 
 def _section(study: Study, name: str, title: str, rule: str, call: str) -> Section:
     command = f"lnl report {study.name} --preset {study.preset} --selection {rule}"
-    code = f'load("results", "{study.name}", "{study.preset}")' + call.format(rule=f'"{rule}"')
+    code = f'load("results", "{study.name}", "{study.preset}")' + call.replace("{rule}", f'"{rule}"')
     return Section(name, title, command, code)
 
 

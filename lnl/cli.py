@@ -195,12 +195,8 @@ def _guarded(act: Any) -> int:
 
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
-    plan = study.plan(
-        options.preset,
-        changes=_changes(options.set),
-        replicates=options.seeds,
-        search=_search_wishes(study, options, command),
-    )
+    asked = {"changes": _changes(options.set), "replicates": options.seeds}
+    plan = study.plan(options.preset, **asked)
     if unknown := set(options.arms or ()) - set(plan.record["arms"]):
         raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record['arms'])}.")
     if options.method is not None:
@@ -209,6 +205,8 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         if not options.arms:
             there = sorted({planned.trial.method_name for planned in plan.trials})
             raise UsageError(f"The plan has no arm of method '{options.method}': there are {', '.join(there)}.")
+    if (wishes := _search_wishes(study, options, command)) is not None:
+        plan = study.plan(options.preset, **asked, search=wishes)
     storage: Path = options.storage.expanduser().resolve()
     store = Store(storage)
     if command in ("run", "search"):
@@ -288,7 +286,11 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
     )
     stopped = _search(plan, store, settings, options) if plan.search else None
     if stopped:
-        return _ended_early(stopped)
+        if options.json:
+            print(json.dumps({"study": plan.study, "preset": plan.preset, "plan": plan.hash, "stopped": stopped}))
+        else:
+            print(stopped, file=sys.stderr)
+        return INCOMPLETE if stopped.startswith("Interrupted") else ERROR
     plan = _confirmed(plan, store, options)
     progress = Progress(plan, quiet=options.json)
     outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
@@ -329,7 +331,7 @@ def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _found(plan: Plan, options: argparse.Namespace) -> bool:
     """Whether all of them have spent their budgets."""
-    return all(cell["winner"] is not None for cell in _searches(plan, options))
+    return all(cell["finished"] == plan.search.suggestions for cell in _searches(plan, options) if plan.search)
 
 
 def _print_searches(plan: Plan, options: argparse.Namespace, statuses: Sequence[Status]) -> None:
@@ -370,11 +372,6 @@ def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace
     for failure in sorted({one.last_failure for one in searches.searches if one.last_failure}):
         progress.say(f"failed  {failure.splitlines()[0]}")
     return stopped
-
-
-def _ended_early(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return INCOMPLETE if sentence.startswith("Interrupted") else ERROR
 
 
 def _report(name: str, preset: str | None, storage: Path, selection: str | None) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lnl import losses, targets
 from lnl.networks import Network
-from lnl.space import Choice, Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Record, Task
 
@@ -35,10 +35,12 @@ class FixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
     include_labelled: bool = True  # labelled images are among the unlabelled ones, too
 
 
-FIXMATCH_SEARCH = {
-    "threshold": Uniform(0.0, 0.99),
-    "mu": Choice((1, 2, 4, 7)),
-    "lambda_u": Uniform(0.1, 10.0, log=True),
+FIXMATCH_SEARCH: dict[str, Space] = {
+    "method.threshold": Uniform(0.0, 0.99),
+    "method.temperature": Uniform(0.0, 1.0),
+    "method.mu": Integer(1, 8, log=True),
+    "method.lambda_u": Uniform(0.1, 10.0, log=True),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
 }
 
 

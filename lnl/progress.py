@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lnl.results import StorageError
 from lnl.study import Plan, Planned, Status
 
 
@@ -58,7 +60,8 @@ class Display:
 
     def finish(self) -> None:
         if self.live:
-            self.live.update(self._table())
+            with contextlib.suppress(StorageError):  # else it keeps the last table
+                self.live.update(self._table())
             self.live.stop()
             self.live = None
 
@@ -178,7 +181,7 @@ class SearchProgress(Display):
         if stale := sum(one.stale for one in standing):
             self.say(
                 f"{stale} suggestions were evaluated by code that has changed since; they count.  A search with "
-                "another seed (--search-seed) starts anew."
+                "another seed (--search-seed 1 --new-search) starts anew."
             )
         self._begin()
 
@@ -199,8 +202,8 @@ class SearchProgress(Display):
                     )
         self._show()
 
-    def _summary(self) -> str:
-        standing = self.searches.standing()
+    def _summary(self, standing: Sequence[Any] | None = None) -> str:
+        standing = self.searches.standing() if standing is None else standing
         done, total = sum(one.finished + one.failed for one in standing), sum(one.budget for one in standing)
         return f"{done} of {total} suggestions, {self._left(done, done - self.started_with, total)}"
 
@@ -209,8 +212,9 @@ class SearchProgress(Display):
         table.add_column("search")
         for name in ("evaluated", "running", "pruned", "failed", "validation accuracy, %"):
             table.add_column(name, justify="right")
-        for one in self.searches.standing():
+        standing = self.searches.standing()
+        for one in standing:
             counts = (f"{one.finished}/{one.budget}", str(one.running), str(one.pruned), str(one.failed))
             table.add_row(one.name, *counts, one.scores)
-        table.caption, table.caption_justify = self._summary(), "left"
+        table.caption, table.caption_justify = self._summary(standing), "left"
         return table

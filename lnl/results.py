@@ -145,6 +145,7 @@ SUGGESTIONS = pa.schema(
         ("epochs", pa.int32()),  # trained, all replicates together
         ("seconds", pa.float64()),  # of training, all replicates together
         ("message", pa.string()),  # why it failed
+        ("refused", pa.bool_()),  # it failed because its values cannot be trained with
         ("curve", pa.string()),  # JSON: epoch -> validation accuracy, where a pruner looked at it
         ("code_hash", pa.string()),
         ("space", pa.string()),  # JSON: the whole space it was drawn from
@@ -317,8 +318,11 @@ class Store:
         return self.root / "checkpoints" / f"{trial}.pt"
 
     def give_up(self, trial: str) -> None:
-        """Tell the worker that trains it that it is stopped for good."""
-        self._mark(trial).touch()
+        """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
+        try:
+            self._mark(trial).touch()
+        except OSError as error:
+            raise _storage_error(self._mark(trial), error) from error
 
     def is_given_up(self, trial: str) -> bool:
         """Whether it was; the mark is gone after that."""
@@ -507,6 +511,13 @@ def leases(store: Store) -> dict[str, dict[str, Any]]:
         if record := _read_lease(path):
             found[path.stem] = {**record, "alive": _alive(path, record)}
     return found
+
+
+def is_held(store: Store, trial: str) -> bool:
+    """Whether a living process holds the trial's lease."""
+    path = store.root / "leases" / f"{trial}.json"
+    record = _read_lease(path)
+    return record is not None and _alive(path, record)
 
 
 def _read_lease(path: Path) -> dict[str, Any] | None:

@@ -160,7 +160,10 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 store.write_attempt(job.study, {**_about(job, trial, settings), **failure, "attempt": attempt}, [])
                 store.write_event(job.study, "lost", trial.id, attempt=attempt)
                 attempt += 1
-            report(_attempt(store, job, trial, settings, attempt, report))
+            outcome = _attempt(store, job, trial, settings, attempt, report)
+            if outcome["outcome"] == "pruned":
+                raise SystemExit  # as `report` did: Tune has ended the trial, and takes no other report of it
+            report(outcome)
     except StorageError as error:
         report({"outcome": "storage", "message": str(error)})
 
@@ -226,7 +229,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         checkpoint.unlink(missing_ok=True)
     message = failure.get("failure_message", "")
     return {
-        "outcome": "failed" if accident else "done",
+        "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
         "message": message,
         "failure": failure.get("failure_class"),
         "accuracy": final.get("accuracy_last"),
@@ -409,7 +412,7 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
             embeddings=plan.record["embeddings"],
             store=identity,
             run=run,
-            rerun_stale=rerun_stale,
+            rerun_stale=rerun_stale or planned.search is not None,  # a search compares what one code gives
             study=plan.study,
             preset=plan.preset,
             plan_hash=plan.hash,
@@ -520,6 +523,8 @@ def _ray(settings: Settings) -> Iterator[Settings]:
 
 def _knock(address: str) -> None:
     """Raise `OSError` where nobody listens at host:port; Ray would try for minutes."""
+    if address == "auto" and os.path.exists(_RAY_CLUSTER_FILE):  # written by `ray start`, and left by a dead cluster
+        address = Path(_RAY_CLUSTER_FILE).read_text().strip()
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -587,7 +592,7 @@ class _Watch(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "outcome" not in result:
-            self.progress.epoch(str(trial), result)
+            self.guarded(self.progress.epoch, str(trial), result)
             return
         if result["outcome"] == "storage":
             self.stopped = result["message"]
@@ -602,7 +607,7 @@ class _Watch(tune.Callback):
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if self.searches:
             self.guarded(self.searches.ended, trial, outcome)
-        self.progress.end(trial, outcome)
+        self.guarded(self.progress.end, trial, outcome)
 
     def guarded(self, act: Callable[..., Any], *arguments: Any) -> Any:
         """Call it; where the storage fails end the run in order, as Tune would not."""
@@ -656,11 +661,12 @@ def run_search(
         settings = stack.enter_context(_ray(settings))
         stack.callback(progress.finish)
         progress.start()
+        watch = _Watch(progress, searches)
+        pruning = _Pruning(watch, store)
         while stopped is None and not searches.spent():
             if searches.work():
-                watch = _Watch(progress, searches)
                 work = _Work(watch, settings, job_of)
-                _tune(watch, settings, {"search_alg": work, "scheduler": _Pruning(watch, store), "num_samples": -1})
+                _tune(watch, settings, {"search_alg": work, "scheduler": pruning, "num_samples": -1})
                 stopped = watch.stopped
             elif settings.wait:
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
@@ -709,10 +715,11 @@ class _Work(Searcher):
 
 
 def _capacity(settings: Settings) -> int:
-    """How many trials the cluster trains at once."""
+    """How many trials are wanted at once: what the cluster trains, and one more that makes it grow, if it can."""
     has = ray.cluster_resources()
     wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial or 0}
-    return max(1, int(min(has.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
+    now = max(1, int(min(has.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
+    return now if settings.address == "local" else now + 1
 
 
 class _Pruning(FIFOScheduler):
@@ -727,37 +734,42 @@ class _Pruning(FIFOScheduler):
         self.asha: dict[str, AsyncHyperBandScheduler] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if asha := self._asha_of(trial):
-            asha.on_trial_add(tune_controller, trial)
+        if self.watch.searches.pruner == "asha":
+            for asha, _ in self._asha_of(trial):
+                asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "outcome" in result or self.watch.stopped:
             return FIFOScheduler.CONTINUE
         name = str(trial)
         stop = self.watch.guarded(self.watch.searches.epoch, name, result)
-        if asha := self._asha_of(trial):
-            stop = asha.on_trial_result(tune_controller, trial, result) == FIFOScheduler.STOP
+        if self.watch.searches.pruner == "asha":
+            halving = [
+                asha.on_trial_result(tune_controller, trial, result) == FIFOScheduler.STOP and result["epoch"] < epochs
+                for asha, epochs in self._asha_of(trial)
+            ]
+            stop = bool(halving) and all(halving)
         if not stop:
             return FIFOScheduler.CONTINUE
-        self.store.give_up(name)
+        self.watch.guarded(self.store.give_up, name)
         self.watch.end(name, {"outcome": "pruned", "seconds": result["seconds"]})
         return FIFOScheduler.STOP
 
-    def _asha_of(self, trial: Any) -> AsyncHyperBandScheduler | None:
-        found = self.watch.searches.searched_by(str(trial)) if self.watch.searches.pruner == "asha" else None
-        if found is None:
-            return None
-        cell, epochs = found
-        if cell not in self.asha:
-            self.asha[cell] = AsyncHyperBandScheduler(
-                time_attr="epoch",
-                metric="validation_accuracy",
-                mode="max",
-                max_t=epochs + 1,  # the last epoch is no pruning
-                grace_period=max(1, epochs // self.RUNGS),
-                reduction_factor=self.REDUCTION,
-            )
-        return self.asha[cell]
+    def _asha_of(self, trial: Any) -> list[tuple[AsyncHyperBandScheduler, int]]:
+        """Of each search that the trial is a suggestion of, with the trial's epochs."""
+        found = []
+        for cell, epochs in self.watch.searches.prunable(str(trial)):
+            if cell not in self.asha:
+                self.asha[cell] = AsyncHyperBandScheduler(
+                    time_attr="epoch",
+                    metric="validation_accuracy",
+                    mode="max",
+                    max_t=epochs + 1,
+                    grace_period=max(1, epochs // self.RUNGS),
+                    reduction_factor=self.REDUCTION,
+                )
+            found.append((self.asha[cell], epochs))
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pruning:
         return self

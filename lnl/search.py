@@ -7,9 +7,10 @@ written before Optuna is told, and from which a lost storage is made again.  Wha
 
 - A suggestion that is being evaluated has a lease, like a trial.  One that is open without a living holder is taken
   over by the next driver, with the same values, and its trials go on from their checkpoints.
-- Asking and taking over happen under one lock, so that two drivers never hold the same suggestion.
-- A suggestion that failed by accident does not count; the next run suggests its values again.  One that diverged
-  counts as chance accuracy.
+- Asking, taking over and closing happen under one lock; of two drivers that both held a suggestion, because the first
+  was silent for so long that its lease lapsed, the first to write its row wins.
+- A suggestion that failed by accident does not count; the next run suggests its values again.  Nor do values that a
+  method refuses; others take their place.  One that diverged counts as chance accuracy.
 
 Samplers have Optuna's defaults and the seed `seed_of(cell)`, so that one driver that evaluates one suggestion at a
 time gets what plain Optuna gives; every further driver of a search (a second one, or the next after a kill) has the
@@ -23,6 +24,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +49,7 @@ from lnl.results import (
     Store,
     canonical,
     claim,
+    is_held,
     is_outcome,
     latest,
     locked,
@@ -61,9 +64,12 @@ from lnl.trial import Trial, trained_path, trial_code_hash
 JOURNAL = "optuna.journal"  # below the results folder; `optuna-dashboard results/optuna.journal` opens it
 CONNECT_S = 10  # until a database that does not answer is given up
 PAUSE_S = 2.0  # before a search is asked again that had nothing to do
-CLASSES = 10  # of a diverged trial whose row does not say
 COUNTED = ("complete", "pruned")  # states of suggestions that count in a budget
+COUNTING = (TrialState.COMPLETE, TrialState.PRUNED)  # the same in Optuna
+ENDED = (*COUNTING, TrialState.FAIL)
+ROW = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space", "code_hash"]
 
+logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -106,11 +112,11 @@ def distribution(space: Space) -> BaseDistribution:
     return FloatDistribution(space.low, space.high, space.log)
 
 
-def seed_of(cell: Cell, seed: int, driver: int = 0) -> int:
-    """Of the sampler of a search, for its `driver`-th driver."""
+def seed_of(cell: Cell, seed: int, driver: int = 0, trials: int = 0) -> int:
+    """Of the sampler of a search, for its `driver`-th driver, which found so many suggestions evaluated."""
     digest = hashlib.sha256(f"{seed} {cell.place}".encode()).digest()
     own = int.from_bytes(digest[:4])
-    return own if driver == 0 else int(np.random.SeedSequence([own, driver]).generate_state(1)[0])
+    return int(np.random.SeedSequence([own, driver, trials]).generate_state(1)[0]) if driver or trials else own
 
 
 class _FileLock(BaseJournalFileLock):
@@ -134,44 +140,57 @@ def open_storage(url: str | None, root: Path) -> optuna.storages.BaseStorage:
     Raises `StorageError` where it cannot be used, `ValueError` where `url` is none.
     """
     if url is None:
-        root.mkdir(parents=True, exist_ok=True)
-        path = root / JOURNAL
-        with _storage_errors(str(path)):
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(root / f".{JOURNAL}.lock")))
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise ValueError(f"'{url}' is no database URL: give one such as postgresql://user@host/name.") from None
+        with storage_errors(place_of(url, root)):
+            root.mkdir(parents=True, exist_ok=True)
+            lock = _FileLock(root / f".{JOURNAL}.lock")
+            return JournalStorage(JournalFileBackend(str(root / JOURNAL), lock_obj=lock))
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if parsed.get_backend_name() == "postgresql":
+    place = place_of(url, root)
+    if sqlalchemy.make_url(url).get_backend_name() == "postgresql":
         options["connect_args"] = {"connect_timeout": CONNECT_S}
-    with _storage_errors(parsed.render_as_string(hide_password=True)):
+    with storage_errors(place), locked(root / "suggestions"):  # of two drivers one makes the tables
         return RDBStorage(url, engine_kwargs=options)
 
 
+def place_of(url: str | None, root: Path) -> str:
+    """A storage as messages name it: without a password.  Raises `ValueError` where `url` is none."""
+    if url is None:
+        return str(root / JOURNAL)
+    try:
+        return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise ValueError(
+            "What --optuna or $LNL_OPTUNA gives is no database URL: one looks like postgresql://user@host/name."
+        ) from None
+
+
 @contextlib.contextmanager
-def _storage_errors(place: str) -> Iterator[None]:
+def storage_errors(place: str) -> Iterator[None]:
     """Whatever a storage raises becomes one sentence."""
     try:
         yield
+    except StorageError:
+        raise
     except (sqlalchemy.exc.NoSuchModuleError, ImportError) as error:
-        raise StorageError(f"No driver for {place} is installed ({_first_line(error)}): pip install it.") from None
-    except (
-        optuna.exceptions.StorageInternalError,
-        sqlalchemy.exc.SQLAlchemyError,
-        OSError,
-    ) as error:
-        cause = error.__cause__ or error
-        raise StorageError(
-            f"Optuna's storage {place} cannot be used ({_first_line(cause)}): see that it is there and may be written; "
-            "no result is lost, and a storage that is gone is made again from the results."
-        ) from None
+        raise StorageError(f"No driver for {place} is installed ({_first_line(error)}): pip install it.") from error
     except ValueError as error:
         if not isinstance(error, json.JSONDecodeError) and "Invalid log format" not in str(error):
             raise
         raise StorageError(
             f"Optuna's journal {place} is damaged: move it away and run again; it is made anew from the results."
-        ) from None
+        ) from error
+    except (  # Optuna raises the last two for a database of another version, and for a study that was deleted
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        OSError,
+        RuntimeError,
+        KeyError,
+    ) as error:
+        cause = error.__cause__ or error
+        raise StorageError(
+            f"Optuna's storage {place} cannot be used ({_first_line(cause)}): see that it is there and may be written; "
+            "no result is lost, and a storage that is gone is made again from the results."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -198,16 +217,17 @@ class Open:
 class CellSearch:
     """The search of one cell: Optuna's study beside the rows of table `suggestions`."""
 
-    def __init__(self, plan: Plan, cell: Cell, store: Store, storage: optuna.storages.BaseStorage) -> None:
+    def __init__(
+        self, plan: Plan, cell: Cell, store: Store, storage: optuna.storages.BaseStorage, rows: pd.DataFrame
+    ) -> None:
         assert plan.search is not None
-        self.plan, self.cell, self.store, self.settings = plan, cell, store, plan.search
+        self.plan, self.cell, self.store, self.settings, self.rows = plan, cell, store, plan.search, rows
         self.failed_here = 0
         self.refused_here = 0
         self.last_failure: str | None = None
         self.idle_until = 0.0
-        self.rows = rows_of(store, plan.study, cell)
         several = len(self.settings.objectives) > 1
-        with locked(store.root / "suggestions"):
+        with self._locked():
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=f"{cell.name}@{store.identity()[:8]}",  # another results folder is another search
@@ -216,58 +236,64 @@ class CellSearch:
                 load_if_exists=True,
             )
             self.rebuilt = self._rebuild()
-            attributes = self.study.user_attrs
-            driver = attributes.get("drivers", len(self.rows))  # a rebuilt storage has forgotten how many there were
-            if not self.study.get_trials(deepcopy=False):
-                self.study.enqueue_trial(cell.default)
-            joint = self.cell.sampler == "qmc"  # one sequence, whose place Optuna stores
-            seed = seed_of(cell, self.settings.seed, 0 if joint else driver)
-            self.study.sampler = make_sampler(cell.sampler, seed)
-            self.study.set_user_attr("drivers", driver + 1)
-            self._suggest_failed_ones_again(set(attributes.get("suggested_again", [])))
+            self.study.sampler = make_sampler(cell.sampler, self._seed())
+            self.lost = self._suggest_again()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.store.root / "suggestions")
 
     def _rebuild(self) -> int:
         """Give Optuna the suggestions that the results have and it lacks; returns how many."""
-        there = self.study.get_trials(deepcopy=False)
-        lost = self.rows[self.rows["number"] >= len(there)]
-        if lost.empty:
-            return 0
-        if there:
-            raise StorageError(
-                f"Optuna's storage has {len(there)} suggestions of {self.cell.name}, the results have more: it is an "
-                f"older copy.  Delete its study '{self.study.study_name}' (`optuna delete-study`) and run again: it is "
-                "made anew from the results."
-            )
-        for trial in frozen_trials(self.rows, self.cell):
+        there = len(self.study.get_trials(deepcopy=False))
+        missing = frozen_trials(self.rows, self.cell)[there:]
+        for trial in missing:
             self.study.add_trial(trial)
-        return len(lost)
+        if not there and not missing:
+            self.study.enqueue_trial(self.cell.default)
+        return len(missing)
 
-    def _suggest_failed_ones_again(self, before: set[int]) -> None:
-        """Once each; but not values that were refused, and would be again."""
-        failed = [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL])
-            if trial.params and trial.number not in before and not trial.user_attrs.get("refused")
-        ]
-        for trial in failed:
-            self.study.enqueue_trial(trial.params)
-        if failed:
-            self.study.set_user_attr("suggested_again", sorted({*before, *(trial.number for trial in failed)}))
+    def _seed(self) -> int:
+        """No driver has that of another one, nor that of one from before a rebuild."""
+        trials = len(self.study.get_trials(deepcopy=False, states=ENDED))
+        attributes = self.study.user_attrs
+        driver = attributes.get("drivers", 0)
+        self.study.set_user_attr("drivers", driver + 1)
+        own = seed_of(self.cell, self.settings.seed, driver, trials)
+        if self.cell.sampler != "qmc":
+            return own
+        # all drivers draw from one sequence, whose place is in Optuna's storage; a rebuilt one begins another sequence
+        if "sequence" not in attributes:
+            self.study.set_user_attr("sequence", own)
+        return int(attributes.get("sequence", own))
+
+    def _suggest_again(self) -> set[int]:
+        """Values that failed by accident, and those whose row is lost; returns the numbers of the latter."""
+        trials = self.study.get_trials(deepcopy=False)
+        with_row = set(self.rows["number"])
+        lost = {one.number for one in trials if one.state in COUNTING and one.number not in with_row}
+        refused = self.rows["refused"].map(lambda value: pd.notna(value) and bool(value)).astype(bool)
+        failed = set(self.rows.loc[(self.rows["state"] == "failed") & ~refused, "number"])
+        held = [canonical(_wanted(one)) for one in trials if one.number not in lost and one.state != TrialState.FAIL]
+        for one in trials:
+            if one.number in lost | failed and one.params and canonical(one.params) not in held:
+                self.study.enqueue_trial(one.params)
+                held.append(canonical(one.params))
+        return lost
 
     def standing(self) -> dict[str, int]:
-        """How many suggestions are complete, pruned, running (anybody's) and failed."""
-        states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
+        """How many suggestions are complete, pruned, running (anybody's) and failed in this run."""
+        states = [one.state for one in self.study.get_trials(deepcopy=False) if one.number not in self.lost]
         names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
         return {**{name: states.count(state) for name, state in names.items()}, "failed": self.failed_here}
 
     def in_words(self) -> Standing:
         standing = self.standing()
         setting = "" if self.cell.setting == "{}" else f" {self.cell.setting}"
-        current = trial_code_hash(self.cell.trial)
-        best = winner(self.rows)
+        rows = counting(self.rows, self.settings.suggestions)
+        best = winner(rows)
         scores = "–"
         if best is not None:
-            own = self.rows[(self.rows["number"] == 0) & (self.rows["state"] == "complete")]
+            own = rows[(rows["number"] == 0) & (rows["state"] == "complete")]
             words = [f"suggestion {best['number']}" if best["number"] else "the arm's own values"]
             words += [f"own values {100 * own.iloc[0]['values'][0]:.1f}"] if best["number"] and len(own) else []
             scores = f"{100 * best['values'][0]:.1f} % ({'; '.join(words)})"
@@ -279,7 +305,7 @@ class CellSearch:
             pruned=standing["pruned"],
             failed=standing["failed"],
             rebuilt=self.rebuilt,
-            stale=int((self.rows["code_hash"] != current).sum()),
+            stale=int((rows["code_hash"] != trial_code_hash(self.cell.trial)).sum()),
             scores=scores,
         )
 
@@ -295,15 +321,18 @@ class CellSearch:
 
     def ask(self, mine: set[int]) -> Open | None:
         """A suggestion of a driver that died, else one more if the budget allows; None where there is nothing to do."""
-        with locked(self.store.root / "suggestions"):
+        with self._locked():
             for one in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
                 if one.number not in mine and (lease := self._claim(one.number)):
                     if found := self._take(optuna.trial.Trial(self.study, one._trial_id), lease):
                         return found
             while sum(self.standing().values()) < self.settings.suggestions and not self._hopeless():
                 trial = self.study.ask()
-                lease = self._claim(trial.number)
-                assert lease is not None, "a number is given once"
+                if (lease := self._claim(trial.number)) is None:
+                    raise StorageError(
+                        f"Another driver evaluates suggestion {trial.number} of {self.cell.name} with another Optuna "
+                        "storage: give both the same --optuna."
+                    )
                 if found := self._take(trial, lease):
                     return found
             return None
@@ -313,28 +342,27 @@ class CellSearch:
         return lease
 
     def _take(self, trial: optuna.trial.Trial, lease: Lease) -> Open | None:
-        """The suggestion with all its values, held by this process; None where its row shows that it has ended."""
+        """The suggestion with all its values, held by this process; None where it has ended, or is refused."""
         lease.__enter__()
-        number = trial.number
-        rows = rows_of(self.store, self.plan.study, self.cell, number)
-        if len(rows):  # its driver died between writing the row and telling Optuna
-            self._tell(number, rows.iloc[0])
+        params: dict[str, Any] = {}
+        for key in self.cell.space:
+            if self.cell.holds(key, params):
+                params[key] = self._suggest(trial, key)
+        known = dict(self._frozen(trial.number).intermediate_values)
+        suggestion = Open(self, trial.number, params, (), lease, now(), curve=known)
+        if (row := self._row(trial.number)) is not None:  # its driver died between writing the row and telling Optuna
+            self._tell(trial.number, row)
             lease.__exit__()
             return None
-        params: dict[str, Any] = {}
-        suggestion = Open(self, number, params, (), lease, now())
         try:
-            for key in self.cell.space:
-                if self.cell.holds(key, self.cell.trial.override(params)):
-                    params[key] = self._suggest(trial, key)
             asked = self.cell.trial.override(params)
-            replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
-            suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
         except ValueError as error:  # values that cannot stand beside each other
-            self.fail(suggestion, str(error), refused=True)
+            self._end(suggestion, "failed", message=str(error), refused=True)
             return None
+        replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
+        suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
         declared = [
-            Planned(one, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=number)
+            Planned(one, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=trial.number)
             for one in suggestion.trials
         ]
         suggestion.waiting = {planned.id: planned for planned in with_prerequisites(declared)}
@@ -348,35 +376,40 @@ class CellSearch:
             return trial.suggest_int(key, space.low, space.high, log=space.log)
         return trial.suggest_float(key, space.low, space.high, log=space.log)
 
+    def _row(self, number: int) -> dict[str, Any] | None:
+        """The row of a suggestion, if there is a readable one."""
+        if not self.store.suggestion_path(self.plan.study, self.cell.name, number).exists():
+            return None
+        mine = [("number", "=", number)]
+        rows, _ = self.store.read("suggestions", self.plan.study, ROW, mine, trial=short_hash(self.cell.name))
+        return rows.iloc[0].to_dict() if len(rows) else None  # type: ignore[return-value]
+
     # ------------------------------------------------------------------------------------------------ what came of it
 
     def report(self, suggestion: Open, epoch: int, accuracy: float) -> bool:
-        """A pruner sees one more epoch; returns whether it gives the suggestion up."""
-        suggestion.curve[epoch] = accuracy
-        trial = self._living(suggestion.number)
-        if trial is None:
+        """A pruner sees one more epoch; returns whether it gives the suggestion up.  The arm's own values never are."""
+        if epoch in suggestion.curve:  # a trial that goes on from a checkpoint comes to it again
             return False
+        suggestion.curve[epoch] = accuracy
+        frozen = self._frozen(suggestion.number)
+        if frozen.state.is_finished():
+            return False
+        trial = optuna.trial.Trial(self.study, frozen._trial_id)
         trial.report(accuracy, epoch)
-        return epoch < suggestion.trials[0].total_epochs and trial.should_prune()
+        return suggestion.number > 0 and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
 
     def complete(self, suggestion: Open) -> None:
         """Close it with the means over its replicates' rows."""
         outcomes = [outcome_of(self.store, self.plan, trial) for trial in suggestion.trials]
         if missing := [trial.id for trial, one in zip(suggestion.trials, outcomes, strict=True) if one is None]:
-            self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see lnl doctor.")
+            self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see `lnl doctor`.")
             return
         known = [one for one in outcomes if one is not None]
         values = [float(np.mean([one.accuracy for one in known]))]
         if len(self.settings.objectives) > 1:
             values.append(float(np.mean([one.seconds for one in known])))
-        self.close(
-            suggestion,
-            "complete",
-            values=values,
-            diverged=sum(one.diverged for one in known),
-            epochs=sum(one.epochs for one in known),
-            seconds=sum(one.seconds for one in known),
-        )
+        totals = {name: sum(getattr(one, name) for one in known) for name in ("diverged", "epochs", "seconds")}
+        self.close(suggestion, "complete", values=values, **totals)
 
     def prune(self, suggestion: Open, seconds: float) -> None:
         last = max(suggestion.curve)
@@ -384,43 +417,51 @@ class CellSearch:
 
     def fail(self, suggestion: Open, message: str, refused: bool = False) -> None:
         """`refused`: its values cannot be trained with, which says nothing against the next ones."""
-        self.last_failure = message
-        if refused:
-            self.refused_here += 1
-        else:
-            self.failed_here += 1
         self.close(suggestion, "failed", message=message, refused=refused)
 
-    def close(self, suggestion: Open, state: str, refused: bool = False, **result: Any) -> None:
-        """Write its row, then tell Optuna, then let go."""
-        row = {
-            "search": self.cell.name,
-            "number": suggestion.number,
-            "arm": self.cell.arm,
-            "setting": self.cell.setting,
-            "sampler": self.cell.sampler,
-            "state": state,
-            "params": canonical(suggestion.params),
-            "trials": [trial.id for trial in suggestion.trials],
-            "diverged": 0,
-            "curve": canonical(suggestion.curve) if suggestion.curve else None,
-            "code_hash": trial_code_hash(self.cell.trial),
-            "space": canonical({key: as_json(space) for key, space in self.cell.space.items()}),
-            "preset": self.plan.preset,
-            "asked_at": suggestion.asked_at,
-            "told_at": now(),
-            **result,
-        }
-        self.store.write_suggestion(self.plan.study, row)
-        self.rows = (
-            pd.concat([self.rows, pd.DataFrame([row])], ignore_index=True) if len(self.rows) else pd.DataFrame([row])
-        )
-        self._tell(suggestion.number, row, refused)
+    def close(self, suggestion: Open, state: str, **result: Any) -> None:
+        with self._locked():
+            self._end(suggestion, state, **result)
+
+    def _end(self, suggestion: Open, state: str, **result: Any) -> None:
+        """Write its row, then tell Optuna, then let go.  A driver that took it over meanwhile may have been first."""
+        number = suggestion.number
+        if (row := self._row(number)) is None:
+            row = {
+                "search": self.cell.name,
+                "number": number,
+                "arm": self.cell.arm,
+                "setting": self.cell.setting,
+                "sampler": self.cell.sampler,
+                "state": state,
+                "params": canonical(suggestion.params),
+                "trials": [trial.id for trial in suggestion.trials],
+                "diverged": 0,
+                "refused": False,
+                "curve": canonical(suggestion.curve) if suggestion.curve else None,
+                "code_hash": trial_code_hash(self.cell.trial),
+                "space": canonical({key: as_json(space) for key, space in self.cell.space.items()}),
+                "preset": self.plan.preset,
+                "asked_at": suggestion.asked_at,
+                "told_at": now(),
+                **result,
+            }
+            self.store.write_suggestion(self.plan.study, row)
+        known = {name: row.get(name) for name in ROW}
+        self.rows = pd.DataFrame([*self.rows.to_dict("records"), known], columns=ROW)
+        if row["state"] == "failed":
+            self.last_failure = row["message"]
+            refused = pd.notna(row["refused"]) and bool(row["refused"])
+            self.refused_here += refused
+            self.failed_here += not refused
+        self._tell(number, row)
         suggestion.lease.__exit__()
 
-    def _tell(self, number: int, row: Any, refused: bool = False) -> None:
-        if (trial := self._living(number)) is None:
+    def _tell(self, number: int, row: Mapping[str, Any]) -> None:
+        frozen = self._frozen(number)
+        if frozen.state.is_finished():
             return
+        trial = optuna.trial.Trial(self.study, frozen._trial_id)
         trial.set_user_attr("trials", list(row["trials"]))
         if row["state"] == "complete":
             self.study.tell(number, list(row["values"]))
@@ -428,13 +469,15 @@ class CellSearch:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             trial.set_user_attr("failure", row["message"])
-            trial.set_user_attr("refused", refused)
             self.study.tell(number, state=TrialState.FAIL)
 
-    def _living(self, number: int) -> optuna.trial.Trial | None:
-        """None where Optuna has been told already."""
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        return None if frozen.state.is_finished() else optuna.trial.Trial(self.study, frozen._trial_id)
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+
+def _wanted(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of a trial, or those that one has that waits to be asked for."""
+    return trial.params or dict(trial.system_attrs.get("fixed_params", {}))
 
 
 class Outcome(NamedTuple):
@@ -447,18 +490,19 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
-    """Of a trial that has finished; None where it has not, or where its rows cannot be read.
+    """Of a trial that this code has finished; None where it has not, or where its rows cannot be read.
 
     Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
     """
     rows, _ = store.read("trials", plan.study, trial=trial.id)
+    rows = rows[rows["code_hash"] == trial_code_hash(trial)]
     if rows.empty or not is_outcome(final := latest(rows)).all():
         return None
     row = final.iloc[0]
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
-    if row["status"] != "ok":
-        classes = len(json.loads(row["transition"])) if isinstance(row["transition"], str) else CLASSES
-        return Outcome(1 / classes, seconds, epochs, True)
+    if row["status"] != "ok":  # at once, perhaps: then nobody has written down how many classes there are
+        chance = 1 / len(json.loads(row["transition"])) if isinstance(row["transition"], str) else 0.0
+        return Outcome(chance, seconds, epochs, True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, trial=trial.id)
     if curve.empty:
@@ -506,17 +550,20 @@ class Searches:
     ) -> None:
         assert plan.search is not None
         self.plan, self.store, self.pruner = plan, store, plan.search.pruner
+        self._place = place_of(url, store.root)
         cells = [cell for cell in plan.cells if arms is None or cell.arm in arms]
-        self.storage = open_storage(url, store.root)
-        place = sqlalchemy.make_url(url).render_as_string(hide_password=True) if url else str(store.root / JOURNAL)
-        self._guard = lambda: _storage_errors(place)
+        storage = open_storage(url, store.root)
+        rows = all_rows(store, plan.study)
         with self._guard():
             if not new:
-                _refuse_changed(plan, cells, store, self.storage)
-            self.searches = [CellSearch(plan, cell, store, self.storage) for cell in cells]
+                _refuse_changed(cells, rows, store, storage)
+            self.searches = [CellSearch(plan, cell, store, storage, rows_of(rows, cell)) for cell in cells]
         self.open: list[Open] = []
         self.flying: set[str] = set()  # ids of trials being trained for us
-        self.later: dict[str, float] = {}  # those that another driver trains: when to look again
+        self.taken: set[str] = set()  # ids of trials that another driver trains
+
+    def _guard(self) -> contextlib.AbstractContextManager[None]:
+        return storage_errors(self._place)
 
     def next(self, capacity: int) -> Planned | None:
         """A trial to train now, while no more than `capacity` are wanted at once; None: nothing at this moment."""
@@ -526,7 +573,7 @@ class Searches:
                     for planned in suggestion.waiting.values():
                         if planned.id not in self.flying and self._ready(planned):
                             self.flying.add(planned.id)
-                            return planned
+                            return replace(planned, prerequisite=self._is_prerequisite(planned.id))
                 if len({id for suggestion in self.open for id in suggestion.waiting}) >= capacity:
                     return None
                 if not self._open_another():
@@ -545,9 +592,11 @@ class Searches:
         if (suggestion := self._ask()) is None:
             return False
         self.open.append(suggestion)
-        for trial in suggestion.trials:
-            if outcome_of(self.store, self.plan, trial):
-                suggestion.waiting.pop(trial.id, None)
+        own = {trial.id for trial in suggestion.trials}
+        for planned in list(suggestion.waiting.values()):
+            kept = not planned.prerequisite or self._trained(planned.trial)
+            if kept and (planned.id not in own or outcome_of(self.store, self.plan, planned.trial)):
+                suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)
         return True
@@ -563,52 +612,75 @@ class Searches:
         return None
 
     def _ready(self, planned: Planned) -> bool:
-        trained = all(trained_path(self.store.trained, one).exists() for one in planned.trial.prerequisites.values())
-        return trained and self.later.get(planned.id, 0.0) <= time.monotonic()
-
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
-        """Hear of an epoch; returns whether Optuna's pruner gives the trial up."""
-        if self.pruner == "none":
+        """Whether all that it starts from is trained, and nobody else trains it."""
+        if not all(self._trained(one) for one in planned.trial.prerequisites.values()):
             return False
-        stop = False
-        with self._guard():
-            for suggestion in self._asking_for(trial):
-                if trial == suggestion.trials[0].id:
-                    stop |= suggestion.search.report(suggestion, metrics["epoch"], metrics["validation_accuracy"])
-        return stop
+        if planned.id in self.taken and is_held(self.store, planned.id):
+            return False
+        self.taken.discard(planned.id)
+        return True
 
-    def ended(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        """`outcome`: done, failed (with a message), taken (another driver trains it), pruned (with seconds)."""
-        self.flying.discard(trial)
-        with self._guard():
-            for suggestion in self._asking_for(trial):
-                if outcome["outcome"] == "taken":
-                    self.later[trial] = time.monotonic() + PAUSE_S
-                elif outcome["outcome"] == "done":
-                    suggestion.waiting.pop(trial)
-                    if not suggestion.waiting:
-                        self._finish(suggestion)
-                elif outcome["outcome"] == "pruned":
-                    suggestion.search.prune(suggestion, outcome["seconds"])
-                    self.open.remove(suggestion)
-                elif outcome["outcome"] == "failed":
-                    refused = outcome.get("failure") == "data_error"  # what a method asks of its trial is one, too
-                    suggestion.search.fail(suggestion, outcome.get("message") or "It failed.", refused)
-                    self.open.remove(suggestion)
+    def _trained(self, trial: Trial) -> bool:
+        return trained_path(self.store.trained, trial).exists()
+
+    def _is_prerequisite(self, trial: str) -> bool:
+        return any(suggestion.waiting[trial].prerequisite for suggestion in self._asking_for(trial))
 
     def _asking_for(self, trial: str) -> list[Open]:
         return [suggestion for suggestion in self.open if trial in suggestion.waiting]
 
+    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
+        """Hear of an epoch; returns whether Optuna's pruner gives the trial up, for every search that asks for it."""
+        if self.pruner == "none":
+            return False
+        with self._guard():
+            asking = [one for one in self._asking_for(trial) if trial == one.trials[0].id]
+            wishes = [one.search.report(one, metrics["epoch"], metrics["validation_accuracy"]) for one in asking]
+            return bool(wishes) and all(wishes) and not self._is_prerequisite(trial)
+
+    def prunable(self, trial: str) -> list[tuple[str, int]]:
+        """The searches whose suggestion a trial is, and its epochs; none where somebody needs it whole.
+
+        That are trials which others start from, and the arm's own values.
+        """
+        asking = self._asking_for(trial)
+        if any(one.number == 0 for one in asking) or self._is_prerequisite(trial):
+            return []
+        return [(one.search.cell.name, one.trials[0].total_epochs) for one in asking]
+
+    def ended(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        """`outcome`: done or failed (with its failure's class and a message), taken (by another driver), pruned."""
+        self.flying.discard(trial)
+        how = outcome["outcome"]
+        with self._guard():
+            if how == "taken":
+                self.taken.add(trial)
+            for suggestion in self._asking_for(trial):
+                search = suggestion.search
+                if how == "done":
+                    self._done(suggestion, suggestion.waiting[trial], outcome)
+                elif how == "pruned" and suggestion.curve:  # without: asked for since, and trained again
+                    search.prune(suggestion, outcome["seconds"])
+                    self.open.remove(suggestion)
+                elif how == "failed":
+                    refused = outcome.get("failure") == "data_error"  # what a method asks of its trial is one, too
+                    search.fail(suggestion, outcome.get("message") or "It failed.", refused)
+                    self.open.remove(suggestion)
+
+    def _done(self, suggestion: Open, planned: Planned, outcome: Mapping[str, Any]) -> None:
+        if planned.prerequisite and not self._trained(planned.trial):
+            if outcome.get("failure"):
+                what = f"{planned.trial.method_name}, which it starts from, diverged."
+                suggestion.search.fail(suggestion, what, refused=True)
+                self.open.remove(suggestion)
+            return  # else it was trained before anybody asked to keep what it has learnt: once more
+        suggestion.waiting.pop(planned.id)
+        if not suggestion.waiting:
+            self._finish(suggestion)
+
     def _finish(self, suggestion: Open) -> None:
         suggestion.search.complete(suggestion)
         self.open.remove(suggestion)
-
-    def searched_by(self, trial: str) -> tuple[str, int] | None:
-        """The search whose suggestion a trial is, and its epochs; None for a trial that others start from."""
-        for suggestion in self._asking_for(trial):
-            if trial == suggestion.trials[0].id:
-                return suggestion.search.cell.name, suggestion.trials[0].total_epochs
-        return None
 
     def standing(self) -> list[Standing]:
         """One for each search."""
@@ -631,13 +703,16 @@ class Searches:
         self.open.clear()
 
 
-def _refuse_changed(plan: Plan, cells: Sequence[Cell], store: Store, storage: optuna.storages.BaseStorage) -> None:
+def _refuse_changed(
+    cells: Sequence[Cell], rows: pd.DataFrame, store: Store, storage: optuna.storages.BaseStorage
+) -> None:
     """Raise `ValueError` where a search has suggestions under another declaration and none under this one."""
-    rows, _ = store.read("suggestions", plan.study, ["search", "space"])
     names = {name.rpartition("@")[0] for name in optuna.get_all_study_names(storage) if store.identity()[:8] in name}
+    names |= set(rows["search"])
+    places = rows["search"].map(lambda name: name.rpartition("/")[0])
     for cell in cells:
-        others = rows[rows["search"].map(lambda name: name.rpartition("/")[0] == cell.place).astype(bool)]  # noqa: B023
-        if cell.name in names or (others["search"] == cell.name).any() or others.empty:
+        others = rows[places == cell.place]
+        if cell.name in names or others.empty:
             continue
         was, now_ = json.loads(others["space"].iloc[-1]), {key: as_json(one) for key, one in cell.space.items()}
         keys = [key for key in {**was, **now_} if was.get(key) != now_.get(key)]
@@ -651,17 +726,14 @@ def _refuse_changed(plan: Plan, cells: Sequence[Cell], store: Store, storage: op
 # ------------------------------------------------------------------------------------------------- from rows to a plan
 
 
-def rows_of(store: Store, study: str, cell: Cell, number: int | None = None) -> pd.DataFrame:
-    """The readable rows of a cell's suggestions (or the row of one), by number."""
-    name = short_hash(cell.name) + ("" if number is None else f"-{number}")
-    columns = ["search", "number", "state", "params", "values", "trials", "curve", "message", "code_hash"]
-    if number is not None:
-        if not store.suggestion_path(study, cell.name, number).exists():
-            return pd.DataFrame(columns=columns)
-        rows, _ = store.read("suggestions", study, columns, [("number", "=", number)], trial=short_hash(cell.name))
-    else:
-        rows, _ = store.read("suggestions", study, columns, trial=name)
-    return rows.sort_values("number", ignore_index=True)
+def all_rows(store: Store, study: str) -> pd.DataFrame:
+    """The readable suggestions of a study's searches."""
+    return store.read("suggestions", study, ROW)[0]
+
+
+def rows_of(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    """Those of one cell, by number."""
+    return rows[rows["search"] == cell.name].sort_values("number", ignore_index=True)
 
 
 def counting(rows: pd.DataFrame, suggestions: int) -> pd.DataFrame:
@@ -730,9 +802,10 @@ def confirmed(plan: Plan, store: Store) -> Plan:
     if plan.search is None:
         return plan
     cells = []
+    stored = all_rows(store, plan.study)
     best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
     for cell, said in zip(plan.cells, plan.record["search"]["cells"], strict=True):
-        rows = counting(rows_of(store, plan.study, cell), plan.search.suggestions)
+        rows = counting(rows_of(stored, cell), plan.search.suggestions)
         found = winner(rows) if len(rows) == plan.search.suggestions else None
         record = {**said, "finished": len(rows), "importance": importances(rows, cell)}
         if found is not None:
@@ -744,16 +817,28 @@ def confirmed(plan: Plan, store: Store) -> Plan:
     return _with_searched_arms(replace(plan, record=record), best) if best else replace(plan, record=record)
 
 
+def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Planned | None:
+    """A planned trial with the values that were found; None, and said so, where they cannot be in its setting."""
+    try:
+        return Planned(planned.trial.override(params), arm, planned.setting)
+    except ValueError as error:
+        if planned.trial.replicate == 0:
+            logger.warning("%s is left out of setting %s: %s", arm, planned.setting, error)
+        return None
+
+
 def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Plan:
     by_id = {planned.id: planned for planned in plan.trials}
     own = [by_id[entry["trial"]] for entry in plan.record["trials"]]
     source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
     everywhere = plan.search is not None and plan.search.settings == "base"
     searched = [
-        Planned(planned.trial.override(params), arm, planned.setting)
+        one
         for arm, values in best.items()
         for planned in own
-        if planned.arm == source[arm] and (params := values.get("{}" if everywhere else planned.setting)) is not None
+        if planned.arm == source[arm]
+        and (params := values.get("{}" if everywhere else planned.setting)) is not None
+        and (one := _with_values(planned, arm, params)) is not None
     ]
     declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
     trials = with_prerequisites(declared)

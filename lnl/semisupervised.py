@@ -20,7 +20,7 @@ from torch import Tensor
 from lnl import losses, networks, schedules, targets
 from lnl.learner import Learner
 from lnl.networks import Network
-from lnl.space import Choice, Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Record, Task
 
@@ -43,11 +43,12 @@ class MixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
     )
 
 
-MIXMATCH_SEARCH = {
-    "lambda_u": Uniform(1.0, 150.0, log=True),
-    "temperature": Uniform(0.1, 1.0),
-    "alpha": Uniform(0.1, 2.0, log=True),
-    "views": Choice((1, 2, 3)),
+# The paper's lambda_u are 50 to 250, by data set.
+MIXMATCH_SEARCH: dict[str, Space] = {
+    "method.lambda_u": Uniform(1.0, 250.0, log=True),
+    "method.temperature": Uniform(0.1, 1.0),
+    "method.alpha": Uniform(0.1, 2.0, log=True, when={"method.mix": ("all", "labelled", "unlabelled", "separate")}),
+    "method.views": Integer(1, 4),
 }
 
 

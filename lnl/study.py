@@ -38,6 +38,7 @@ from lnl.trial import Noise, Trial, trial_code_hash
 
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
+_THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
 SEARCH_REPLICATES = 1000  # searches have the replicates from here on, studies those below: no search sees a study's
 
 
@@ -146,14 +147,15 @@ class Cell:
         """The name without the hash: what stays when the declaration of the search changes."""
         return self.name.rpartition("/")[0]
 
-    def holds(self, key: str, trial: Trial) -> bool:
-        """Whether the field is searched in a trial that has these values."""
-        return all(_get(trial, other) in values for other, values in self.space[key].when.items())
+    def holds(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Whether the field is searched beside these values, the others being the arm's own."""
+        conditions = self.space[key].when.items()
+        return all((params[one] if one in params else _get(self.trial, one)) in values for one, values in conditions)
 
     @property
     def default(self) -> dict[str, Any]:
         """The arm's own values of the fields that are searched there."""
-        return {key: _get(self.trial, key) for key in self.space if self.holds(key, self.trial)}
+        return {key: _get(self.trial, key) for key in self.space if self.holds(key, {})}
 
 
 @dataclass(frozen=True)
@@ -284,10 +286,12 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         declared = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
         trials = with_prerequisites(declared)
         here = {arm for panel in panels.values() for arm in panel.arms}
-        cells = _cells(searching, self.name, preset or "base", found.values(), self.selection) if searching else ()
         crossed = {factor for panel in panels.values() for factor in panel.across}
-        if both := [key for cell in cells for key in cell.space if key in crossed]:
-            raise ValueError(f"'{both[0]}' is a factor of the study and cannot be searched: leave one of the two out.")
+        cells: tuple[Cell, ...] = ()
+        if searching:
+            cells = _cells(searching, self.name, preset or "base", found.values(), crossed, self.selection)
+            if both := [name for cell in cells if (name := f"search_{cell.arm}") in panels]:
+                raise ValueError(f"The panel '{both[0]}' has the name of the one that shows a search: rename it.")
         record = {
             "study": self.name,
             "preset": preset or "base",
@@ -349,9 +353,18 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         raise SystemExit(study_main(self))
 
 
-def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], selection: str) -> tuple[Cell, ...]:
+def _cells(
+    search: Search, study: str, preset: str, planned: Iterable[Planned], crossed: set[str], selection: str
+) -> tuple[Cell, ...]:
     """One cell for each arm, sampler and setting to search in.  Raises `ValueError` for a space that cannot be."""
     places: dict[tuple[str, str], Trial] = {}
+    planned = list(planned)
+    arms = {one.arm: one.trial for one in planned}
+    known = dict.fromkeys(key for trial in arms.values() for key in _declared_space(search, trial))
+    if unknown := [key for key in search.parameters or () if key not in known]:
+        raise ValueError(f"The search has no parameter '{unknown[0]}': there are {', '.join(known)}.")
+    if strange := [arm for arm in search.arms or () if arm not in arms]:
+        raise ValueError(f"The search names arm '{strange[0]}', which is not planned: there are {', '.join(arms)}.")
     planned = [one for one in planned if search.arms is None or one.arm in search.arms]
     for one in planned:
         if one.trial.replicate == 0 and (search.settings == "each" or one.setting == "{}"):
@@ -361,9 +374,6 @@ def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], 
             f"Arm '{absent[0]}' is not planned in the base setting, where the search would be: add the base's levels "
             "to the factors, or search with settings='each'."
         )
-    known = dict.fromkeys(key for trial in places.values() for key in _declared_space(search, trial))
-    if unknown := [key for key in search.parameters or () if key not in known]:
-        raise ValueError(f"The search has no parameter '{unknown[0]}': there are {', '.join(known)}.")
     cells = []
     for (arm, setting), trial in places.items():
         if not trial.validation.images:
@@ -371,7 +381,7 @@ def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], 
                 f"A search chooses by validation images, and arm '{arm}' has none: give the base some, such as "
                 "validation.images=200."
             )
-        space = _space(search, arm, trial)
+        space = _space(search, arm, trial, crossed)
         for sampler in search.samplers:
             comparable = {
                 "trial": trial.identity(),
@@ -379,6 +389,8 @@ def _cells(search: Search, study: str, preset: str, planned: Iterable[Planned], 
                 "selection": search.selection or selection,
                 **{name: getattr(search, name) for name in ("objectives", "replicates", "pruner", "seed")},
             }
+            if f"{arm}_{sampler}" in arms:
+                raise ValueError(f"The searched arm '{arm}_{sampler}' has the name of another arm: rename that one.")
             digest = hashlib.sha256(canonical(comparable).encode()).hexdigest()[:8]
             words = [study, preset, f"{arm}_{sampler}", *([setting] if setting != "{}" else []), digest]
             cells.append(Cell("/".join(words), arm, setting, sampler, trial, space))
@@ -389,16 +401,26 @@ def _declared_space(search: Search, trial: Trial) -> dict[str, Space]:
     return dict(search.space or methods.load(trial.method_name).SEARCH)
 
 
-def _space(search: Search, arm: str, trial: Trial) -> dict[str, Space]:
-    """What is searched in an arm: the fields that can matter there.
+def _space(search: Search, arm: str, trial: Trial, crossed: set[str]) -> dict[str, Space]:
+    """What is searched in an arm: the fields that can matter there, but for those that the study crosses itself.
 
-    Raises `ValueError` where a field does not exist, a condition cannot be asked, or the arm's own value lies outside.
+    Raises `ValueError` where a field does not exist or is no question for a search, a condition cannot be asked, or the
+    arm's own value lies outside.
     """
     space = _declared_space(search, trial)
     of = f"The search of arm '{arm}'"
-    space = {key: one for key, one in space.items() if search.parameters is None or key in search.parameters}
-    if "replicate" in space:
-        raise ValueError(f"{of} cannot search the field 'replicate': ask for replicates instead.")
+    if both := [key for key in (*(search.space or {}), *(search.parameters or ())) if key in crossed]:
+        raise ValueError(f"'{both[0]}' is a factor of the study and cannot be searched: leave one of the two out.")
+    wanted = set(space if search.parameters is None else search.parameters) - crossed
+    space = {key: one for key, one in space.items() if key in wanted}
+    if outside := [key for key in space if key.partition(".")[0] in _THE_QUESTION]:
+        raise ValueError(
+            f"{of} cannot search the field '{outside[0]}': suggestions would be scored on different images or labels."
+        )
+    if trial.noise.teacher is not None and (taught := sorted({"probe", "epochs", "steps", "labels"} & set(space))):
+        raise ValueError(
+            f"{of} cannot search the field '{taught[0]}', which changes the teacher of its noise, too: leave it out."
+        )
     own = {}
     for place, (key, one) in enumerate(space.items()):
         for other in (key, *one.when):
@@ -417,7 +439,7 @@ def _space(search: Search, arm: str, trial: Trial) -> dict[str, Space]:
         if all(own[other] in values for other, values in one.when.items()) and own[key] not in one:
             raise ValueError(
                 f"{of} does not hold the arm's own value of '{key}', {own[key]!r}, which is always tried first: widen "
-                "its range."
+                "its range, or search other parameters."
             )
     if not mattering:
         raise ValueError(f"{of} has nothing to search: no field of its space matters there.")

@@ -566,18 +566,18 @@ def trial_code_hash(trial: Trial) -> str:
 def code_hash(method: str) -> str:
     """Hash of the source that a trial of `method` runs: its file, this one, and all that they import from lnl.
 
-    Comments, docstrings and formatting do not count.
+    Comments, docstrings, formatting and what a search may try do not count.
     """
     waiting, seen = [f"lnl.methods.{method}", __name__], {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name in ("lnl", "lnl.methods", "lnl.results"):
+        if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.space"):
             continue
         spec = find_spec(name)
         if spec is None or not spec.origin:
             continue
         tree = ast.parse(Path(spec.origin).read_text())
-        seen[name] = ast.dump(_without_docstrings(tree))
+        seen[name] = ast.dump(_without_docstrings(_without_spaces(tree)))
         waiting += sorted(_imports(tree))
     return hashlib.sha256("".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:12]
 
@@ -604,6 +604,22 @@ def _is_module(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _without_spaces(tree: ast.Module) -> ast.Module:
+    """Without SEARCH, MIXMATCH_SEARCH and the like, and the import of their words."""
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.ImportFrom) and node.module == "lnl.space")
+        and not (isinstance(node, ast.Assign | ast.AnnAssign) and _names_a_space(node))
+    ]
+    return tree
+
+
+def _names_a_space(node: ast.Assign | ast.AnnAssign) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return all(isinstance(target, ast.Name) and target.id.endswith("SEARCH") for target in targets)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

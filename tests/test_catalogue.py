@@ -28,6 +28,24 @@ def test_a_comment_is_found_behind_and_above_its_field() -> None:
     assert meanings["contrastive_data"] == "views of labelled and unlabelled images, or of the latter", "a long line"
 
 
+def test_a_switch_says_what_a_search_tries_for_it() -> None:
+    ieg = catalogue.entry("ieg")
+    tried = {switch.name: switch.search for switch in ieg.switches}
+    assert tried["threshold"] == "None, 0.25, 0.5, 1.0, 2.0"
+    assert tried["temperature"] == "0.1 … 1" and tried["views"] == "2 … 4"
+    assert tried["optimizer"] == "learning_rate 0.01 … 0.3 (log)", "a part of it"
+    assert tried["batch_size"] == "", "not searched"
+    assert ieg.search == "probe 10 … 1000 (log)", "a field of the trial"
+    assert catalogue.entry("mixup").search == ""
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_all_that_is_searched_is_shown(name: str) -> None:
+    one = catalogue.entry(name)
+    shown = "; ".join([*(switch.search for switch in one.switches), one.search])
+    assert all(catalogue.space_text(space) in shown for space in methods.load(name).SEARCH.values())
+
+
 def test_the_terminal_shows_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["methods"]) == 0

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, get_args, get_origin
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from lnl import methods, task, transition
-from lnl.space import Choice, Integer, Uniform
+from lnl.space import Choice
 from lnl.trial import Execution, Row, Trial, diagnose, parse, run
 
 METHODS = methods.names()
@@ -97,11 +97,11 @@ WHERE: dict[str, dict[str, Any]] = {
     "dividemix.ramp": {"ramp": 1},
     "mentornet.mentor=self_paced": {"linear_from": 0.3},
     "mentornet.burn_in": {"burn_in": 0.0},
-    "mentornet.gamma": {"mentor": "linear"},
+    "mentornet.gamma": {"mentor": "linear", "linear_from": 0.3},
     "neighbour_temperature": {"evaluation": "neighbours"},
     "topology=pretrain_then_ssl": {"pretrain_epochs": 1},
     "head_update=frozen_pretrained": {"pretrain_epochs": 1},
-    "head_frozen_from": {"head_update": "frozen_after"},
+    "head_frozen_from": {"head_update": "frozen_after", "epochs": 4},
     "head_gradient=scale": {"gradient_scale": 0.5},
     "head_gradient=scale_head": {"gradient_scale": 0.5, "optimizer.kind": "sgd"},
     "head_gradient=clip": {"gradient_clip": 0.01},
@@ -181,6 +181,24 @@ def alternatives(name: str, kind: Any, value: Any) -> list[Any]:
     raise TypeError(f"{name} is {value!r}: say here what else it could be.")
 
 
+def possible(method: str, key: str) -> list[Any]:
+    """All values of a field that is a choice, or some of those that `SEARCH` may ask for and another one."""
+    name = key.removeprefix("method.")
+    kind, default = next((kind, now) for each, kind, now in fields(methods.load(method).Config()) if each == name)
+    if isinstance(default, int) and not isinstance(default, bool):
+        return list(range(6))
+    return [default, *alternatives(name, kind, default)]
+
+
+def first(conditions: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Settings under which the conditions hold."""
+    return {key: values[0] for key, values in conditions.items()}
+
+
+def value_of(trial: Trial, key: str) -> Any:
+    return reduce(getattr, key.split("."), trial)
+
+
 FIELDS = [
     pytest.param(method, name, value, id=f"{method}-{name}={value}")
     for method in METHODS
@@ -199,6 +217,10 @@ def outcome(trial: Trial) -> list[dict[str, float]]:
         | {"parameters": row.facts["parameters"]}
         for row in rows
     ]
+
+
+def predictions(trial: Trial) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name.startswith("test/")} for row in outcome(trial)]
 
 
 def assert_same(rows: list[Row], others: list[Row]) -> None:
@@ -245,21 +267,57 @@ def test_unknown_keys_are_refused_in_one_sentence(method: str, tiny: Tiny) -> No
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_search_names_fields_and_contains_their_defaults(method: str, tiny: Tiny) -> None:
-    module = methods.load(method)
-    defaults = {name: value for name, _, value in fields(module.Config())}
-    assert module.SEARCH
-    for name, space in module.SEARCH.items():
-        if isinstance(space, Choice):
-            assert defaults[name] in space.values
-            ends = space.values
-        else:
-            assert isinstance(space, Uniform | Integer)
-            assert space.low <= defaults[name] <= space.high
-            assert isinstance(space, Integer) or not space.log or space.low > 0
-            ends = (space.low, space.high)
-        for value in ends:
-            tiny(method, {f"method.{name}": value})
+def test_search_names_fields_and_holds_their_defaults(method: str, tiny: Tiny) -> None:
+    space = methods.load(method).SEARCH
+    papers = Trial(method=methods.configure(method))
+    assert space
+    for place, (key, one) in enumerate(space.items()):
+        assert value_of(papers if key.startswith("method.") else tiny(method), key) in one, key
+        ends = one.values if isinstance(one, Choice) else (one.low, one.high)
+        for end in ends:
+            assert value_of(tiny(method, {**first(one.when), key: end}), key) == end
+        for parent, allowed in one.when.items():
+            assert parent not in list(space)[place:], f"{key} asks for {parent}, which comes later"
+            assert set(allowed) < set(possible(method, parent)), f"{key} would always be searched, or never"
+
+
+CONDITIONS = [
+    pytest.param(method, key, parent, value, id=f"{method}-{key}-{parent}={value}".replace("method.", ""))
+    for method in METHODS
+    for key, one in methods.load(method).SEARCH.items()
+    for parent in one.when
+    for value in possible(method, parent)
+]
+
+
+@pytest.mark.parametrize(("method", "key", "parent", "value"), CONDITIONS)
+def test_a_field_is_searched_where_it_matters(method: str, key: str, parent: str, value: Any, tiny: Tiny) -> None:
+    """Where its condition holds, another value changes training; elsewhere it changes nothing, or is refused."""
+    name, other = key.removeprefix("method."), parent.removeprefix("method.")
+    conditions = methods.load(method).SEARCH[key].when
+    around = {**where(method, name, None), **where(method, other, value)}
+    try:
+        base = tiny(method, {**for_method(around), **first(conditions), parent: value})
+        kind, now = next((kind, now) for each, kind, now in fields(base.method) if each == name)
+        changed = base.override({key: alternatives(name, kind, now)[0]})
+    except ValueError:
+        assert value not in conditions[parent]
+        return
+    if value in conditions[parent]:
+        assert outcome(changed) != outcome(base)
+    else:  # exactly, but for what Adam undoes but for its epsilon
+        tolerance = 1e-2 if key in ("method.lambda_mixmatch", "method.gradient_scale") else 0.0
+        for row, other_row in zip(predictions(changed), predictions(base), strict=True):
+            assert row == pytest.approx(other_row, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [(method, key) for method in METHODS for key in methods.load(method).SEARCH if not key.startswith("method.")],
+)
+def test_a_searched_field_of_the_trial_changes_training(method: str, key: str, tiny: Tiny) -> None:
+    one = methods.load(method).SEARCH[key]
+    assert outcome(tiny(method, {key: one.low})) != outcome(tiny(method, {key: one.high}))
 
 
 @pytest.mark.parametrize(("method", "name", "value"), FIELDS)

@@ -17,12 +17,14 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from lnl import Choice, Contrast, Integer, Noise, Panel, Preset, Search, Study, Trial, Uniform, Validation
-from lnl.results import StorageError, Store, leases
-from lnl.search import Searches, confirmed, importances, open_storage, rows_of, seed_of
+from lnl.results import TABLES, StorageError, Store, leases, write_rows
+from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
 from lnl.study import SEARCH_REPLICATES, Plan, Planned
+from lnl.trial import trained_path, trial_code_hash
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
@@ -69,7 +71,7 @@ def train(store: Store, plan: Plan, planned: Planned, accuracy: float | None) ->
         "transition": json.dumps([[0.25] * 4] * 4),
         "epochs_done": 3,
         "seconds": 2.0 + planned.trial.replicate % 10,
-        "code_hash": "now",
+        "code_hash": trial_code_hash(planned.trial),
     }
     values = [] if accuracy is None else [0.1, 0.99, accuracy]
     curve = [
@@ -94,8 +96,9 @@ def evaluate(
 
 
 def suggestions(plan: Plan, store: Store, place: int = 0) -> pd.DataFrame:
-    rows = rows_of(store, plan.study, plan.cells[place])
-    return rows.assign(params=rows["params"].map(json.loads), values=rows["values"].map(list))
+    rows = rows_of(all_rows(store, plan.study), plan.cells[place])
+    values = [None if one is None else list(one) for one in rows["values"]]
+    return rows.assign(params=rows["params"].map(json.loads), values=values)
 
 
 def optuna_trials(plan: Plan, store: Store, place: int = 0) -> list[optuna.trial.FrozenTrial]:
@@ -251,7 +254,7 @@ def test_a_search_in_which_everything_is_refused_ends(store: Store) -> None:
         searches.ended(planned.id, outcome)
     assert searches.spent() and searches.searches[0].last_failure == "Class 3 is not in the probe."
     assert (
-        len(rows_of(store, plan.study, plan.cells[0])) == 6
+        len(rows_of(all_rows(store, plan.study), plan.cells[0])) == 6
         and confirmed(plan, store).record["search"]["cells"][0]["winner"] is None
     )
 
@@ -325,14 +328,22 @@ def test_a_deleted_storage_is_made_again_from_the_results(sampler: str, store: S
     assert len(evaluate(study.plan(search={"suggestions": 8}), store)) == 4
 
 
-def test_an_older_copy_of_the_storage_is_refused(store: Store) -> None:
-    study = declare()
-    evaluate(study.plan(), store)
+def test_an_older_copy_of_the_storage_gets_what_it_lacks(store: Store) -> None:
+    study = declare(arms={"full": {}})
+    searches = Searches(study.plan(), store)
+    running = searches.next(1)
+    assert running is not None
     older = (store.root / "optuna.journal").read_bytes()
-    evaluate(study.plan(search={"suggestions": 8}), store)
+    train(store, study.plan(), running, 0.5)
+    searches.ended(running.id, {"outcome": "done"})
+    evaluate(study.plan(), store)
+    before = suggestions(study.plan(), store)
     (store.root / "optuna.journal").write_bytes(older)
-    with pytest.raises(StorageError, match=r"an older copy\.  Delete its study 'searched/base/full_tpe/"):
-        Searches(study.plan(), store)
+    assert evaluate(study.plan(), store) == []
+    trials = optuna_trials(study.plan(), store)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    assert [trial.params for trial in trials] == before["params"].tolist()
+    assert [trial.values for trial in trials] == before["values"].tolist()
 
 
 def test_accidents_are_suggested_again_by_the_next_run(store: Store) -> None:
@@ -349,6 +360,8 @@ def test_accidents_are_suggested_again_by_the_next_run(store: Store) -> None:
     assert len(failed) == 2 and searches.spent() and searches.searches[0].last_failure == "Out of memory."
     assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is None, "the budget is not spent"
     assert {planned.id for planned in evaluate(plan, store)} == set(failed.values())
+    (store.root / "optuna.journal").unlink()
+    assert evaluate(plan, store) == [], "they have succeeded since, also for a storage that is made again"
     states = [trial.state.name for trial in optuna_trials(plan, store)]
     assert (states.count("COMPLETE"), states.count("FAIL"), len(states)) == (6, 2, 8)
     assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is not None
@@ -379,14 +392,133 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     before = searches.next(4)
     assert before is not None and before.prerequisite and before.trial.method_name == "simclr" and before.search is None
     assert searches.next(4) is None, "all wait for it"
-    from lnl.trial import trained_path
-
     path = trained_path(store.trained, before.trial)
     path.parent.mkdir()
     path.write_bytes(b"")
     searches.ended(before.id, {"outcome": "done"})
     rest = [searches.next(4), searches.next(4), searches.next(4)]
     assert [one.suggestion for one in rest if one] == [0, 1, 2]
+
+
+def test_a_prerequisite_that_diverges_ends_what_waits_for_it(store: Store) -> None:
+    arms = {"propagated": {"method": "label_propagation", "init_from": {"method": "simclr", "epochs": 1}}}
+    plan = declare(Search(suggestions=2, space={"method.k": Integer(5, 50)}), arms=arms).plan()
+    searches = Searches(plan, store)
+    while planned := searches.next(4):
+        assert planned.prerequisite
+        searches.ended(planned.id, {"outcome": "done", "failure": "nan"})
+    assert searches.spent() and searches.searches[0].last_failure == "simclr, which it starts from, diverged."
+
+
+def test_a_trial_that_another_suggestion_starts_from_is_kept(store: Store) -> None:
+    source = {"method": "simclr", "epochs": 3, "noise.kind": "none", "noise.rate": 0.0}
+    arms = {"simclr": source, "propagated": {"method": "label_propagation", "init_from": {"method": "simclr"}}}
+    space = {"method.temperature": Uniform(0.005, 1)}
+    plan = declare(Search(suggestions=1, space=space, pruner="median"), arms=arms).plan()
+    searches = Searches(plan, store)
+    first = searches.next(1)
+    assert first is not None and not first.prerequisite and first.trial.method_name == "simclr"
+    waiting = searches.next(2)
+    assert waiting is None, "the other waits for it"
+    assert searches.prunable(first.id) == []
+    train(store, plan, first, 0.5)
+    searches.ended(first.id, {"outcome": "done"})
+    again = searches.next(2)
+    assert again is not None and again.id == first.id and again.prerequisite, "what it has learnt was not kept"
+
+
+@pytest.mark.parametrize("late", ["failed", "done"])
+def test_of_two_drivers_that_hold_a_suggestion_the_first_to_end_it_wins(late: str, store: Store) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    slow = Searches(plan, store)
+    first = slow.next(1)
+    assert first is not None
+    for lease in (store.root / "leases").glob("*.json"):  # silent for a minute on another host: the lease lapses
+        lease.unlink()
+    other = evaluate(plan, store)
+    assert other[0].id == first.id
+    before = suggestions(plan, store)
+    slow.ended(first.id, {"outcome": late, "message": "Out of memory."})
+    pd.testing.assert_frame_equal(suggestions(plan, store), before)
+    assert [trial.state.name for trial in optuna_trials(plan, store)] == ["COMPLETE"] * 6
+
+
+def test_a_removed_row_is_evaluated_again_from_its_trials(store: Store) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    evaluate(plan, store)
+    before = suggestions(plan, store)
+    store.suggestion_path(plan.study, plan.cells[0].name, 3).unlink()
+    assert confirmed(plan, store).record["search"]["cells"][0]["finished"] == 5
+    assert evaluate(plan, store) == [], "its trial is there"
+    after = suggestions(plan, store)
+    assert after["number"].tolist() == [0, 1, 2, 4, 5, 6]
+    assert (after["params"][5], after["values"][5]) == (before["params"][3], before["values"][3])
+
+
+def test_a_rebuild_that_was_interrupted_goes_on(store: Store, monkeypatch: Any) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    evaluate(plan, store)
+    (store.root / "optuna.journal").unlink()
+    added = optuna.Study.add_trial
+    left = iter([True, True, True])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(optuna.Study, "add_trial", lambda *a: added(*a) if next(left, False) else interrupt())
+        Searches(plan, store)
+    assert [one.rebuilt for one in Searches(plan, store).standing()] == [3]
+    assert [trial.params for trial in optuna_trials(plan, store)] == suggestions(plan, store)["params"].tolist()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
+def test_no_sampler_repeats_itself_after_a_rebuild(sampler: str, store: Store) -> None:
+    study = declare(Search(suggestions=6, space=SPACE, samplers=(sampler,)), arms={"full": {}})
+    evaluate(study.plan(), store)
+    (store.root / "optuna.journal").unlink()
+    assert len(evaluate(study.plan(search={"suggestions": 12}), store)) == 6
+
+
+def test_drivers_with_different_storages_are_told(store: Store, tmp_path: Path) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    first = Searches(plan, store)
+    assert first.next(1) is not None
+    other = Searches(plan, store, url=f"sqlite:///{tmp_path / 'optuna.db'}")
+    with pytest.raises(StorageError, match=r"with another Optuna storage: give both the same --optuna\."):
+        other.next(1)
+
+
+def test_results_of_other_code_are_not_taken_for_todays(store: Store) -> None:
+    plan = declare(Search(suggestions=1, space=SPACE), arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    planned = searches.next(1)
+    assert planned is not None
+    train(store, plan, planned, 0.9)
+    path = next((store.root / "trials").rglob("*.parquet"))
+    row = pq.ParquetFile(path).read().to_pylist()[0]
+    path.unlink()
+    write_rows(path, TABLES["trials"], [{**row, "code_hash": "older"}])
+    searches.close()
+    assert [one.id for one in evaluate(plan, store)] == [planned.id]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_arms_own_values_are_never_pruned(sampler: str, store: Store) -> None:
+    search = Search(suggestions=8, space=SPACE, samplers=(sampler,), pruner="median")
+    plan = declare(search, arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    pruned = []
+    while planned := searches.next(1):
+        value = 1 / (2 + planned.suggestion) if planned.suggestion else 0.01  # own values worst, the rest ever worse
+        for epoch in (1, 2, 3):
+            if searches.epoch(planned.id, {"epoch": epoch, "validation_accuracy": value}):
+                searches.ended(planned.id, {"outcome": "pruned", "seconds": 1.5})
+                pruned.append(planned.suggestion)
+                break
+        else:
+            train(store, plan, planned, value)
+            searches.ended(planned.id, {"outcome": "done"})
+    rows = suggestions(plan, store)
+    assert rows["state"].tolist() == ["pruned" if n in pruned else "complete" for n in range(8)]
+    assert pruned and 0 not in pruned, "Optuna's median pruner lets five end first"
+    assert confirmed(plan, store).record["search"]["cells"][0]["finished"] == 8
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -414,6 +546,8 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
         ),
         ({"space": {"method.alpha": Uniform(0.1, 1, when={"method.views": (7,)})}}, "has nothing to search"),
         ({"space": {"replicate": Integer(0, 5)}}, "cannot search the field 'replicate'"),
+        ({"space": {"noise.rate": Uniform(0.0, 0.5)}}, "would be scored on different images or labels."),
+        ({"arms": ("fulll",)}, "The search names arm 'fulll', which is not planned: there are full, scaled."),
         ({"pruner": "asha", "replicates": 2}, "a pruner looks at one curve"),
         ({"pruner": "median", "objectives": ("accuracy", "seconds")}, "a pruner looks at one objective"),
         ({"samplers": ["cmaes"], "objectives": ("accuracy", "seconds")}, "CMA-ES has one objective"),
@@ -434,6 +568,8 @@ def test_a_search_needs_validation_and_no_factor(store: Store) -> None:
     panel = {"p": Panel("x", ("full",), ("method.temperature",))}
     with pytest.raises(ValueError, match=r"'method\.temperature' is a factor of the study and cannot be searched"):
         declare(factors={"method.temperature": [0.5, 0.7]}, panels=panel).plan()
+    with pytest.raises(ValueError, match="The searched arm 'full_tpe' has the name of another arm: rename that one"):
+        declare(arms={"full": {}, "full_tpe": {"method.alpha": 0.5}}).plan()
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(replicates=1001)
 
@@ -461,8 +597,13 @@ def test_unusable_storages_are_one_sentence(store: Store) -> None:
     assert "secret" not in str(refusal.value) and "\n" not in str(refusal.value)
     with pytest.raises(StorageError, match=r"No driver for nosuchdb://x is installed"):
         Searches(plan, store, url="nosuchdb://x")
-    with pytest.raises(ValueError, match="'results' is no database URL"):
-        Searches(plan, store, url="results")
+    for wrong in ("results", "postgresql:me:secret@127.0.0.1/x", "postgresql://me:secret@127.0.0.1:port/x"):
+        with pytest.raises(ValueError, match="is no database URL") as refusal:
+            Searches(plan, store, url=wrong)
+        assert "secret" not in str(refusal.value)
+    with pytest.raises(StorageError) as failure:
+        Searches(plan, store, url="postgresql://127.0.0.1:9/x?user=me&password=secret")
+    assert "secret" not in str(failure.value)
     evaluate(plan, store)
     with open(store.root / "optuna.journal", "ab") as journal:
         journal.write(b'{"torn')
@@ -539,7 +680,7 @@ def test_own_values_that_win_are_the_searched_arm(store: Store) -> None:
 def test_importance_sees_the_field_that_matters(store: Store) -> None:
     plan = declare(Search(suggestions=30, space=SPACE, samplers=("random",)), arms={"full": {}}).plan()
     evaluate(plan, store)
-    found = importances(rows_of(store, plan.study, plan.cells[0]), plan.cells[0])
+    found = importances(rows_of(all_rows(store, plan.study), plan.cells[0]), plan.cells[0])
     assert found["method.temperature"] > 0.8 and sum(found.values()) == pytest.approx(1.0)
 
 

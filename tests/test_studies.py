@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lnl import methods
 from lnl.cli import find_study
 from lnl.study import Study
 
@@ -21,7 +22,8 @@ def study(request: pytest.FixtureRequest) -> Study:
 
 def test_the_studies_of_the_seed_documents_are_there() -> None:
     declared = "architectures_002 augmentation_strategies dividemix_ablation label_ratios noise_rates probe_size"
-    assert {*declared.split(), "robmix_ablation", "students"} <= set(NAMES)
+    searches = "search search_lambda search_temperature search_probe_size search_threshold"
+    assert {*declared.split(), *searches.split(), "robmix_ablation", "students"} <= set(NAMES)
 
 
 def test_a_study_is_named_after_its_file_and_has_every_size(study: Study) -> None:
@@ -38,6 +40,28 @@ def test_every_preset_plans(study: Study) -> None:
     smoke = study.plan("smoke")
     assert {planned.trial.dataset for planned in smoke.trials} == {"digits"}, "a bare machine has no other images"
     assert len(smoke.trials) <= 100
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("search")])
+def test_a_search_is_of_every_size_and_chooses_by_images_of_its_own(name: str) -> None:
+    declared = find_study(name)
+    for preset in [None, *declared.presets]:
+        plan = declared.plan(preset)
+        assert plan.cells and {cell.arm for cell in plan.cells} <= set(plan.record["arms"])
+        for cell in plan.cells:
+            assert cell.trial.validation.images and cell.trial.validation.labels == "noisy"
+            assert cell.trial.validation.source == "train", "the test set chooses nothing"
+    smoke = declared.plan("smoke")
+    assert smoke.search is not None and smoke.search.suggestions * len(smoke.cells) <= 50
+
+
+def test_the_search_of_all_methods_tries_what_each_declares_but_no_more_trusted_images() -> None:
+    plan = find_study("search").plan("digits")
+    assert {cell.arm for cell in plan.cells} == set(methods.names())
+    for cell in plan.cells:
+        assert cell.arm == cell.trial.method_name
+        assert set(cell.space) <= set(methods.load(cell.arm).SEARCH) - {"probe"}
+    assert len({(cell.trial.labels, cell.trial.probe, cell.trial.noise, cell.trial.steps) for cell in plan.cells}) == 1
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -295,7 +295,7 @@ def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(
 
 
 MODULES = [
-    "trial", "learner", "task", "noise", "augment", "losses", "streams", "schedules", "graph", "space", "data.cache",
+    "trial", "learner", "task", "noise", "augment", "losses", "streams", "schedules", "graph", "data.cache",
     "data.digits", "networks", "networks.convnet", "networks.heads", "methods.supervised",
 ]  # fmt: skip
 
@@ -307,12 +307,23 @@ def test_a_change_of_what_a_method_runs_moves_its_hash(tree, name):
     assert tree.hash("supervised") != tree.real["supervised"]
 
 
+def test_what_a_search_may_try_does_not_move_it(tree):
+    for path in ("methods/robmix.py", "semisupervised.py"):
+        before = (PACKAGE / path).read_text()
+        assert re.search(r"SEARCH(: .*)? = \{", before) and "from lnl.space import" in before
+        tree.rewrite(path, lambda text: re.sub(r"SEARCH(: .*)? = \{", 'SEARCH = {"method.new": None, ', text))
+        tree.rewrite(path, lambda text: re.sub(r"from lnl.space import .*", "from lnl.space import Choice", text))
+    assert tree.hash("robmix") == tree.real["robmix"]
+
+
 def test_one_changed_number_moves_it_too(tree):
     tree.rewrite("methods/supervised.py", lambda text: text.replace("learning_rate=0.03", "learning_rate=0.04"))
     assert tree.hash("supervised") != tree.real["supervised"]
 
 
-@pytest.mark.parametrize("name", ["methods/robmix", "gradients", "semisupervised", "cli", "runner", "study", "results"])
+@pytest.mark.parametrize(
+    "name", ["methods/robmix", "gradients", "semisupervised", "cli", "runner", "study", "search", "space", "results"]
+)
 def test_a_change_of_what_it_does_not_run_does_not(tree, name):
     tree.rewrite(f"{name}.py", lambda text: f"{text}\nunused = 1\n")
     assert tree.hash("supervised") == tree.real["supervised"]

@@ -20,7 +20,7 @@ from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.readout import Readout, ReadoutSettings
-from lnl.space import Integer, Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
@@ -36,10 +36,10 @@ class Config(ReadoutSettings, frozen=True, extra="forbid"):
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine")
 
 
-SEARCH = {
-    "lambda_redundancy": Uniform(5e-4, 0.05, log=True),
-    "projector_layers": Integer(0, 3),
-    "optimizer.learning_rate": Uniform(1e-4, 1e-2, log=True),
+SEARCH: dict[str, Space] = {
+    "method.lambda_redundancy": Uniform(5e-4, 0.05, log=True),
+    "method.projector_layers": Integer(0, 3),
+    "method.optimizer.learning_rate": Uniform(1e-4, 1e-2, log=True),
 }
 
 

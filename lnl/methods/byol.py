@@ -20,7 +20,7 @@ from lnl import losses, schedules
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.readout import Readout, ReadoutSettings
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
@@ -37,7 +37,10 @@ class Config(ReadoutSettings, frozen=True, extra="forbid"):
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 
-SEARCH = {"target_decay": Uniform(0.9, 0.9999), "optimizer.learning_rate": Uniform(0.01, 1.0, log=True)}
+SEARCH: dict[str, Space] = {
+    "method.target_decay": Uniform(0.9, 0.9999),
+    "method.optimizer.learning_rate": Uniform(0.01, 1.0, log=True),
+}
 
 
 class Method:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lnl import losses, selection
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Integer, Uniform
+from lnl.space import Choice, Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, View, order
 
@@ -42,10 +42,11 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, schedule="linear", milestones=(0.4,))
 
 
-SEARCH = {
-    "forget_rate": Uniform(0.05, 0.6),
-    "ramp": Integer(1, 30),
-    "optimizer.learning_rate": Uniform(1e-4, 1e-2, log=True),
+SEARCH: dict[str, Space] = {
+    "method.forget_rate": Uniform(0.05, 0.6),
+    "method.ramp": Integer(1, 30),
+    "method.exponent": Choice((0.5, 1.0, 2.0)),
+    "method.optimizer.learning_rate": Uniform(1e-4, 0.1, log=True),
 }
 
 

@@ -38,7 +38,7 @@ from torch import Generator, Tensor
 from lnl import graph, losses, schedules, selection, targets
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Integer, Uniform
+from lnl.space import Choice, Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -105,14 +105,18 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {
-    "lambda_u": Choice((0.0, 25.0, 50.0, 150.0)),
-    "threshold": Uniform(0.1, 0.9),
-    "temperature": Uniform(0.1, 1.0),
-    "alpha": Uniform(0.2, 8.0, log=True),
-    "warm_up": Integer(1, 30),
-    "confidence_penalty": Uniform(0.0, 1.0),
-    "optimizer.learning_rate": Uniform(1e-3, 0.2, log=True),
+BY_NEIGHBOURS = {"method.split_source": ("neighbours", "product", "both")}
+
+SEARCH: dict[str, Space] = {
+    "method.lambda_u": Choice((0.0, 25.0, 50.0, 150.0)),  # the paper's
+    "method.threshold": Uniform(0.05, 0.95),
+    "method.temperature": Uniform(0.1, 1.0),
+    "method.alpha": Uniform(0.2, 8.0, log=True, when={"method.mixup": ("batch", "image")}),
+    "method.warm_up": Integer(1, 30),
+    "method.confidence_penalty": Uniform(0.0, 1.0),
+    "method.neighbours": Integer(10, 200, log=True, when=BY_NEIGHBOURS),
+    "method.neighbour_temperature": Uniform(0.02, 0.5, log=True, when=BY_NEIGHBOURS),
+    "method.optimizer.learning_rate": Uniform(1e-4, 0.2, log=True),
 }
 
 

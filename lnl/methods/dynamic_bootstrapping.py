@@ -26,7 +26,7 @@ from torch import Tensor
 from lnl import losses, selection, targets
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, View, order
 
@@ -48,12 +48,12 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
-SEARCH = {
-    "guess": Choice(("hard", "soft", "dynamic_mixup")),
-    "bootstrap_from": Uniform(0.1, 0.6),
-    "alpha": Uniform(0.5, 64.0, log=True),
-    "prior_weight": Uniform(0.0, 2.0),
-    "optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
+SEARCH: dict[str, Space] = {
+    "method.guess": Choice(("hard", "soft", "dynamic_mixup")),
+    "method.bootstrap_from": Uniform(0.1, 0.6),
+    "method.alpha": Uniform(0.5, 64.0, log=True),
+    "method.prior_weight": Uniform(0.0, 2.0),
+    "method.optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
 }
 
 

@@ -25,7 +25,6 @@ from lnl.consistency import (
 )
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -39,7 +38,7 @@ class Config(FixMatchSettings, frozen=True, extra="forbid"):
     )
 
 
-SEARCH = {**FIXMATCH_SEARCH, "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True)}
+SEARCH = FIXMATCH_SEARCH
 
 
 class Method:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -45,11 +45,14 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
-SEARCH = {
-    "q": Uniform(0.1, 1.0),
-    "truncated": Choice((False, True)),
-    "k": Uniform(0.1, 0.9),
-    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+TRUNCATED = {"method.truncated": (True,)}
+
+SEARCH: dict[str, Space] = {
+    "method.q": Uniform(0.1, 1.0),
+    "method.truncated": Choice((False, True)),
+    "method.k": Uniform(0.1, 0.9, when=TRUNCATED),
+    "method.prune_from": Uniform(0.1, 0.7, when=TRUNCATED),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
 }
 
 

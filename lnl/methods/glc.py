@@ -23,7 +23,7 @@ from lnl import losses, schedules, transition
 from lnl.data import DataError
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Task, order
 
@@ -38,7 +38,11 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine")
 
 
-SEARCH = {"estimation": Uniform(0.1, 0.9), "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True)}
+SEARCH: dict[str, Space] = {
+    "probe": Integer(10, 1000, log=True),  # at least one image of each class
+    "method.estimation": Uniform(0.1, 0.9),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+}
 
 
 class Method:

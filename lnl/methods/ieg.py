@@ -27,7 +27,7 @@ from lnl import losses, meta, targets
 from lnl.data import DataError
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, balanced_order, order
 
@@ -80,16 +80,18 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {
-    "views": Choice((2, 3, 4)),
-    "temperature": Uniform(0.1, 1.0),
-    "alpha": Uniform(0.1, 2.0, log=True),
-    "initial_coefficient": Uniform(0.5, 1.0),
-    "mixed_weight": Uniform(1.0, 10.0),
-    "consistency_weight": Uniform(1.0, 50.0, log=True),
-    "use_coefficients": Choice((True, False)),
-    "logit_norm": Choice((True, False)),
-    "optimizer.learning_rate": Uniform(0.01, 0.3, log=True),
+SEARCH: dict[str, Space] = {
+    "probe": Integer(10, 1000, log=True),  # M: 10 to 1,000 in the paper
+    "method.threshold": Choice((None, 0.25, 0.5, 1.0, 2.0)),
+    "method.mixed_weight": Uniform(0.0, 10.0),
+    "method.consistency_weight": Uniform(0.0, 50.0),
+    "method.temperature": Uniform(0.1, 1.0),
+    "method.views": Integer(2, 4),
+    "method.alpha": Uniform(0.1, 2.0, log=True, when={"method.mixup": ("beta", "code")}),
+    "method.use_coefficients": Choice((True, False)),
+    "method.initial_coefficient": Uniform(0.5, 1.0),
+    "method.logit_norm": Choice((False, True)),
+    "method.optimizer.learning_rate": Uniform(0.01, 0.3, log=True),
 }
 
 

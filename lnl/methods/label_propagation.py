@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot
 
 from lnl import graph
 from lnl.learner import Learner, NetworkBuilder, Optimizer
-from lnl.space import Choice, Integer, Uniform
+from lnl.space import Choice, Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task
 
@@ -51,10 +51,15 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {
-    "k": Integer(5, 50),
-    "temperature": Uniform(0.005, 0.5, log=True),
-    "clamp": Choice(("off", "soft", "hard")),
+SPREADING = {"method.mode": ("propagation",)}
+
+SEARCH: dict[str, Space] = {
+    "method.k": Integer(5, 50, log=True),
+    "method.temperature": Uniform(0.005, 0.5, log=True),
+    "method.iterations": Integer(1, 10, when=SPREADING),
+    "method.clamp": Choice(("off", "soft", "hard"), when=SPREADING),
+    "method.alpha": Uniform(0.1, 0.99, when=SPREADING | {"method.clamp": ("soft",)}),
+    "method.symmetrise": Choice(("none", "mean", "max", "mutual"), when=SPREADING),
 }
 
 

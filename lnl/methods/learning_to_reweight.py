@@ -20,7 +20,7 @@ from lnl import losses, meta
 from lnl.data import DataError
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import heads
-from lnl.space import Choice, Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, balanced_order, order
 
@@ -38,9 +38,10 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
-SEARCH = {
-    "optimizer.learning_rate": Uniform(0.01, 0.3, log=True),
-    "probe_batch_size": Choice((10, 20, 50, 100, 200)),
+SEARCH: dict[str, Space] = {
+    "probe": Integer(10, 1000, log=True),
+    "method.probe_batch_size": Integer(10, 200, log=True),
+    "method.optimizer.learning_rate": Uniform(0.01, 0.3, log=True),
 }
 
 

@@ -28,7 +28,7 @@ from lnl import losses, schedules, transition
 from lnl.data import DataError
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Task, order
 
@@ -60,11 +60,13 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return given
 
 
-SEARCH = {
-    "direction": Choice(("forward", "backward")),
-    "percentile": Uniform(0.8, 1.0),
-    "estimation": Uniform(0.1, 0.9),
-    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+ESTIMATED = {"method.given": (None,)}
+
+SEARCH: dict[str, Space] = {
+    "method.direction": Choice(("forward", "backward")),
+    "method.percentile": Uniform(0.8, 1.0, when=ESTIMATED),
+    "method.estimation": Uniform(0.1, 0.9, when=ESTIMATED),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
 }
 
 

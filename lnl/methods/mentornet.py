@@ -36,7 +36,7 @@ from lnl import losses
 from lnl.data import DataError
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, View, order
 
@@ -68,12 +68,15 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {
-    "mentor": Choice(("predefined", "self_paced", "linear")),
-    "percentile": Uniform(0.3, 0.95),
-    "gamma": Uniform(0.1, 10.0, log=True),
-    "burn_in": Uniform(0.0, 0.5),
-    "optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
+# Which mentor is a question for arms: not all can be had without a probe.
+SEARCH: dict[str, Space] = {
+    "method.percentile": Uniform(
+        0.3, 0.95, when={"method.mentor": ("predefined", "self_paced", "linear", "data_driven")}
+    ),
+    "method.gamma": Uniform(0.1, 10.0, log=True, when={"method.mentor": ("predefined", "linear", "focal")}),
+    "method.linear_from": Uniform(0.5, 1.0, when={"method.mentor": ("predefined",)}),
+    "method.burn_in": Uniform(0.0, 0.5),
+    "method.optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -26,7 +27,7 @@ class Config(MixMatchSettings, frozen=True, extra="forbid"):
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 
 
-SEARCH = MIXMATCH_SEARCH
+SEARCH: dict[str, Space] = {**MIXMATCH_SEARCH, "method.optimizer.learning_rate": Uniform(2e-4, 2e-2, log=True)}
 
 
 class Method:

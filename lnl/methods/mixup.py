@@ -21,7 +21,7 @@ from torch import Tensor
 from lnl import losses, targets
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
@@ -36,7 +36,10 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step")
 
 
-SEARCH = {"alpha": Uniform(0.1, 32.0, log=True), "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True)}
+SEARCH: dict[str, Space] = {
+    "method.alpha": Uniform(0.1, 32.0, log=True),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+}
 
 
 class Method:

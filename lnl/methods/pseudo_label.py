@@ -19,7 +19,7 @@ from lnl import losses, networks, schedules, targets
 from lnl.consistency import confident_share, taught, unlabelled_pool
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -38,10 +38,11 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
-SEARCH = {
-    "threshold": Uniform(0.0, 0.99),
-    "lambda_u": Uniform(0.1, 10.0, log=True),
-    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
+SEARCH: dict[str, Space] = {
+    "method.threshold": Uniform(0.0, 0.99),
+    "method.lambda_u": Uniform(0.1, 10.0, log=True),
+    "method.ramp": Uniform(0.0, 1.0),
+    "method.optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
 }
 
 

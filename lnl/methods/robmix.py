@@ -17,6 +17,7 @@ it gives norm and cosine on the backbone for nothing, and makes every gradient a
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -29,7 +30,7 @@ from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.readout import Readout, ReadoutSettings
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -114,11 +115,48 @@ class Config(MixMatchSettings, frozen=True, extra="forbid"):
         return self
 
 
-SEARCH = {
-    **MIXMATCH_SEARCH,
-    "lambda_mixmatch": Uniform(0.1, 10.0, log=True),
-    "contrastive_temperature": Uniform(0.05, 1.0, log=True),
-    "gradient_scale": Uniform(0.05, 10.0, log=True),
+# Where a field matters.  Two owners' Adams, and that of a loss alone, undo a factor of the loss.
+BOTH_LOSSES = {"method.topology": ("joint_two_head", "alternating_epoch", "pretrain_then_ssl")}
+WITH_MIXMATCH = {"method.topology": (*BOTH_LOSSES["method.topology"], "mixmatch_only")}
+WITH_CONTRASTIVE = {"method.topology": (*BOTH_LOSSES["method.topology"], "simclr_then_linear")}
+ONE_OPTIMIZER = {"method.optimizers": ("single", "per_module")}
+UNSTOPPED = {  # else L1 teaches its own head alone
+    "method.head_gradient": (
+        "flow",
+        "scale",
+        "reverse",
+        "clip",
+        "noise",
+        "pcgrad",
+        "pcgrad_asymmetric",
+        "gradnorm",
+        "scale_head",
+    )
+}
+
+SEARCH: dict[str, Space] = {
+    "method.lambda_mixmatch": Uniform(0.1, 10.0, log=True, when=BOTH_LOSSES | ONE_OPTIMIZER | UNSTOPPED),
+    "method.contrastive_temperature": Uniform(0.05, 1.0, log=True, when=WITH_CONTRASTIVE | UNSTOPPED),
+    "method.gradient_scale": Uniform(
+        0.05,
+        10.0,
+        log=True,
+        when=BOTH_LOSSES | ONE_OPTIMIZER | {"method.head_gradient": ("scale", "reverse", "scale_head")},
+    ),
+    "method.gradient_clip": Uniform(0.01, 10.0, log=True, when=WITH_CONTRASTIVE | {"method.head_gradient": ("clip",)}),
+    "method.gradient_noise": Uniform(0.1, 10.0, log=True, when=WITH_CONTRASTIVE | {"method.head_gradient": ("noise",)}),
+    "method.gradnorm_alpha": Uniform(0.0, 3.0, when={"method.head_gradient": ("gradnorm",)}),
+    "method.head_frozen_from": Uniform(
+        0.1,
+        0.9,
+        when={
+            "method.topology": ("joint_two_head", "alternating_epoch", "simclr_then_linear"),
+            "method.head_update": ("frozen_after",),
+        }
+        | UNSTOPPED,
+    ),
+    "method.optimizer.learning_rate": Uniform(2e-4, 2e-2, log=True),
+    **{key: replace(space, when=WITH_MIXMATCH | dict(space.when)) for key, space in MIXMATCH_SEARCH.items()},
 }
 
 

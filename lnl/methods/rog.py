@@ -23,7 +23,7 @@ from torch import Tensor
 from lnl import losses, targets
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Integer, Uniform
+from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Task, View, order
 
@@ -51,11 +51,13 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {
-    "support": Uniform(0.3, 1.0),
-    "concentration_steps": Integer(0, 5),
-    "shrinkage": Uniform(0.0, 0.9),
-    "optimizer.learning_rate": Uniform(0.005, 0.3, log=True),
+GENERATIVE = {"method.head": ("generative",)}
+
+SEARCH: dict[str, Space] = {
+    "method.concentration_steps": Integer(0, 5, when=GENERATIVE),
+    "method.support": Uniform(0.3, 1.0, when=GENERATIVE | {"method.concentration_steps": (1, 2, 3, 4, 5)}),
+    "method.shrinkage": Uniform(0.0, 0.9, when=GENERATIVE),
+    "method.optimizer.learning_rate": Uniform(0.005, 0.3, log=True, when={"method.train": (True,)}),
 }
 
 

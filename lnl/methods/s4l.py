@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
@@ -56,7 +56,12 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
 
-SEARCH = {"weight": Uniform(0.1, 10.0, log=True), "pretext": Choice(("rotation", "exemplar"))}
+SEARCH: dict[str, Space] = {
+    "method.pretext": Choice(("rotation", "exemplar"), when={"method.evaluation": ("upright",)}),
+    "method.weight": Uniform(0.1, 10.0, log=True, when={"method.mode": ("joint",)}),
+    "method.exemplars": Integer(2, 8, when={"method.pretext": ("exemplar",)}),
+    "method.optimizer.learning_rate": Uniform(3e-3, 0.3, log=True),
+}
 
 
 class Method:

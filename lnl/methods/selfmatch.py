@@ -28,7 +28,7 @@ from lnl.consistency import (
 )
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Record, Task, order
 
@@ -47,11 +47,7 @@ class Config(FixMatchSettings, frozen=True, extra="forbid"):
     )
 
 
-SEARCH = {
-    **FIXMATCH_SEARCH,
-    "contrastive_temperature": Uniform(0.05, 1.0, log=True),
-    "optimizer.learning_rate": Uniform(1e-3, 0.3, log=True),
-}
+SEARCH: dict[str, Space] = {**FIXMATCH_SEARCH, "method.contrastive_temperature": Uniform(0.05, 1.0, log=True)}
 
 
 class Method:

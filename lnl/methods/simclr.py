@@ -17,7 +17,7 @@ from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.readout import Readout, ReadoutSettings
-from lnl.space import Uniform
+from lnl.space import Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, order
 
@@ -33,7 +33,10 @@ class Config(ReadoutSettings, frozen=True, extra="forbid"):
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 
-SEARCH = {"temperature": Uniform(0.05, 1.0, log=True), "optimizer.learning_rate": Uniform(0.01, 1.0, log=True)}
+SEARCH: dict[str, Space] = {
+    "method.temperature": Uniform(0.05, 1.0, log=True),
+    "method.optimizer.learning_rate": Uniform(0.01, 1.0, log=True),
+}
 
 
 class Method:

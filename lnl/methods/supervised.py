@@ -16,7 +16,7 @@ from torch import Tensor
 from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.space import Choice, Uniform
+from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, View, order
 
@@ -32,7 +32,11 @@ class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
-SEARCH = {"optimizer.learning_rate": Uniform(1e-3, 0.3, log=True), "augmentation": Choice(("weak", "strong"))}
+SEARCH: dict[str, Space] = {
+    "method.augmentation": Choice(("weak", "contrastive", "strong", "autoaugment")),
+    "method.optimizer.learning_rate": Uniform(1e-4, 0.3, log=True),
+    "method.optimizer.weight_decay": Uniform(1e-5, 0.1, log=True),
+}
 
 
 class Method:
