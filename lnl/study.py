@@ -381,7 +381,8 @@ def _cells(
                 f"A search chooses by validation images, and arm '{arm}' has none: give the base some, such as "
                 "validation.images=200."
             )
-        space = _space(search, arm, trial, crossed)
+        if not (space := _space(search, arm, trial, crossed)):
+            continue
         for sampler in search.samplers:
             comparable = {
                 "trial": trial.identity(),
@@ -394,6 +395,8 @@ def _cells(
             digest = hashlib.sha256(canonical(comparable).encode()).hexdigest()[:8]
             words = [study, preset, f"{arm}_{sampler}", *([setting] if setting != "{}" else []), digest]
             cells.append(Cell("/".join(words), arm, setting, sampler, trial, space))
+    if not cells:
+        raise ValueError("There is nothing to search: no parameter matters in any of the arms.")
     return tuple(cells)
 
 
@@ -403,6 +406,8 @@ def _declared_space(search: Search, trial: Trial) -> dict[str, Space]:
 
 def _space(search: Search, arm: str, trial: Trial, crossed: set[str]) -> dict[str, Space]:
     """What is searched in an arm: the fields that can matter there, but for those that the study crosses itself.
+
+    Nothing where none does.
 
     Raises `ValueError` where a field does not exist or is no question for a search, a condition cannot be asked, or the
     arm's own value lies outside.
@@ -441,8 +446,6 @@ def _space(search: Search, arm: str, trial: Trial, crossed: set[str]) -> dict[st
                 f"{of} does not hold the arm's own value of '{key}', {own[key]!r}, which is always tried first: widen "
                 "its range, or search other parameters."
             )
-    if not mattering:
-        raise ValueError(f"{of} has nothing to search: no field of its space matters there.")
     return mattering
 
 

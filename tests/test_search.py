@@ -544,7 +544,7 @@ def test_the_arms_own_values_are_never_pruned(sampler: str, store: Store) -> Non
             {"space": {"method.alpha": Uniform(0.1, 1, when={"method.views": (2,)}), "method.views": Integer(1, 3)}},
             "asks for 'method.views' too late",
         ),
-        ({"space": {"method.alpha": Uniform(0.1, 1, when={"method.views": (7,)})}}, "has nothing to search"),
+        ({"space": {"method.alpha": Uniform(0.1, 1, when={"method.views": (7,)})}}, "There is nothing to search: "),
         ({"space": {"replicate": Integer(0, 5)}}, "cannot search the field 'replicate'"),
         ({"space": {"noise.rate": Uniform(0.0, 0.5)}}, "would be scored on different images or labels."),
         ({"arms": ("fulll",)}, "The search names arm 'fulll', which is not planned: there are full, scaled."),
