@@ -163,11 +163,13 @@ class Progress(Display):
 class SearchProgress(Display):
     """Of searches: one line per searched arm.  `searches` is a `lnl.search.Searches`."""
 
+    LOOK_S = 1.0
+
     def __init__(self, searches: Any, quiet: bool = False) -> None:
         super().__init__(quiet)
         self.searches = searches
         self.started_with = 0
-        self.shown = 0.0
+        self.looked = 0.0
         self.told: set[str] = set()
 
     def start(self) -> None:
@@ -186,21 +188,33 @@ class SearchProgress(Display):
         self._begin()
 
     def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
-        if time.monotonic() - self.shown >= 1.0:  # it asks Optuna's storage how all searches stand
-            self.shown = time.monotonic()
-            self._show()
+        self._look()
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if outcome["outcome"] == "failed":
             self.say(f"failed  {trial}: {(outcome.get('message') or '').splitlines()[0]}")
+        self._look()
+
+    def finish(self) -> None:
+        super().finish()
+        with contextlib.suppress(StorageError):
+            self._tell()
+
+    def _look(self) -> None:
+        """How all searches stand is asked of Optuna's storage: once a second is enough."""
+        if time.monotonic() - self.looked >= self.LOOK_S:
+            self._tell()
+            self._show()
+            self.looked = time.monotonic()
+
+    def _tell(self) -> None:
         for one in self.searches.standing():
             if one.finished + one.failed >= one.budget and one.name not in self.told:
                 self.told.add(one.name)
-                if not self.live:
+                if not self.console.is_terminal:
                     self.say(
                         f"{one.name}: {one.finished} of {one.budget} suggestions, validation accuracy {one.scores}"
                     )
-        self._show()
 
     def _summary(self, standing: Sequence[Any] | None = None) -> str:
         standing = self.searches.standing() if standing is None else standing

@@ -537,6 +537,7 @@ def _tune(watch: _Watch, settings: Settings, options: Mapping[str, Any]) -> None
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
 
     def trainable(config: dict[str, Any]) -> None:
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # a pruned trial writes its rows before the next one starts
         execute(Job(**json.loads(config["job"]["job"])), settings, tune.report)
 
     of_config = {name: value for name, value in options.items() if name != "param_space"}
@@ -601,8 +602,17 @@ class _Watch(tune.Callback):
         self.end(str(trial), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.lost(str(trial), trial.error_file)
+
+    def lost(self, trial: str, error_file: str | None = None) -> None:
+        """Tune has given a trial up."""
+        with contextlib.suppress(OSError):
+            if error_file and "ActorDied" not in (text := Path(error_file).read_text()):
+                cause = text.strip().splitlines()[-1].strip()
+                self.end(trial, {"outcome": "failed", "message": f"its worker failed {RETRIES + 1} times: {cause}"})
+                return
         message = f"its worker died {RETRIES + 1} times; run again to go on."
-        self.end(str(trial), {"outcome": "failed", "message": message})
+        self.end(trial, {"outcome": "failed", "message": message})
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if self.searches:
@@ -662,11 +672,12 @@ def run_search(
         stack.callback(progress.finish)
         progress.start()
         watch = _Watch(progress, searches)
-        pruning = _Pruning(watch, store)
+        work = _Work(watch, settings, job_of)
+        scheduler = _Scheduler(work, store)
         while stopped is None and not searches.spent():
             if searches.work():
-                work = _Work(watch, settings, job_of)
-                _tune(watch, settings, {"search_alg": work, "scheduler": pruning, "num_samples": -1})
+                work.living.clear()
+                _tune(watch, settings, {"search_alg": work, "scheduler": scheduler, "num_samples": -1})
                 stopped = watch.stopped
             elif settings.wait:
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
@@ -681,7 +692,7 @@ class _Work(Searcher):
     def __init__(self, watch: _Watch, settings: Settings, job_of: Callable[[Planned], Job]) -> None:
         super().__init__()
         self.watch, self.settings, self.job_of = watch, settings, job_of
-        self.living: set[str] = set()
+        self.living: dict[str, str] = {}  # Tune's id of a trial -> ours
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True  # that is all in the searches
@@ -695,11 +706,11 @@ class _Work(Searcher):
         planned = self.watch.guarded(searches.next, capacity)
         if planned is None:
             return None if searches.busy() and not self.watch.stopped else Searcher.FINISHED
-        self.living.add(trial_id)
+        self.living[trial_id] = planned.id
         return {"job": _as_config(planned, self.job_of(planned))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.living.discard(trial_id)
+        self.living.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is asked for stands in Optuna's storage."""
@@ -722,16 +733,22 @@ def _capacity(settings: Settings) -> int:
     return now if settings.address == "local" else now + 1
 
 
-class _Pruning(FIFOScheduler):
+class _Scheduler(FIFOScheduler):
     """Gives up trials of searches: as Optuna's pruner says, or as Ray Tune's ASHA, one for each cell."""
 
     RUNGS = 9  # ASHA first looks after this part of a trial's epochs
     REDUCTION = 3  # and keeps this part of the suggestions at each rung
 
-    def __init__(self, watch: _Watch, store: Store) -> None:
+    def __init__(self, work: _Work, store: Store) -> None:
         super().__init__()
-        self.watch, self.store = watch, store
+        self.work, self.watch, self.store = work, work.watch, store
         self.asha: dict[str, AsyncHyperBandScheduler] = {}
+
+    def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
+        alive = {trial.trial_id for trial in tune_controller.get_live_trials()}
+        for gone in self.work.living.keys() - alive:  # Tune tells nobody when a worker cannot be used again
+            self.watch.lost(self.work.living.pop(gone))
+        return super().choose_trial_to_run(tune_controller, **options)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if self.watch.searches.pruner == "asha":
@@ -771,7 +788,7 @@ class _Pruning(FIFOScheduler):
             found.append((self.asha[cell], epochs))
         return found
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Pruning:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Scheduler:
         return self
 
     def __getstate__(self) -> dict[str, Any]:

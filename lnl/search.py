@@ -224,6 +224,7 @@ class CellSearch:
         self.plan, self.cell, self.store, self.settings, self.rows = plan, cell, store, plan.search, rows
         self.failed_here = 0
         self.refused_here = 0
+        self.known = 0  # suggestions, when last looked at
         self.last_failure: str | None = None
         self.idle_until = 0.0
         several = len(self.settings.objectives) > 1
@@ -238,6 +239,7 @@ class CellSearch:
             self.rebuilt = self._rebuild()
             self.study.sampler = make_sampler(cell.sampler, self._seed())
             self.lost = self._suggest_again()
+        self.standing()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.store.root / "suggestions")
@@ -284,7 +286,9 @@ class CellSearch:
         """How many suggestions are complete, pruned, running (anybody's) and failed in this run."""
         states = [one.state for one in self.study.get_trials(deepcopy=False) if one.number not in self.lost]
         names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
-        return {**{name: states.count(state) for name, state in names.items()}, "failed": self.failed_here}
+        standing = {**{name: states.count(state) for name, state in names.items()}, "failed": self.failed_here}
+        self.known = sum(standing.values())
+        return standing
 
     def in_words(self) -> Standing:
         standing = self.standing()
@@ -328,6 +332,7 @@ class CellSearch:
                         return found
             while sum(self.standing().values()) < self.settings.suggestions and not self._hopeless():
                 trial = self.study.ask()
+                self.known += 1
                 if (lease := self._claim(trial.number)) is None:
                     raise StorageError(
                         f"Another driver evaluates suggestion {trial.number} of {self.cell.name} with another Optuna "
@@ -605,7 +610,7 @@ class Searches:
         """Of the search that is most behind."""
         clock = time.monotonic()
         awake = [search for search in self.searches if search.idle_until <= clock]
-        for search in sorted(awake, key=lambda search: sum(search.standing().values())):
+        for search in sorted(awake, key=lambda search: search.known):
             if suggestion := search.ask({one.number for one in self.open if one.search is search}):
                 return suggestion
             search.idle_until = clock + PAUSE_S

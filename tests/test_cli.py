@@ -525,6 +525,7 @@ def test_search_progress_says_what_was_found(searched, capsys, monkeypatch):
         "full_random: 3 of 3 suggestions, validation accuracy 75.0 % (suggestion 1; own values 50.0)",
     ]
     monkeypatch.setattr(SearchProgress, "PULSE_S", 0.0)
+    monkeypatch.setattr(SearchProgress, "LOOK_S", 0.0)
     progress.end("x", {"outcome": "failed", "message": "Out of memory.\n…"})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "failed  x: Out of memory." and lines[1].startswith("3 of 3 suggestions, 0:0")

@@ -1,0 +1,137 @@
+"""What must hold of a search after whatever happened to it: Optuna's storage beside the stored rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from lnl.results import Store
+from tests.test_runner import wait_for
+
+GENEROUS_S = 400  # for a run that shares its cores
+
+
+def arguments(study: Path, storage: Path, *flags: str) -> list[str]:
+    """A study's command with a Ray of its own."""
+    return [sys.executable, str(study), "--storage", str(storage), "--no-report", "--address", "local", *flags]
+
+
+def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments(study, storage, *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=swift(environment),
+        cwd=study.parent,  # Ray's workers look there first for packages, then on PYTHONPATH
+        start_new_session=True,
+    )
+
+
+def execute(
+    study: Path, storage: Path, environment: Mapping[str, str], *flags: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments(study, storage, *flags),
+        capture_output=True,
+        text=True,
+        timeout=GENEROUS_S,
+        env=swift(environment),
+        cwd=study.parent,
+    )
+
+
+def swift(environment: Mapping[str, str]) -> dict[str, str]:
+    """Ray's workers would give way to everything else on the machine."""
+    return {**environment, "RAY_worker_niceness": "0"}
+
+
+def meanwhile(condition: Callable[[], Any], what: str, *drivers: subprocess.Popen[str]) -> Any:
+    """Wait for something that happens while these drivers run; returns it."""
+
+    def look() -> Any:
+        for driver in drivers:
+            assert driver.poll() is None, driver.communicate()[0]
+        return condition()
+
+    return wait_for(look, what, GENEROUS_S)
+
+
+def ends(driver: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a driver; returns what it said."""
+    output, _ = driver.communicate(timeout=GENEROUS_S)
+    assert driver.returncode == code, output
+    return output
+
+
+def told(storage: Path, url: str | None = None) -> dict[str, list[FrozenTrial]]:
+    """Name of each study in Optuna's storage -> its trials, by number."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    backend: Any = RDBStorage(url) if url else JournalStorage(JournalFileBackend(str(storage / "optuna.journal")))
+    try:
+        return {
+            name: optuna.load_study(study_name=name, storage=backend).get_trials()
+            for name in optuna.get_all_study_names(backend)
+        }
+    finally:
+        if url:
+            backend.engine.dispose()
+
+
+def only(studies: Mapping[str, list[FrozenTrial]]) -> list[FrozenTrial]:
+    (trials,) = studies.values()
+    return trials
+
+
+def rows(storage: Path, table: str) -> pd.DataFrame:
+    frame, broken = Store(storage).read(table)
+    assert not broken
+    return frame
+
+
+def suggestions(storage: Path) -> pd.DataFrame:
+    return rows(storage, "suggestions").sort_values(["search", "number"], ignore_index=True)
+
+
+def kept(before: list[FrozenTrial], after: list[FrozenTrial]) -> bool:
+    """Whether all that was asked for is still there, with the same values; one killed while asking has some of them."""
+    return all(one.params.items() <= after[one.number].params.items() for one in before)
+
+
+def assert_whole(storage: Path, budget: int, trials: list[FrozenTrial]) -> None:
+    """One search that has spent its budget: nothing lost, nothing twice, Optuna and the rows of one mind."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    assert [one.state in ended for one in trials] == [True] * budget, [one.state for one in trials]
+    mine = suggestions(storage)
+    assert mine["number"].tolist() == [one.number for one in trials] == list(range(budget))
+    asked = [json.loads(params) for params in mine["params"]]
+    assert asked == [one.params for one in trials]
+    assert len({json.dumps(params, sort_keys=True) for params in asked}) == budget, "no values twice"
+    assert [state.upper() for state in mine["state"]] == [one.state.name for one in trials]
+
+    trained, curves = rows(storage, "trials"), validation_curves(storage)
+    whole = trained[trained["status"] == "ok"].set_index("trial")["attempt"]
+    assert whole.index.is_unique, "a trial was trained twice to its end"
+    for one, (_, row) in zip(trials, mine.iterrows(), strict=True):
+        (trial,) = row["trials"]
+        if one.state == TrialState.COMPLETE:
+            assert one.values == list(row["values"]) == [curves[trial, whole[trial]][-1]]
+    assert not list((storage / "leases").glob("*.json")), "a lease was left behind"
+    assert not list((storage / "leases").glob("*.pruned")) and not list((storage / "checkpoints").glob("*"))
+
+
+def validation_curves(storage: Path) -> dict[tuple[str, int], list[float]]:
+    """Trial, attempt -> validation accuracies in order of epochs."""
+    epochs = rows(storage, "epochs")
+    mine = epochs[(epochs["split"] == "validation") & (epochs["metric"] == "accuracy")]
+    return mine.sort_values("epoch").groupby(["trial", "attempt"])["value"].apply(list).to_dict()
