@@ -255,10 +255,13 @@ def _contrast_section(study: Study, rule: str, folder: Path) -> Section:
         section.note = "No contrast is declared between arms of this preset."
         return section
     section.table = _save_table(folder, "contrasts", table)
-    if table.frame["difference"].isna().all():
+    known = table.frame.dropna(subset="difference")
+    if known.empty:
         section.note = "No contrast has finished replicates of both its arms yet."
-    else:
-        section.pictures = [_save_figure(folder, "contrasts", plots.forest(table.frame, plots.arm_looks(study)))]
+        return section
+    section.pictures = [_save_figure(folder, "contrasts", plots.forest(known, plots.arm_looks(study)))]
+    if waiting := len(table.frame) - len(known):
+        section.note = f"Not drawn: {_count(waiting, 'contrast')} without finished replicates of both arms."
     return section
 
 
