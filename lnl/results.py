@@ -352,9 +352,9 @@ class Store:
         columns: Sequence[str] | None = None,
         filters: Any = None,
         *,
-        trial: str | None = None,
+        files: str = "*",
     ) -> tuple[pd.DataFrame, list[Path]]:
-        """All readable parts of a table (or only those of one trial), and the parts that could not be read.
+        """All readable parts of a table (of those whose files are named so), and the parts that could not be read.
 
         `filters` are (column, operator, value) that all must hold.  Unwanted columns are never decoded; those that an
         older file lacks read as null.
@@ -363,8 +363,7 @@ class Store:
         folder = self.root / table
         if study is not None and table in PARTITIONED:
             folder = folder / f"study={study}"
-        files = folder.rglob(f"{trial}-*.parquet" if trial else "*.parquet")
-        paths = sorted(path for path in files if not path.name.startswith("."))
+        paths = sorted(path for path in folder.rglob(f"{files}.parquet") if not path.name.startswith("."))
         partitioned = table in PARTITIONED
         wanted = list(columns) if columns is not None else [*(["study"] if partitioned else []), *schema.names]
         inside = [name for name in wanted if not (partitioned and name == "study")] or schema.names[:1]  # rows to count

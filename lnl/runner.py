@@ -145,7 +145,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             return
         with lease:
             columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
-            rows, _ = store.read("trials", job.study, columns, trial=trial.id)
+            rows, _ = store.read("trials", job.study, columns, files=f"{trial.id}-*")
             finished = rows[is_outcome(rows)]
             current = trial_code_hash(trial) in set(finished["code_hash"])
             kept = not job.prerequisite or trained_path(store.trained, trial).exists()

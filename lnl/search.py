@@ -272,7 +272,8 @@ class CellSearch:
         """Values that failed by accident, and those whose row is lost; returns the numbers of the latter."""
         trials = self.study.get_trials(deepcopy=False)
         with_row = set(self.rows["number"])
-        lost = {one.number for one in trials if one.state in COUNTING and one.number not in with_row}
+        ended = {one.number for one in trials if one.state in COUNTING}
+        lost = {number for number in ended - with_row if self._row(number) is None}  # not those told since we read
         refused = self.rows["refused"].map(lambda value: pd.notna(value) and bool(value)).astype(bool)
         failed = set(self.rows.loc[(self.rows["state"] == "failed") & ~refused, "number"])
         held = [canonical(_wanted(one)) for one in trials if one.number not in lost and one.state != TrialState.FAIL]
@@ -383,10 +384,8 @@ class CellSearch:
 
     def _row(self, number: int) -> dict[str, Any] | None:
         """The row of a suggestion, if there is a readable one."""
-        if not self.store.suggestion_path(self.plan.study, self.cell.name, number).exists():
-            return None
-        mine = [("number", "=", number)]
-        rows, _ = self.store.read("suggestions", self.plan.study, ROW, mine, trial=short_hash(self.cell.name))
+        path = self.store.suggestion_path(self.plan.study, self.cell.name, number)
+        rows, _ = self.store.read("suggestions", self.plan.study, ROW, files=path.stem)
         return rows.iloc[0].to_dict() if len(rows) else None  # type: ignore[return-value]
 
     # ------------------------------------------------------------------------------------------------ what came of it
@@ -499,7 +498,7 @@ def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
 
     Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
     """
-    rows, _ = store.read("trials", plan.study, trial=trial.id)
+    rows, _ = store.read("trials", plan.study, files=f"{trial.id}-*")
     rows = rows[rows["code_hash"] == trial_code_hash(trial)]
     if rows.empty or not is_outcome(final := latest(rows)).all():
         return None
@@ -509,7 +508,7 @@ def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
         chance = 1 / len(json.loads(row["transition"])) if isinstance(row["transition"], str) else 0.0
         return Outcome(chance, seconds, epochs, True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
-    curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, trial=trial.id)
+    curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
     if curve.empty:
         return None
     scores = curve.sort_values("epoch")["value"].tolist()
