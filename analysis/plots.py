@@ -152,6 +152,8 @@ def level_name(factor: str, level: Any) -> str:
         return f"1 : {level:g}"
     if factor == "noise.rate" and isinstance(level, int | float):
         return f"{100 * level:g} %"
+    if isinstance(level, Mapping):  # settings with fields of their own, such as noise
+        return " ".join(str(part) for part in level.values())
     return str(level)
 
 
