@@ -35,7 +35,7 @@ SUGGESTED = (  # columns of `Study.suggestions`
         "seconds",
         "epochs",
     ),
-    *("diverged", "test", "counts", "curve", "spent", "message", "code_hash"),
+    *("diverged", "test", "counts", "own", "curve", "spent", "message", "code_hash"),
 )
 
 
@@ -140,7 +140,7 @@ class Study:
 
         `accuracy` is the validation objective, `test` the mean test accuracy of its trials (a diverged one is chance),
         `seconds` the second objective where there is one, else those `spent`.  `counts`: complete or pruned, and among
-        the first of these that the budget asks for.
+        the first of these that the budget asks for.  `own`: the arm's own values, number 0 unless that one failed.
         """
         scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
         rows: list[dict[str, Any]] = []
@@ -163,13 +163,14 @@ class Study:
                         "diverged": row["diverged"],
                         "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
                         "counts": counts,
+                        "own": _parsed(row["params"]) == cell["default"],
                         "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
                         "code_hash": row["code_hash"],
                     }
                 )
         frame = pd.DataFrame(rows, columns=SUGGESTED)
         numbers = frame[["epochs", "diverged"]].fillna(0)
-        kinds = {"number": int, "epochs": int, "diverged": int, "counts": bool}
+        kinds = {"number": int, "epochs": int, "diverged": int, "counts": bool, "own": bool}
         floats = dict.fromkeys(("accuracy", "seconds", "spent", "test"), float)
         return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
 

@@ -317,7 +317,11 @@ def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple
     )
     entries = []
     for name, numbers, style in (
-        ("own values", frame["number"] == 0, {**RING, "color": "black", "markeredgewidth": 1.8, "zorder": 4}),
+        (
+            "own values",
+            frame["number"].isin(rows.loc[rows["own"], "number"]),
+            {**RING, "color": "black", "markeredgewidth": 1.8, "zorder": 4},
+        ),
         (
             _star_name(cell),
             frame["number"].isin(leader(rows, cell)["number"]),
@@ -373,7 +377,7 @@ def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     lines.set_array(100 * done["accuracy"].clip(lower=low).to_numpy())
     axes.add_collection(lines)
     entries: list[tuple[str, Style]] = []
-    own, best = (done["number"] == 0).to_numpy(), done["number"].isin(leader(rows, cell)["number"]).to_numpy()
+    own, best = done["own"].to_numpy(bool), done["number"].isin(leader(rows, cell)["number"]).to_numpy()
     for name, chosen, style in (
         ("own values", own, {"color": DARK, "linestyle": "--", "linewidth": 1.3, "zorder": 3}),
         (_star_name(cell), best, {"color": look.colour, "linewidth": 2.4, "zorder": 4}),
@@ -467,7 +471,7 @@ def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
         values = [100 * row["curve"][epoch] for epoch in epochs]
         number, kind = row["number"], row["state"]
         if kind == "complete":
-            kind = _star_name(cell) if number in best else "own values" if number == 0 else kind
+            kind = _star_name(cell) if number in best else "own values" if row["own"] else kind
         if kind not in styles:  # failed
             continue
         axes.plot(epochs, values, **styles[kind], zorder=2 + list(styles).index(kind))
@@ -640,7 +644,7 @@ def _default_and_star(
 ) -> list[tuple[str, Style]]:
     """The arm's own values as a ring, the winner as a star."""
     done = complete(rows)
-    own, best = done[done["number"] == 0], leader(rows, cell)
+    own, best = done[done["own"].astype(bool)], leader(rows, cell)
     entries = []
     for name, chosen, style in (
         ("own values", own, {**RING, "color": DARK, "zorder": 4}),

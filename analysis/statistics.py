@@ -180,7 +180,7 @@ def best_so_far(suggestions: pd.DataFrame) -> pd.DataFrame:
 
     `suggestions`: those of one search, as `Study.suggestions` gives them.
     """
-    rows = suggestions[suggestions["counts"]].sort_values("number", kind="stable", ignore_index=True)
+    rows = suggestions[suggestions["counts"]].sort_values(["own", "number"], ascending=[False, True], ignore_index=True)
     count = len(rows)
     if not count:
         return pd.DataFrame(columns=BEST, dtype=float)

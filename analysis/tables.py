@@ -169,7 +169,7 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
     for cell in study.cells:
         mine = suggestions[suggestions["search"] == cell["search"]]
         here = search_plots.shown(suggestions, cell)
-        own = here[(here["number"] == 0) & (here["state"] == "complete")]
+        own = here[here["own"] & (here["state"] == "complete")]
         best = search_plots.leader(here, cell)
         rows.append(
             {
@@ -183,6 +183,7 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
                 "default_validation": own["accuracy"].sum() if len(own) else np.nan,
                 "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
                 "number": int(best["number"].iloc[0]) if len(best) else None,
+                "own": bool(best["own"].iloc[0]) if len(best) else False,
                 "final": cell["winner"] is not None,
                 "params": best["params"].iloc[0] if len(best) else {},
                 "validation": best["accuracy"].iloc[0] if len(best) else np.nan,
@@ -230,7 +231,7 @@ def _percent(fraction: float) -> str:
 
 def _numbered(row: Mapping[str, Any]) -> str:
     """`7`, `own values`, or `7 so far`."""
-    return ("own values" if row["number"] == 0 else f"{row['number']}") + " so far" * (not row["final"])
+    return ("own values" if row["own"] else f"{row['number']}") + " so far" * (not row["final"])
 
 
 def _duration(seconds: float) -> str:

@@ -369,8 +369,12 @@ def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace
         return None
     progress = SearchProgress(searches, quiet=options.json)
     stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=options.rerun_stale)
-    for failure in sorted({one.last_failure for one in searches.searches if one.last_failure}):
-        progress.say(f"failed  {failure.splitlines()[0]}")
+    if stopped is None:
+        for one in searches.searches:
+            if (standing := one.in_words()).finished < standing.budget:
+                reason = (one.last_failure or "another driver has not finished").splitlines()[0]
+                counts = f"{standing.finished} of {standing.budget} suggestions"
+                progress.say(f"{standing.name}: {counts}, the others failed: run again to go on.  {reason}")
     return stopped
 
 

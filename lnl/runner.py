@@ -160,10 +160,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 store.write_attempt(job.study, {**_about(job, trial, settings), **failure, "attempt": attempt}, [])
                 store.write_event(job.study, "lost", trial.id, attempt=attempt)
                 attempt += 1
-            outcome = _attempt(store, job, trial, settings, attempt, report)
-            if outcome["outcome"] == "pruned":
-                raise SystemExit  # as `report` did: Tune has ended the trial, and takes no other report of it
-            report(outcome)
+            report(_attempt(store, job, trial, settings, attempt, report))
     except StorageError as error:
         report({"outcome": "storage", "message": str(error)})
 
@@ -181,6 +178,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     started, saved = now(), time.monotonic()
     facts: Mapping[str, Any] = {}
     failure: dict[str, Any] = {}
+    refused = False
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -193,15 +191,15 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
                 saved = time.monotonic()
             elif row.epoch == trial.total_epochs and job.prerequisite:
                 _save(trained_path(store.trained, trial), row.snapshot()["parts"])
-            report(_flat(row))
-    except SystemExit:  # from `report`: Tune ends the trial
-        if not store.is_given_up(trial.id):
-            raise  # the user ends the run: the next one goes on from the checkpoint
-        failure = {"status": "pruned"}
+            report(_flat(row))  # comes back once the driver has looked at it
+            if job.search is not None and store.is_given_up(trial.id):
+                failure = {"status": "pruned"}
+                break
     except (StorageError, torch.AcceleratorError):
         raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
     except Exception as error:
         failure = {"status": "failed", **_failure(error)}
+        refused = isinstance(error, data.Unfit)
     final = {
         **about,
         **{name: value for name, value in facts.items() if name != "transition"},
@@ -232,6 +230,8 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
         "message": message,
         "failure": failure.get("failure_class"),
+        "refused": refused,
+        "seconds": seconds,
         "accuracy": final.get("accuracy_last"),
     }
 
@@ -537,7 +537,6 @@ def _tune(watch: _Watch, settings: Settings, options: Mapping[str, Any]) -> None
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
 
     def trainable(config: dict[str, Any]) -> None:
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # a pruned trial writes its rows before the next one starts
         execute(Job(**json.loads(config["job"]["job"])), settings, tune.report)
 
     of_config = {name: value for name, value in options.items() if name != "param_space"}
@@ -602,17 +601,11 @@ class _Watch(tune.Callback):
         self.end(str(trial), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.lost(str(trial), trial.error_file)
-
-    def lost(self, trial: str, error_file: str | None = None) -> None:
-        """Tune has given a trial up."""
-        with contextlib.suppress(OSError):
-            if error_file and "ActorDied" not in (text := Path(error_file).read_text()):
-                cause = text.strip().splitlines()[-1].strip()
-                self.end(trial, {"outcome": "failed", "message": f"its worker failed {RETRIES + 1} times: {cause}"})
-                return
         message = f"its worker died {RETRIES + 1} times; run again to go on."
-        self.end(trial, {"outcome": "failed", "message": message})
+        with contextlib.suppress(OSError):
+            if trial.error_file and "ActorDied" not in (text := Path(trial.error_file).read_text()):
+                message = f"its worker failed {RETRIES + 1} times: {text.strip().splitlines()[-1].strip()}"
+        self.end(str(trial), {"outcome": "failed", "message": message})
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if self.searches:
@@ -743,17 +736,14 @@ class _Scheduler(FIFOScheduler):
         super().__init__()
         self.work, self.watch, self.store = work, work.watch, store
         self.asha: dict[str, AsyncHyperBandScheduler] = {}
+        self.entered: set[tuple[str, str]] = set()  # searches and trials that their ASHA knows
 
     def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
-        alive = {trial.trial_id for trial in tune_controller.get_live_trials()}
+        alive = {trial.trial_id for trial in tune_controller.get_trials() if not trial.is_finished()}
         for gone in self.work.living.keys() - alive:  # Tune tells nobody when a worker cannot be used again
-            self.watch.lost(self.work.living.pop(gone))
+            message = "Ray could not use its worker again; run again to go on."
+            self.watch.end(self.work.living.pop(gone), {"outcome": "failed", "message": message})
         return super().choose_trial_to_run(tune_controller, **options)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if self.watch.searches.pruner == "asha":
-            for asha, _ in self._asha_of(trial):
-                asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "outcome" in result or self.watch.stopped:
@@ -761,21 +751,15 @@ class _Scheduler(FIFOScheduler):
         name = str(trial)
         stop = self.watch.guarded(self.watch.searches.epoch, name, result)
         if self.watch.searches.pruner == "asha":
-            halving = [
-                asha.on_trial_result(tune_controller, trial, result) == FIFOScheduler.STOP and result["epoch"] < epochs
-                for asha, epochs in self._asha_of(trial)
-            ]
-            stop = bool(halving) and all(halving)
-        if not stop:
-            return FIFOScheduler.CONTINUE
-        self.watch.guarded(self.store.give_up, name)
-        self.watch.end(name, {"outcome": "pruned", "seconds": result["seconds"]})
-        return FIFOScheduler.STOP
+            stop = self._halves(tune_controller, trial, result)
+        if stop:  # its worker sees the mark, writes its rows and ends: Tune would end it before that
+            self.watch.guarded(self.store.give_up, name)
+        return FIFOScheduler.CONTINUE
 
-    def _asha_of(self, trial: Any) -> list[tuple[AsyncHyperBandScheduler, int]]:
-        """Of each search that the trial is a suggestion of, with the trial's epochs."""
-        found = []
-        for cell, epochs in self.watch.searches.prunable(str(trial)):
+    def _halves(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:
+        """Whether every search that the trial is a suggestion of halves it away; the last epoch is no pruning."""
+        wishes = []
+        for cell, epochs in dict(self.watch.searches.prunable(str(trial))).items():
             if cell not in self.asha:
                 self.asha[cell] = AsyncHyperBandScheduler(
                     time_attr="epoch",
@@ -785,8 +769,12 @@ class _Scheduler(FIFOScheduler):
                     grace_period=max(1, epochs // self.RUNGS),
                     reduction_factor=self.REDUCTION,
                 )
-            found.append((self.asha[cell], epochs))
-        return found
+            if (cell, trial.trial_id) not in self.entered:
+                self.entered.add((cell, trial.trial_id))
+                self.asha[cell].on_trial_add(tune_controller, trial)
+            decision = self.asha[cell].on_trial_result(tune_controller, trial, result)
+            wishes.append(decision == FIFOScheduler.STOP and result["epoch"] < epochs)
+        return bool(wishes) and all(wishes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Scheduler:
         return self

@@ -179,18 +179,31 @@ def storage_errors(place: str) -> Iterator[None]:
         raise StorageError(
             f"Optuna's journal {place} is damaged: move it away and run again; it is made anew from the results."
         ) from error
-    except (  # Optuna raises the last two for a database of another version, and for a study that was deleted
+    except (
         optuna.exceptions.StorageInternalError,
         sqlalchemy.exc.SQLAlchemyError,
         OSError,
         RuntimeError,
         KeyError,
     ) as error:
+        if isinstance(error, RuntimeError | KeyError) and not _is_optunas(error):
+            raise
         cause = error.__cause__ or error
         raise StorageError(
             f"Optuna's storage {place} cannot be used ({_first_line(cause)}): see that it is there and may be written; "
             "no result is lost, and a storage that is gone is made again from the results."
         ) from error
+
+
+def _is_optunas(error: BaseException) -> bool:
+    """Whether Optuna or its database raised it: for one of another version, or a study that was deleted."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return place.partition(".")[0] in ("optuna", "sqlalchemy") or isinstance(
+        error, optuna.exceptions.OptunaError | sqlalchemy.exc.SQLAlchemyError
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -212,6 +225,11 @@ class Open:
     asked_at: datetime
     waiting: dict[str, Planned] = field(default_factory=dict)  # id -> those, and what they start from, not yet ended
     curve: dict[int, float] = field(default_factory=dict)  # epoch -> validation accuracy, where a pruner looks
+
+    @property
+    def own(self) -> bool:
+        """Whether these are the arm's own values."""
+        return self.params == self.search.cell.default
 
 
 class CellSearch:
@@ -250,8 +268,9 @@ class CellSearch:
         missing = frozen_trials(self.rows, self.cell)[there:]
         for trial in missing:
             self.study.add_trial(trial)
-        if not there and not missing:
-            self.study.enqueue_trial(self.cell.default)
+        default = self.cell.default
+        if not any(_wanted(one) == default for one in self.study.get_trials(deepcopy=False)):
+            self.study.enqueue_trial(default)
         return len(missing)
 
     def _seed(self) -> int:
@@ -298,9 +317,11 @@ class CellSearch:
         best = winner(rows)
         scores = "–"
         if best is not None:
-            own = rows[(rows["number"] == 0) & (rows["state"] == "complete")]
-            words = [f"suggestion {best['number']}" if best["number"] else "the arm's own values"]
-            words += [f"own values {100 * own.iloc[0]['values'][0]:.1f}"] if best["number"] and len(own) else []
+            default = canonical(self.cell.default)
+            own = rows[(rows["params"] == default) & (rows["state"] == "complete")]
+            wins = best["params"] == default
+            words = ["the arm's own values" if wins else f"suggestion {best['number']}"]
+            words += [f"own values {100 * own.iloc[0]['values'][0]:.1f}"] if len(own) and not wins else []
             scores = f"{100 * best['values'][0]:.1f} % ({'; '.join(words)})"
         return Standing(
             name=self.cell.searched_arm + setting,
@@ -400,7 +421,7 @@ class CellSearch:
             return False
         trial = optuna.trial.Trial(self.study, frozen._trial_id)
         trial.report(accuracy, epoch)
-        return suggestion.number > 0 and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
+        return not suggestion.own and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
 
     def complete(self, suggestion: Open) -> None:
         """Close it with the means over its replicates' rows."""
@@ -480,8 +501,8 @@ class CellSearch:
 
 
 def _wanted(trial: FrozenTrial) -> dict[str, Any]:
-    """The values of a trial, or those that one has that waits to be asked for."""
-    return trial.params or dict(trial.system_attrs.get("fixed_params", {}))
+    """The values of a trial, also of one that waits to be asked for, or was lost while it was."""
+    return dict(trial.system_attrs.get("fixed_params", trial.params))
 
 
 class Outcome(NamedTuple):
@@ -578,7 +599,8 @@ class Searches:
                         if planned.id not in self.flying and self._ready(planned):
                             self.flying.add(planned.id)
                             return replace(planned, prerequisite=self._is_prerequisite(planned.id))
-                if len({id for suggestion in self.open for id in suggestion.waiting}) >= capacity:
+                wanted = {id for suggestion in self.open for id in suggestion.waiting}
+                if len(wanted - self.taken) >= capacity:
                     return None
                 if not self._open_another():
                     return None
@@ -645,10 +667,10 @@ class Searches:
     def prunable(self, trial: str) -> list[tuple[str, int]]:
         """The searches whose suggestion a trial is, and its epochs; none where somebody needs it whole.
 
-        That are trials which others start from, and the arm's own values.
+        Those are trials that others start from, and the arm's own values.
         """
         asking = self._asking_for(trial)
-        if any(one.number == 0 for one in asking) or self._is_prerequisite(trial):
+        if any(one.own for one in asking) or self._is_prerequisite(trial):
             return []
         return [(one.search.cell.name, one.trials[0].total_epochs) for one in asking]
 
@@ -667,7 +689,7 @@ class Searches:
                     search.prune(suggestion, outcome["seconds"])
                     self.open.remove(suggestion)
                 elif how == "failed":
-                    refused = outcome.get("failure") == "data_error"  # what a method asks of its trial is one, too
+                    refused = outcome.get("refused", False) and not suggestion.own
                     search.fail(suggestion, outcome.get("message") or "It failed.", refused)
                     self.open.remove(suggestion)
 

@@ -171,7 +171,9 @@ class Plan:
 
     def of_arms(self, arms: Sequence[str] | None) -> set[str]:
         """Ids of these arms' trials (None: of all), with those that they start from."""
-        waiting = [planned.trial for planned in self.trials if arms is None or planned.arm in arms]
+        by_id = {planned.id: planned.trial for planned in self.trials}
+        entries = self.record["trials"]  # where two arms are the same, under both
+        waiting = [by_id[entry["trial"]] for entry in entries if arms is None or entry["arm"] in arms]
         ids = set()
         while waiting:
             trial = waiting.pop()
@@ -400,6 +402,10 @@ def _cells(
     return tuple(cells)
 
 
+def _within(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.")
+
+
 def _declared_space(search: Search, trial: Trial) -> dict[str, Space]:
     return dict(search.space or methods.load(trial.method_name).SEARCH)
 
@@ -414,7 +420,8 @@ def _space(search: Search, arm: str, trial: Trial, crossed: set[str]) -> dict[st
     """
     space = _declared_space(search, trial)
     of = f"The search of arm '{arm}'"
-    if both := [key for key in (*(search.space or {}), *(search.parameters or ())) if key in crossed]:
+    asked = (*(search.space or {}), *(search.parameters or ()))
+    if both := [key for key in asked if any(_within(key, factor) or _within(factor, key) for factor in crossed)]:
         raise ValueError(f"'{both[0]}' is a factor of the study and cannot be searched: leave one of the two out.")
     wanted = set(space if search.parameters is None else search.parameters) - crossed
     space = {key: one for key, one in space.items() if key in wanted}
@@ -487,7 +494,7 @@ def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
 
     One that the study has as an arm of its own keeps that arm; the others are named after what they are for.
     """
-    arms = {planned.id: planned for planned in declared}
+    arms = {planned.id: planned for planned in reversed(declared)}
     ordered: dict[str, Planned] = {}
 
     def add(planned: Planned) -> None:

@@ -196,19 +196,19 @@ def split(
     from_train = validation.images if validation.source == "train" else 0
     wanted = from_train + probe + (labels or classes)
     if wanted > known:
-        raise sources.DataError(
+        raise sources.Unfit(
             f"{data.name} has {known} training images with labels, but {wanted} are asked for "
             f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
         )
     if labels is not None and labels < classes:
-        raise sources.DataError(
+        raise sources.Unfit(
             f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
         )
     held, first = from_train, from_train + probe
     last = known if labels is None else first + labels
     counts = torch.bincount(given[order[first:last]], minlength=classes)
     if not counts.all():
-        raise sources.DataError(
+        raise sources.Unfit(
             f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
             f"{int((given == counts.argmin()).sum())}: ask for a smaller validation or probe set."
         )
@@ -216,7 +216,7 @@ def split(
     if unlabelled_ratio is not None:
         count = round(unlabelled_ratio * (last - first))
         if not 0 < count <= len(rest):
-            raise sources.DataError(
+            raise sources.Unfit(
                 f"unlabelled_ratio={unlabelled_ratio:g} with {last - first} labels asks for {count} unlabelled images, "
                 f"but {data.name} has {len(rest)} left: change the ratio or the labels."
             )
@@ -225,7 +225,7 @@ def split(
     validation_index = order[:held].numpy()
     if validation.source == "test" and validation.images:
         if validation.images >= len(test):
-            raise sources.DataError(
+            raise sources.Unfit(
                 f"validation.images={validation.images} takes all {len(test)} test images: ask for fewer."
             )
         ranked = _interleaved(
@@ -330,7 +330,7 @@ def prepare(
     validation_labels = torch.from_numpy(np.asarray(held_labels[parts.validation], dtype=np.int64))
     if validation.labels == "noisy" and len(parts.validation):
         if annotated is not None and validation.source == "test":
-            raise sources.DataError(
+            raise sources.Unfit(
                 f"{noise_settings.kind.capitalize()} labels exist for training images only: "
                 "take noisy validation images from 'train'."
             )
@@ -366,7 +366,7 @@ def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator)
     Raises `DataError` for an empty pool.
     """
     if not len(pool):
-        raise sources.DataError(
+        raise sources.Unfit(
             "The method draws from unlabelled images, but this trial leaves none: ask for fewer labels."
         )
     passes = math.ceil(steps * batch_size / len(pool))

@@ -313,7 +313,7 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
     try:
         return module.Method(trial.method, seen, network, streams), seen, truth
     except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
-        raise data.DataError(str(error)) from error
+        raise data.Unfit(str(error)) from error
 
 
 def stateful(method: Any) -> dict[str, Any]:

@@ -250,13 +250,12 @@ def test_a_search_in_which_everything_is_refused_ends(store: Store) -> None:
     plan = declare(arms={"full": {}}).plan()
     searches = Searches(plan, store)
     while planned := searches.next(1):
-        outcome = {"outcome": "failed", "failure": "data_error", "message": "Class 3 is not in the probe."}
+        outcome = {"outcome": "failed", "refused": True, "message": "Class 3 is not in the probe."}
         searches.ended(planned.id, outcome)
     assert searches.spent() and searches.searches[0].last_failure == "Class 3 is not in the probe."
-    assert (
-        len(rows_of(all_rows(store, plan.study), plan.cells[0])) == 6
-        and confirmed(plan, store).record["search"]["cells"][0]["winner"] is None
-    )
+    rows = rows_of(all_rows(store, plan.study), plan.cells[0])
+    assert rows["refused"].tolist() == [False] + [True] * 6, "own values are never: something else is wrong then"
+    assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is None
 
 
 # --------------------------------------------------------------------------------------- killed, lost, made again
@@ -497,6 +496,45 @@ def test_results_of_other_code_are_not_taken_for_todays(store: Store) -> None:
     write_rows(path, TABLES["trials"], [{**row, "code_hash": "older"}])
     searches.close()
     assert [one.id for one in evaluate(plan, store)] == [planned.id]
+
+
+def test_own_values_that_failed_are_suggested_again_and_never_pruned(store: Store) -> None:
+    plan = declare(Search(suggestions=8, space=SPACE, samplers=("random",), pruner="median"), arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    first = searches.next(1)
+    assert first is not None
+    searches.ended(first.id, {"outcome": "failed", "message": "Out of memory."})
+    while planned := searches.next(1):
+        train(store, plan, planned, 0.5)
+        searches.ended(planned.id, {"outcome": "done"})
+    (store.root / "optuna.journal").unlink()
+    again = Searches(plan, store)
+    own = again.next(1)
+    assert own is not None and own.id == first.id and own.suggestion == 8
+    assert not any(again.epoch(own.id, {"epoch": epoch, "validation_accuracy": 0.0}) for epoch in (1, 2))
+    assert again.prunable(own.id) == []
+
+
+def test_own_values_that_were_running_when_the_storage_was_lost_are_suggested_again(store: Store) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    first, second = searches.next(2), searches.next(2)
+    assert first is not None and second is not None
+    train(store, plan, second, 0.5)
+    searches.ended(second.id, {"outcome": "done"})
+    searches.close()
+    (store.root / "optuna.journal").unlink()
+    assert first.id in [planned.id for planned in evaluate(plan, store)]
+
+
+def test_a_searched_arm_that_is_another_arm_is_run_with_its_own_name(store: Store) -> None:
+    space = {"method.head_gradient": Choice(("flow", "scale"))}
+    plan = declare(Search(suggestions=6, space=space, samplers=("random",), arms=("full",))).plan()
+    evaluate(plan, store, lambda trial: 0.9 if trial.method.head_gradient == "scale" else 0.5)  # type: ignore[attr-defined]
+    after = confirmed(plan, store)
+    by_arm = {arm: {e["trial"] for e in after.record["trials"] if e["arm"] == arm} for arm in after.record["arms"]}
+    assert by_arm["full_random"] == by_arm["scaled"] != by_arm["full"]
+    assert after.of_arms(["full", "full_random"]) == by_arm["full"] | by_arm["scaled"]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

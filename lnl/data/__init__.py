@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, cached
+from lnl.data.cache import DataError, Dataset, Unfit, cached
 
-__all__ = ["DataError", "Dataset", "human_labels", "load", "names"]
+__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names"]
 
 _SOURCES = {
     "digits": digits.source,

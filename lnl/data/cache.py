@@ -29,6 +29,10 @@ class DataError(ValueError):
     """A data set that cannot be used; the message is one sentence that says what to do."""
 
 
+class Unfit(DataError):
+    """A data set is there, but not what a trial asks of it, or a method of its trial: so it is on every machine."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images as uint8 (N, C, H, W), read-only and memory-mapped; labels as int64 (N,)."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import losses, schedules, transition
-from lnl.data import DataError
+from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Integer, Space, Uniform
@@ -50,7 +50,7 @@ class Method:
         self.config, self.task, self.streams = config, task, streams
         counts = torch.bincount(task.labels[task.probe], minlength=task.classes)
         if not counts.all():
-            raise DataError(
+            raise Unfit(
                 f"GLC learns from its probe how each class is mislabelled, but class {int(counts.argmin())} is not in "
                 f"it: ask for a probe of at least {task.classes} images."
             )

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from lnl import losses, meta, targets
-from lnl.data import DataError
+from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Integer, Space, Uniform
@@ -112,7 +112,7 @@ class Batch:
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         if not len(task.probe):
-            raise DataError("ieg learns from trusted images: give the trial a probe, such as probe=100.")
+            raise Unfit("ieg learns from trusted images: give the trial a probe, such as probe=100.")
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
         self.weights, self.coefficients, self.guesses = Record(task), Record(task), Record(task, task.classes)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from lnl import losses, meta
-from lnl.data import DataError
+from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import heads
 from lnl.space import Integer, Space, Uniform
@@ -48,9 +48,7 @@ SEARCH: dict[str, Space] = {
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         if not len(task.probe):
-            raise DataError(
-                "learning_to_reweight learns from trusted images: give the trial a probe, such as probe=100."
-            )
+            raise Unfit("learning_to_reweight learns from trusted images: give the trial a probe, such as probe=100.")
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
         self.weights = Record(task)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 
 from lnl import losses, schedules, transition
-from lnl.data import DataError
+from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Choice, Space, Uniform
@@ -85,7 +85,7 @@ class Method:
         self.matrix: Tensor | None = None  # from the second phase on
         if config.given:
             if len(config.given) != task.classes:
-                raise DataError(
+                raise Unfit(
                     f"The given matrix is of {len(config.given)} classes, but the data set has {task.classes}: "
                     "give one of that size."
                 )

@@ -33,7 +33,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Generator, Tensor, nn
 
 from lnl import losses
-from lnl.data import DataError
+from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
 from lnl.space import Space, Uniform
@@ -84,7 +84,7 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         if config.mentor == "data_driven" and not len(task.probe):
-            raise DataError("A data-driven MentorNet learns from trusted images: ask for a probe.")
+            raise Unfit("A data-driven MentorNet learns from trusted images: ask for a probe.")
         self.labelled = task.labelled
         if config.mentor != "data_driven":
             self.task = task = replace(task, labelled=torch.cat([task.labelled, task.probe]), probe=task.probe[:0])
