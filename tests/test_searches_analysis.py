@@ -71,6 +71,7 @@ def told(accuracies, tests=None, states=None, epochs=None):
             "state": ["complete"] * count if states is None else states,
             "epochs": [10] * count if epochs is None else epochs,
             "counts": True,
+            "own": [number == 0 for number in range(count)],
         }
     )
 
