@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from lnl.results import Store, is_outcome, latest
+from lnl.results import Store, counting, is_outcome, latest
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -145,11 +145,9 @@ class Study:
         scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
         rows: list[dict[str, Any]] = []
         for cell in self.cells:
-            left = self.plan["search"]["suggestions"]
             of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
+            counted = set(counting(of_cell, self.plan["search"]["suggestions"])["number"])
             for row in statistics.records(of_cell):
-                counts = row["state"] in statistics.COUNTED and left > 0
-                left -= counts
                 measured = dict(zip(self.plan["search"]["objectives"], _listed(row["values"]), strict=False))
                 rows.append(
                     {
@@ -162,7 +160,7 @@ class Study:
                         "epochs": row["epochs"],
                         "diverged": row["diverged"],
                         "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
-                        "counts": counts,
+                        "counts": row["number"] in counted,
                         "own": _parsed(row["params"]) == cell["default"],
                         "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
                         "code_hash": row["code_hash"],

@@ -22,7 +22,6 @@ LEVEL = 0.95
 ROUNDING = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
 CLASSES = 10  # of a trial whose row does not hold its transition matrix
 PAIRING = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
-COUNTED = ("complete", "pruned")  # states of a suggestion that use up a search's budget
 DRAWS = 2000  # of a bootstrap
 BEST = (  # columns of `best_so_far`
     *("suggestions", "epochs", "expected_epochs", "number", "seen_validation", "seen_test"),

@@ -228,7 +228,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
 
 
 def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> dict[str, Any] | None:
-    """The fields of a search that the flags ask for; None where a study declares none and none is asked for."""
+    """The fields of a search that the flags ask for; None where the study's own plan is what they ask for."""
     given = {
         "suggestions": options.trials,
         "parameters": options.parameters,
@@ -237,13 +237,13 @@ def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> d
         "seed": options.search_seed,
     }
     wishes = {name: value for name, value in given.items() if value is not None}
-    if study.search is None and command != "search":
-        if wishes:
-            raise UsageError(f"Study {study.name} declares no search: use `lnl search {study.name} …`.")
-        return None
-    if study.search is None and options.arms:
-        wishes["arms"] = options.arms
-    return wishes
+    if study.search is not None:
+        return wishes or None
+    if command == "search":
+        return {**wishes, "arms": options.arms} if options.arms else wishes
+    if wishes:
+        raise UsageError(f"Study {study.name} declares no search: use `lnl search {study.name} …`.")
+    return None
 
 
 def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
@@ -290,7 +290,7 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
             print(json.dumps({"study": plan.study, "preset": plan.preset, "plan": plan.hash, "stopped": stopped}))
         else:
             print(stopped, file=sys.stderr)
-        return INCOMPLETE if stopped.startswith("Interrupted") else ERROR
+        return _code_of(stopped)
     plan = _confirmed(plan, store, options)
     progress = Progress(plan, quiet=options.json)
     outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
@@ -319,8 +319,13 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
         if page:
             print(f"Report: {_relative(page)}")
     if outcome.stopped:
-        return INCOMPLETE if outcome.stopped.startswith("Interrupted") else ERROR
+        return _code_of(outcome.stopped)
     return COMPLETE if complete and _found(plan, options) else INCOMPLETE
+
+
+def _code_of(stopped: str) -> int:
+    """The exit code of a run that ended early for this reason."""
+    return INCOMPLETE if stopped.startswith("Interrupted") else ERROR
 
 
 def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:

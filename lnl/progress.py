@@ -60,8 +60,7 @@ class Display:
 
     def finish(self) -> None:
         if self.live:
-            with contextlib.suppress(StorageError):  # else it keeps the last table
-                self.live.update(self._table())
+            self.live.update(self._table())
             self.live.stop()
             self.live = None
 
@@ -168,12 +167,13 @@ class SearchProgress(Display):
     def __init__(self, searches: Any, quiet: bool = False) -> None:
         super().__init__(quiet)
         self.searches = searches
+        self.standing: Sequence[Any] = ()  # of each search, when last looked at
         self.started_with = 0
         self.looked = 0.0
         self.told: set[str] = set()
 
     def start(self) -> None:
-        standing = self.searches.standing()
+        standing = self.standing = self.searches.standing()
         self.started_with = sum(one.finished for one in standing)
         budget = sum(one.budget for one in standing)
         searches = "search" if len(standing) == 1 else "searches"
@@ -196,9 +196,9 @@ class SearchProgress(Display):
         self._look()
 
     def finish(self) -> None:
-        super().finish()
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError):  # else it keeps what it saw last
             self._tell()
+        super().finish()
 
     def _look(self) -> None:
         """How all searches stand is asked of Optuna's storage: once a second is enough."""
@@ -208,7 +208,8 @@ class SearchProgress(Display):
             self.looked = time.monotonic()
 
     def _tell(self) -> None:
-        for one in self.searches.standing():
+        self.standing = self.searches.standing()
+        for one in self.standing:
             if one.finished + one.failed >= one.budget and one.name not in self.told:
                 self.told.add(one.name)
                 if not self.console.is_terminal:
@@ -216,9 +217,9 @@ class SearchProgress(Display):
                         f"{one.name}: {one.finished} of {one.budget} suggestions, validation accuracy {one.scores}"
                     )
 
-    def _summary(self, standing: Sequence[Any] | None = None) -> str:
-        standing = self.searches.standing() if standing is None else standing
-        done, total = sum(one.finished + one.failed for one in standing), sum(one.budget for one in standing)
+    def _summary(self) -> str:
+        done = sum(one.finished + one.failed for one in self.standing)
+        total = sum(one.budget for one in self.standing)
         return f"{done} of {total} suggestions, {self._left(done, done - self.started_with, total)}"
 
     def _table(self) -> Table:
@@ -226,9 +227,8 @@ class SearchProgress(Display):
         table.add_column("search")
         for name in ("evaluated", "running", "pruned", "failed", "validation accuracy, %"):
             table.add_column(name, justify="right")
-        standing = self.searches.standing()
-        for one in standing:
+        for one in self.standing:
             counts = (f"{one.finished}/{one.budget}", str(one.running), str(one.pruned), str(one.failed))
             table.add_row(one.name, *counts, one.scores)
-        table.caption, table.caption_justify = self._summary(standing), "left"
+        table.caption, table.caption_justify = self._summary(), "left"
         return table

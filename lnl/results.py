@@ -317,6 +317,9 @@ class Store:
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
 
+    def lease_path(self, trial: str) -> Path:
+        return self.root / "leases" / f"{trial}.json"
+
     def give_up(self, trial: str) -> None:
         """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
         try:
@@ -418,6 +421,11 @@ def is_outcome(trials: pd.DataFrame) -> pd.Series:
     return (trials["status"] == "ok") | trials["failure_class"].isin(FAILURES_THAT_ARE_OUTCOMES)
 
 
+def counting(suggestions: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """Of one search's suggestions those that count: the first `budget` by number that are complete or pruned."""
+    return suggestions[suggestions["state"].isin(["complete", "pruned"])].sort_values("number").head(budget)
+
+
 def selection_rules(test: Sequence[float], validation: Sequence[float] | None = None) -> dict[str, float | int | None]:
     """The four selection rules from per-epoch accuracies, in epoch order.
 
@@ -484,7 +492,7 @@ class Lease:
 
 def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
     """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record)."""
-    path = store.root / "leases" / f"{trial}.json"
+    path = store.lease_path(trial)
     process = psutil.Process()
     with locked(path.parent):
         previous = _read_lease(path)
@@ -514,7 +522,7 @@ def leases(store: Store) -> dict[str, dict[str, Any]]:
 
 def is_held(store: Store, trial: str) -> bool:
     """Whether a living process holds the trial's lease."""
-    path = store.root / "leases" / f"{trial}.json"
+    path = store.lease_path(trial)
     record = _read_lease(path)
     return record is not None and _alive(path, record)
 

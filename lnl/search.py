@@ -49,6 +49,7 @@ from lnl.results import (
     Store,
     canonical,
     claim,
+    counting,
     is_held,
     is_outcome,
     latest,
@@ -58,14 +59,13 @@ from lnl.results import (
     short_hash,
 )
 from lnl.space import Choice, Integer, Space, as_json
-from lnl.study import SEARCH_REPLICATES, Cell, Plan, Planned, with_prerequisites
+from lnl.study import SEARCH_REPLICATES, Cell, Plan, Planned, trials_record, with_prerequisites
 from lnl.trial import Trial, trained_path, trial_code_hash
 
 JOURNAL = "optuna.journal"  # below the results folder; `optuna-dashboard results/optuna.journal` opens it
 CONNECT_S = 10  # until a database that does not answer is given up
 PAUSE_S = 2.0  # before a search is asked again that had nothing to do
-COUNTED = ("complete", "pruned")  # states of suggestions that count in a budget
-COUNTING = (TrialState.COMPLETE, TrialState.PRUNED)  # the same in Optuna
+COUNTING = (TrialState.COMPLETE, TrialState.PRUNED)  # suggestions that count in a budget, as `lnl.results.counting`
 ENDED = (*COUNTING, TrialState.FAIL)
 ROW = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space", "code_hash"]
 
@@ -762,11 +762,6 @@ def rows_of(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     return rows[rows["search"] == cell.name].sort_values("number", ignore_index=True)
 
 
-def counting(rows: pd.DataFrame, suggestions: int) -> pd.DataFrame:
-    """Of a cell's rows those that count: the first `suggestions` by number that are complete or pruned."""
-    return rows[rows["state"].isin(COUNTED)].sort_values("number").head(suggestions)
-
-
 def winner(rows: pd.DataFrame) -> pd.Series | None:
     """The most accurate complete suggestion, of equals the first; None where there is none."""
     complete = rows[rows["state"] == "complete"]
@@ -903,10 +898,6 @@ def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Pl
         "arms": arms,
         "panels": panels,
         "contrasts": contrasts,
-        "trials": [
-            {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
-            for p in declared
-        ],
-        "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
+        **trials_record(declared, trials),
     }
     return replace(plan, trials=trials, record=record)

@@ -17,7 +17,6 @@ of the arms, across some of the factors, the rest at the base.  A trial that sev
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -32,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods
-from lnl.results import Store, canonical, is_outcome, latest, leases, now
+from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
 
@@ -183,7 +182,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(canonical(self.record).encode()).hexdigest()[:12]
+        return short_hash(canonical(self.record))
 
 
 class Study(BaseModel, frozen=True, extra="forbid"):
@@ -320,11 +319,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                 for c in self.contrasts
                 if {c.arm, c.against} <= here
             ],
-            "trials": [
-                {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
-                for p in declared
-            ],
-            "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
+            **trials_record(declared, trials),
             "search": searching and _search_record(searching, cells, self.selection),
         }
         return Plan(self.name, preset or "base", trials, record, searching, cells)
@@ -394,7 +389,7 @@ def _cells(
             }
             if f"{arm}_{sampler}" in arms:
                 raise ValueError(f"The searched arm '{arm}_{sampler}' has the name of another arm: rename that one.")
-            digest = hashlib.sha256(canonical(comparable).encode()).hexdigest()[:8]
+            digest = short_hash(canonical(comparable))[:8]
             words = [study, preset, f"{arm}_{sampler}", *([setting] if setting != "{}" else []), digest]
             cells.append(Cell("/".join(words), arm, setting, sampler, trial, space))
     if not cells:
@@ -487,6 +482,17 @@ def _papers_values(cell: Cell) -> dict[str, Any]:
     """Defaults of the method's own fields, which are its paper's."""
     paper = Trial(method=methods.configure(cell.trial.method_name))
     return {key: _get(paper, key) for key in cell.space if key.startswith("method.")}
+
+
+def trials_record(declared: Iterable[Planned], trials: Iterable[Planned]) -> dict[str, Any]:
+    """The part of a plan's record that lists its trials; `trials`: the declared ones with their prerequisites."""
+    return {
+        "trials": [
+            {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
+            for p in declared
+        ],
+        "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
+    }
 
 
 def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
-from lnl.results import canonical, write_atomically
+from lnl.results import canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
@@ -154,7 +154,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @property
     def id(self) -> str:
         """Hash of what differs from the method's defaults: a new field with a default moves no id."""
-        return hashlib.sha256(canonical(self.identity()).encode()).hexdigest()[:12]
+        return short_hash(canonical(self.identity()))
 
     def identity(self) -> dict[str, Any]:
         default = Trial(method=methods.configure(self.method_name))
@@ -559,7 +559,7 @@ def trial_code_hash(trial: Trial) -> str:
     if trial.weights is not None and (path := Path(trial.weights)).is_file():
         before.append(_file_hash(path, path.stat().st_mtime_ns))  # another file under the same name: other weights
     mine = code_hash(trial.method_name)
-    return hashlib.sha256("".join([mine, *before]).encode()).hexdigest()[:12] if before else mine
+    return short_hash("".join([mine, *before])) if before else mine
 
 
 @cache
@@ -579,7 +579,7 @@ def code_hash(method: str) -> str:
         tree = ast.parse(Path(spec.origin).read_text())
         seen[name] = ast.dump(_without_docstrings(_without_spaces(tree)))
         waiting += sorted(_imports(tree))
-    return hashlib.sha256("".join(seen[name] for name in sorted(seen)).encode()).hexdigest()[:12]
+    return short_hash("".join(seen[name] for name in sorted(seen)))
 
 
 @cache
