@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import evidence, statistics
 from lnl.results import Store, counting, is_outcome, latest
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Study:
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
     unreadable: list[Path]  # files that could not be read; grows when `epochs` or `arrays` meets one
+    earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
         """Curves of finished trials, long: trial, arm, setting, replicate, epoch, metric ("split/name"), value.
@@ -114,21 +115,13 @@ class Study:
         return statistics.check_selection(selection or self.plan.get("selection", "last"))
 
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
-        """The declared contrasts in the base setting: difference, interval, n, p, and whether it is paired and why.
+        """The declared contrasts in the base setting, with their verdicts: see `analysis.evidence.contrasts`.
 
         Those of arms that this preset leaves out are left out.
         """
-        selection = self.rule(selection)
-        base = self.trials[~self.trials["setting"].map(bool).astype(bool)]
-        rows = []
-        for contrast in self.plan["contrasts"]:
-            if {contrast["arm"], contrast["against"]} <= set(self.plan["arms"]):
-                arm, against = (base[base["arm"] == contrast[role]] for role in ("arm", "against"))
-                compared = statistics.compare(arm, against, selection)
-                rows.append({**contrast, "selection": selection, **compared._asdict()})
-        declared = ["arm", "against", "direction", "smallest_effect", "selection"]
-        frame = pd.DataFrame(rows, columns=[*declared, *statistics.Comparison._fields])
-        return frame.astype({"smallest_effect": float})
+        here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
+        done, missing = (rows[~rows["setting"].map(bool).astype(bool)] for rows in (self.trials, self.missing))
+        return evidence.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -227,12 +220,21 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     """
     store = Store(Path(root))
     plans, unreadable = store.read("studies")
-    plan_row = _newest(plans, unreadable, store.root, study, preset)
-    plan = json.loads(plan_row["plan"])
-    rows, broken = store.read("trials", study)
+    row = _newest(plans, unreadable, store.root, study, preset)
+    plan = json.loads(row["plan"])
+    before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
+    counts = {one["replicates"] for one in before if one["preset"] == plan["preset"] and not one.get("looks")}
+    earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < plan["replicates"]))
+    return replace(of_plan(store, plan, row["plan_hash"], unreadable), earlier=earlier)
+
+
+def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: Sequence[Path] = ()) -> Study:
+    """A plan's record, submitted or not, and its results.  `unreadable`: files already found so."""
+    name, preset = plan["study"], plan["preset"]
+    rows, broken = store.read("trials", name)
     names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
-    suggested, lost = store.read("suggestions", study, filters=[("search", "in", names or [""])])
-    unreadable.extend([*broken, *lost])
+    suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
+    unreadable = [*unreadable, *broken, *lost]
     _report_unreadable(unreadable)
     rows = latest(rows)
     # the plan names a trial's arm and setting: a row may be older than a change of names
@@ -242,13 +244,13 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
-    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan_row["preset"]) & rows["search"].isna()
+    outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
     left = rows[outside.astype(bool)]
     return Study(
         root=store.root,
-        name=study,
-        preset=plan_row["preset"],
-        plan_hash=plan_row["plan_hash"],
+        name=name,
+        preset=preset,
+        plan_hash=plan_hash,
         plan=plan,
         trials=trials,
         missing=missing.assign(status=missing["status"].fillna("not run")),
@@ -257,6 +259,13 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
     )
+
+
+def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
+    """What runs saw at the declared looks of a study, oldest first: plan, looks, and the contrasts as they stood."""
+    rows, _ = store.read("events", filters=[("kind", "==", "looked"), ("study", "==", study)], files="*-looked-*")
+    payloads = [json.loads(payload) for payload in rows.sort_values("at")["payload"]]
+    return [payload for payload in payloads if payload["preset"] == preset]
 
 
 def _newest(plans: pd.DataFrame, broken: list[Path], root: Path, study: str, preset: str | None) -> pd.Series:

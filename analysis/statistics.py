@@ -7,7 +7,7 @@ replicate: one draw of noise, split and initial weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ class Estimate(NamedTuple):
     low: NDArray[np.float64]  # NaN where one replicate, or replicates that all agree, allow no interval
     high: NDArray[np.float64]
     p: NDArray[np.float64]
+    error: NDArray[np.float64]  # standard error, NaN where there is no interval
+    freedom: NDArray[np.float64]  # degrees of freedom of its t distribution
 
 
 class Comparison(NamedTuple):
@@ -57,6 +59,8 @@ class Comparison(NamedTuple):
     correlation: float  # of the pairs; NaN below three of them
     paired: bool
     reason: str  # why it is paired or not, for the reader
+    error: float  # standard error of the difference
+    freedom: float
 
 
 def check_selection(selection: str) -> str:
@@ -64,6 +68,17 @@ def check_selection(selection: str) -> str:
     if selection not in SELECTION:
         raise ValueError(f"Unknown selection rule {selection!r}: choose one of {', '.join(SELECTION)}.")
     return selection
+
+
+def only_rule(selections: Iterable[str]) -> str:
+    """The selection rule that rows share.  Raises ValueError where rows of two rules come together."""
+    rules = sorted(set(selections))
+    if len(rules) != 1:
+        raise ValueError(
+            f"A table or figure shows one selection rule; these rows come from {' and '.join(rules) or 'none'}: "
+            "make one for each."
+        )
+    return check_selection(rules[0])
 
 
 def outcome(trials: pd.DataFrame) -> pd.Series:
@@ -134,13 +149,13 @@ def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Compari
     else:
         n, n_against, rho = len(left), len(right), float("nan")
         estimate = (
-            welch_difference(left["score"], right["score"]) if n and n_against else Estimate(*[np.asarray(np.nan)] * 4)
+            welch_difference(left["score"], right["score"]) if n and n_against else Estimate(*[np.asarray(np.nan)] * 6)
         )
         reason = (
             f"{' and '.join(differing)} hashes differ or are absent" if len(pairs) else "no replicate is in both arms"
         )
-    difference, low, high, p = map(float, estimate)
-    return Comparison(difference, low, high, p, n, n_against, rho, paired, reason)
+    difference, low, high, p, error, freedom = map(float, estimate)
+    return Comparison(difference, low, high, p, n, n_against, rho, paired, reason, error, freedom)
 
 
 def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selection: str) -> pd.DataFrame:
@@ -161,6 +176,27 @@ def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selec
         rows.append(row)
     measured = [f"against_{name}" for name in Comparison._fields]
     return pd.DataFrame(rows, columns=[*across, "arm", "n", "mean", "low", "high", *measured])
+
+
+def rule_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """Each arm under every selection rule, a column for each: its mean; NaN where a trial has no value under the rule.
+
+    `ahead_of_last`, `ahead_of_val_selected`: by how much the oracle `best_test` is ahead, the mean over replicates, and
+    the largest as `…_most`.  `validation`: the labels that `val_selected` looked at.  `trials`: of one setting.
+    """
+    scores = pd.DataFrame({rule: accuracy(trials, rule) for rule in SELECTION})
+    ahead = {f"ahead_of_{rule}": scores["best_test"] - scores[rule] for rule in ("last", "val_selected")}
+    rows = []
+    for arm, group in trials.groupby("arm", sort=False, observed=True):
+        means = scores.loc[group.index].mean(skipna=False)
+        labels = " or ".join(sorted(set(group["validation_labels"].dropna())))
+        row: dict[str, Any] = {"arm": arm, "n": len(group), "validation": labels, **means}
+        for name, gaps in ahead.items():
+            here = gaps[group.index]
+            row |= {name: here.mean(skipna=False), f"{name}_most": here.max(skipna=False)}
+        rows.append(row)
+    columns = [name + end for name in ahead for end in ("", "_most")]
+    return pd.DataFrame(rows, columns=["arm", "n", "validation", *SELECTION, *columns])
 
 
 # ------------------------------------------------------------------------------------------------------------ searches
@@ -263,4 +299,5 @@ def _estimate(value: NDArray[np.float64], variance: NDArray[np.float64], freedom
     """Without spread there is no interval: few replicates on few test images can agree by chance."""
     error = np.sqrt(np.where(variance > ROUNDING**2, variance, np.nan))
     half = stdtrit(freedom, 0.5 + LEVEL / 2) * error
-    return Estimate(np.asarray(value), value - half, value + half, 2 * stdtr(freedom, -np.abs(value / error)))
+    p = 2 * stdtr(freedom, -np.abs(value / error))
+    return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,6 +31,7 @@ from lnl.results import StorageError, Store, leases
 from lnl.study import Plan, Status, Study, by_state, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
+PILOT = 3  # replicates whose spread is better than a guess
 
 
 class UsageError(ValueError):
@@ -95,6 +98,12 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
     parser.add_argument("--method", help="only the arms of this method")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
+    parser.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="judge the declared contrasts at looks, and add replicates to those that are undecided",
+    )
+    parser.add_argument("--max-seeds", type=int, metavar="N", help="with --until-decided: replicates at the last look")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the base: method.temperature=0.5"
     )
@@ -195,7 +204,9 @@ def _guarded(act: Any) -> int:
 
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
-    asked = {"changes": _changes(options.set), "replicates": options.seeds}
+    storage: Path = options.storage.expanduser().resolve()
+    store = Store(storage)
+    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": _looks(study, options, store)}
     plan = study.plan(options.preset, **asked)
     if unknown := set(options.arms or ()) - set(plan.record["arms"]):
         raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record['arms'])}.")
@@ -205,23 +216,22 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         if not options.arms:
             there = sorted({planned.trial.method_name for planned in plan.trials})
             raise UsageError(f"The plan has no arm of method '{options.method}': there are {', '.join(there)}.")
-    if (wishes := _search_wishes(study, options, command)) is not None:
-        plan = study.plan(options.preset, **asked, search=wishes)
-    storage: Path = options.storage.expanduser().resolve()
-    store = Store(storage)
+    make = partial(study.plan, options.preset, **asked, search=_search_wishes(study, options, command))
     if command in ("run", "search"):
-        return _run(study, plan, store, options)
-    plan = _confirmed(plan, store, options)
+        return _run(make, store, options)
+    plan = _as_it_stands(make, store, options)
     chosen = plan.of_arms(options.arms)
     statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
     complete = all(status.state in ("done", "stale") for status in statuses) and _found(plan, options)
     if options.json:
-        print(json.dumps(_as_json(plan, statuses), indent=1))
+        print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store)}, indent=1))
     elif command == "plan":
         _print_plan(plan, statuses)
+        _print_detectable(plan, store)
     else:
         Console().print(arm_table(_arm_rows(statuses)))
         print(_totals(statuses))
+        _print_verdicts(_contrasts(plan, store))
     if not options.json:
         _print_searches(plan, options, statuses)
     return COMPLETE if complete or command == "plan" else INCOMPLETE
@@ -244,6 +254,32 @@ def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> d
     if wishes:
         raise UsageError(f"Study {study.name} declares no search: use `lnl search {study.name} …`.")
     return None
+
+
+def _looks(study: Study, options: argparse.Namespace, store: Store) -> tuple[int, ...] | None:
+    """The looks that the flags ask for, else those that an earlier run declared; None: the study's own."""
+    from lnl import sequential
+
+    if options.max_seeds is not None and not options.until_decided:
+        raise UsageError("--max-seeds N belongs to --until-decided: give both, or --seeds N for a fixed number.")
+    fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
+    if options.max_seeds is not None:
+        return sequential.schedule(fixed.record["replicates"], options.max_seeds)
+    if options.until_decided and not study.looks_of(options.preset):
+        raise UsageError("--until-decided needs --max-seeds N: the most replicates that a contrast may get.")
+    if options.until_decided:
+        return None
+    return None if options.seeds is not None else sequential.declared_before(store, study.name, fixed.preset)
+
+
+def _as_it_stands(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -> Plan:
+    """The plan with what results so far ask for: replicates of undecided contrasts, or searched arms."""
+    plan = make()
+    if not plan.record["looks"]:
+        return _confirmed(plan, store, options)
+    from lnl import sequential
+
+    return sequential.grown(make, store)[0]
 
 
 def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
@@ -272,7 +308,11 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) -> int:
+def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -> int:
+    from lnl import sequential
+
+    plan = make()
+    sequential.check_looks(store, plan)
     if options.address:
         os.environ["RAY_ADDRESS"] = options.address  # the runner reads it when it is imported
     from lnl import runner  # imports Ray, which plan, status and report do without
@@ -291,9 +331,14 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
         else:
             print(stopped, file=sys.stderr)
         return _code_of(stopped)
-    plan = _confirmed(plan, store, options)
-    progress = Progress(plan, quiet=options.json)
-    outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
+    further: Plan | None = _as_it_stands(make, store, options)
+    while further is not None:
+        plan, progress = further, Progress(further, quiet=options.json)
+        outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
+        further = None
+        if plan.record["looks"] and outcome.stopped is None:
+            sentence, further = sequential.look(make, plan, store)
+            progress.say(sentence)
     statuses = outcome.statuses
     complete = outcome.stopped is None and all(status.state in ("done", "stale") for status in statuses)
     page = None
@@ -302,14 +347,11 @@ def _run(study: Study, plan: Plan, store: Store, options: argparse.Namespace) ->
 
         page = report.build(store.root, plan.study, plan.preset)
     if options.json:
-        print(
-            json.dumps(
-                {**_as_json(plan, statuses), "report": str(page) if page else None, "stopped": outcome.stopped},
-                indent=1,
-            )
-        )
+        about = {"report": str(page) if page else None, "stopped": outcome.stopped}
+        print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store), **about}, indent=1))
     else:
         print(_totals(statuses))
+        _print_verdicts(_contrasts(plan, store))
         for failure in sorted(
             {f"{s.planned.arm}: {s.failure.splitlines()[0]}" for s in statuses if s.state == "failed" and s.failure}
         ):
@@ -428,12 +470,73 @@ def _print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
     print(f"{plan.study}, preset {plan.preset}, plan {plan.hash}: {_totals(statuses)}")
 
 
+def _contrasts(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The declared contrasts as they stand, JSON-able."""
+    from analysis import statistics
+    from analysis.load import of_plan
+
+    if not plan.record["contrasts"]:
+        return []
+    frame = of_plan(store, dict(plan.record), plan.hash).contrasts()
+    return [
+        {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in row.items()}
+        for row in statistics.records(frame)
+    ]
+
+
+def _print_verdicts(contrasts: Sequence[dict[str, Any]]) -> None:
+    """A line for each declared contrast."""
+    width = max((len(f"{row['arm']} against {row['against']}") for row in contrasts), default=0)
+    for row in contrasts:
+        text = row["why"] or (f"about {row['more']:g} more replicates" if row["more"] else "")
+        if row["difference"] is not None:
+            between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+            text = f"{100 * row['difference']:+.2f}{between} points, n = {row['n']}" + (f"; {text}" if text else "")
+        print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
+
+
+def _print_detectable(plan: Plan, store: Store) -> None:
+    """What the planned replicates can show of each declared contrast, from the spread of results so far."""
+    from analysis import evidence
+
+    contrasts, looks = _contrasts(plan, store), plan.record["looks"]
+    if not contrasts:
+        return
+    count = (looks or [plan.record["replicates"]])[-1]
+    alpha = evidence.ALPHA / len(contrasts)
+    alpha = evidence.level_of_a_look(alpha, looks) if looks else alpha
+    at_most = "up to " if looks else ""
+    print(
+        f"Differences that {at_most}{count} {'replicate' if count == 1 else 'replicates'} find with a chance of "
+        f"{evidence.POWER:.0%}, at 5 % over {len(contrasts)} {'contrast' if len(contrasts) == 1 else 'contrasts'}:"
+        if count >= evidence.FEWEST
+        else f"{count} replicates allow no verdict on the {len(contrasts)} declared contrasts: ask for at least "
+        f"{evidence.FEWEST} (--seeds {evidence.FEWEST})."
+    )
+    if count < evidence.FEWEST:
+        return
+    width = max(len(f"{row['arm']} against {row['against']}") for row in contrasts)
+    for row in contrasts:
+        pilot = row["deviation"] is not None and row["n"] >= PILOT
+        spread = row["deviation"] if pilot else evidence.SPREAD
+        found = evidence.detectable_effect(spread, count, alpha)
+        source = f"spread {100 * spread:.2f}, " + (f"of {row['n']} replicates" if pilot else "assumed: no pilot yet")
+        text = f"{100 * found:.2f} points ({source})"
+        if smallest := row["smallest_effect"]:
+            needed = evidence.replicates_needed(smallest, spread, 0.0, alpha)
+            enough = "enough" if needed <= count else f"which {needed:g} replicates find"
+            text += f"; declared to matter from {100 * smallest:g}: {enough}"
+        print(f"  {row['arm'] + ' against ' + row['against']:{width}}  {text}")
+
+
 def _totals(statuses: Sequence[Status]) -> str:
     counts = {state: count for state, count in by_state(statuses).items() if count}
     waiting = [status.seconds for status in statuses if status.state in ("missing", "failed")]
     text = f"{len(statuses)} trials: " + (", ".join(f"{count} {state}" for state, count in counts.items()) or "none")
     if waiting and (known := [seconds for seconds in waiting if seconds is not None]):
+        device = next((status.device for status in statuses if status.device), None)
         text += f"; about {duration(fmean(known) * len(waiting))} of work left, one trial at a time"
+        text += f" on {device}" if device else ""
     if counts.get("stale"):
         text += " (stale: run by code that has changed since; --rerun-stale runs them again)"
     return text + "."

@@ -7,7 +7,7 @@ Layout below one root folder (the `--storage` of every command):
     arrays/study=<study>/<trial>-<attempt>.parquet    what figures need: histograms, mixtures, matrices, embeddings
     suggestions/study=<study>/<search>-<number>.parquet   one row per suggestion of a search, see lnl.search
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
-    events/<time>-<uuid>.parquet                      append-only log, one row per file
+    events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
     trained/<trial>.pt                                prerequisites of other trials, after their last epoch
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
@@ -171,7 +171,7 @@ EVENTS = pa.schema(
         ("at", TIME),
         ("study", pa.string()),
         ("trial", pa.string()),
-        ("kind", pa.string()),  # run_started | run_ended | retried | lost | failed
+        ("kind", pa.string()),  # run_started | run_ended | retried | lost | failed | looked
         ("payload", pa.string()),  # JSON
         ("schema_version", pa.int32()),
     ]
@@ -309,7 +309,7 @@ class Store:
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
-        path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
+        path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{kind}-{uuid.uuid4().hex[:12]}.parquet"
         write_rows(
             path, EVENTS, [{"at": at, "study": study, "trial": trial, "kind": kind, "payload": canonical(payload)}]
         )

@@ -22,7 +22,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +38,7 @@ from lnl.trial import Noise, Trial, trial_code_hash
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
+FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
 SEARCH_REPLICATES = 1000  # searches have the replicates from here on, studies those below: no search sees a study's
 
 
@@ -106,7 +107,13 @@ class Preset:
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further overrides of arms that exist
     panels: tuple[str, ...] | None = None
     replicates: Annotated[int, Field(ge=1)] | None = None
+    looks: tuple[int, ...] | None = None  # None: the study's, where the preset has no replicates of its own
     search: dict[str, Any] = Field(default_factory=dict)  # fields of the study's search
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preset:
+        _check_looks(self.looks or ())
+        return self
 
 
 @dataclass(frozen=True)
@@ -198,11 +205,13 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     contrasts: list[Contrast] = Field(default_factory=list)
     presets: dict[str, Preset] = Field(default_factory=dict)
     selection: Literal["last", "last10", "val_selected"] = "last"
+    looks: tuple[int, ...] = ()  # replicates after which contrasts are judged; those that are undecided get more
     search: Search | None = None
     embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
+        _check_looks(self.looks)
         for where, arms in [
             *((f"panel '{name}'", panel.arms) for name, panel in self.panels.items()),
             *((f"contrast '{c.arm}'", (c.arm, c.against)) for c in self.contrasts),
@@ -229,13 +238,17 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         *,
         changes: Mapping[str, Any] | None = None,
         replicates: int | None = None,
+        looks: Sequence[int] | None = None,
+        reached: Mapping[str, int] | None = None,
         search: Mapping[str, Any] | None = None,
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  `search`: fields of its search, last to apply; a study
-        that declares none gets one where they are given.  Raises `ValueError` for unknown presets and keys, for a
-        search that cannot be, and where two arms are the same configuration (they would count as evidence twice).
+        `changes`: dotted overrides of the base, last to apply.  `looks`: in place of the declared ones; the first is
+        the number of replicates.  `reached`: of arms that go on to later looks, their replicates in the base setting.
+        `search`: fields of its search, last to apply; a study that declares none gets one where they are given.  Raises
+        `ValueError` for unknown presets and keys, for looks or a search that cannot be, and where two arms are the same
+        configuration (they would count as evidence twice).
         """
         if preset is not None and preset not in self.presets:
             raise ValueError(
@@ -257,12 +270,16 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"Factor '{empty[0]}' has no level: give it at least one.")
         panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
         panels = {name: panel for name, panel in panels.items() if chosen.panels is None or name in chosen.panels}
-        count = replicates or chosen.replicates or self.replicates
+        searching = self._search({**chosen.search, **(search or {})}, wanted=search is not None)
+        if looks and searching is not None:
+            raise ValueError("A study that searches has a fixed number of replicates: search without looks.")
+        if looks is None and replicates is None and searching is None:
+            looks = self.looks_of(preset)
+        _check_looks(looks := tuple(looks or ()))
+        count = looks[0] if looks else replicates or chosen.replicates or self.replicates
         if count > SEARCH_REPLICATES:
             raise ValueError(f"{count} replicates are too many: those from {SEARCH_REPLICATES} on belong to searches.")
         level = {factor: _get(base, factor) for factor in factors}
-
-        searching = self._search({**chosen.search, **(search or {})}, wanted=search is not None)
 
         found: dict[str, Planned] = {}
         for panel in panels.values():
@@ -271,7 +288,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                 there = base.override(asked)
                 setting = {f: _get(there, f) for f in panel.across if _get(there, f) != level[f]}
                 for arm in panel.arms:
-                    for replicate in range(count):
+                    for replicate in range(count if setting else (reached or {}).get(arm, count)):
                         trial = base.override({**asked, **arms[arm], "replicate": replicate})
                         planned = Planned(trial, arm, canonical(setting))
                         other = found.setdefault(planned.id, planned)
@@ -302,6 +319,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "factors": factors,
             "arms": {arm: arms[arm] for arm in arms if arm in here},
             "replicates": count,
+            "looks": list(looks),
             "selection": self.selection,
             "embeddings": self.embeddings,
             "panels": {
@@ -323,6 +341,13 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "search": searching and _search_record(searching, cells, self.selection),
         }
         return Plan(self.name, preset or "base", trials, record, searching, cells)
+
+    def looks_of(self, preset: str | None) -> tuple[int, ...]:
+        """The declared looks at this size; none where the preset has a fixed number of replicates."""
+        chosen = self.presets[preset] if preset else Preset()
+        if chosen.looks is not None:
+            return chosen.looks
+        return self.looks if chosen.replicates is None else ()
 
     def _search(self, changes: Mapping[str, Any], wanted: bool) -> Search | None:
         """The study's search with these fields changed, or None.  Raises `ValueError` with one sentence."""
@@ -348,6 +373,12 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         from lnl.cli import study_main
 
         raise SystemExit(study_main(self))
+
+
+def _check_looks(looks: Sequence[int]) -> None:
+    """Raise `ValueError` where no verdict can come of them."""
+    if looks and (looks[0] < FEWEST_AT_A_LOOK or any(one >= other for one, other in itertools.pairwise(looks))):
+        raise ValueError(f"looks are rising numbers of replicates, from {FEWEST_AT_A_LOOK} on, not {list(looks)}")
 
 
 def _cells(
@@ -546,6 +577,7 @@ class Status:
     seconds: float | None  # measured where done, else expected from finished trials of the same kind; None: unknown
     accuracy: float | None = None
     failure: str | None = None
+    device: str = ""  # on which `seconds` are expected
 
 
 def reconcile(plan: Plan, store: Store) -> list[Status]:
@@ -565,7 +597,10 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         "method",
         "dataset",
         "network",
+        "preset",
         "epochs_done",
+        "device",
+        "ended_at",
     ]
     rows, unreadable = store.read("trials", plan.study, columns)
     for path in unreadable:
@@ -573,23 +608,19 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
     rows = latest(rows)
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
-    per_epoch = _seconds_per_epoch(timings) if len(timings) else {}
+    pace = _Pace(timings)
     by_id = rows.assign(finished=finished).set_index("trial").to_dict("index") if len(rows) else {}
     held = {trial for trial, lease in leases(store).items() if lease["alive"]}
     statuses = []
     for planned in plan.trials:
         trial, row = planned.trial, by_id.get(planned.id)
-        name = trial.method_name
-        pace = per_epoch.get((name, trial.dataset, trial.network))
-        seconds = None if pace is None else pace * trial.total_epochs
+        expected = partial(Status, planned, seconds=pace.seconds(trial, plan.preset), device=pace.device)
         if planned.id in held:
-            statuses.append(Status(planned, "running", seconds))
+            statuses.append(expected("running"))
         elif row is None:
-            statuses.append(Status(planned, "missing", seconds))
+            statuses.append(expected("missing"))
         elif not row["finished"]:
-            statuses.append(
-                Status(planned, "failed", seconds, failure=f"{row['failure_class']}: {row['failure_message']}")
-            )
+            statuses.append(expected("failed", failure=f"{row['failure_class']}: {row['failure_message']}"))
         else:
             state: State = "done" if row["code_hash"] == trial_code_hash(trial) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None
@@ -607,11 +638,27 @@ def _known(value: float) -> float | None:
     return None if pd.isna(value) else value
 
 
-def _seconds_per_epoch(timings: pd.DataFrame) -> dict[Any, float]:
-    """(method, data set, network) -> mean seconds of an epoch of its finished trials."""
-    totals = timings.groupby(["method", "dataset", "network"])[["seconds", "epochs_done"]].sum()
-    totals = totals[totals["epochs_done"] > 0]
-    return (totals["seconds"] / totals["epochs_done"]).to_dict()
+class _Pace:
+    """Seconds of an epoch as measured, by method, data set and network, on the device that was used last."""
+
+    def __init__(self, timings: pd.DataFrame) -> None:
+        """`timings`: rows of finished trials."""
+        self.device = ""
+        self.measured: dict[Any, float] = {}
+        if len(timings):
+            timings = timings.assign(device=timings["device"].fillna("")).sort_values("ended_at", kind="stable")
+            self.device = timings["device"].iloc[-1]
+            here = timings[timings["device"] == self.device]
+            for kind in (["method", "dataset", "network"], ["method", "dataset", "network", "preset"]):
+                totals = here.groupby(kind)[["seconds", "epochs_done"]].sum()
+                totals = totals[totals["epochs_done"] > 0]
+                self.measured |= (totals["seconds"] / totals["epochs_done"]).to_dict()
+
+    def seconds(self, trial: Trial, preset: str) -> float | None:
+        """Of the same preset where it has been timed: others may make longer epochs."""
+        kind = (trial.method_name, trial.dataset, trial.network)
+        pace = self.measured.get((*kind, preset), self.measured.get(kind))
+        return None if pace is None else pace * trial.total_epochs
 
 
 def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:

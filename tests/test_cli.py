@@ -187,7 +187,7 @@ def test_changes_of_the_base_are_json_or_text(lnl):
 
 def test_a_study_is_found_by_name_here_or_beside_the_package_and_by_file(lnl, here):
     assert lnl("plan", "quick")[0] == lnl("plan", "studies/quick.py")[0] == COMPLETE
-    assert lnl("plan", "robmix_ablation", "--preset", "smoke")[1].splitlines()[-1].endswith("54 trials: 54 missing.")
+    assert "54 trials: 54 missing." in lnl("plan", "robmix_ablation", "--preset", "smoke")[1]
     (here / "quick.py").write_text(QUICK.replace("replicates=2", "replicates=1"))
     assert lnl("plan", "quick.py")[1].splitlines()[-1].endswith("4 trials: 4 missing.")
 

@@ -28,10 +28,10 @@ def test_mean_and_paired_difference_equal_scipy(n):
     values, against = DRAWS.normal(0.8, 0.02, n), DRAWS.normal(0.79, 0.03, n)
     ours, theirs = statistics.mean(values), scipy.stats.ttest_1samp(values, 0)
     low, high = theirs.confidence_interval()
-    np.testing.assert_allclose([*ours], [values.mean(), low, high, theirs.pvalue], rtol=1e-9)
+    np.testing.assert_allclose([*ours][:4], [values.mean(), low, high, theirs.pvalue], rtol=1e-9)
     ours, theirs = statistics.paired_difference(values, against), scipy.stats.ttest_rel(values, against)
     low, high = theirs.confidence_interval()
-    np.testing.assert_allclose([*ours], [(values - against).mean(), low, high, theirs.pvalue], rtol=1e-9)
+    np.testing.assert_allclose([*ours][:4], [(values - against).mean(), low, high, theirs.pvalue], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 7), (10, 4)])
@@ -39,7 +39,7 @@ def test_welch_difference_equals_scipy(n, m):
     values, against = DRAWS.normal(0.8, 0.02, n), DRAWS.normal(0.79, 0.05, m)
     ours, theirs = statistics.welch_difference(values, against), scipy.stats.ttest_ind(values, against, equal_var=False)
     low, high = theirs.confidence_interval()
-    np.testing.assert_allclose([*ours], [values.mean() - against.mean(), low, high, theirs.pvalue], rtol=1e-9)
+    np.testing.assert_allclose([*ours][:4], [values.mean() - against.mean(), low, high, theirs.pvalue], rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", [4, 6, 10])

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -352,6 +354,18 @@ def test_time_is_expected_from_trials_of_the_same_kind(store):
     assert reconcile(plan, store)[17].seconds == pytest.approx(300.0), (
         "by the epochs it did, not by those it should have"
     )
+
+
+def test_time_is_expected_on_the_device_that_was_used_last_and_from_the_same_preset_first(store):
+    """A preset may make longer epochs, and another device is another pace: neither is averaged in."""
+    plan = declare().plan()
+    finish(store, plan.trials[0], seconds=100.0, device="cpu", ended_at=datetime(2026, 1, 1, tzinfo=UTC))
+    finish(store, plan.trials[1], seconds=3.0, device="H200", ended_at=datetime(2026, 1, 2, tzinfo=UTC))
+    waiting = [one for one in reconcile(plan, store) if one.state == "missing" and one.planned.arm != "mixed"]
+    assert {(one.seconds, one.device) for one in waiting} == {(3.0, "H200")}
+    finish(store, plan.trials[2], seconds=8.0, preset="long", device="H200", ended_at=datetime(2026, 1, 1, tzinfo=UTC))
+    pace = reconcile(replace(plan, preset="long"), store)
+    assert {one.seconds for one in pace if one.state == "missing" and one.planned.arm != "mixed"} == {8.0}
 
 
 def test_a_damaged_part_is_run_again_and_not_passed_over_in_silence(store, caplog):

@@ -1,0 +1,295 @@
+"""From declared contrasts to verdicts: tests of difference and of equivalence, Holm over the family, looks, power.
+
+Two questions are asked of every contrast.  Is the difference other than zero (two-sided t test)?  Is it smaller than
+the smallest effect that matters, in both directions (two one-sided t tests, Schuirmann 1987)?  Each question is
+corrected over all declared contrasts (Holm 1979), so that at most 5 % of studies have a single false "helps" or "hurts"
+in them, and at most 5 % a single false "equivalent".  Where both are answered with yes, the verdict is "equivalent":
+there is a difference, and it does not matter.
+
+Replicates may be added after a look at the results, if the looks are declared before: p is then the chance that the
+smallest p of *all* declared looks is at most the smallest one seen, so that it holds whenever one stops.  Differences
+are taken as normal; the null distribution comes from seeded draws.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
+from scipy.stats import nct
+
+from analysis import statistics
+from analysis.statistics import Comparison
+
+ALPHA = 0.05  # of each of the two questions, over the family
+POWER = 0.8
+FEWEST = 4  # replicates that allow a verdict
+MOST = 1000  # replicates that are worth naming
+SPREAD = 0.004  # of a difference, where nothing is measured: of two runs of 0.28 points each, the median of public logs
+VERDICTS = ("helps", "hurts", "equivalent", "undecided")
+HOPELESS = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
+DRAWS = 500_000  # of the null distribution over looks
+RESOLVED = 200  # draws below a p by which its adjustment is known
+
+COLUMNS = (  # of `contrasts`
+    *("arm", "against", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
+    *("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", "why", "more", "look", "looked"),
+)
+
+
+class Looked(NamedTuple):
+    """One contrast at one look."""
+
+    replicates: int  # of each arm that were asked for by then
+    comparison: Comparison
+
+
+# ----------------------------------------------------------------------------------------------------- tests and power
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Adjusted p (m,) of a family of m; one that is not known (NaN) counts in m and stays NaN.  Holm 1979."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)  # NaN last
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    result = np.empty_like(p)
+    result[order] = np.minimum(adjusted, 1)
+    return result
+
+
+def equivalence_p(comparison: Comparison, smallest_effect: float) -> float:
+    """The larger p of the two one-sided tests that the difference lies within ± `smallest_effect`; NaN if that is 0."""
+    if smallest_effect <= 0:
+        return float("nan")
+    distance = (abs(comparison.difference) - smallest_effect) / comparison.error
+    return float(stdtr(comparison.freedom, distance))
+
+
+def over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
+    """p after the looks taken so far, valid whenever one stops; NaN before the first.
+
+    `p`: one each of the looks taken, in order.  `looks`: replicates at every declared look.  `sides`: 2 for the test
+    against zero, 1 for a one-sided one, as those for equivalence are.
+    """
+    seen = np.asarray(p, dtype=float)
+    if np.isnan(seen).all():
+        return float("nan")
+    smallest, null = float(np.nanmin(seen)), _null(tuple(looks), sides)
+    floor = null[RESOLVED - 1]
+    bound = min(len(looks) * smallest, 1.0)  # Bonferroni's, where too few draws are as extreme
+    if smallest < floor:
+        return bound
+    share = np.searchsorted(null, smallest, side="right") / len(null)
+    return float(min(max(share, len(looks) * floor), bound))
+
+
+@lru_cache(maxsize=32)
+def _null(looks: tuple[int, ...], sides: int) -> NDArray[np.float64]:
+    """The smallest p over the looks of independent standard normal differences, sorted, (DRAWS,)."""
+    random = np.random.default_rng(0)
+    parts, chunk = [], 50_000
+    for _ in range(DRAWS // chunk):
+        values = random.standard_normal((max(looks), chunk))
+        sums, squares = values.cumsum(axis=0), (values**2).cumsum(axis=0)
+        smallest = np.ones(chunk)
+        for n in looks:
+            mean = sums[n - 1] / n
+            error = np.sqrt((squares[n - 1] / n - mean**2) / (n - 1))
+            t = mean / error
+            p = 2 * stdtr(n - 1, -np.abs(t)) if sides == 2 else stdtr(n - 1, t)
+            np.minimum(smallest, p, out=smallest)
+        parts.append(smallest)
+    return np.sort(np.concatenate(parts))
+
+
+def level_of_a_look(alpha: float, looks: Sequence[int], sides: int = 2) -> float:
+    """The p that each of the declared looks may claim, so that all of them together err in a share `alpha`."""
+    if len(looks) < 2:
+        return alpha
+    null = _null(tuple(looks), sides)
+    return max(float(np.quantile(null, alpha)), alpha / len(looks))
+
+
+def power(
+    effect: ArrayLike, n: ArrayLike, deviation: float, smallest_effect: float = 0.0, alpha: float = ALPHA
+) -> NDArray[np.float64]:
+    """Chance that n paired differences of this mean and standard deviation decide: other than zero, or equivalent.
+
+    The larger of the two chances; that of equivalence is a lower bound, close where it is not small.
+    """
+    effect, n = np.asarray(np.abs(effect), dtype=float), np.asarray(n, dtype=float)
+    error, freedom = deviation / np.sqrt(n), n - 1
+    two_sided = stdtrit(freedom, 1 - alpha / 2)
+    with np.errstate(all="ignore"):  # far tails underflow to 0
+        shift = effect / error
+        decided = nct.sf(two_sided, freedom, shift) + nct.sf(
+            two_sided, freedom, -shift
+        )  # SciPy's lower tail: often NaN
+        if smallest_effect > 0:
+            one_sided = stdtrit(freedom, 1 - alpha)
+            below = nct.sf(one_sided, freedom, (smallest_effect - effect) / error)
+            above = nct.sf(one_sided, freedom, (effect + smallest_effect) / error)
+            decided = np.fmax(decided, below + above - 1)
+    return np.asarray(np.clip(decided, 0, 1))
+
+
+def replicates_needed(
+    effect: float, deviation: float, smallest_effect: float = 0.0, alpha: float = ALPHA, chance: float = POWER
+) -> float:
+    """The fewest replicates, at least `FEWEST`, that decide with this chance if mean and spread are as given; NaN where
+    they are not known, infinite where `MOST` do not."""
+    if np.isnan(effect) or not deviation > 0:
+        return float("nan")
+
+    def lacking(n: int) -> bool:
+        return bool(power(effect, n, deviation, smallest_effect, alpha) < chance)
+
+    if lacking(MOST):
+        return float("inf")
+    return float(bisect_left(range(MOST), True, lo=FEWEST, key=lambda n: not lacking(n)))
+
+
+def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: float = POWER) -> float:
+    """The smallest true difference that n paired replicates find to be other than zero with this chance."""
+    if n < 2 or not deviation > 0:
+        return float("nan")
+    high = deviation
+    while power(high, n, deviation, alpha=alpha) < chance:
+        high *= 2
+    return float(brentq(lambda effect: float(power(effect, n, deviation, alpha=alpha)) - chance, 0, high))
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def contrasts(
+    declared: Sequence[Mapping[str, Any]],
+    trials: pd.DataFrame,
+    missing: pd.DataFrame,
+    selection: str,
+    looks: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Every declared contrast with its estimate, its two p values and its verdict; see `COLUMNS`.
+
+    `trials`, `missing`: finished and other planned trials of the base setting.  A verdict waits for all trials that the
+    plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
+    often.  Trials that failed by accident are not waited for.
+
+    deviation: standard deviation of one replicate's difference.  p, p_equivalence: of a difference other than zero, and
+    of one outside ± smallest_effect; where there are looks, over all of them.  more: further replicates that would
+    decide, with a chance of 80 % if difference and spread stay; NaN where none are needed or nothing is known, infinite
+    above `MOST`.  look: replicates at the declared look that decided; looked: at the latest look.
+    """
+    waiting = missing[missing["status"] == "not run"]
+    planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
+    counts = planned_rows.groupby("arm")["replicate"].max() + 1
+    rows: list[dict[str, Any]] = []
+    taken: list[list[Looked]] = []
+    for contrast in declared:
+        arm, against = (trials[trials["arm"] == contrast[role]] for role in ("arm", "against"))
+        whole = statistics.compare(arm, against, selection)
+        mine = waiting[waiting["arm"].isin([contrast["arm"], contrast["against"]])]
+        planned = min(counts.get(contrast["arm"], 0), counts.get(contrast["against"], 0))
+        done: list[Looked] = []
+        for count in looks or (planned,):
+            if (mine["replicate"] < count).any() or count > planned:
+                break
+            then = statistics.compare(_before(arm, count), _before(against, count), selection) if looks else whole
+            done.append(Looked(count, then))
+        enough = [one for one in done if min(one.comparison.n, one.comparison.n_against) >= FEWEST]
+        rows.append(
+            {
+                **contrast,
+                "selection": selection,
+                **whole._asdict(),
+                "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
+                "why": _why(whole, len(mine), bool(enough)),
+                "looked": done[-1].replicates if looks and done else np.nan,
+            }
+        )
+        taken.append(enough)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    for column in ("verdict", "why", "reason"):
+        frame[column] = frame[column].astype(object)
+    steps = [_judged(frame, taken, looks, step) for step in range(1, len(looks or (0,)) + 1)]
+    for column in ("p", "p_holm", "p_equivalence", "p_equivalence_holm", "verdict"):
+        frame[column] = steps[-1][column].to_numpy() if column != "p" or looks else frame["p"]
+    decided = frame["verdict"] != "undecided"
+    frame.loc[decided, "why"] = ""
+    if looks:
+        open_after = pd.concat([step["verdict"] == "undecided" for step in steps], axis=1).sum(axis=1)
+        frame["look"] = [looks[count] if count < len(looks) else np.nan for count in open_after]
+    level = open_level(frame, looks)
+    frame["more"] = [
+        np.nan
+        if row["verdict"] != "undecided"
+        else max(replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level) - row["n"], 1)
+        for row in statistics.records(frame)
+    ]
+    kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)
+    return frame.astype({**kinds, "more": float, "look": float, "looked": float})
+
+
+def open_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
+    """The level at which an undecided contrast would be tested next, at one look: Holm's, over those that are open."""
+    alpha = ALPHA / max(1, int((~(frame["p_holm"] <= ALPHA)).sum()))
+    return level_of_a_look(alpha, looks) if len(looks) > 1 else alpha
+
+
+def _before(rows: pd.DataFrame, replicate: int) -> pd.DataFrame:
+    return rows[rows["replicate"] < replicate]
+
+
+def _why(whole: Comparison, waiting: int, enough: bool) -> str:
+    """Why there can be no verdict, if so."""
+    fewest = min(whole.n, whole.n_against)
+    if not fewest:
+        return "no finished replicates of both arms in the base setting"
+    if fewest < FEWEST:
+        return f"{fewest} {'replicate is' if fewest == 1 else 'replicates are'} too few: a verdict needs {FEWEST}"
+    if np.isnan(whole.error):
+        return "the replicates do not differ at all, so nothing tells how sure the difference is"
+    if waiting and not enough:
+        return f"{waiting} planned {'trial has' if waiting == 1 else 'trials have'} not run"
+    return ""
+
+
+def _judged(frame: pd.DataFrame, taken: Sequence[Sequence[Looked]], looks: Sequence[int], step: int) -> pd.DataFrame:
+    """p values and verdicts as they stood after that many looks."""
+    rows = []
+    for contrast, done in zip(statistics.records(frame), taken, strict=True):
+        seen = [one.comparison for one in done if not looks or one.replicates <= looks[step - 1]]
+        zero = [one.p for one in seen]
+        within = [equivalence_p(one, contrast["smallest_effect"]) for one in seen]
+        if looks:
+            p, p_equivalence = over_looks(zero, looks, 2), over_looks(within, looks, 1)
+        else:
+            p, p_equivalence = (values[-1] if values else np.nan for values in (zero, within))
+        best = int(np.nanargmin(zero)) if not np.isnan(zero).all() and zero else None
+        rows.append([p, p_equivalence, np.nan if best is None else seen[best].difference])
+    judged = pd.DataFrame(rows, columns=["p", "p_equivalence", "difference"], dtype=float)
+    judged["p_holm"], judged["p_equivalence_holm"] = holm(judged["p"]), holm(judged["p_equivalence"])
+    differs = np.where(judged["difference"] > 0, "helps", "hurts")
+    verdict = np.where(judged["p_holm"] <= ALPHA, differs, "undecided")
+    judged["verdict"] = np.where(judged["p_equivalence_holm"] <= ALPHA, "equivalent", verdict)
+    return judged
+
+
+def hopeless(row: Mapping[str, Any], last: int, alpha: float) -> bool:
+    """Whether the last look would hardly decide a contrast (a row of `contrasts`).
+
+    Not even if the truth lay a standard error to the better side for one of the two questions.  To stop for that makes
+    no claim, so it costs no error.
+    """
+    if not row["deviation"] > 0:
+        return False
+    places = (abs(row["difference"]) + row["error"], max(abs(row["difference"]) - row["error"], 0.0))
+    chances = power(np.array(places), last, row["deviation"], row["smallest_effect"], alpha)
+    return bool((chances < HOPELESS).all())

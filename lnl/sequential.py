@@ -1,0 +1,106 @@
+"""Sequential replicates: contrasts are judged at declared looks, and only arms of undecided ones go on to the next.
+
+The plan that results is a function of the declaration and of the rows alone, so that a driver that was killed, a second
+one and the report all find the same.  The error over looks and family: `analysis.evidence`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import evidence, statistics
+from analysis.load import looks_taken, of_plan
+from lnl.results import Store
+from lnl.study import Plan
+
+BLOCK = 2  # replicates from one look to the next
+
+
+def schedule(first: int, last: int) -> tuple[int, ...]:
+    """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
+    first = max(first, evidence.FEWEST)
+    if last <= first:
+        raise ValueError(f"--max-seeds {last} leaves no room after the first look at {first} replicates: give more.")
+    return (*range(first, last, BLOCK), last)
+
+
+def grown(make: Callable[..., Plan], store: Store) -> tuple[Plan, pd.DataFrame]:
+    """The plan with as many replicates as the results so far ask for, and the contrasts as they stand.
+
+    `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.
+    """
+    reached: dict[str, int] = {}
+    while True:
+        plan = make(reached=reached)
+        contrasts = of_plan(store, dict(plan.record), plan.hash).contrasts()
+        further = _further(contrasts, plan.record["looks"], reached)
+        if further == reached:
+            return plan, contrasts
+        reached = further
+
+
+def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str, int]) -> dict[str, int]:
+    """`reached`, with the arms of contrasts that are undecided at a look sent on to the next one."""
+    further, level = dict(reached), evidence.open_level(contrasts, looks)
+    for row in statistics.records(contrasts):
+        later = [look for look in looks if look > row["looked"]]
+        if row["verdict"] == "undecided" and later and not evidence.hopeless(row, looks[-1], level):
+            for arm in (row["arm"], row["against"]):
+                further[arm] = max(further.get(arm, looks[0]), later[0])
+    return further
+
+
+def look(make: Callable[..., Plan], plan: Plan, store: Store) -> tuple[str, Plan | None]:
+    """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
+    contrasts = of_plan(store, dict(plan.record), plan.hash).contrasts()
+    if contrasts["looked"].isna().all():
+        return "No look yet: trials of all declared contrasts are missing.", None
+    if all(before["plan"] != plan.hash for before in looks_taken(store, plan.study, plan.preset)):
+        _record(store, plan, contrasts)
+    further, _ = grown(make, store)
+    counts = contrasts["verdict"].value_counts()
+    shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in evidence.VERDICTS if verdict in counts)
+    sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
+    if further.hash == plan.hash:
+        return f"{sentence}; no further look.", None
+    more = sorted(_growing(plan, further))
+    return f"{sentence}; more replicates for {', '.join(more)}.", further
+
+
+def _growing(plan: Plan, further: Plan) -> set[str]:
+    before = {entry["trial"] for entry in plan.record["trials"]}
+    return {entry["arm"] for entry in further.record["trials"] if entry["trial"] not in before}
+
+
+def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
+    """Keep what a look showed, as an event."""
+    named = ["arm", "against", "n", "looked", "difference", "low", "high", "p_holm", "p_equivalence_holm", "verdict"]
+    seen: list[dict[str, Any]] = [
+        {name: None if pd.isna(value) else value for name, value in row.items()}
+        for row in statistics.records(contrasts[named])
+    ]
+    about = {"preset": plan.preset, "plan": plan.hash, "looks": plan.record["looks"]}
+    store.write_event(plan.study, "looked", **about, contrasts=seen)
+
+
+def check_looks(store: Store, plan: Plan) -> None:
+    """Raise `ValueError` where results were already judged at other looks: their error control would be void."""
+    for before in looks_taken(store, plan.study, plan.preset):
+        if before["looks"] != plan.record["looks"]:
+            raise ValueError(
+                f"Results of {plan.study} (preset {plan.preset}) were already judged at the declared looks "
+                f"{', '.join(map(str, before['looks']))}, and another number of replicates would void their error "
+                f"control: use --until-decided --max-seeds {before['looks'][-1]}, or another --storage."
+            )
+
+
+def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | None:
+    """The looks of the newest plan that was submitted, if it has some."""
+    plans, _ = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
+    if plans.empty:
+        return None
+    return tuple(json.loads(plans.sort_values("submitted_at", kind="stable")["plan"].iloc[-1]).get("looks", [])) or None
