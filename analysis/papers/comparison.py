@@ -1,0 +1,455 @@
+"""Reported beside measured: for every arm and setting of a study the closest number that a paper has, and all in which
+the two differ.
+
+They are compared, by whether the reported value lies in the 95 % interval of ours, only where nothing but the number of
+runs differs.  A protocol that is not known counts as different.  A method's parameters count where the registry knows
+the paper's, or where the study sets its own; the rest are the method's defaults, which are its paper's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.evidence import FEWEST
+from analysis.papers.registry import Entry, entries, paper
+
+if TYPE_CHECKING:
+    from analysis.load import Study
+    from analysis.tables import Table
+
+CLASSES = {
+    "cifar100": 100,
+    "imagenet": 1000,
+    "webvision": 1000,
+    "webvision_mini": 50,
+    "food101n": 101,
+    "clothing1m": 14,
+}
+SAME_SHARE = 1e-3  # of wrong labels: less is rounding
+REPLICATES = "replicates"  # the one difference that forbids no comparison
+EPOCH = {
+    "last": "the last epoch",
+    "last10": "the mean of the last ten epochs",
+    "median20": "the median of the last 20 checkpoints",
+    "val_selected": "the best validation epoch",
+    "best_test": "the best test epoch",
+}
+ORACLE = "an oracle, chosen by looking at the test set"
+SHOWN = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy
+NOISE = {"asymmetric_block": "asymmetric", "flip": "pair"}  # kinds that are laid beside each other, and flagged
+COLUMNS = (  # of `beside`
+    *("arm", "setting", "n", "mean", "low", "high", "selection"),
+    *("entry", "paper", "where", "name", "reported", "sd", "n_reported"),
+    *("differs_in", "mismatches", "comparable", "comparison"),
+)
+
+
+class Mismatch(NamedTuple):
+    """One difference of protocol."""
+
+    what: str  # in a word, for tables
+    said: str  # in a sentence's words
+
+
+def beside(study: Study, selection: str | None = None) -> pd.DataFrame:
+    """Every measured arm × setting with the closest reported numbers, one row each.
+
+    Columns: arm, setting (JSON), n, mean, low, high (ours, fractions, t interval), selection; entry (row of
+    `reported`), paper, where, name, reported, sd, n_reported; differs_in (words), mismatches (sentences), comparable,
+    comparison.  An arm that no paper has a number for gets one row without one.
+    """
+    rule = study.rule(selection)
+    rows = []
+    for (arm, setting), trials in _cells(study):
+        scores = statistics.accuracy(trials, rule).dropna()
+        if not len(scores):
+            continue
+        estimate = statistics.mean(scores)
+        mean, low, high = float(estimate.value), float(estimate.low), float(estimate.high)
+        ours = {"arm": arm, "setting": setting, "n": len(scores), "mean": mean, "low": low, "high": high}
+        config = _config(trials)
+        found = list(closest(config)) if config else []
+        for number, entry in found:
+            differences = mismatches(entry, config, stated(study, arm, setting), rule, len(scores))
+            blocking = list(dict.fromkeys(one.what for one in differences if one.what != REPLICATES))
+            rows.append(
+                {
+                    **ours,
+                    **{"entry": number, "paper": entry.paper, "where": entry.where, "name": entry.name},
+                    **{"reported": entry.value, "sd": entry.sd, "n_reported": entry.n},
+                    "differs_in": list(dict.fromkeys(one.what for one in differences)),
+                    "mismatches": [one.said for one in differences],
+                    "comparable": not blocking,
+                    "comparison": _compared(entry.value, mean, low, high, len(scores), blocking)
+                    + "".join(f"; {one.said}" for one in differences if not blocking),
+                }
+            )
+        if not found:
+            why = "no paper has a number for it" if config else "its configuration is not stored"
+            rows.append({**ours, "differs_in": [], "mismatches": [], "comparable": False, "comparison": why})
+    frame = pd.DataFrame([{**row, "selection": rule} for row in rows], columns=list(COLUMNS))
+    kinds: dict[str, Any] = {"n": int, "comparable": bool, "entry": "Int64", "n_reported": "Int64"}
+    return frame.astype({**kinds, **dict.fromkeys(("mean", "low", "high", "reported", "sd"), float)})
+
+
+def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
+    """The entries, with their row, of the same method and kind of noise that are nearest in what the question is.
+
+    In this order: the method's variant (its words and switches, where its weights start; numbers are protocol), the
+    data set (another one with as many classes before others), which human labels, the rate of wrong labels, the number
+    of labels, of trusted images, the network.  All that are equally near are given: they differ in protocol.
+    """
+    noise, method = config["noise"], config["method"]
+    ranked: list[tuple[tuple[float, ...], int, Entry]] = []
+    for number, entry in enumerate(entries()):
+        kind = NOISE.get(entry.noise, entry.noise)
+        same = entry.method == method["name"] and kind == NOISE.get(noise["kind"], noise["kind"])
+        if not same or entry.measure not in SHOWN:
+            continue
+        symmetric = kind == "symmetric"
+        rate = wrong_share(kind, entry.rate, entry.include_true, entry.dataset) if symmetric else entry.rate
+        rank = (
+            sum(_get(method, key) != value for key, value in entry.settings.items() if isinstance(value, str | bool))
+            + (entry.initialisation != _start(config)),
+            entry.dataset != config["dataset"],
+            _classes(entry.dataset) != _classes(config["dataset"]),
+            entry.column != noise["column"],
+            round(abs(rate - (_our_share(config) if symmetric else noise["rate"])), 6),
+            _apart(entry.labels, config["labels"]),
+            _apart(entry.unlabelled_ratio, config["unlabelled_ratio"]),
+            abs((entry.probe or 0) - config["probe"]),
+            entry.measure != "test accuracy",
+            entry.network != config["network"],
+        )
+        ranked.append((rank, number, entry))
+    best = min((rank for rank, _, _ in ranked), default=None)
+    yield from ((number, entry) for rank, number, entry in ranked if rank == best)
+
+
+def mismatches(
+    entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any], selection: str, n: int
+) -> list[Mismatch]:
+    """All in which a reported number's protocol differs from ours, or is not known.
+
+    `config`: a trial's, as stored; `stated`: the fields of its method that the study sets; `n`: our replicates.
+    """
+    return [Mismatch(what, said) for what, said in _differences(entry, config, stated, selection, n)]
+
+
+def _differences(
+    entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any], selection: str, n: int
+) -> Iterator[tuple[str, str]]:
+    if entry.measure != "test accuracy":
+        yield "measure", f"the paper's number is {entry.measure}, ours test accuracy"
+    if entry.evidence == "recalled":
+        yield "evidence", "the reported number is recalled and not read"
+    if entry.dataset != config["dataset"]:
+        yield "data set", f"{config['dataset']} here, {entry.dataset} in the paper"
+    yield from _noise(entry, config)
+    yield from _images(entry, config)
+    yield from _network(entry, config)
+    yield from _method(entry, config, stated)
+    yield from _length(entry, config)
+    yield from _epoch_chosen(entry, config, selection)
+    yield from _runs(entry, n)
+
+
+def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    noise = config["noise"]
+    share, ours = wrong_share(entry.noise, entry.rate, entry.include_true, entry.dataset), _our_share(config)
+    if entry.noise != noise["kind"]:
+        yield "noise", f"noise {noise['kind']} here, {entry.noise} in the paper"
+    elif entry.column != noise["column"]:
+        yield "noise", f"human labels {noise['column']} here, {entry.column} in the paper"
+    elif entry.noise == "symmetric":
+        told = {True: "may redraw the true class", False: "never keeps the true class", None: "is not known"}
+        conventions = f"ours {told[noise['include_true']]}, the paper's {told[entry.include_true]}"
+        if entry.include_true is None:
+            yield "noise convention", f"symmetric noise: {conventions}"
+        elif entry.include_true != noise["include_true"] and abs(share - ours) > SAME_SHARE:
+            yield (
+                "noise convention",
+                f"symmetric noise: {conventions}; {ours:.1%} of the labels are wrong here, {share:.1%} there",
+            )
+        elif abs(share - ours) > SAME_SHARE:
+            yield "noise rate", f"{ours:.1%} of the labels are wrong here, {share:.1%} in the paper"
+    elif abs(entry.rate - noise["rate"]) > SAME_SHARE and entry.noise != "semantic":
+        yield "noise rate", f"rate {noise['rate']:g} here, {entry.rate:g} in the paper"
+    elif entry.noise == "semantic":
+        yield "noise", "semantic labels are another network's here than in the paper"
+    if entry.noise == noise["kind"] == "asymmetric" and entry.dataset != config["dataset"]:
+        yield "noise", "asymmetric noise maps each data set's classes in its own way"
+
+
+def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if entry.labels != config["labels"]:
+        here, there = ("all" if count is None else f"{count}" for count in (config["labels"], entry.labels))
+        yield "labels", f"{here} labels here, {there} in the paper"
+    if entry.unlabelled_ratio != config["unlabelled_ratio"] and not (entry.labels is None and config["labels"] is None):
+        here, there = (
+            "all others" if ratio is None else f"{ratio:g} for each labelled one"
+            for ratio in (config["unlabelled_ratio"], entry.unlabelled_ratio)
+        )
+        yield "unlabelled images", f"unlabelled images: {here} here, {there} in the paper"
+    if entry.probe != config["probe"]:
+        there = "not known how many" if entry.probe is None else f"{entry.probe}"
+        yield "trusted images", f"{config['probe']} trusted images here, {there} in the paper"
+
+
+def _network(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if entry.network is None:
+        yield "network", f"{config['network']} here, the paper's network is not known"
+    elif entry.network != config["network"]:
+        yield "network", f"{config['network']} here, {entry.network} in the paper"
+    here, there = _start(config), entry.initialisation
+    if here != there:
+        yield "initialisation", f"starts from {here or 'random weights'} here, {there or 'random weights'} in the paper"
+    if config.get("resize"):
+        yield "image size", f"images are resized to {config['resize']} pixels here"
+
+
+def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in entry.settings.items():
+        if (here := _get(config["method"], key)) != value:
+            yield "variant" if isinstance(value, str | bool) else "settings", f"{key} {here} here, {value} in the paper"
+    if silent := [key for key in stated if key not in entry.settings]:
+        yield "settings", f"set here, and not known of the paper: {', '.join(silent)}"
+
+
+def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if entry.epochs is None:
+        yield "epochs", f"{config['epochs']} epochs here, the paper's are not known"
+    elif entry.epochs != config["epochs"]:
+        yield "epochs", f"{config['epochs']} epochs here, {entry.epochs} in the paper"
+    if entry.steps != config["steps"]:
+        here, there = ("one pass" if steps is None else f"{steps} steps" for steps in (config["steps"], entry.steps))
+        yield "epochs", f"an epoch is {here} here, {there} in the paper"
+
+
+def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
+    if entry.selection == "unknown":
+        yield "selection rule", f"{EPOCH[selection]} here, the paper's rule is not known"
+    elif entry.selection != selection:
+        marks = [f" ({ORACLE})" * (rule == "best_test") for rule in (selection, entry.selection)]
+        yield (
+            "selection rule",
+            f"{EPOCH[selection]}{marks[0]} here, {EPOCH[entry.selection]}{marks[1]} in the paper",
+        )
+    here = config["validation"]["labels"] if config["validation"]["images"] else "none"
+    if entry.validation == "unknown":
+        yield "validation", "whether the paper keeps validation images apart is not known"
+    elif entry.validation != here:
+        yield "validation", f"validation labels: {here} here, {entry.validation} in the paper"
+
+
+def _runs(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
+    if entry.n is None:
+        yield REPLICATES, "the paper's number of runs is not known"
+    elif entry.n < FEWEST:
+        yield (
+            REPLICATES,
+            "one run in the paper" if entry.n == 1 else f"{entry.n} runs in the paper, fewer than {FEWEST}",
+        )
+    if n < FEWEST:
+        yield REPLICATES, "one replicate here" if n == 1 else f"{n} replicates here, fewer than {FEWEST}"
+    if entry.spread == "epochs":
+        yield "±", "± is over epochs in the paper, not over runs"
+    elif entry.spread == "unknown":
+        yield REPLICATES, "what ± is over is not known"
+
+
+def wrong_share(kind: str, rate: float, include_true: bool | None, dataset: str) -> float:
+    """Share of wrong labels that a nominal rate leaves: 50 % symmetric noise that may redraw the true class has 45 %.
+
+    Where the convention is not known, as if the true class were never kept.  CIFAR-10's asymmetric map changes five of
+    its ten classes.
+    """
+    if kind == "symmetric" and include_true:
+        return rate * (_classes(dataset) - 1) / _classes(dataset)
+    return rate / 2 if kind == "asymmetric" and dataset == "cifar10" else rate
+
+
+def stated(study: Study, arm: str, setting: str) -> dict[str, Any]:
+    """Fields of the method that the arm or the setting sets, without "method.": what may differ from its defaults.
+
+    An arm that keeps the base's method has what the base says of it, too; that is not known here.
+    """
+    said = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
+    whole = said.get("method")
+    inside = {key: value for key, value in whole.items() if key != "name"} if isinstance(whole, Mapping) else {}
+    dotted = {key.removeprefix("method."): value for key, value in said.items() if key.startswith("method.")}
+    return {key: value for key, value in {**inside, **dotted}.items() if key != "name"}
+
+
+def table(study: Study, selection: str | None = None) -> Table:
+    """A study's arms and settings with the closest reported numbers."""
+    from analysis import plots, tables
+
+    frame = beside(study, selection)
+    known = frame[frame["entry"].notna()]
+    rows = [
+        [
+            plots.words(row["arm"]),
+            plots.setting_name(json.loads(row["setting"])),
+            str(row["n"]),
+            _points(row["mean"]),
+            _interval(row["low"], row["high"]),
+            _reported(row["reported"], row["sd"]),
+            f"{row['paper']}, {row['where']}: {row['name']}",
+            row["comparison"],
+        ]
+        for row in statistics.records(known)
+    ]
+    header = ["arm", "setting", "n", "here (%)", "95 % interval", "reported (%)", "where", "comparison"]
+    rule = study.rule(selection)
+    without = sorted({plots.words(arm) for arm in frame["arm"]} - {plots.words(arm) for arm in known["arm"]})
+    caption = (
+        f"What papers report beside what was measured here. {plots.rule_sentence(rule, study.trials)} {HONEST}"
+        + f" No paper has a number for: {', '.join(without)}." * bool(without)
+    )
+    return tables.Table(caption, header, rows, frame)
+
+
+def registry_table(name: str, study: Study | None = None, selection: str | None = None) -> Table:
+    """All numbers of one paper, with those of a study beside the ones that are closest to its arms."""
+    from analysis import plots, tables
+
+    measured = pd.DataFrame(columns=list(COLUMNS)) if study is None else beside(study, selection)
+    here = {number: statistics.records(rows) for number, rows in measured.groupby("entry")}
+    title = paper(name).title  # raises PaperError for an unknown one
+    rows, records = [], []
+    for number, entry in enumerate(entries()):
+        if entry.paper != name:
+            continue
+        for mine in here.get(number, [None]):
+            told = {"entry": number, **entry.model_dump(exclude={"selection"}), "rule_of_paper": entry.selection}
+            records.append(told if mine is None else {**mine, **told, "n": mine["n"], "n_reported": entry.n})
+            rows.append(
+                [
+                    entry.where,
+                    entry.name,
+                    _place(entry),
+                    entry.network or "not known",
+                    _rule(entry),
+                    "not known" if entry.n is None else str(entry.n),
+                    _reported(entry.value, entry.sd, entry.measure == "training loss"),
+                    "" if mine is None else _measured(plots.words(mine["arm"]), mine),
+                    "" if mine is None else mine["comparison"],
+                ]
+            )
+    header = ["where", "name", "setting", "network", "epoch", "runs", "reported (%)", "here (%)", "comparison"]
+    caption = f"{title}: all its numbers in the registry. {HONEST}"
+    return tables.Table(caption, header, rows, pd.DataFrame(records))
+
+
+HONEST = (
+    f"A number is compared with ours from {FEWEST} replicates on, only where nothing but the number of runs differs: "
+    "a protocol that is not known counts as different, and so do parameters that the study sets and the paper does not "
+    "name."
+)
+
+
+def _cells(study: Study) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Finished trials of each arm in each setting, in the plan's order."""
+    trials = study.trials.assign(place=study.trials["setting"].map(lambda setting: json.dumps(setting, sort_keys=True)))
+    for (arm, place), rows in trials.groupby(["arm", "place"], sort=False):
+        yield (str(arm), str(place)), rows
+
+
+def _config(trials: pd.DataFrame) -> dict[str, Any]:
+    """The stored configuration that these replicates share; empty where none is stored."""
+    texts = trials["config"].dropna()
+    return dict(json.loads(texts.iloc[0])) if len(texts) else {}
+
+
+def _start(config: Mapping[str, Any]) -> str:
+    """What the weights start from: a method, "imagenet", a file; empty: drawn at random."""
+    start = config.get("init_from") or {}
+    method = start.get("method", start.get("method.name", ""))
+    return str(config.get("weights") or (method["name"] if isinstance(method, Mapping) else method))
+
+
+def _classes(dataset: str) -> int:
+    return CLASSES.get(dataset, 10)
+
+
+def _our_share(config: Mapping[str, Any]) -> float:
+    noise = config["noise"]
+    return wrong_share(noise["kind"], noise["rate"], noise["include_true"], config["dataset"])
+
+
+def _get(settings: Mapping[str, Any], key: str) -> Any:
+    """A dotted field; None where there is none.  JSON has lists where a configuration has tuples."""
+    for part in key.split("."):
+        settings = settings.get(part) if isinstance(settings, Mapping) else None  # type: ignore[assignment]
+    return settings
+
+
+def _apart(one: float | None, other: float | None) -> float:
+    """How far two counts are apart, as a logarithm; infinite where one is of all images and the other not."""
+    if one is None or other is None:
+        return 0.0 if one is other else np.inf
+    return round(abs(float(np.log(one / other))), 6)
+
+
+def _compared(reported: float, mean: float, low: float, high: float, n: int, blocking: list[str]) -> str:
+    if blocking:
+        return f"not comparable: {', '.join(blocking)}"
+    if n < FEWEST:
+        return f"too few replicates here: {n}, at least {FEWEST}"
+    if np.isnan(low):
+        return "our replicates do not differ: no interval"
+    away = f"{100 * abs(reported - mean):.2f} points {'above' if reported > mean else 'below'} our mean"
+    return f"in our interval, {away}" if low <= reported <= high else f"outside our interval, {away}"
+
+
+def _place(entry: Entry) -> str:
+    """Data set, labels and noise, such as `cifar10, 50 % symmetric, true class among the draws`."""
+    parts = [entry.dataset]
+    if entry.labels:
+        parts.append(f"{entry.labels} labels")
+    if entry.unlabelled_ratio:
+        parts.append(f"1 : {entry.unlabelled_ratio:g}")
+    if entry.probe:
+        parts.append(f"{entry.probe} trusted")
+    if entry.noise == "human":
+        parts.append(f"human labels {entry.column}")
+    elif entry.noise != "none":
+        parts.append(f"{100 * entry.rate:g} % {entry.noise.replace('_', ' ')}" if entry.rate else "web labels")
+    if entry.include_true is not None:
+        parts.append("true class among the draws" if entry.include_true else "true class never drawn")
+    if entry.measure != "test accuracy":
+        parts.append(entry.measure)
+    return ", ".join(parts)
+
+
+def _rule(entry: Entry) -> str:
+    if entry.selection == "unknown":
+        return "not known"
+    return EPOCH[entry.selection] + " (an oracle)" * (entry.selection == "best_test")
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"[{_points(low)}, {_points(high)}]"
+
+
+def _measured(arm: str, row: Mapping[str, Any]) -> str:
+    """`dividemix: 94.50 [94.20, 94.80], n = 5`."""
+    return (
+        f"{arm}: {' '.join(filter(None, [_points(row['mean']), _interval(row['low'], row['high'])]))}, n = {row['n']}"
+    )
+
+
+def _reported(value: float, sd: float | None, number: bool = False) -> str:
+    show = (lambda one: f"{one:g}") if number else _points
+    return show(value) + ("" if sd is None or np.isnan(sd) else f" ± {show(sd)}")
