@@ -81,7 +81,10 @@ def over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
     seen = np.asarray(p, dtype=float)
     if np.isnan(seen).all():
         return float("nan")
-    smallest, null = float(np.nanmin(seen)), _null(tuple(looks), sides)
+    smallest = float(np.nanmin(seen))
+    if len(looks) == 1:
+        return smallest
+    null = _null(tuple(looks), sides)
     floor = null[RESOLVED - 1]
     bound = min(len(looks) * smallest, 1.0)  # Bonferroni's, where too few draws are as extreme
     if smallest < floor:
@@ -186,6 +189,9 @@ def contrasts(
     of one outside ± smallest_effect; where there are looks, over all of them.  more: further replicates that would
     decide, with a chance of 80 % if difference and spread stay; NaN where none are needed or nothing is known, infinite
     above `MOST`.  look: replicates at the declared look that decided; looked: at the latest look.
+
+    low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks: where
+    looks decided when to stop, they hold the truth in 92 to 95 % of studies.
     """
     waiting = missing[missing["status"] == "not run"]
     planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
@@ -230,7 +236,11 @@ def contrasts(
     frame["more"] = [
         np.nan
         if row["verdict"] != "undecided"
-        else max(replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level) - row["n"], 1)
+        else max(
+            replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level)
+            - min(row["n"], row["n_against"]),
+            1,
+        )
         for row in statistics.records(frame)
     ]
     kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)

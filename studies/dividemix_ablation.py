@@ -90,7 +90,7 @@ study = Study(
             "init_from": {"method": "simclr", "epochs": 500},
         },
     },
-    factors={"noise.rate": [0.2, 0.5, 0.8, 0.9]},
+    factors={"noise.rate": [0.2, 0.5, 0.8, 0.9], "method.threshold": [0.1, 0.3, 0.5, 0.7, 0.9]},
     panels={
         "ablation": Panel(
             "The paper's ablation",
@@ -134,6 +134,7 @@ study = Study(
             ("noise.rate",),
             DIVISION,
         ),
+        "threshold": Panel("Threshold of the mixture", ("full", "own_division"), ("method.threshold",), DIVISION),
         "warm_up": Panel(
             "Transfer instead of warm-up",
             ("full", "short_warm_up", "no_warm_up", "transfer", "transfer_probe", "transfer_neighbours"),
@@ -164,7 +165,7 @@ study = Study(
                 "transfer_probe": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
                 "transfer_neighbours": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
             },
-            factors={"noise.rate": [0.5]},
+            factors={"noise.rate": [0.5], "method.threshold": [0.5, 0.7]},
             replicates=1,
         ),
         # a quarter of an hour on two cores: all real handwritten digits, 8 × 8
@@ -178,7 +179,7 @@ study = Study(
                 "transfer_neighbours": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
             },
             factors={"noise.rate": [0.5, 0.8]},
-            panels=("ablation", "parts", "embedding"),
+            panels=("ablation", "parts", "embedding", "threshold"),
             replicates=4,
         ),
         # a third of the paper's length, for one GPU
