@@ -40,6 +40,7 @@ RESOLVED = 200  # draws below a p by which its adjustment is known
 
 COLUMNS = (  # of `contrasts`
     *("arm", "against", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
+    *("diverged", "diverged_against"),
     *("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", "why", "more", "look", "looked"),
 )
 
@@ -185,13 +186,15 @@ def contrasts(
     plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
     often.  Trials that failed by accident are not waited for.
 
-    deviation: standard deviation of one replicate's difference.  p, p_equivalence: of a difference other than zero, and
-    of one outside ± smallest_effect; where there are looks, over all of them.  more: further replicates that would
-    decide, with a chance of 80 % if difference and spread stay; NaN where none are needed or nothing is known, infinite
-    above `MOST`.  look: replicates at the declared look that decided; looked: at the latest look.
+    deviation: standard deviation of one replicate's difference.  diverged, diverged_against: trials of either arm that
+    count as chance: a rare divergence moves a mean far, and few replicates may hold none.  p, p_equivalence: of a
+    difference other than zero, and of one outside ± smallest_effect; where there are looks, over all of them.  more:
+    further replicates that would decide, with a chance of 80 % if difference and spread stay; NaN where none are needed
+    or nothing is known, infinite above `MOST`.  look: replicates at the declared look that decided; looked: at the
+    latest look.
 
-    low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks: where
-    looks decided when to stop, they hold the truth in 92 to 95 % of studies.
+    low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks:
+    where looks decided when to stop, they hold the truth in 92 to 95 % of studies.
     """
     waiting = missing[missing["status"] == "not run"]
     planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
@@ -216,6 +219,8 @@ def contrasts(
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
+                "diverged": int(statistics.diverged(arm).sum()),
+                "diverged_against": int(statistics.diverged(against).sum()),
                 "why": _why(whole, len(mine), bool(enough)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }
@@ -268,7 +273,7 @@ def _why(whole: Comparison, waiting: int, enough: bool) -> str:
         return "the replicates do not differ at all, so nothing tells how sure the difference is"
     if waiting and not enough:
         return f"{waiting} planned {'trial has' if waiting == 1 else 'trials have'} not run"
-    return ""
+    return "" if enough else f"lost trials left fewer than {FEWEST} replicates at every look so far"
 
 
 def _judged(frame: pd.DataFrame, taken: Sequence[Sequence[Looked]], looks: Sequence[int], step: int) -> pd.DataFrame:
