@@ -28,6 +28,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
 from analysis import statistics
+from analysis.load import in_words
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -52,10 +53,15 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
 MOST_FACTORS = 2  # crossed in one panel: columns, and colours or ticks
+TOGETHER = 7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
+DECADE = 10  # levels that are so many times as large as others stand on a logarithmic axis
 WIDTH = 9.6  # inches; the report shows them at about 100 px each
 # Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", ":")  # after six arms the colours come again with another line
+NAMED = (  # levels that are names, such as kinds of noise; Paul Tol's muted scheme without the two of right and wrong
+    *("#332288", "#88CCEE", "#117733", "#DDCC77", "#AA4499", "#999933", "#661100", "#CC6677"),
+)
 FAINT = 0.28
 DARK = "#444444"
 FACTORS = {
@@ -86,7 +92,20 @@ QUANTITIES = {  # of one given label, in [0, 1]
     "clean": "clean probability",
     "coefficient": "data coefficient",
 }
+HISTOGRAM = "_histogram"  # end of the name of an array with counts of right and of wrong labels
 MOMENTS = 5  # epochs side by side
+# Okabe & Ito's, dark enough for text on white; without colour the markers and the words tell
+VERDICTS = {  # word -> colour, marker
+    "helps": ("#0060a0", ">"),
+    "hurts": ("#b84a00", "<"),
+    "equivalent": ("#007a59", "s"),
+    "undecided": ("#6b6b6b", "o"),
+}
+VERDICT_SENTENCE = (
+    "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
+    "smallest effect that matters (two one-sided t tests, likewise). Undecided: neither."
+)
+RULES = {"last10": ("#0060a0", "D"), "val_selected": ("#007a59", "^"), "best_test": ("#b84a00", "o")}
 RIGHT, WRONG = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with another marker
 MOST_CLASSES = 20  # with a colour of their own
@@ -114,8 +133,10 @@ class Plot:
         return file.getvalue()
 
     def _repr_html_(self) -> str:
-        image = base64.b64encode(self.png()).decode()
-        return f'<img style="max-width:100%" src="data:image/png;base64,{image}"><p>{html.escape(self.caption)}</p>'
+        """As wide as in the report, 100 px an inch."""
+        image, width = base64.b64encode(self.png()).decode(), round(100 * self.figure.get_figwidth())
+        style = f"width:{width}px;max-width:100%"
+        return f'<img style="{style}" src="data:image/png;base64,{image}"><p>{html.escape(self.caption)}</p>'
 
 
 class Plots(dict[str, Plot]):
@@ -153,8 +174,8 @@ def level_name(factor: str, level: Any) -> str:
     if factor == "noise.rate" and isinstance(level, int | float):
         return f"{100 * level:g} %"
     if isinstance(level, Mapping):  # settings with fields of their own, such as noise
-        return " ".join(str(part) for part in level.values())
-    return str(level)
+        return in_words(level)
+    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def setting_name(setting: Mapping[str, Any]) -> str:
@@ -163,8 +184,10 @@ def setting_name(setting: Mapping[str, Any]) -> str:
 
 
 def _level_in_words(factor: str, level: Any) -> str:
-    if factor == "labels":
-        return f"{level} labels"
+    if factor == "noise":
+        return level_name(factor, level)
+    if factor in ("labels", "probe"):
+        return f"{level} {'labels' if factor == 'labels' else 'trusted images'}"
     if factor == "noise.rate":
         return f"{level_name(factor, level)} noise"
     if factor == "unlabelled_ratio" and isinstance(level, str):
@@ -252,10 +275,7 @@ def _curves(
             if metric.endswith("cosine"):
                 axes.axhline(0, color=DARK, linewidth=0.8, zorder=1)
             for group in _levels(here, colour):
-                lines = here[here[colour] == group].pivot_table(
-                    index="epoch", columns="replicate", values="value", dropna=False
-                )
-                means = lines.mean(axis=1, skipna=False)  # only where every replicate has a value
+                lines, means = _by_replicate(here[here[colour] == group])
                 _draw_curves(axes, lines * _scale(metric), means * _scale(metric), looks[group], band)
                 identity = {"metric": metric, **({column: level} if column else {}), colour: group}
                 drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
@@ -265,7 +285,7 @@ def _curves(
         axes.set_title(_level_in_words(column, level) if column else "", loc="left", fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(2, min(6, 18 // len(columns)))))
         axes.margins(x=0.02)
     figure.align_ylabels()
     _legend(figure, [(_group_name(colour, group), looks[group]) for group in _levels(rows, colour)])
@@ -293,49 +313,174 @@ def _draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, 
 
 
 @matplotlib.rc_context(STYLE)
+def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], colour: str = "arm") -> Plot:
+    """One metric per epoch, axes of its own for each arm: what `learning_curves` is for few arms.
+
+    Coloured by arm, all other arms are grey in each; else a line for each level of `colour`.  `rows`: as there.
+    """
+    columns, names = 5, _levels(rows, "arm")
+    bands = -(-len(names) // columns)
+    figure = _figure(0.9 + 1.35 * bands)
+    grid = figure.subplots(bands, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    drawn = []
+    for arm, axes in zip(names, grid, strict=False):
+        here = rows[(rows["arm"] == arm) & (rows["metric"] == metric)]
+        for group in _levels(here, colour):
+            lines, means = _by_replicate(here[here[colour] == group])
+            look = looks[group] if colour != "arm" else Look(looks[group].colour)
+            _draw_curves(axes, lines * _scale(metric), means * _scale(metric), look, band=True)
+            identity = {"metric": metric, "arm": arm, colour: group}
+            drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
+        axes.set_title(words(arm), loc="left", fontsize=8, fontweight="bold")
+        axes.margins(x=0.03)
+    frame = pd.concat(drawn, ignore_index=True)
+    for arm, axes in zip(names if colour == "arm" else [], grid, strict=False):
+        for _, other in frame[frame["arm"] != arm].groupby("arm", observed=True):
+            axes.plot(other["epoch"], _scale(metric) * other["mean"], color="#d5d5d5", linewidth=0.8, zorder=1)
+    for i, axes in enumerate(grid):
+        axes.set_visible(i < len(names))
+        axes.tick_params(labelbottom=i + columns >= len(names))
+    grid[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel(_one_line(metric), fontsize=9)
+    if colour != "arm":
+        _legend(figure, [(_group_name(colour, group), looks[group]) for group in _levels(rows, colour)])
+    caption = (
+        f"{_sentence(_one_line(metric))} after each epoch, by arm; band: from the lowest to the highest replicate; "
+        f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
+        + " Grey: the means of all other arms."
+        * (colour == "arm")
+    )
+    return Plot(_laid_out(figure), frame, caption)
+
+
+def _by_replicate(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Curves as epochs × replicates, and their mean where every replicate has a value."""
+    lines = rows.pivot_table(index="epoch", columns="replicate", values="value", dropna=False)
+    return lines, lines.mean(axis=1, skipna=False)
+
+
+@matplotlib.rc_context(STYLE)
 def levels(
     trials: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look], selection: str
 ) -> Plot:
-    """Accuracy against the levels of the last factor, a line per arm; one small multiple per level of the first of two.
+    """Accuracy of each arm at each level of the crossed factors.
+
+    Few arms: against the last factor, one small multiple per level of the first of two; numbers stand at their places
+    (on a logarithmic axis where they span decades) and are joined, names side by side and are not.  Many arms: a row
+    for each, a column for each level of the last factor.
 
     `trials`: rows of a panel, where `arm` and the factors are ordered categories.
     """
     frame = statistics.arm_table(trials, reference, across, selection)
     scored = trials.assign(accuracy=statistics.accuracy(trials, selection)).dropna(subset="accuracy")
+    many = scored["arm"].nunique() > TOGETHER
+    figure = (
+        _arms_in_rows(frame, scored, reference, across, looks) if many else _arms_by_level(frame, scored, across, looks)
+    )
+    caption = (
+        f"{rule_sentence(selection, trials)} {_points_sentence(trials)}; bold: mean with 95 % t interval"
+        f"{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per point."
+        + f" Dashed: the mean of {words(reference)}. Every column has its own axis."
+        * many
+    )
+    return Plot(_laid_out(figure), frame, caption)
+
+
+def _arms_by_level(
+    frame: pd.DataFrame, scored: pd.DataFrame, across: Sequence[str], looks: Mapping[Any, Look]
+) -> Figure:
     factor, by = across[-1], across[0] if len(across) > 1 else None
-    ticks, arms = _levels(scored, factor), _levels(scored, "arm")
+    ticks, names = _levels(scored, factor), _levels(scored, "arm")
+    places, joined, scale = _places(ticks)
+    room = min(np.diff(places), default=1.0)  # the narrowest
+    spread = room * min(0.15, 0.6 / len(names))
+    beside = {arm: spread * (i - (len(names) - 1) / 2) for i, arm in enumerate(names)}  # side by side at a level
     columns = _levels(scored, by) if by else [None]
-    spread = min(0.15, 0.6 / len(arms))
-    place = {arm: spread * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}  # side by side within a level
+    aside = max(spread / 3, 0.012 * len(columns) * np.ptp(places))  # replicates, of their mean
     figure = _figure(3.5, min(WIDTH, 2.4 + 3.2 * len(columns)))
     grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(grid, columns, strict=True):
-        for arm in arms:
+        for arm in names:
             points, means = (
                 rows[(rows["arm"] == arm) & ((rows[by] == column) if by else True)] for rows in (scored, frame)
             )
-            x = [ticks.index(level) + place[arm] for level in means[factor]]
-            axes.plot(x, 100 * means["mean"], color=looks[arm].colour, linestyle=looks[arm].line, linewidth=1.2)
-            axes.plot(x, 100 * means["mean"], "o", color=looks[arm].colour, markersize=6)
-            axes.vlines(x, 100 * means["low"], 100 * means["high"], color=looks[arm].colour, linewidth=2.0)
-            beside = [ticks.index(level) + place[arm] + 0.05 for level in points[factor]]
-            _faint_points(
-                axes, beside, points["accuracy"], statistics.diverged(points), looks[arm].colour, upright=True
-            )
-        axes.set_xticks(range(len(ticks)), [level_name(factor, level) for level in ticks])
-        axes.set_xlim(-0.5, len(ticks) - 0.5)
-        axes.set_xlabel(factor_name(factor))
+            colour = looks[arm].colour
+            x = [places[ticks.index(level)] + beside[arm] for level in means[factor]]
+            if joined:
+                axes.plot(x, 100 * means["mean"], color=colour, linestyle=looks[arm].line, linewidth=1.2)
+            axes.plot(x, 100 * means["mean"], "o", color=colour, markersize=6)
+            axes.vlines(x, 100 * means["low"], 100 * means["high"], color=colour, linewidth=2.0)
+            x = [places[ticks.index(level)] + beside[arm] + aside for level in points[factor]]
+            _faint_points(axes, x, points["accuracy"], statistics.diverged(points), colour, upright=True)
+        half = 0.5 if not joined else max(room / 2, 0.04 * np.ptp(places))
+        axes.set_xlim(places[0] - half, places[-1] + half)
+        texts = [level_name(factor, level) for level in ticks]
+        fits = _apart(places, texts, np.ptp(axes.get_xlim()) / (figure.get_figwidth() / len(columns) - 0.6))
+        shown = [text if fit or not joined else "" for text, fit in zip(texts, fits, strict=True)]
+        turned: Any = {} if joined or all(fits) else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(places, shown, **turned)  # of numbers some may be left out, of names none
+        axes.set_xlabel(factor_name(factor) + scale)
         axes.grid(axis="x", visible=False)
         axes.set_title(_level_in_words(by, column) if by else "", loc="left", fontweight="bold")
     grid[0].set_ylabel("test accuracy (%)")
     grid[0].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     grid[0].set_ylim(_possible(*grid[0].get_ylim()))
-    _legend(figure, [(words(arm), looks[arm]) for arm in arms])
-    caption = (
-        f"{rule_sentence(selection, trials)} {_points_sentence(trials)}; bold: mean with 95 % t interval"
-        f"{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per point."
-    )
-    return Plot(_laid_out(figure), frame, caption)
+    _legend(figure, [(words(arm), looks[arm] if joined else Look(looks[arm].colour)) for arm in names])
+    return figure
+
+
+def _arms_in_rows(
+    frame: pd.DataFrame, scored: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look]
+) -> Figure:
+    names = _levels(scored, "arm")
+    settings = scored[list(across)].drop_duplicates().sort_values(list(across))
+    columns = min(4, len(_levels(scored, across[-1])))
+    bands = -(-len(settings) // columns)
+    figure = _figure(0.3 + bands * (0.7 + 0.2 * len(names)))
+    grid = figure.subplots(bands, columns, sharey=True, squeeze=False).ravel()
+    for axes in grid[len(settings) :]:
+        axes.set_visible(False)
+    for i, (axes, setting) in enumerate(zip(grid, settings.itertuples(index=False, name=None), strict=False)):
+        points, means = (rows[(rows[list(across)] == list(setting)).all(axis=1)] for rows in (scored, frame))
+        axes.vlines(
+            100 * means.loc[means["arm"] == reference, "mean"], -0.5, len(names) - 0.5, color=DARK, linestyle="--",
+            linewidth=0.8, zorder=1,
+        )  # fmt: skip
+        for position, arm in enumerate(names):
+            colour, own = looks[arm].colour, points[points["arm"] == arm]
+            heights = np.full(len(own), position + 0.28)
+            _faint_points(axes, heights, own["accuracy"], statistics.diverged(own), colour, upright=False)
+            row = means[means["arm"] == arm]
+            axes.hlines(np.full(len(row), position), 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.0)
+            axes.plot(100 * row["mean"], np.full(len(row), position), "o", color=colour, markersize=5)
+        axes.set_xlim(_possible(*axes.get_xlim()))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        axes.set_title(setting_name(dict(zip(across, setting, strict=True))), loc="left", fontsize=8, fontweight="bold")
+        if i + columns >= len(settings):
+            axes.set_xlabel("test accuracy (%)")
+    grid[0].set_yticks(range(len(names)), [words(arm) for arm in names])
+    grid[0].set_ylim(len(names) - 0.4, -0.6)
+    return figure
+
+
+def _places(values: Sequence[Any]) -> tuple[list[float], bool, str]:
+    """Where levels stand on an axis, whether they are numbers that a line may join, and what to add to its name."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values) or len(values) < 2:
+        return [float(place) for place in range(len(values))], False, ""
+    if min(values) > 0 and max(values) / min(values) >= DECADE:
+        return [float(np.log10(value)) for value in values], True, " (logarithmic)"
+    return [float(value) for value in values], True, ""
+
+
+def _apart(places: Sequence[float], texts: Sequence[str], inch: float) -> list[bool]:
+    """Which texts there is room for, from the left; `inch`: its length in units of the axis."""
+    shown, free = [], -np.inf
+    for place, text in zip(places, texts, strict=True):
+        half = 0.5 * inch * (0.08 * len(text) + 0.06)
+        shown.append(place - half >= free)
+        free = place + half if shown[-1] else free
+    return shown
 
 
 @matplotlib.rc_context(STYLE)
@@ -357,7 +502,7 @@ def arms(
     positions, names = np.arange(len(frame)), list(frame["arm"])
     below = positions + 0.22
 
-    figure = _figure(1.0 + 0.42 * len(frame))
+    figure = _figure(1.0 + (0.42 if len(frame) <= TOGETHER else 0.3) * len(frame))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
     # a line per replicate: where the lines run parallel, pairing pays
     left.plot(100 * replicates.to_numpy(), below, color="#9a9a9a", linewidth=0.6, alpha=0.45, zorder=1)
@@ -389,22 +534,67 @@ def arms(
 
 
 @matplotlib.rc_context(STYLE)
-def forest(contrasts: pd.DataFrame, looks: Mapping[Any, Look]) -> Plot:
-    """The declared contrasts (`Study.contrasts`): difference, interval, zero line and the effect that matters."""
-    figure = _figure(0.8 + 0.36 * len(contrasts))
+def forest(contrasts: pd.DataFrame) -> Plot:
+    """The declared contrasts (`Study.contrasts`): verdict, difference, interval, zero line and the effect that matters.
+
+    Raises ValueError for contrasts under two selection rules.
+    """
+    selection = statistics.only_rule(contrasts["selection"])
+    figure = _figure(1.1 + 0.36 * len(contrasts))
     axes = figure.subplots()
-    names = [f"{words(row['arm'])}  −  {words(row['against'])}" for row in statistics.records(contrasts)]
-    _draw_forest(axes, contrasts, [looks[arm].colour for arm in contrasts["arm"]])
+    rows = statistics.records(contrasts)
+    names = [f"{words(row['arm'])}  −  {words(row['against'])}" for row in rows]
+    colours, markers = zip(*(VERDICTS[row["verdict"]] for row in rows), strict=True)
+    _draw_forest(axes, contrasts, colours, markers, beside=76)
+    for position, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+        _annotate(axes, position, verdict_word(row), color=colour, fontweight="bold")
+    for place, heading in ((8, "verdict"), (76, "difference [95 % interval]")):
+        _annotate(axes, -0.8, heading, place, color=DARK)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("difference in test accuracy (percentage points)")
-    selection = contrasts["selection"].iloc[0]
+    axes.set_xlabel("← worse      difference in test accuracy (percentage points)      better →")
     caption = (
         "Declared contrasts, first arm minus second, in the base setting. "
         f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection}). "
-        f"Bars: 95 % t interval{_pairing_sentence(contrasts)}{_band_sentence(contrasts)}"
+        f"Bars: 95 % t interval{_pairing_sentence(contrasts)}{_band_sentence(contrasts)} {VERDICT_SENTENCE}"
     )
     return Plot(_laid_out(figure), contrasts, caption)
+
+
+def verdict_word(contrast: Mapping[str, Any]) -> str:
+    """The verdict, or that there can be none."""
+    return "no verdict" if contrast["why"] else str(contrast["verdict"])
+
+
+@matplotlib.rc_context(STYLE)
+def selection_rules(frame: pd.DataFrame) -> Plot:
+    """By how much each selection rule is ahead of the last epoch, for each arm.
+
+    `frame`: from `statistics.rule_table`.
+    """
+    figure = _figure(1.0 + 0.3 * len(frame))
+    axes = figure.subplots()
+    axes.axvline(0, color=DARK, linewidth=0.9, zorder=1)
+    height = np.arange(len(frame))
+    ahead = {rule: 100 * (frame[rule] - frame["last"]) for rule in RULES if frame[rule].notna().any()}
+    axes.hlines(height, 0, ahead["best_test"], color="#cfcfcf", linewidth=1.2, zorder=1)
+    for rule, values in ahead.items():
+        colour, marker = RULES[rule]
+        inside, name = ("white", "best_test, an oracle") if rule == "best_test" else (colour, rule)
+        axes.plot(values, height, marker, color=colour, markersize=6, markerfacecolor=inside, label=name)
+    most = 100 * frame["ahead_of_last_most"]
+    axes.plot(most, height, "|", color=DARK, markersize=8, label="the oracle's largest lead")
+    figure.legend(loc="outside upper left", ncols=4, handletextpad=0.1, columnspacing=1.6)
+    axes.set_yticks(height, [words(arm) for arm in frame["arm"]])
+    axes.set_ylim(len(frame) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("test accuracy minus that at the last epoch (percentage points)")
+    caption = (
+        "What the choice of the epoch changes in the base setting: mean test accuracy under each selection rule minus "
+        f"that at the last epoch; {count_sentence(frame['n'].tolist())}. The oracle chooses its epoch by looking at "
+        "the test set; the tick is its largest lead in any replicate."
+    )
+    return Plot(_laid_out(figure), frame, caption)
 
 
 def difference_text(difference: float, low: float, high: float) -> str:
@@ -421,8 +611,18 @@ def points(fraction: float) -> str:
     return ("0.00" if float(text) == 0 else text).replace("-", "−")
 
 
-def _draw_forest(axes: Axes, rows: pd.DataFrame, colours: Sequence[Any]) -> None:
-    """Differences and intervals at heights 0, 1, …, their numbers right of the axes; rows without one stay empty."""
+def p_text(p: float) -> str:
+    """`p = 0.004`, `p < 0.001`."""
+    return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
+
+
+def _draw_forest(
+    axes: Axes, rows: pd.DataFrame, colours: Sequence[Any], markers: Sequence[str] = "", beside: float = 8
+) -> None:
+    """Differences and intervals at heights 0, 1, …, their numbers right of the axes; rows without one stay empty.
+
+    `markers`: of the differences, discs where none are given; those of the undecided are hollow.
+    """
     axes.axvline(0, color=DARK, linewidth=0.9, zorder=1)
     axes.grid(axis="y", visible=False)
     for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
@@ -434,15 +634,17 @@ def _draw_forest(axes: Axes, rows: pd.DataFrame, colours: Sequence[Any]) -> None
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
         axes.hlines(position, low, high, color=colour, linewidth=2.2)
-        axes.plot(difference, position, "o", color=colour, markersize=6)
+        inside = "white" if row.get("verdict") == "undecided" else colour
+        axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
         text = difference_text(row["difference"], row["low"], row["high"])
-        _annotate(axes, position, f"{text}   n = {count}")
+        _annotate(axes, position, f"{text}   n = {count}", beside)
 
 
-def _annotate(axes: Axes, position: float, text: str) -> None:
-    where = axes.get_yaxis_transform()  # x in parts of the axes, y in data
-    axes.annotate(text, (1.02, position), xycoords=where, va="center", fontsize=8.5, annotation_clip=False)
+def _annotate(axes: Axes, position: float, text: str, beside: float = 8, **look: Any) -> None:
+    """Text so many points right of the axes, at a height in data."""
+    place: Any = dict(xycoords=axes.get_yaxis_transform(), xytext=(beside, 0), textcoords="offset points")
+    axes.annotate(text, (1, position), va="center", fontsize=8.5, annotation_clip=False, **place, **look)
 
 
 def _pairing_sentence(compared: pd.DataFrame) -> str:
@@ -508,6 +710,44 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
         + ORACLE_SENTENCE
     )
     return Plot(_laid_out(figure), table, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
+    """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
+
+    `histograms`: replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
+    """
+    levels = _levels(histograms, column)
+    figure = _figure(2.7, min(WIDTH, 1.4 + 2.4 * len(levels)))
+    grid = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
+    drawn = []
+    for axes, level in zip(grid, levels, strict=True):
+        here = histograms[histograms[column] == level]
+        for kind, (given, colour) in enumerate((("right", RIGHT), ("wrong", WRONG))):
+            values = [_histogram_mean(counts[kind]) for counts in here["array"]]
+            lines, means = _by_replicate(here.assign(value=values))
+            _draw_curves(axes, lines, means, Look(colour), band=True)
+            identity = {column: level, "given": given}
+            drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
+        axes.set_title(_group_name(column, level), loc="left", fontweight="bold")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.set_ylim(-0.02, 1.02)
+        axes.margins(x=0.02)
+    grid[0].set_ylabel(f"mean {QUANTITIES[quantity]}")
+    _legend(figure, [("right given labels", Look(RIGHT)), ("wrong given labels", Look(WRONG))])
+    frame = pd.concat(drawn, ignore_index=True)
+    caption = (
+        f"Mean {QUANTITIES[quantity]} of right and of wrong given labels after each epoch; band: from the lowest to "
+        f"the highest replicate; {count_sentence(frame['n'].tolist())}.{ORACLE_SENTENCE}"
+    )
+    return Plot(_laid_out(figure), frame, caption)
+
+
+def _histogram_mean(counts: np.ndarray) -> float:
+    """Of (B,) counts over [0, 1], to half a bin; exact for a quantity that is 0 or 1.  NaN where nothing is counted."""
+    return float(np.average(np.linspace(0, 1, len(counts)), weights=counts)) if counts.sum() else np.nan
 
 
 @matplotlib.rc_context(STYLE)
@@ -665,7 +905,9 @@ def arm_looks(study: Study) -> dict[str, Look]:
 
 
 def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
-    """Levels have an order, arms have not: a sequential map, dark to light, that no arm uses."""
+    """Numbers have an order: a sequential map, dark to light; names have colours of their own.  No arm uses them."""
+    if len(values) > 2 and all(isinstance(value, str) for value in values):
+        return {value: Look(NAMED[i % len(NAMED)], LINES[i // len(NAMED)]) for i, value in enumerate(values)}
     shades = matplotlib.colormaps["plasma"](np.linspace(0.05, 0.8, max(len(values), 2)))
     return {value: Look(tuple(shade)) for value, shade in zip(values, shades, strict=False)}
 
@@ -686,7 +928,11 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
     rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
     plots = Plots()
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
-        wanted = [metric for metric in panel["curves"] if metric.endswith(("loss", "accuracy")) == (kind == "curves")]
+        wanted = [
+            metric
+            for metric in panel["curves"]
+            if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM)
+        ]
         if not rows["metric"].isin(wanted).any():
             continue
         if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
@@ -695,10 +941,14 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
                 plot = draw(of_arm, wanted, across[1], shades, across[0])
                 caption = f"Arm: {words(str(arm))}. {plot.caption}"
                 plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
+        elif trials["arm"].nunique() > TOGETHER:
+            colour, shades = (across[0], level_looks(study.levels(across[0]))) if across else ("arm", looks)
+            plots |= _multiples(rows, wanted, shades, colour, kind)
         elif across and trials["arm"].nunique() == 1:
             plots[kind] = draw(rows, wanted, across[0], level_looks(study.levels(across[0])))
         else:
             plots[kind] = draw(rows, wanted, "arm", looks, across[0] if across else None)
+    plots |= _histograms(study, panel, trials)
     if statistics.accuracy(trials, selection).isna().all():
         return plots
     if across:
@@ -707,6 +957,31 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
         declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
         plots["arms"] = arms(trials, reference, looks, selection, declared)
     return plots
+
+
+def _histograms(study: Study, panel: Mapping[str, Any], trials: pd.DataFrame) -> Plots:
+    """What a panel asks for among its curves as oracle/coefficient_histogram: by arm, or by arm and level."""
+    names, drawn = [name for name in panel["curves"] if name.endswith(HISTOGRAM)], Plots()
+    if not names or len(panel["across"]) > 1:
+        return drawn
+    arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
+    arrays = arrays.merge(trials[["trial", "arm", *panel["across"]]], on="trial")
+    for name in names:
+        quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM), arrays[arrays["name"] == name]
+        if not panel["across"] and len(rows):
+            drawn[quantity] = label_means(rows, quantity, "arm")
+        for arm in _levels(rows, "arm") if panel["across"] else []:
+            plot = label_means(rows[rows["arm"] == arm], quantity, panel["across"][0])
+            caption = f"Arm: {words(arm)}. {plot.caption}"
+            drawn[f"{quantity}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
+    return drawn
+
+
+def _multiples(rows: pd.DataFrame, metrics: Sequence[str], looks: Mapping[Any, Look], colour: str, kind: str) -> Plots:
+    """A figure per metric that was recorded."""
+    present = [metric for metric in metrics if (rows["metric"] == metric).any()]
+    names = {metric: f"{kind}-{metric.rpartition('/')[2]}" for metric in present}
+    return Plots({names[metric]: curve_multiples(rows, metric, looks, colour) for metric in present})
 
 
 def inside(study: Study, arms: Sequence[str]) -> Plots:
@@ -722,8 +997,13 @@ def inside(study: Study, arms: Sequence[str]) -> Plots:
     for kind, metrics in ORACLES.items():
         rows = epochs[epochs["metric"].isin(metrics)]
         if len(rows):
-            plot = metric_curves(rows, [m for m in metrics if (rows["metric"] == m).any()], "arm", arm_looks(study))
-            plots[kind] = Plot(plot.figure, plot.drawn, plot.caption + ORACLE_SENTENCE)
+            wanted = [metric for metric in metrics if (rows["metric"] == metric).any()]
+            if rows["arm"].nunique() > TOGETHER:
+                figures = _multiples(rows, wanted, arm_looks(study), "arm", kind)
+            else:
+                figures = Plots({kind: metric_curves(rows, wanted, "arm", arm_looks(study))})
+            for name, plot in figures.items():
+                plots[name] = Plot(plot.figure, plot.drawn, plot.caption + ORACLE_SENTENCE)
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())

@@ -81,6 +81,120 @@ def test_levels_show_mean_and_interval_of_every_arm(study, figures):
     assert "selection rule last" in plot.caption and "95 % t interval" in plot.caption and "n = 4" in plot.caption
 
 
+def test_numbers_stand_at_their_places_and_are_joined_names_are_not(study):
+    def drawn(values):
+        trials = study.panel("ratios")
+        to = dict(zip(trials["unlabelled_ratio"].cat.categories, values, strict=True))
+        levels = pd.Categorical(trials["unlabelled_ratio"].map(to), values, ordered=True)
+        plot = plots.levels(trials.assign(x=levels), "full", ["x"], plots.arm_looks(study), "last")
+        (axes,) = plot.figure.axes
+        dots = [
+            line.get_xdata().mean() for line in axes.lines if line.get_markersize() == 6 and line.get_marker() == "o"
+        ]
+        joined = lines_of(axes, 1.2)
+        return axes, np.mean(dots), joined
+
+    axes, middle, joined = drawn([0.1, 0.2, 0.4, 0.5])
+    np.testing.assert_allclose(axes.get_xticks(), [0.1, 0.2, 0.4, 0.5])
+    assert len(joined) == 2 and axes.get_xlabel() == "x"
+    assert middle == pytest.approx(0.3)  # arms stand side by side around the place itself
+    axes, _, joined = drawn([50, 250, 1000, 4000])
+    np.testing.assert_allclose(axes.get_xticks(), np.log10([50, 250, 1000, 4000]))
+    assert len(joined) == 2 and axes.get_xlabel() == "x (logarithmic)"
+    axes, _, joined = drawn(["symmetric", "asymmetric", "pair", "human"])
+    np.testing.assert_allclose(axes.get_xticks(), range(4))
+    assert not joined and axes.get_xlabel() == "x"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["symmetric", "asymmetric", "pair", "human"]
+    assert axes.get_xticklabels()[0].get_rotation() == 0
+    names = [f"a long name of a kind of noise {i}" for i in range(4)]
+    axes, _, _ = drawn(names)
+    assert [text.get_text() for text in axes.get_xticklabels()] == names, "a name is turned, and never left out"
+    assert axes.get_xticklabels()[0].get_rotation() == 30
+    axes, _, joined = drawn([0.0, 0.1, 1.0, 10.0])
+    assert joined and axes.get_xlabel() == "x", "zero has no logarithm"
+
+
+def test_names_of_levels_that_have_no_room_are_left_out():
+    assert plots._apart([0, 1, 2], ["1", "2", "3"], 1.0) == [True, True, True]
+    assert plots._apart([0, 0.1, 1], ["50 %", "60 %", "70 %"], 1.0) == [True, False, True]
+
+
+@pytest.fixture(scope="module")
+def crowd(study):
+    """Twenty-four arms at three noise rates: those of `full`, each half a point worse than the one before."""
+    names = [f"arm_{i}" for i in range(24)]
+    of_full = study.panel("noise_and_labels").query("arm == 'full' and labels == 40").drop(columns="arm")
+    trials = pd.concat(
+        [of_full.assign(arm=name, accuracy_last=of_full["accuracy_last"] - 0.005 * i) for i, name in enumerate(names)]
+    )
+    trials["arm"] = pd.Categorical(trials["arm"], names, ordered=True)
+    looks = plots.arm_looks(type("Crowd", (), {"plan": {"arms": {name: {"x": i} for i, name in enumerate(names)}}}))
+    curves = study.epochs(["test/accuracy"]).drop(columns=["arm", "replicate"])
+    return trials, curves.merge(trials[["trial", "arm", "replicate", "noise.rate"]], on="trial"), looks
+
+
+def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
+    trials, _, looks = crowd
+    plot = plots.levels(trials, "arm_0", ["noise.rate"], looks, "last")
+    columns = plot.figure.axes[:3]
+    assert [axes.get_title(loc="left") for axes in columns] == ["10 % noise", "20 % noise", "40 % noise"]
+    assert [text.get_text() for text in columns[0].get_yticklabels()][::23] == ["arm 0", "arm 23"]
+    assert not plot.figure.legends
+    for axes, rate in zip(columns, (0.1, 0.2, 0.4), strict=True):
+        means = trials[trials["noise.rate"] == rate].groupby("arm", observed=True)["accuracy_last"].mean()
+        dots = [line for line in axes.lines if line.get_markersize() == 5 and line.get_marker() == "o"]
+        found = sorted((line.get_ydata()[0], line.get_xdata()[0]) for line in dots)
+        assert [height for height, _ in found] == list(range(24))
+        np.testing.assert_allclose([place for _, place in found], 100 * means)
+        reference = axes.collections[0].get_segments()[0]
+        np.testing.assert_allclose(reference[:, 0], 100 * means.iloc[0])
+    both = plots.levels(trials, "arm_0", ["labels", "noise.rate"], looks, "last")
+    assert both.figure.axes[2].get_title(loc="left") == "40 labels, 40 % noise"
+    assert len(plot.drawn) == 24 * 3 and "Dashed: the mean of arm 0" in plot.caption
+
+
+def test_curves_of_many_arms_have_axes_each(study, crowd):
+    _, curves, looks = crowd
+    shades = plots.level_looks(study.levels("noise.rate"))
+    plot = plots.curve_multiples(curves, "test/accuracy", shades, "noise.rate")
+    shown = [axes for axes in plot.figure.axes if axes.get_visible()]
+    assert len(shown) == 24 and len(lines_of(shown[0], 1.9)) == 3
+    one = curves[(curves["arm"] == "arm_7") & (curves["noise.rate"] == 0.2)].groupby("epoch")["value"].mean()
+    np.testing.assert_allclose(lines_of(shown[7], 1.9)[1][2], 100 * one)
+    np.testing.assert_allclose(plot.drawn.query("arm == 'arm_7' and `noise.rate` == 0.2")["mean"], one)
+    base = curves[curves["noise.rate"] == 0.4]
+    plot = plots.curve_multiples(base, "test/accuracy", looks)
+    shown = [axes for axes in plot.figure.axes if axes.get_visible()]
+    assert [len(lines_of(axes, 0.8)) for axes in shown] == [23] * 24  # all others, in grey
+    assert len(plot.drawn) == 24 * 5 and (plot.drawn["n"] == 4).all()
+
+
+def test_a_panel_of_many_arms_has_figures_by_metric(tmp_path, monkeypatch):
+    """Nine arms: no pair of axes holds them all."""
+    plan = simulated.plan(2, panels=["combined"])
+    arms = [*plan["arms"], "another", "one_more"]
+    plan["arms"] |= {"another": {"x": 1}, "one_more": {"x": 2}}
+    plan["panels"]["combined"] = {**plan["panels"]["combined"], "arms": arms}
+    plan["trials"] = [
+        {"trial": simulated.trial_id(arm, {}, replicate), "arm": arm, "setting": {}, "replicate": replicate}
+        for arm in arms
+        for replicate in range(2)
+    ]
+    monkeypatch.setattr(simulated, "inside", lambda *_: [])  # metrics alone: arrays would be drawn for each arm
+    simulation = simulated.Simulation(tmp_path, inside=arms)
+    simulation.submit(plan)
+    simulation.run(plan["trials"])
+    study = load(tmp_path, simulated.STUDY)
+    assert list(study.plot("combined")) == ["curves-loss", "curves-accuracy", "arms"]
+    names = list(study.plot_inside())
+    assert names[:4] == [
+        "selection-selection_auc",
+        "selection-selection_precision",
+        "selection-selection_recall",
+        "labels-memorised",
+    ]
+
+
 def test_arms_and_paired_differences(study, figures):
     plot = figures["frozen_head"]["arms"]
     scores = study.panel("frozen_head").pivot(index="replicate", columns="arm", values="accuracy_last")
@@ -119,11 +233,14 @@ def test_gradients_have_a_band_of_replicates_and_a_zero_line_for_the_cosine(stud
 
 def test_forest_draws_the_contrasts_it_is_given(study):
     contrasts = study.contrasts()
-    plot = plots.forest(contrasts, plots.arm_looks(study))
+    plot = plots.forest(contrasts)
     pd.testing.assert_frame_equal(plot.drawn, contrasts)
     (axes,) = plot.figure.axes
-    dots = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 6 and line.get_marker() == "o"]
-    np.testing.assert_allclose(dots, 100 * contrasts["difference"])
+    dots = [line for line in axes.lines if line.get_markersize() == 6 and line.get_marker() != "None"]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in dots], 100 * contrasts["difference"])
+    assert [line.get_marker() for line in dots] == [plots.VERDICTS[verdict][1] for verdict in contrasts["verdict"]]
+    texts = [text.get_text() for text in axes.texts]
+    assert set(contrasts["verdict"]) <= set(texts) and len(set(contrasts["verdict"])) > 1
     assert axes.get_yticklabels()[0].get_text() == "frozen head  −  full"
 
 
@@ -147,9 +264,11 @@ def test_more_arms_than_colours_differ_by_line(study):
 
 
 def test_levels_take_no_colour_of_an_arm():
-    shades = plots.level_looks([0.1, 0.2, 0.4])
+    shades = plots.level_looks([0.1, 0.2, 0.4]) | plots.level_looks(list("abcdefgh"))
+    assert len({look.colour for look in shades.values()}) == 11
+    colours = [matplotlib.colors.to_rgb(look.colour) for look in shades.values()]
     arms = [matplotlib.colors.to_rgb(colour) for colour in (*plots.COLOURS, "black")]
-    assert min(np.abs(np.subtract(shade.colour[:3], arm)).max() for shade in shades.values() for arm in arms) > 0.1
+    assert min(np.abs(np.subtract(colour, arm)).max() for colour in colours for arm in arms) > 0.1
 
 
 # ----------------------------------------------------------------------------------------------------- inside a method
@@ -240,6 +359,30 @@ def test_coefficients_start_where_there_are_some(arrays, insights):
     drawn = plot.drawn[plot.drawn["epoch"] == 7]
     assert drawn["right"].sum() + drawn["wrong"].sum() == pytest.approx(1)
     assert "mixture" not in drawn and len(plot.figure.legends[0].get_texts()) == 2
+
+
+def test_mean_coefficients_of_right_and_wrong_labels(instructive, arrays):
+    panel = {"curves": ["oracle/coefficient_histogram", "test/accuracy"], "across": [], "arms": ["full", "frozen_head"]}
+    instructive.plan["panels"]["coefficients"] = {**panel, "title": "Coefficients", "reference": "full"}
+    drawn = instructive.plot("coefficients")
+    del instructive.plan["panels"]["coefficients"]
+    assert list(drawn) == ["curves", "coefficient", "arms"]
+    plot = drawn["coefficient"]
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["frozen head"]  # the other arm has none
+    rows = plot.drawn.query("epoch == 7").set_index("given")
+    kept = instructive.arrays(instructive.trials.query("arm == 'frozen_head'")["trial"].tolist())
+    kept = kept[(kept["name"] == "oracle/coefficient_histogram") & (kept["epoch"] == 7)]
+    for kind, given in enumerate(("right", "wrong")):
+        means = [counts[kind] @ np.arange(40) / 39 / counts[kind].sum() for counts in kept["array"]]
+        assert rows.loc[given, "mean"] == pytest.approx(np.mean(means)) and rows.loc[given, "n"] == len(means)
+    assert rows.loc["right", "mean"] > rows.loc["wrong", "mean"] + 0.2
+    assert 1 not in plot.drawn.dropna(subset="mean")["epoch"].tolist()  # nothing is known in the first epoch
+    assert "An oracle" in plot.caption and "Not recorded" not in drawn["curves"].caption
+
+
+def test_a_coefficient_of_zero_or_one_has_an_exact_mean():
+    assert plots._histogram_mean(np.array([3, *[0] * 38, 1])) == pytest.approx(0.25)
+    assert np.isnan(plots._histogram_mean(np.zeros(40)))
 
 
 def test_estimated_beside_realised_transition_matrix(insights):
@@ -419,8 +562,30 @@ def test_differences_in_words(difference, low, high, text):
     assert plots.difference_text(difference, low, high) == text
 
 
+def test_settings_with_fields_are_one_level_however_their_keys_are_ordered(tmp_path):
+    """Plans keep the declared order of keys, rows are sorted: human labels would be lost from their panel."""
+    kinds = [{"kind": "symmetric", "rate": 0.4}, {"kind": "human", "column": "worse"}]
+    plan = simulated.plan(2, panels=["ratios"])
+    plan["factors"], plan["base_levels"] = {"noise": kinds}, {"noise": kinds[0]}
+    plan["panels"]["ratios"] = {**plan["panels"]["ratios"], "across": ["noise"]}
+    plan["trials"] = [
+        {"trial": simulated.trial_id(arm, setting, k), "arm": arm, "setting": setting, "replicate": k}
+        for arm in plan["arms"]
+        for setting in ({}, {"noise": kinds[1]})
+        for k in range(2)
+    ]
+    simulation = simulated.Simulation(tmp_path)
+    simulation.submit(plan)
+    simulation.run(plan["trials"])
+    panel = load(tmp_path, simulated.STUDY).panel("ratios")
+    assert panel["noise"].value_counts().to_dict() == {"symmetric 0.4": 4, "human worse": 4}
+    assert plots.setting_name({"noise": {"column": "worse", "kind": "human"}}) == "human worse"
+    assert plots.level_name("noise", {"teacher": {"labels": 2500}, "kind": "semantic"}) == "semantic 2500"
+
+
 def test_settings_in_words():
     assert plots.setting_name({}) == "base"
     assert plots.setting_name({"labels": 40, "noise.rate": 0.1}) == "40 labels, 10 % noise"
     assert plots.setting_name({"unlabelled_ratio": 20}) == "labelled : unlabelled 1 : 20"
     assert plots.setting_name({"method.sharpening_temperature": 0.5}) == "sharpening temperature 0.5"
+    assert plots.setting_name({"method.lambda_mixmatch": 1.0, "probe": 50}) == "lambda mixmatch 1, 50 trusted images"

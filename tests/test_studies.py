@@ -21,9 +21,10 @@ def study(request: pytest.FixtureRequest) -> Study:
 
 
 def test_the_studies_of_the_seed_documents_are_there() -> None:
-    declared = "architectures_002 augmentation_strategies dividemix_ablation label_ratios noise_rates probe_size"
+    declared = "architectures_002 annotation augmentation_strategies coefficients dividemix_ablation label_ratios"
+    more = "noise_rates probe_size robmix_ablation sensitivity students"
     searches = "search search_lambda search_temperature search_probe_size search_threshold"
-    assert {*declared.split(), *searches.split(), "robmix_ablation", "students"} <= set(NAMES)
+    assert {*declared.split(), *more.split(), *searches.split()} <= set(NAMES)
 
 
 def test_a_study_is_named_after_its_file_and_has_every_size(study: Study) -> None:
