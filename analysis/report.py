@@ -6,16 +6,17 @@ The same rows give the same bytes: nothing is dated but by the rows themselves.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import plots, search_plots, statistics, tables
+from analysis import aggregate_plots, evidence, papers, plots, search_plots, seed_tables, statistics, tables
 from analysis.load import Study, load
 from lnl.results import write_atomically
 
@@ -34,26 +35,85 @@ class Picture:
     source: str  # data: URL
     width: int  # CSS pixels
     caption: str
+    rows: int  # of the frame that it draws
+    code: str  # Python that draws it again
+
+    @property
+    def imports(self) -> str:
+        """What the code needs of `analysis`."""
+        modules = ("aggregate_plots", "load", "plots", "tables")
+        return ", ".join(name for name in modules if re.search(rf"(?<!\.)\b{name}[.(]", self.code))
 
 
 @dataclass
 class Section:
     """One panel, or what stands beside them, on the page.
 
-    `lead` comes first; `note` stands where there is nothing to draw; `parts`, folded if `folded`, come last.
+    `lead` comes first; `note` stands where there is nothing to draw; `asides`, by heading, are folded; `parts`, folded
+    if `folded`, come last.
     """
 
     name: str
     title: str
-    command: str
-    code: str
     pictures: list[Picture] = field(default_factory=list)
-    table: tables.Table | None = None
+    tables: dict[str, tables.Table] = field(default_factory=dict)  # by the stem of their files
     note: str = ""
     lead: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    asides: dict[str, list[str]] = field(default_factory=dict)
     parts: list[Section] = field(default_factory=list)
     folded: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every section is made from, and where its files go."""
+
+    study: Study
+    rule: str
+    folder: Path
+
+    @property
+    def command(self) -> str:
+        return f"lnl report {self.study.name} --preset {self.study.preset} --selection {self.rule}"
+
+    @property
+    def loading(self) -> str:
+        """The study, in Python."""
+        return f'load("results", "{self.study.name}", "{self.study.preset}")'
+
+    def picture(self, stem: str, plot: plots.Plot, code: str) -> Picture:
+        """Writes a figure and the rows that it draws."""
+        png = plot.png()
+        self._write(f"{stem}.png", png)
+        self._write(f"{stem}.pdf", plot.pdf())
+        self._write(f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        width = round(plot.figure.get_figwidth() * PIXELS_PER_INCH)
+        return Picture(stem, source, width, plot.caption, len(plot.drawn), code)
+
+    def pictures(self, prefix: str, drawn: plots.Plots, code: str) -> list[Picture]:
+        """Writes figures by name.  `code`: Python that draws all of them."""
+        return [self.picture(f"{prefix}-{kind}", plot, f'{code}["{kind}"]') for kind, plot in drawn.items()]
+
+    def tables(self, **named: tables.Table) -> dict[str, tables.Table]:
+        """Writes tables, by the stem of their files."""
+        for stem, table in named.items():
+            self._write(f"{stem}.md", table.markdown().encode())
+            self._write(f"{stem}.tex", table.latex(stem).encode())
+        return named
+
+    def page(self, template: str, **content: Any) -> Path:
+        loader = jinja2.FileSystemLoader(Path(__file__).parent)
+        environment = jinja2.Environment(
+            loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
+        )
+        return self._write("index.html", environment.get_template(template).render(report=self, **content).encode())
+
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        return path
 
 
 def build(
@@ -64,28 +124,21 @@ def build(
     `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.
     """
     loaded = load(root, study, preset)
-    rule = loaded.rule(selection)
     folder = Path(out) if out is not None else loaded.root / "reports" / f"{loaded.name}-{loaded.preset}"
-    curves = sorted({metric for panel in loaded.plan["panels"].values() for metric in panel["curves"]})
-    epochs = loaded.epochs(curves)
-    contrasts = _contrast_section(loaded, rule, folder)
-    sections = [_search_section(loaded, rule, folder)] if loaded.cells else []
-    sections += [_panel_section(loaded, name, rule, epochs, folder) for name in loaded.plan["panels"]]
-    inside = _inside_section(loaded, rule, folder)
-    sections += [inside] if inside.pictures else []
-    templates = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
-    )
-    page = environment.get_template("report.html.jinja").render(
+    report = Report(loaded, loaded.rule(selection), folder)
+    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
+    makers = (search, panels, across, rules, looks_taken, inside, beside)
+    sections = [section for make in makers for section in make(report)]
+    return report.page(
+        "report.html.jinja",
         study=loaded,
         title=plots.words(loaded.name),
-        rule=rule,
-        rule_in_words=statistics.SELECTION[rule],
+        rule_in_words=statistics.SELECTION[report.rule],
         summary=" ".join(summary(loaded)),
-        sentences=[contrast_sentence(row) for _, row in loaded.contrasts(rule).iterrows()],
+        count=count_sentence(contrasts),
+        verdicts=[verdict(row, len(contrasts), looks) for row in statistics.records(contrasts)],
         most_open_sentences=MOST_SENTENCES,
-        contrasts=contrasts,
+        contrasts=declared(report, contrasts),
         sections=sections,
         missing=tables.of_missing(loaded) if len(loaded.missing) else None,
         left=tables.of_left(loaded) if len(loaded.left) else None,
@@ -93,18 +146,23 @@ def build(
         noise=realised_noise(loaded.trials),
         unreadable=[path.relative_to(loaded.root).as_posix() for path in loaded.unreadable],
     )
-    return _write(folder / "index.html", page.encode())
+
+
+# ------------------------------------------------------------------------------------------------------------ sentences
 
 
 def summary(study: Study) -> Iterator[str]:
     """What was asked for and what is there, in plain words."""
     planned = pd.DataFrame(study.plan["trials"], columns=["trial", "arm", "setting", "replicate"])
     settings = planned["setting"].map(str).nunique()
-    replicates = planned["replicate"].nunique()
+    counts = planned.groupby(["arm", planned["setting"].map(str)])["replicate"].nunique()
+    replicates = _count(counts.max(), "replicate")
+    if counts.min() < counts.max():
+        replicates = f"{counts.min()} to {replicates}"
     trials = study.trials.drop_duplicates("trial")  # a search that found nothing better shares its arm's
     yield (
         f"{_count(planned['arm'].nunique(), 'arm')} in {_count(settings, 'setting')} with "
-        f"{_count(replicates, 'replicate')}: {_count(planned['trial'].nunique(), 'trial')} planned, "
+        f"{replicates}: {_count(planned['trial'].nunique(), 'trial')} planned, "
         f"{len(trials)} finished."
     )
     if count := int(statistics.diverged(trials).sum()):
@@ -112,28 +170,85 @@ def summary(study: Study) -> Iterator[str]:
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {plots.words(str(reason))}' for reason, count in reasons.items())}."
-    if outside := len(study.plan["contrasts"]) - len(study.contrasts()):
+    if outside := sum(not {one["arm"], one["against"]} <= set(study.plan["arms"]) for one in study.plan["contrasts"]):
         yield f"Left out: {_count(outside, 'declared contrast')} of arms that this preset does not have."
+    if study.earlier:
+        before = " and ".join(str(count) for count in study.earlier)
+        yield (
+            f"Submitted before with {before} replicates: if there are more because of what those showed, verdicts err "
+            "more often than they say; --until-decided adds replicates without that."
+        )
     if len(study.left):
         yield f"Shown apart, at the end: {_count(len(study.left), 'trial')} that the plan no longer asks for."
 
 
-def contrast_sentence(row: pd.Series) -> str:
-    """One declared contrast: difference, interval, n, paired or not.  No verdict."""
-    name = f"{plots.words(row['arm'])} against {plots.words(row['against'])}"
-    if np.isnan(row["difference"]):
-        return f"{name}: no finished replicates of both arms in the base setting yet."
-    difference, low, high = (plots.points(row[name]) for name in ("difference", "low", "high"))
-    interval = "no interval: too few replicates that differ"
-    if not np.isnan(row["low"]):
-        interval = f"95 % interval {low} to {high}"
-    how = f"n = {row['n']} and {row['n_against']}, unpaired: {row['reason']}"
+def count_sentence(contrasts: pd.DataFrame) -> str:
+    """How many declared contrasts came out how."""
+    if contrasts.empty:
+        return ""
+    words = contrasts.apply(plots.verdict_word, axis=1)
+    counts = {word: int((words == word).sum()) for word in (*plots.VERDICTS, "no verdict")}
+    several = {"helps": "help", "hurts": "hurt"}
+    said = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
+    text = f"Of {_count(len(contrasts), 'declared contrast')}: {', '.join(said)}."
+    return text.replace("no verdict", "without a verdict")
+
+
+class Verdict(NamedTuple):
+    """One declared contrast in plain words."""
+
+    word: str
+    said: str
+    numbers: str  # by which it is said
+
+
+def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> Verdict:
+    """`row`: of `Study.contrasts`.  `family`: how many are declared.  `looks`: replicates at every declared look."""
+    arm, against, word = plots.words(row["arm"]), plots.words(row["against"]), plots.verdict_word(row)
+    said = {
+        "equivalent": f"{arm} is equivalent to {against}",
+        "undecided": f"{arm} against {against} is undecided",
+        "no verdict": f"no verdict on {arm} against {against}",
+    }.get(word, f"{arm} {word} compared with {against}")
+    parts = [_numbers(row, word, family)] if not np.isnan(row["difference"]) else []
+    if row["why"]:
+        parts.append(row["why"])
+    elif row["more"] > evidence.MOST:
+        parts.append(f"not even {evidence.MOST:,} more replicates would decide it")
+    elif row["more"] > 0:
+        parts.append(f"about {_count(round(row['more']), 'more replicate')} would decide it")
+    if not np.isnan(row["look"]):
+        declared = f"looks at {', '.join(map(str, looks))}"
+        parts.append(f"decided at the look after {_count(int(row['look']), 'replicate')} ({declared})")
+    elif looks and not row["why"]:
+        so_far = "no look yet" if np.isnan(row["looked"]) else f"looked after {_count(int(row['looked']), 'replicate')}"
+        parts.append(f"{so_far} (looks at {', '.join(map(str, looks))})")
+    for name, count in ((arm, row["diverged"]), (against, row["diverged_against"])):
+        if count:
+            parts.append(
+                f"{_count(count, 'trial')} of {name} diverged and {'counts' if count == 1 else 'count'} as chance"
+            )
+    if row["smallest_effect"] > 0:
+        parts.append(f"declared to matter from {100 * row['smallest_effect']:g} points")
+    if row["direction"] != "any":
+        agrees = "as declared" if word == row["direction"] else "against the declared direction"
+        parts.append(agrees if word in ("helps", "hurts") else f"declared: {row['direction']}")
+    return Verdict(word, said, f"{'; '.join(parts)}.")
+
+
+def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
+    """Difference, interval, n and the p value that decided."""
+    low, high = plots.points(row["low"]), plots.points(row["high"])
+    interval = ", no interval" if np.isnan(row["low"]) else f" [{low}, {high}]"
     if row["paired"]:
-        rho = "" if np.isnan(row["correlation"]) else f", correlation {row['correlation']:.2f}".replace("-", "−")
-        how = f"n = {row['n']}, paired by replicate{rho}"
-    smallest = row["smallest_effect"]
-    matters = f" Declared to matter from {100 * smallest:g} points." if smallest > 0 else ""
-    return f"{name}: {difference} percentage points, {interval}; {how}.{matters}"
+        n = f"n = {_count(row['n'], 'pair')}"
+    else:
+        n = f"n = {row['n']} and {row['n_against']}, unpaired ({row['reason']})"
+    p = row["p_equivalence_holm"] if word == "equivalent" else row["p_holm"]
+    tested = " against a difference that matters," * (word == "equivalent")
+    over = f" after Holm over {family} contrasts" * (family > 1)
+    tests = "" if np.isnan(p) else f" ({plots.p_text(p)}{tested}{over})"
+    return f"{plots.points(row['difference'])} points{interval}, {n}{tests}"
 
 
 def search_sentences(study: Study) -> Iterator[str]:
@@ -248,100 +363,134 @@ def realised_noise(trials: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def _contrast_section(study: Study, rule: str, folder: Path) -> Section:
-    section = _section(study, "contrasts", "Declared contrasts", rule, ".contrasts({rule})")
-    table = tables.of_contrasts(study, rule)
-    if table.frame.empty:
+# ------------------------------------------------------------------------------------------------------------- sections
+
+
+def declared(report: Report, contrasts: pd.DataFrame) -> Section:
+    """Every declared contrast: the figure at the top of the page, and its table."""
+    section = Section("contrasts", "Declared contrasts")
+    if contrasts.empty:
         section.note = "No contrast is declared between arms of this preset."
         return section
-    section.table = _save_table(folder, "contrasts", table)
-    known = table.frame.dropna(subset="difference")
-    if known.empty:
+    section.tables = report.tables(contrasts=tables.of_contrasts(report.study, report.rule))
+    if contrasts["difference"].isna().all():
         section.note = "No contrast has finished replicates of both its arms yet."
         return section
-    section.pictures = [_save_figure(folder, "contrasts", plots.forest(known, plots.arm_looks(study)))]
-    if waiting := len(table.frame) - len(known):
-        section.note = f"Not drawn: {_count(waiting, 'contrast')} without finished replicates of both arms."
+    code = f'plots.forest({report.loading}.contrasts("{report.rule}"))'
+    section.pictures = [report.picture("contrasts", plots.forest(contrasts), code)]
     return section
 
 
-def _search_section(study: Study, rule: str, folder: Path) -> Section:
+def search(report: Report) -> Iterator[Section]:
+    """What each search tried, found and spent."""
+    study, rule = report.study, report.rule
+    if not study.cells:
+        return
     suggestions = study.suggestions(rule)
-    section = _section(study, "suggestions", "Search", rule, ".plot_search(selection={rule})")
+    section = Section("suggestions", "Search", folded=len(study.cells) > MOST_OPEN)
     section.lead = list(search_sentences(study))
     section.warnings = list(search_warnings(study, suggestions))
-    section.table = _save_table(folder, "suggestions", tables.of_search(study, suggestions, rule))
+    section.tables = report.tables(suggestions=tables.of_search(study, suggestions, rule))
     overview = search_plots.overview(study, suggestions)
-    section.pictures = [_save_figure(folder, f"suggestions-{kind}", plot) for kind, plot in overview.items()]
-    section.folded = len(study.cells) > MOST_OPEN
+    section.pictures = report.pictures("suggestions", overview, f'{report.loading}.plot_search(selection="{rule}")')
     for cell in study.cells:
         name, stem = search_plots.name_of(cell), f"suggestions-{search_plots.stem(cell)}"
         place = f", {cell['setting']!r}" * bool(cell["setting"])
-        part = _section(
-            study, stem, search_plots.title(cell), rule, f'.plot_search("{name}"{place}, selection={{rule}})'
-        )
         drawn = search_plots.of_cell(study, cell, suggestions)
-        part.pictures = [_save_figure(folder, f"{stem}-{kind}", plot) for kind, plot in drawn.items()]
+        code = f'{report.loading}.plot_search("{name}"{place}, selection="{rule}")'
+        part = Section(stem, search_plots.title(cell), report.pictures(stem, drawn, code))
         if not drawn:
             part.note = "No suggestion of this search is complete yet."
         section.parts.append(part)
-    return section
+    yield section
 
 
-def _panel_section(study: Study, name: str, rule: str, epochs: pd.DataFrame, folder: Path) -> Section:
-    panel = study.plan["panels"][name]
-    section = _section(study, name, panel["title"], rule, f'.plot("{name}", {{rule}})')
-    if study.panel(name).empty:
-        section.note = "No trial of this panel has finished yet."
-        return section
-    section.table = _save_table(folder, name, tables.of_panel(study, name, rule))
-    if len(panel["across"]) > plots.MOST_FACTORS:
-        section.note = (
-            f"Figures show at most {plots.MOST_FACTORS} crossed factors; this panel crosses {len(panel['across'])}."
-        )
-        return section
-    drawn = plots.of_panel(study, name, rule, epochs)
-    section.pictures = [_save_figure(folder, f"{name}-{kind}", plot) for kind, plot in drawn.items()]
-    recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
-    if absent := [metric for metric in panel["curves"] if metric not in recorded]:
-        section.note = f"No trial of this panel recorded {', '.join(absent)}."
-    return section
+def panels(report: Report) -> Iterator[Section]:
+    """A section for each panel of the study."""
+    study, rule = report.study, report.rule
+    epochs = study.epochs(sorted({metric for panel in study.plan["panels"].values() for metric in panel["curves"]}))
+    for name, panel in study.plan["panels"].items():
+        section = Section(name, panel["title"])
+        yield section
+        if study.panel(name).empty:
+            section.note = "No trial of this panel has finished yet."
+            continue
+        laid_out = seed_tables.of_panel(study, name, rule)
+        section.tables = report.tables(**{name: tables.of_panel(study, name, rule), **laid_out})
+        if len(panel["across"]) > plots.MOST_FACTORS:
+            crossed = len(panel["across"])
+            section.note = f"Figures show at most {plots.MOST_FACTORS} crossed factors; this panel crosses {crossed}."
+            continue
+        drawn = plots.of_panel(study, name, rule, epochs)
+        section.pictures = report.pictures(name, drawn, f'{report.loading}.plot("{name}", "{rule}")')
+        recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
+        asked = [metric for metric in panel["curves"] if not metric.endswith(plots.HISTOGRAM)]
+        if absent := [metric for metric in asked if metric not in recorded]:
+            section.note = f"No trial of this panel recorded {', '.join(absent)}."
 
 
-def _inside_section(study: Study, rule: str, folder: Path) -> Section:
-    section = _section(study, "inside", "Inside the methods", rule, ".plot_inside()")
-    section.pictures = [_save_figure(folder, f"inside-{kind}", plot) for kind, plot in study.plot_inside().items()]
-    return section
+def across(report: Report) -> Iterator[Section]:
+    """All settings together, and the factorials that the arms make up, where the study has them."""
+    drawn = aggregate_plots.of_study(report.study, report.rule)
+    named = aggregate_plots.tables_of(report.study, report.rule)
+    if drawn or named:
+        code = f'aggregate_plots.of_study({report.loading}, "{report.rule}")'
+        section = Section("across", "Across settings", report.pictures("across", drawn, code))
+        section.tables = report.tables(**{f"across-{name}": table for name, table in named.items()})
+        yield section
 
 
-def _section(study: Study, name: str, title: str, rule: str, call: str) -> Section:
-    command = f"lnl report {study.name} --preset {study.preset} --selection {rule}"
-    code = f'load("results", "{study.name}", "{study.preset}")' + call.replace("{rule}", f'"{rule}"')
-    return Section(name, title, command, code)
+def rules(report: Report) -> Iterator[Section]:
+    """What a trial's accuracy is under each selection rule, and by how much the oracle flatters."""
+    table = tables.of_rules(report.study)
+    if len(table.frame):
+        code = f"plots.selection_rules(tables.of_rules({report.loading}).frame)"
+        pictures = [report.picture("rules", plots.selection_rules(table.frame), code)]
+        yield Section("rules", "What the choice of epoch changes", pictures, report.tables(rules=table))
 
 
-def _save_figure(folder: Path, stem: str, plot: plots.Plot) -> Picture:
-    png = plot.png()
-    _write(folder / f"{stem}.png", png)
-    _write(folder / f"{stem}.pdf", plot.pdf())
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return Picture(stem, source, round(plot.figure.get_figwidth() * PIXELS_PER_INCH), plot.caption)
+def looks_taken(report: Report) -> Iterator[Section]:
+    """What each declared look showed when it was taken."""
+    taken = report.study.looks_taken()
+    if taken.empty:
+        return
+    section = Section(
+        "looks", "Looks at the contrasts", tables=report.tables(looks=tables.of_looks(report.study, taken))
+    )
+    now = report.study.contrasts().set_index(["arm", "against"])["verdict"]
+    decided = taken[taken["verdict"] != "undecided"].drop_duplicates(["arm", "against"], keep="last")
+    for row in statistics.records(decided):
+        if now.get((row["arm"], row["against"])) not in {row["verdict"], "equivalent"}:
+            section.warnings.append(
+                f"{plots.words(row['arm'])} against {plots.words(row['against'])} was judged '{row['verdict']}' at a "
+                "look, and the rows say otherwise: they have changed since."
+            )
+    yield section
 
 
-def _save_table(folder: Path, stem: str, table: tables.Table) -> tables.Table:
-    _write(folder / f"{stem}.md", table.markdown().encode())
-    _write(folder / f"{stem}.tex", table.latex(stem).encode())
-    return table
+def inside(report: Report) -> Iterator[Section]:
+    """What the methods believed of the labels, where they recorded it."""
+    if pictures := report.pictures("inside", report.study.plot_inside(), f"{report.loading}.plot_inside()"):
+        yield Section("inside", "Inside the methods", pictures)
 
 
-def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    return path
+def beside(report: Report) -> Iterator[Section]:
+    """What papers report for what was measured here, and what is odd about these papers."""
+    table = papers.table(report.study, report.rule)
+    if not table.rows:
+        return
+    section = Section("papers", "Beside the papers", tables=report.tables(papers=table))
+    names = sorted(table.frame["paper"].dropna().unique())
+    section.asides = {f"{name}: {papers.paper(name).title}": said for name in names if (said := papers.notes(name))}
+    yield section
+
+
+# ---------------------------------------------------------------------------------------------------------- small parts
 
 
 def _unbroken(value: Any) -> Any:
-    """No line break inside `95 %` and `n = 4`."""
-    return value.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0") if isinstance(value, str) else value
+    """Numbers stay together on the page."""
+    return tables.unbroken(value) if type(value) is str else value  # markup stays as it is
 
 
 def _several(parts: Iterable[str]) -> str:

@@ -3,63 +3,98 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import plots, search_plots, statistics
+from analysis import evidence, plots, search_plots, statistics
 
 if TYPE_CHECKING:
     from analysis.load import Study
 
+GREEK = (  # letters that TeX has
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+).split()
 TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "\n": " ",
+    "[": "{[}",  # else the length of a break, after the break of a row
+    "\u00a0": "~",
     "−": "$-$",
     "–": "--",
-    "ρ": r"$\rho$",
+    "—": "---",
+    "…": r"\dots{}",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
     **{character: f"\\{character}" for character in "&%$#_{}"},
-}
+    **{character: f"${character}$" for character in "<>|"},  # other glyphs in TeX's first font encoding
+    **dict(zip("×±·≤≥≠≈→←⇒∞∅∈√²³½", (
+        *(r"$\times$", r"$\pm$", r"$\cdot$", r"$\le$", r"$\ge$", r"$\ne$", r"$\approx$", r"$\to$", r"$\gets$"),
+        *(r"$\Rightarrow$", r"$\infty$", r"$\emptyset$", r"$\in$", r"$\surd$", "$^2$", "$^3$", r"$\frac12$"),
+    ), strict=True)),
+    **{
+        unicodedata.lookup(f"GREEK {'SMALL' if letter.islower() else 'CAPITAL'} LETTER {letter.replace('mbd', 'md')}"):
+        rf"$\{letter}$" for letter in GREEK
+    },
+}  # fmt: skip
+LINE, TURNED = 80, 128  # characters of \footnotesize in a line of LaTeX's `article`, upright and turned by 90°
+GAP = 2  # characters between columns
+MOST_ROWS = 36  # of a float; a longer table runs over pages
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells, ready to be written; `frame` holds the numbers behind them, as fractions."""
+    """Text cells, ready to be written; `frame` holds the numbers behind them, as fractions.
+
+    Raises ValueError for rows of two selection rules, which its column `selection` names.
+    """
 
     caption: str
     header: list[str]
     rows: list[list[str]]
     frame: pd.DataFrame
 
+    def __post_init__(self) -> None:
+        if "selection" in self.frame and self.frame["selection"].notna().any():
+            statistics.only_rule(self.frame["selection"].dropna())
+
     def markdown(self) -> str:
+        """As GitHub renders it."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-        return f"{self.caption}\n\n{body}\n"
+        body = "\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines)
+        return f"{_md(self.caption)}\n\n{body}\n"
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
 
     def latex(self, label: str) -> str:
-        """A table float; needs `\\usepackage{booktabs}`."""
+        """A float or, for a long or wide table, pages of their own; the first line names the packages that it needs."""
+        kinds, turned = _columns(self.header, self.rows)
+        columns, apart = "".join(kinds), r" \addlinespace[3pt]" * (set(kinds) != {"l"})  # wrapped rows
         header, *rows = (" & ".join(map(_tex, line)) + r" \\" for line in [self.header, *self.rows])
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_tex(self.caption)}}}",
-                rf"\label{{tab:{label}}}",
-                rf"\begin{{tabular}}{{{'l' * len(self.header)}}}",
-                r"\toprule",
-                header,
-                r"\midrule",
-                *rows,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        rows = [row + apart for row in rows]
+        title, head = rf"\caption{{{_tex(self.caption)}}}\label{{tab:{label}}}", [r"\toprule", header, r"\midrule"]
+        if turned or len(rows) > MOST_ROWS:
+            packages, outer = "booktabs,longtable" + ",pdflscape" * turned, "landscape" if turned else ""
+            above = [title + r" \\", *head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endfoot"]
+            wide = r"\setlength{\LTcapwidth}{\linewidth}"
+            lines = [wide, rf"\begin{{longtable}}{{{columns}}}", *above, *rows, r"\end{longtable}"]
+        else:
+            packages, outer = "booktabs", "table"
+            inner = [rf"\begin{{tabular}}{{{columns}}}", *head, *rows, r"\bottomrule", r"\end{tabular}"]
+            lines = [title + r"\par\medskip", *inner]
+        lines = [r"\begingroup\centering\footnotesize\setlength{\tabcolsep}{4pt}", *lines, r"\par\endgroup"]
+        lines = [rf"\begin{{{outer}}}", *lines, rf"\end{{{outer}}}"] if outer else lines
+        return "\n".join([rf"% \usepackage{{array,{packages}}}", *lines, ""])
 
 
 def of_panel(study: Study, name: str, selection: str) -> Table:
@@ -67,7 +102,7 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
     panel = study.plan["panels"][name]
     across, reference = panel["across"], panel["reference"]
     trials = study.panel(name)
-    frame = statistics.arm_table(trials, reference, across, selection)
+    frame = statistics.arm_table(trials, reference, across, selection).assign(selection=selection)
     rows = [
         [
             *(plots.level_name(factor, row[factor]) for factor in across),
@@ -88,41 +123,96 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
         f"difference to {plots.words(reference)} (points)",
         "paired",
     ]
-    caption = f"{panel['title']}. {plots.rule_sentence(selection, trials)} {INTERVALS}"
+    title = panel["title"] if panel["title"].endswith("?") else f"{panel['title']}."
+    caption = f"{title} {plots.rule_sentence(selection, trials)} {INTERVALS}"
     return Table(caption, [*map(plots.factor_name, across), *measured], rows, frame)
 
 
 def of_contrasts(study: Study, selection: str) -> Table:
     """The declared contrasts in the base setting."""
-    frame = study.contrasts(selection)
+    frame, looks = study.contrasts(selection), study.plan.get("looks", [])
     rows = [
         [
             plots.words(row["arm"]),
             plots.words(row["against"]),
+            plots.verdict_word(row),
             _difference(row),
-            "" if np.isnan(row["p"]) else "< 0.0001" if row["p"] < 1e-4 else f"{row['p']:.4f}",
+            *("" if np.isnan(row[p]) else plots.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
             str(row["direction"]),
             _percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
+            "" if row["why"] else _more(row["more"]),
         ]
         for row in statistics.records(frame)
     ]
     header = [
-        "arm",
-        "against",
-        "difference (points)",
-        "p",
-        "expected",
-        "matters from",
-        "paired",
+        *("arm", "against", "verdict", "difference (points)", "p", "p, equivalence"),
+        *("declared", "matters from (points)", "paired", "more replicates"),
     ]
     base = study.trials[~study.trials["setting"].map(bool).astype(bool)]
     named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
     caption = (
         f"Declared contrasts in the base setting. {plots.rule_sentence(selection, named)} {INTERVALS} "
-        "p: two-sided, not corrected for the number of contrasts."
+        f"{plots.VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
+        + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
+        + ". More replicates: about as many would decide it."
     )
     return Table(caption, header, rows, frame)
+
+
+def of_rules(study: Study) -> Table:
+    """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
+    trials = study.trials[~study.trials["setting"].map(bool).astype(bool)]
+    order = trials["arm"].map(list(study.plan["arms"]).index)
+    frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
+    there = [rule for rule in statistics.SELECTION if frame[rule].notna().any()]  # no validation set, no val_selected
+    columns = {
+        "arm": frame["arm"].map(plots.words),
+        "n": frame["n"].map(str),
+        **{f"{rule} (%)": frame[rule].map(_known) for rule in there if rule != "best_test"},
+        **({"its validation labels": frame["validation"]} if "val_selected" in there else {}),
+        "best_test, an oracle (%)": frame["best_test"].map(_known),
+        **{
+            f"oracle ahead of {rule} (points)": [
+                _known(mean) and f"{_known(mean)}, at most {_known(most)}"
+                for mean, most in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
+            ]
+            for rule in ("last", "val_selected")
+            if rule in there
+        },
+    }
+    caption = (
+        "Test accuracy in the base setting by selection rule, means over n replicates: "
+        f"{'; '.join(f'{rule}, {statistics.SELECTION[rule]}' for rule in there)}. "
+        "How far the oracle is ahead: mean over replicates, and the largest."
+    )
+    if failures := int(statistics.diverged(trials).sum()):
+        caption += f" {failures} diverged {plots.plural('trial', failures)} counted as chance under every rule."
+    return Table(caption, list(columns), [list(row) for row in zip(*columns.values(), strict=True)], frame)
+
+
+def of_looks(study: Study, taken: pd.DataFrame) -> Table:
+    """The declared contrasts as each look found them.  `taken`: `Study.looks_taken`."""
+    rows = [
+        [
+            f"{row['looked']:g}" if not np.isnan(row["looked"]) else "",
+            plots.words(row["arm"]),
+            plots.words(row["against"]),
+            str(row["n"]),
+            _difference(row),
+            plots.p_text(row["p_holm"]).removeprefix("p = ") if not np.isnan(row["p_holm"]) else "",
+            str(row["verdict"]),
+        ]
+        for row in statistics.records(taken)
+    ]
+    looks = ", ".join(map(str, study.plan["looks"]))
+    caption = (
+        f"The declared contrasts at each look, as it was taken; declared are looks after {looks} replicates. p: of a "
+        "difference other than zero, over all declared looks and after Holm over the contrasts. Intervals are those of "
+        "a fixed number of replicates: where looks decide when to stop they hold the truth in 92 to 95 % of studies."
+    )
+    header = ["replicates", "arm", "against", "n", "difference (points)", "p", "verdict"]
+    return Table(caption, header, rows, taken)
 
 
 def of_left(study: Study) -> Table:
@@ -132,14 +222,14 @@ def of_left(study: Study) -> Table:
         accuracy=statistics.accuracy(study.left, "last").where(statistics.outcome(study.left)),
     )
     groups = left.groupby(["arm", "where"], sort=True)["accuracy"]
-    frame = groups.agg(trials="size", finished="count", mean="mean").reset_index()
+    frame = groups.agg(trials="size", finished="count", mean="mean").reset_index().assign(selection="last")
     rows = [
         [
             plots.words(row["arm"]),
             row["where"],
             str(row["trials"]),
             str(row["finished"]),
-            "" if np.isnan(row["mean"]) else _percent(row["mean"]),
+            _known(row["mean"]),
         ]
         for row in statistics.records(frame)
     ]
@@ -199,9 +289,9 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
             f"{row['complete']} / {row['pruned']} / {row['failed']}" + " so far" * (not row["final"]),
             str(row["epochs"]),
             _duration(row["seconds"]),
-            *("" if np.isnan(row[name]) else _percent(row[name]) for name in ("default_validation", "default_test")),
+            *(_known(row[name]) for name in ("default_validation", "default_test")),
             "" if row["number"] is None else _numbered(row),
-            *("" if np.isnan(row[name]) else _percent(row[name]) for name in ("validation", "test")),
+            *(_known(row[name]) for name in ("validation", "test")),
             search_plots.params_name(row["params"]) if row["number"] else "",
         ]
         for row in rows
@@ -217,7 +307,7 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
         f"labels). {plots.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, and "
         "beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
     )
-    return Table(caption, header, cells, pd.DataFrame(rows))
+    return Table(caption, header, cells, pd.DataFrame(rows).assign(selection=selection))
 
 
 INTERVALS = (
@@ -225,8 +315,21 @@ INTERVALS = (
 )
 
 
+P_VALUES = ("p_holm", "p_equivalence_holm")
+
+
+def _more(count: float) -> str:
+    """Replicates that would decide, where that is known."""
+    return "" if np.isnan(count) else f"> {evidence.MOST}" if count > evidence.MOST else f"{count:.0f}"
+
+
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}".replace("-", "−")
+
+
+def _known(fraction: float) -> str:
+    """In percent, or nothing."""
+    return "" if np.isnan(fraction) else _percent(fraction)
 
 
 def _numbered(row: Mapping[str, Any]) -> str:
@@ -257,5 +360,47 @@ def _pairing(row: Mapping[str, Any], prefix: str = "") -> str:
     return f"no ({row[f'{prefix}reason']}), n = {n:g} and {n_against:g}"
 
 
+def unbroken(text: str) -> str:
+    """No line break inside `95 %`, `n = 4` and `[0.12, 0.34]`."""
+    text = text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+    return re.sub(r"\[[^][]*\]", lambda match: match[0].replace(" ", "\u00a0"), text)
+
+
+def _md(text: str) -> str:
+    """Nothing in a cell is markup."""
+    return re.sub(r"([\\`*<|~]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("\n", " "))
+
+
 def _tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
+    return "".join(map(_tex_character, unbroken(text)))
+
+
+def _tex_character(character: str) -> str:
+    """What LaTeX typesets by itself stays; a sign that it does not know becomes its number."""
+    if character in TEX:
+        return TEX[character]
+    if " " <= character <= "~" or (character <= "ÿ" and character.isalpha() and character not in "ÐÞðþ"):
+        return character
+    return f"U+{ord(character):04X}"
+
+
+def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+    """LaTeX's columns, as wide as their cells or, where these do not fit a line, wrapped; and if the page is turned."""
+    words, body, whole = [], [], []  # widths in characters: of the longest word, without the header, of all
+    for column in zip(header, *rows, strict=True):
+        cells = [unbroken(cell) for cell in column]
+        words.append(max(len(word) for cell in cells for word in cell.split(" ")))
+        body.append(max([words[-1], *map(len, cells[1:])]))
+        whole.append(max(map(len, cells)))
+    room = LINE - GAP * len(whole)
+    if sum(whole) <= room:
+        return ["l"] * len(whole), False
+    if turned := sum(words) > room:
+        room = TURNED - GAP * len(whole)
+    widths = list(words)
+    for wanted in (body, whole):  # headers wrap before cells do; room goes to the narrowest first
+        while sum(widths) < room and (short := [i for i, width in enumerate(widths) if width < wanted[i]]):
+            widths[min(short, key=widths.__getitem__)] += 1
+    line = max(room, sum(widths)) + GAP * len(widths) + 2  # some words have wide letters
+    wrapped = (rf">{{\raggedright\arraybackslash}}p{{{width / line:.3f}\linewidth}}" for width in widths)
+    return [kind if width < n else "l" for kind, width, n in zip(wrapped, widths, whole, strict=True)], turned
