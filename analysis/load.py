@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import evidence, statistics
-from lnl.results import Store, counting, is_outcome, latest
+from lnl.results import Store, attempt_name, counting, is_outcome, latest
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -65,8 +65,9 @@ class Study:
 
         Only these metrics are read from disk.
         """
-        names = sorted({metric.partition("/")[2] for metric in metrics} or {""})  # pyarrow refuses an empty list
-        rows = self._of_finished("epochs", ["split", "metric", "value"], ("metric", "in", names))
+        parts = [metric.partition("/") for metric in metrics] or [("", "", "")]  # pyarrow refuses an empty list
+        where = [("split", "in", [split for split, _, _ in parts]), ("metric", "in", [name for _, _, name in parts])]
+        rows = self._of_finished("epochs", ["split", "metric", "value"], self.trials, where)
         rows["metric"] = rows["split"] + "/" + rows["metric"]
         return rows[rows["metric"].isin(metrics)].drop(columns="split")
 
@@ -75,19 +76,22 @@ class Study:
 
         Names are "split/name", as `lnl.trial` writes them.
         """
-        chosen = sorted(set(trials) or {""})
-        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], ("trial", "in", chosen))
+        chosen = self.trials[self.trials["trial"].isin(trials)]
+        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], chosen)
         rows["name"] = rows["split"] + "/" + rows["name"]
         rows["array"] = [values.reshape(shape) for values, shape in zip(rows["values"], rows["shape"], strict=True)]
         return rows.drop(columns=["split", "shape", "values"])
 
-    def _of_finished(self, table: str, columns: Sequence[str], where: tuple[str, str, list[str]]) -> pd.DataFrame:
-        """Rows of finished trials, by epoch, with the trial's arm, setting and replicate."""
+    def _of_finished(
+        self, table: str, columns: Sequence[str], trials: pd.DataFrame, where: Sequence[tuple[str, str, list[str]]] = ()
+    ) -> pd.DataFrame:
+        """Rows of these finished trials, by epoch, with the trial's arm, setting and replicate; opens no other file."""
         wanted = ["trial", "attempt", "epoch", *columns]
-        rows, broken = Store(self.root).read(table, self.name, wanted, filters=[where])
+        files = set(map(attempt_name, trials["trial"], trials["attempt"]))
+        rows, broken = Store(self.root).read(table, self.name, wanted, where, files=files)
         _report_unreadable([path for path in broken if path not in self.unreadable], stacklevel=4)
         self.unreadable.extend(path for path in broken if path not in self.unreadable)
-        about = self.trials[["trial", "attempt", "arm", "setting", "replicate"]]
+        about = trials[["trial", "attempt", "arm", "setting", "replicate"]]
         return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
 
     def panel(self, name: str) -> pd.DataFrame:
@@ -122,6 +126,14 @@ class Study:
         here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
         done, missing = (rows[~rows["setting"].map(bool).astype(bool)] for rows in (self.trials, self.missing))
         return evidence.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+
+    def looks_taken(self) -> pd.DataFrame:
+        """What runs saw at the declared looks, oldest first: a row for each contrast at each look."""
+        looks = looks_taken(Store(self.root), self.name, self.preset)
+        numbers = ["looked", "difference", "low", "high", "p_holm", "p_equivalence_holm"]
+        rows = [row for look in looks for row in look["contrasts"]]
+        frame = pd.DataFrame(rows, columns=["arm", "against", "n", *numbers, "verdict"])
+        return frame.astype(dict.fromkeys(numbers, float))
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -284,9 +296,14 @@ def _level(factor: str, value: Any) -> Any:
     if value is None:
         return UNSET.get(factor, "none")
     if isinstance(value, dict):
-        inner = (_level(factor, part) if isinstance(part, dict) else part for part in value.values())
-        return " ".join(map(str, inner)) or "none"
+        return in_words(value) or "none"
     return json.dumps(value) if isinstance(value, list) else value
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Values of settings with fields of their own, kind and rate first: rows keep their keys in another order."""
+    keys = sorted(settings, key=lambda key: (key != "kind", key != "rate", key))
+    return " ".join(in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys)
 
 
 def _parsed(text: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Layout below one root folder (the `--storage` of every command):
     suggestions/study=<study>/<search>-<number>.parquet   one row per suggestion of a search, see lnl.search
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
+    trials/study=<study>/.joined.parquet              a copy of the rows beside it, to read thousands of them fast
     trained/<trial>.pt                                prerequisites of other trials, after their last epoch
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
@@ -29,9 +30,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
@@ -186,6 +192,7 @@ TABLES = {
 }
 PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
+PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 
@@ -202,6 +209,11 @@ def now() -> datetime:
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def attempt_name(trial: str, attempt: int) -> str:
+    """Of an attempt's files, without their ending."""
+    return f"{trial}-{attempt}"
 
 
 def short_hash(text: str) -> str:
@@ -252,9 +264,14 @@ def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]])
             raise KeyError(f"Columns that the schema lacks: {sorted(unknown)}.")
     filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
     table = pa.Table.from_pylist(filled, schema=schema)
-    write_atomically(
-        path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    )
+    # pages of one value: codecs, dictionaries and statistics are most of such a file, and of the time to read it
+    one_row = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    _write_table(path, table, **(one_row if len(rows) == 1 else {}))
+
+
+def _write_table(path: Path, table: pa.Table, **options: Any) -> None:
+    options = {"compression": "zstd", "write_page_checksum": True, **options}
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, **options))
 
 
 @dataclass(frozen=True)
@@ -280,7 +297,7 @@ class Store:
             )
 
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Path:
-        return self.root / table / f"study={study}" / f"{trial}-{attempt}.parquet"
+        return self.root / table / f"study={study}" / f"{attempt_name(trial, attempt)}.parquet"
 
     def write_attempt(
         self,
@@ -355,37 +372,44 @@ class Store:
         columns: Sequence[str] | None = None,
         filters: Any = None,
         *,
-        files: str = "*",
+        files: str | Collection[str] = "*",
+        check: bool = False,
     ) -> tuple[pd.DataFrame, list[Path]]:
-        """All readable parts of a table (of those whose files are named so), and the parts that could not be read.
+        """All readable parts of a table, and the parts that could not be read.
 
-        `filters` are (column, operator, value) that all must hold.  Unwanted columns are never decoded; those that an
-        older file lacks read as null.
+        `filters` are (column, operator, value) that all must hold; `files`: only parts named so, a pattern or names
+        without their ending (beside these, files of many attempts: those whose name has no dash).  Unwanted columns
+        are never decoded; those that an older file lacks read as null, those that only a newer one knows are left out
+        with a warning.  `check`: open every file, also those whose rows are known.
         """
-        schema = TABLES[table]
         folder = self.root / table
         if study is not None and table in PARTITIONED:
             folder = folder / f"study={study}"
-        paths = sorted(path for path in folder.rglob(f"{files}.parquet") if not path.name.startswith("."))
-        partitioned = table in PARTITIONED
-        wanted = list(columns) if columns is not None else [*(["study"] if partitioned else []), *schema.names]
-        inside = [name for name in wanted if not (partitioned and name == "study")] or schema.names[:1]  # rows to count
-        parts, broken = [], []
-        for path in paths:
-            try:
-                part = _read_part(path, schema, inside, filters)
-            except (OSError, UnicodeDecodeError, pa.ArrowException):
-                broken.append(path)
-                continue
-            if partitioned and "study" in wanted:
-                name = path.parent.name.removeprefix("study=")
-                part = part.append_column(PARTITION, pa.array([name] * part.num_rows, pa.string()))
-            parts.append(part)
-        fields = [PARTITION if partitioned and name == "study" else schema.field(name) for name in wanted]
-        if not parts:
-            return pa.schema(fields).empty_table().to_pandas(), broken
-        joined = pa.concat_tables([part.select(wanted) for part in parts])
-        return joined.to_pandas(), broken
+        pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
+        paths = sorted(
+            path
+            for path in folder.rglob(f"{pattern}.parquet")
+            if not path.name.startswith(".") and (named is None or path.stem in named or "-" not in path.stem)
+        )
+        schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
+        wanted = pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
+        found: list[tuple[list[pa.Table], list[Path], int]] = [([wanted.empty_table()], [], 0)]
+        if table == "trials" and files == "*" and not check:
+            for place, inside in groupby(paths, key=lambda path: path.parent):
+                rows, unknown = _joined(place, list(inside))
+                found.append(([_chosen(rows, wanted, filters)], [], _newest(rows["schema_version"])))
+                found += _read_all(unknown, table, wanted, filters)
+        else:
+            found += _read_all(paths, table, wanted, filters)
+        tables, broken, versions = zip(*found, strict=True)
+        if (newest := max(versions)) > SCHEMA_VERSION:
+            warnings.warn(
+                f"Some files below {folder} were written by a newer version of lnl (their schema is {newest}, this "
+                f"version knows {SCHEMA_VERSION}): what it does not know in them is left out until you update it.",
+                stacklevel=2,
+            )
+        joined = pa.concat_tables(chain.from_iterable(tables)).combine_chunks()
+        return joined.to_pandas(), list(chain.from_iterable(broken))
 
     def plans(self, study: str | None = None) -> pd.DataFrame:
         """Submitted plans, oldest first."""
@@ -395,16 +419,113 @@ class Store:
         return frame.sort_values("submitted_at", ignore_index=True)
 
 
-def _read_part(path: Path, schema: pa.Schema, names: Sequence[str], filters: Any) -> pa.Table:
-    """The named columns of one file, of the rows that pass the filters."""
-    needed = list(dict.fromkeys([*names, *(column for column, _, _ in filters or [])]))
-    part = pq.ParquetFile(path, page_checksum_verification=True).read(columns=needed)
-    columns = []
-    for name in needed:
-        kind = schema.field(name).type
-        columns.append(part[name].cast(kind) if name in part.column_names else pa.nulls(part.num_rows, kind))
-    table = pa.table(columns, schema=pa.schema([schema.field(name) for name in needed]))
-    return table.filter(pq.filters_to_expression(filters)).select(list(names)) if filters else table
+TOGETHER = 50  # parts that a thread reads at once: thousands of small tables that live together are slow to make
+JOINED = ".joined.parquet"
+MANY = 200  # parts that are not in the joined file yet, and make it worth writing anew
+
+
+def _read_all(
+    paths: Sequence[Path], table: str, wanted: pa.Schema, filters: Any
+) -> list[tuple[list[pa.Table], list[Path], int]]:
+    """As `_read_parts`, in threads."""
+    read = partial(_read_parts, table=table, wanted=wanted, filters=filters)
+    groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        return list(pool.map(read, groups))
+
+
+def _joined(folder: Path, paths: Sequence[Path]) -> tuple[pa.Table, list[Path]]:
+    """The rows of a folder's trials that its joined file holds as they are, and the parts to be read one by one.
+
+    The joined file is a copy and never the record: a part counts by its name, size and time of change, and where many
+    are not in it, it is written anew.  Without it, or where it cannot be written, everything takes longer and is the
+    same.
+    """
+    stamps = {path.name: f"{about.st_size}-{about.st_mtime_ns}" for path in paths if (about := path.stat())}
+    known = _known(folder / JOINED, stamps)
+    unknown = _others(paths, known)
+    if len(unknown) > MANY:
+        read = [part for parts, _, _ in _read_all(unknown, "trials", TRIALS.append(PART), None) for part in parts]
+        fresh = pa.concat_tables(read) if read else known.select([*TRIALS.names, PART.name]).slice(0, 0)
+        stamp = pa.array([stamps[name] for name in fresh[PART.name].to_pylist()], pa.string())
+        known = pa.concat_tables([known, fresh.append_column(STAMP, stamp)]).combine_chunks()
+        with contextlib.suppress(StorageError):
+            _write_table(folder / JOINED, known)
+        unknown = _others(paths, known)  # those that cannot be read
+    study = pa.array([folder.name.removeprefix("study=")] * len(known), pa.string())
+    return known.append_column(PARTITION, study), unknown
+
+
+def _known(path: Path, stamps: Mapping[str, str]) -> pa.Table:
+    """The rows of a joined file whose parts are as they were; none where it is absent, damaged or of another schema."""
+    schema = TRIALS.append(PART).append(STAMP)
+    try:
+        rows = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
+        return schema.empty_table()
+    if not rows.schema.equals(schema):
+        return schema.empty_table()
+    pairs = zip(rows[PART.name].to_pylist(), rows[STAMP.name].to_pylist(), strict=True)
+    return rows.filter(pa.array([stamps.get(name) == stamp for name, stamp in pairs], pa.bool_()))
+
+
+def _others(paths: Sequence[Path], rows: pa.Table) -> list[Path]:
+    there = set(rows[PART.name].to_pylist())
+    return [path for path in paths if path.name not in there]
+
+
+def _read_parts(
+    paths: Sequence[Path], table: str, wanted: pa.Schema, filters: Any
+) -> tuple[list[pa.Table], list[Path], int]:
+    """The wanted columns of the rows that pass, the files that cannot be read, and the newest schema version."""
+    schema = TABLES[table]
+    needed = {schema.names[0], *wanted.names, *(column for column, _, _ in filters or []), "schema_version"}
+    inside = pa.schema([field for field in schema if field.name in needed])
+    parts, broken = [], []
+    for path in paths:
+        try:
+            parts.append((path, _read_part(path, inside, schema)))
+        except (OSError, UnicodeDecodeError, pa.ArrowException):
+            broken.append(path)
+    if not parts:
+        return [], broken, 0
+    rows = pa.concat_tables(part for _, part in parts)
+    if table in PARTITIONED and PARTITION.name in wanted.names:
+        studies = [path.parent.name.removeprefix("study=") for path, _ in parts]
+        rows = rows.append_column(PARTITION, pa.array(np.repeat(studies, [part.num_rows for _, part in parts])))
+    if PART.name in wanted.names:
+        names = [path.name for path, _ in parts]
+        rows = rows.append_column(PART, pa.array(np.repeat(names, [part.num_rows for _, part in parts])))
+    return [_chosen(rows, wanted, filters)], broken, _newest(rows["schema_version"])
+
+
+def _chosen(rows: pa.Table, wanted: pa.Schema, filters: Any) -> pa.Table:
+    if filters:
+        rows = rows.filter(pq.filters_to_expression(filters))
+    return rows.select(wanted.names).combine_chunks()
+
+
+def _read_part(path: Path, inside: pa.Schema, known: pa.Schema) -> pa.Table:
+    """These columns of one file, null where it lacks them.  Raises where it is damaged, empty or of another kind."""
+    # all bytes at once: a seek for each column takes longer; and the caller has threads
+    file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+    part = file.read(columns=inside.names, use_threads=False)
+    if part.schema.equals(inside) and part.num_rows:
+        return part
+    present = set(part.column_names)
+    newer = "schema_version" in present and _newest(part["schema_version"].cast(pa.int32())) > SCHEMA_VERSION
+    renamed = not present.issuperset(inside.names) and not set(known.names).issuperset(file.schema_arrow.names)
+    if part.num_rows == 0 or known.names[0] not in present or (renamed and not newer):  # no checksum guards the names
+        raise pa.ArrowInvalid(f"{path} holds no rows of this table.")
+    columns = [
+        part[field.name].cast(field.type) if field.name in present else pa.nulls(part.num_rows, field.type)
+        for field in inside
+    ]
+    return pa.table(columns, schema=inside)
+
+
+def _newest(versions: pa.ChunkedArray) -> int:
+    return pc.max(versions).as_py() or 0
 
 
 def latest(trials: pd.DataFrame) -> pd.DataFrame:

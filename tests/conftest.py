@@ -1,4 +1,4 @@
-"""The option `--update-golden` and the smallest trial that trains, for the tests of methods."""
+"""The option `--update-golden`, the order of tests, and the smallest trial that trains, for the tests of methods."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from lnl.trial import Execution, Noise, Trial, assemble
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from this run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: they wait for processes of their own, and others fill the time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import yaml
 
 from tests.test_runner import TWO_ARMS, command, declare, environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CLUSTER = """
 import sys

@@ -188,6 +188,27 @@ def test_unreadable_files_are_told_and_their_trials_missing(tmp_path):
     study.epochs(["test/accuracy"])  # told once
 
 
+def test_files_of_attempts_that_do_not_count_are_not_opened(tmp_path):
+    simulation, plan = simulated.Simulation(tmp_path, inside=["full"]), simulated.plan(panels=["frozen_head"])
+    simulation.submit(plan)
+    first, second, *_ = (entry for entry in plan["trials"] if entry["arm"] == "full")
+    simulation.trial(**first, attempt=1, status="failed", failure_class="oom")
+    simulation.trial(**first, attempt=2)
+    simulation.trial(**second)
+    for table in ("epochs", "arrays"):
+        (tmp_path / table / f"study={simulated.STUDY}" / f"{first['trial']}-1.parquet").write_bytes(b"")
+    (tmp_path / "arrays" / f"study={simulated.STUDY}" / f"{second['trial']}-1.parquet").write_bytes(b"")
+    study = load(tmp_path, simulated.STUDY)
+    assert set(study.epochs(["test/accuracy"])["trial"]) == {first["trial"], second["trial"]}
+    assert set(study.arrays([first["trial"]])["trial"]) == {first["trial"]} and study.unreadable == []
+
+
+def test_only_metrics_of_that_split_are_given(study):
+    """`test/loss` is not there, though `train/loss` and `test/accuracy` are."""
+    assert study.epochs(["test/loss"]).empty
+    assert set(study.epochs(["train/loss", "test/accuracy"])["metric"]) == {"train/loss", "test/accuracy"}
+
+
 def test_a_plan_without_any_row_yet(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan())
     study = load(tmp_path, simulated.STUDY)

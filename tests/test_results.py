@@ -251,6 +251,69 @@ def test_an_empty_store_reads_as_empty_tables_of_the_right_columns(store):
     assert latest(store.read("trials")[0]).empty and len(store.plans()) == 0 and leases(store) == {}
 
 
+@pytest.fixture
+def joined(store, monkeypatch):
+    """Seven trials, whose rows were read and are kept together; where their copy lies."""
+    monkeypatch.setattr(results, "MANY", 5)
+    for number in range(7):
+        store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 10), curve(0.5))
+    path = store.root / "trials" / "study=noise" / results.JOINED
+    assert not path.exists()
+    store.read("trials", "noise")
+    assert path.exists()
+    return path
+
+
+def same_with_and_without(store, joined, **wanted):
+    """What is read through the copy, after a look that it is what the files say."""
+    through, broken = store.read("trials", "noise", **wanted)
+    plain, plain_broken = store.read("trials", "noise", check=True, **wanted)
+    order = "trial" if "trial" in through else through.columns[0]
+    pd.testing.assert_frame_equal(*(frame.sort_values(order, ignore_index=True) for frame in (through, plain)))
+    assert broken == plain_broken
+    return through
+
+
+def test_rows_that_are_kept_together_are_those_of_the_files(store, joined):
+    assert len(same_with_and_without(store, joined)) == 7
+    narrowed = same_with_and_without(store, joined, columns=["trial", "study"], filters=[("accuracy_last", ">", 0.35)])
+    assert sorted(narrowed["trial"]) == ["t4", "t5", "t6"] and set(narrowed["study"]) == {"noise"}
+    assert len(pd.read_parquet(store.root / "trials")) == 7, "other readers do not see the copy"
+
+
+def test_new_changed_and_removed_files_are_told_from_their_copy(store, joined):
+    path = store.attempt_path("trials", "noise", "t3", 1)
+    path.unlink()
+    write_rows(path, TRIALS, [row("t3", accuracy_last=0.99)])
+    store.attempt_path("trials", "noise", "t5", 1).unlink()
+    store.write_attempt("noise", row("new"), curve(0.5))
+    read = same_with_and_without(store, joined).set_index("trial")["accuracy_last"]
+    assert read["t3"] == 0.99 and "t5" not in read and "new" in read
+
+
+def test_a_file_that_is_damaged_later_is_named_though_its_row_is_kept(store, joined):
+    path = store.attempt_path("trials", "noise", "t3", 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert store.read("trials", "noise")[1] == [path]
+    assert len(same_with_and_without(store, joined)) == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet", None])
+def test_a_damaged_or_foreign_copy_changes_nothing(store, joined, content):
+    if content is None:
+        write_rows(joined, TRIALS, [row("intruder")])
+    else:
+        joined.write_bytes(content)
+    assert len(same_with_and_without(store, joined)) == 7
+    assert pq.read_table(joined).num_rows == 7, "it is made again"
+
+
+def test_where_no_copy_can_be_written_reading_works_as_well(store, joined):
+    joined.unlink()
+    joined.mkdir()
+    assert len(same_with_and_without(store, joined)) == 7
+
+
 def test_columns_filters_and_studies_narrow_what_is_read(store):
     for study in ("one", "two"):
         for trial in ("a", "b"):
@@ -337,6 +400,94 @@ def test_a_file_from_before_a_column_existed_reads_as_null(store):
     for wanted in (["trial"], ["trial", "status"]):
         frame, broken = store.read("trials", columns=wanted, filters=[("status", "=", "ok")])
         assert frame["trial"].tolist() == ["new"] and broken == []
+
+
+SCHEMA_1 = REPOSITORY / "tests" / "fixture" / "schema1"  # files of schema version 1, and their rows as text
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_files_of_schema_1_are_read_in_full(table):
+    expected = json.loads((SCHEMA_1 / "rows.json").read_text())[table]
+    frame, broken = Store(SCHEMA_1).read(table, "schema1")
+    found = frame.assign(**{name: frame[name].map(datetime.isoformat) for name in frame if name.endswith("_at")})
+    assert broken == [] and found[list(expected[0])].to_dict("records") == expected
+    later = set(frame) - {"study", *expected[0]}  # columns that schema 1 did not have
+    assert frame[list(later)].isna().all(axis=None)
+
+
+def written_by_a_newer_version(store, trial, **columns):
+    """A row with a column that today's schema lacks."""
+    path = store.attempt_path("trials", "noise", trial, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {"trial": [trial], "attempt": [1], "status": ["ok"], "schema_version": [results.SCHEMA_VERSION + 1]}
+    pq.write_table(pa.table({**known, "carbon": [0.5], **columns}), path)
+    return path
+
+
+def test_files_of_a_newer_version_are_read_as_far_as_they_are_known_and_told(store):
+    store.write_attempt("noise", row("a"), [])
+    written_by_a_newer_version(store, "b")
+    told = rf"^Some files below .*study=noise were written by a newer.*is {results.SCHEMA_VERSION + 1}, .*update it\.$"
+    with pytest.warns(UserWarning, match=told) as warned:
+        frame, broken = store.read("trials", "noise")
+    assert len(warned) == 1 and broken == []
+    assert frame[["trial", "status"]].to_numpy().tolist() == [["a", "ok"], ["b", "ok"]]
+    with pytest.warns(UserWarning, match=told):  # whatever is asked for
+        assert store.read("trials", "noise", ["trial"], [("trial", "=", "a")])[0]["trial"].tolist() == ["a"]
+    changed = written_by_a_newer_version(store, "b", attempt=["first"])
+    assert store.read("trials")[1] == [changed]
+
+
+@pytest.mark.parametrize("foreign", [{"x": [1]}, {"trial": pa.array([], pa.string())}, {"trial": ["a"], "atempt": [1]}])
+def test_a_file_without_rows_of_its_table_is_named(store, foreign):
+    """Of another kind, empty, or with a damaged name of a column, which no checksum guards."""
+    store.write_attempt("noise", row("b"), [])
+    path = store.attempt_path("trials", "noise", "a", 1)
+    pq.write_table(pa.table(foreign), path)
+    for columns in (None, ["trial", "attempt"], ["study", "attempt"]):
+        frame, broken = store.read("trials", columns=columns)
+        assert len(frame) == 1 and broken == [path]
+
+
+def test_a_flipped_bit_in_the_description_of_the_columns_never_changes_a_value(store):
+    store.write_attempt("noise", row("a", accuracy_last=0.5, host="laptop"), [])
+    path = store.attempt_path("trials", "noise", "a", 1)
+    whole, (before, _) = path.read_bytes(), store.read("trials")
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    named = 0
+    for position in range(footer, len(whole), 29):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        frame, broken = store.read("trials")
+        named += broken == [path]
+        assert len(frame) + len(broken) == 1, position
+        if not broken:
+            pd.testing.assert_frame_equal(frame, before)
+    assert named > 20
+
+
+def test_bad_files_among_many_are_named_in_order_and_hide_no_other(store):
+    """In several groups, and so in several threads where there are cores."""
+    store.write_attempt("noise", row("0000"), [])
+    first = store.attempt_path("trials", "noise", "0000", 1)
+    paths = [first.with_name(f"{number:04}-1.parquet") for number in range(2 * results.TOGETHER + 10)]
+    for path in paths:
+        path.write_bytes(first.read_bytes())
+    bad = [paths[3], *paths[results.TOGETHER : 2 * results.TOGETHER], paths[-1]]
+    for path in bad:
+        path.write_bytes(b"")
+    frame, broken = store.read("trials")
+    assert broken == bad and len(frame) == len(paths) - len(bad)
+    assert set(frame["study"]) == {"noise"}
+
+
+def test_only_the_named_files_are_opened(store):
+    for trial in "abc":
+        store.write_attempt("noise", row(trial), curve(0.5, trial=trial))
+    store.attempt_path("epochs", "noise", "c", 1).write_bytes(b"")
+    assert store.read("epochs", "noise", files={"a-1", "b-1"})[1] == []
+    assert store.read("epochs", "noise", files={"b-1", "gone-1"})[0]["trial"].tolist() == ["b"]
+    assert store.read("epochs", "noise", files=set())[0].empty
+    assert store.read("epochs", "noise", files="c-*")[1] == [store.attempt_path("epochs", "noise", "c", 1)]
 
 
 def test_pandas_reads_the_folder_by_itself(store):

@@ -16,6 +16,8 @@ import pytest
 
 from lnl.results import Store, latest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 STUDY = """
 from lnl import Noise, Study, Trial
