@@ -18,7 +18,7 @@ from scipy.special import betaincinv, stdtrit
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from analysis import statistics
-from analysis.statistics import LEVEL, PAIRING, ROUNDING, Estimate
+from analysis.statistics import AGREE, LEVEL, PAIRING, ROUNDING, Estimate
 from lnl.results import canonical
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ IQM = (  # columns of `interquartile_means`
     *("arm", "n", "iqm", "low", "high"),
     *("against", "difference", "difference_low", "difference_high", "p", "pairs", "n_against", "paired", "reason"),
 )
+CANDIDATES = 500  # sets of settings, in the search for the largest part of a study without gaps
 THRESHOLDS = 201  # of a performance profile, from the lowest accuracy to the highest
 
 
@@ -58,7 +59,7 @@ def proportion(scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float
     means, runs = scores.mean(-1), float(scores.shape[-1] * scores.shape[-2])
     if (count := means.shape[-1]) < 2:
         return means.mean(-1), *[np.full(means.shape[:-1], np.nan)] * 2
-    return _worth(means.mean(-1), statistics._variance(means) / count, runs, np.asarray(count - 1.0))
+    return _worth(means.mean(-1), statistics.variance(means) / count, runs, np.asarray(count - 1.0))
 
 
 def _worth(
@@ -103,8 +104,8 @@ def unpaired_improvement(
     share = np.asarray(won.mean())
     if min(len(values), len(against)) < 2:
         return won.mean((0, 1)), share, *[np.asarray(np.nan)] * 2
-    parts = [statistics._variance(means) / count for means, count in sides]
-    freedom = _satterthwaite(parts, [count for _, count in sides])
+    parts = [statistics.variance(means) / count for means, count in sides]
+    freedom = statistics.satterthwaite(parts, [count for _, count in sides])
     return won.mean((0, 1)), *_worth(share, np.asarray(sum(parts)), float(values.size), freedom)
 
 
@@ -158,18 +159,9 @@ def linear(cells: Sequence[ArrayLike], coefficients: ArrayLike, paired: bool) ->
     if paired:
         return statistics.mean(weights @ np.stack(columns))
     value = weights @ np.array([column.mean() for column in columns])
-    variances = [weights[..., i] ** 2 * statistics._variance(column) / len(column) for i, column in enumerate(columns)]
-    return statistics._estimate(
-        np.asarray(value), np.sum(variances, axis=0), _satterthwaite(variances, list(map(len, columns)))
-    )
-
-
-def _satterthwaite(variances: Sequence[NDArray[np.float64]], counts: Sequence[int]) -> NDArray[np.float64]:
-    """Degrees of freedom of a sum of independent estimates; those of all cells together where nothing varies."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = np.stack([v**2 / (count - 1) for v, count in zip(variances, counts, strict=True)])
-        total = np.sum(variances, axis=0)
-        return np.where(total > 0, total**2 / np.nansum(parts, axis=0), float(sum(counts) - len(counts)))
+    variances = [weights[..., i] ** 2 * statistics.variance(column) / len(column) for i, column in enumerate(columns)]
+    freedom = statistics.satterthwaite(variances, list(map(len, columns)))
+    return statistics.t_interval(np.asarray(value), np.sum(variances, axis=0), freedom)
 
 
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,22 +199,12 @@ class Grid:
         reason = _disagreement([self.hashes[name].loc[common] for name in (arm, self.reference)])
         if reason:
             return own.to_numpy(), other.to_numpy(), False, reason
-        return own.loc[common].to_numpy(), other.loc[common].to_numpy(), True, "data, noise and split hashes agree"
+        return own.loc[common].to_numpy(), other.loc[common].to_numpy(), True, AGREE
 
 
 def _disagreement(hashes: Sequence[pd.DataFrame]) -> str:
-    """Why replicates (rows) that these arms share cannot be compared one by one; empty where they can."""
-    if hashes[0].empty:
-        return "no replicate is in all of them"
-    first = hashes[0].to_numpy().ravel()
-    rest = [frame.to_numpy().ravel() for frame in hashes[1:]]
-    differing = [
-        name.removesuffix("_hash")
-        for place, name in enumerate(PAIRING)
-        if any(pd.isna(one[place]) for one in first)
-        or any(one[place] != other[place] for frame in rest for one, other in zip(first, frame, strict=True))
-    ]
-    return f"{' and '.join(differing)} hashes differ or are absent" if differing else ""
+    """`statistics.disagreement` of tables replicates × settings, whose cells are tuples."""
+    return statistics.disagreement([np.array(frame.to_numpy().tolist(), dtype=object) for frame in hashes])
 
 
 def grid(study: Study, selection: str) -> Grid | None:
@@ -282,7 +264,8 @@ def _base(arms: Mapping[str, Mapping[str, Any]]) -> str:
 def _rectangle(present: pd.DataFrame, base: str) -> pd.DataFrame | None:
     """The largest part of (arms × settings) without gaps, at least two by two; one with the base arm, if there is any.
 
-    Of equally large ones that with more settings.
+    Of equally large ones that with more settings.  Gaps all over a large table have more candidates than can be tried:
+    the most promising ones are followed.
     """
     held = {
         arm: frozenset(present.columns[row]) for arm, row in zip(present.index, present.to_numpy(bool), strict=True)
@@ -290,6 +273,10 @@ def _rectangle(present: pd.DataFrame, base: str) -> pd.DataFrame | None:
     shared: dict[frozenset[str], None] = {}  # every set of settings that some arms have in common
     for settings in held.values():
         shared.update(dict.fromkeys([settings, *(settings & other for other in shared)]))
+        if len(shared) > CANDIDATES:
+            size = {part: len(part) * sum(part <= other for other in held.values()) for part in shared}
+            first = sorted(shared, key=lambda part: (part <= held[base], size[part]), reverse=True)
+            shared = dict.fromkeys(first[:CANDIDATES])
     found = [(settings, [arm for arm in held if held[arm] >= settings]) for settings in shared if len(settings) > 1]
     found = [(settings, arms) for settings, arms in found if len(arms) > 1]
     if not found:
@@ -468,7 +455,7 @@ def effects(study: Study, factorial: Factorial, selection: str) -> pd.DataFrame:
     reason = _disagreement([table.loc[common, ["hashes"]] for table in tables])
     paired = not reason
     if paired:
-        tables, reason = [table.loc[common] for table in tables], "data, noise and split hashes agree"
+        tables, reason = [table.loc[common] for table in tables], AGREE
     cells = [table["accuracy"].to_numpy() for table in tables]
     k = len(factorial.factors)
     combined = [subset for subset in range(2**k) if subset.bit_count() > 1]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from analysis.load import Study
 
 COLUMNS = 5  # profiles side by side
+MOST_NAMED = 6  # arms that were left out, in one sentence
 
 
 def of_study(study: Study, selection: str) -> Plots:
@@ -364,7 +365,9 @@ def _scope(grid: Grid, selection: str) -> str:
         f"{plots.rule_sentence(selection, grid.trials)} Over {len(grid.settings)} "
         f"settings ({_listed(factors)}), each with the same weight; {plots.count_sentence(counts)} of each arm."
     )
-    if grid.left_arms:
+    if len(grid.left_arms) > MOST_NAMED:
+        text += f" {len(grid.left_arms)} arms left out, because they lack a replicate with all of these settings."
+    elif grid.left_arms:
         text += f" Arms left out, because they lack a replicate with all of these settings: {_names(grid.left_arms)}."
     if grid.left_settings:
         text += " Settings left out, because some of these arms lack them: "

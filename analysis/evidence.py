@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,12 +101,12 @@ def _null(looks: tuple[int, ...], sides: int) -> NDArray[np.float64]:
     random = np.random.default_rng(0)
     parts, chunk = [], 50_000
     for _ in range(DRAWS // chunk):
-        values = random.standard_normal((max(looks), chunk))
-        sums, squares = values.cumsum(axis=0), (values**2).cumsum(axis=0)
-        smallest = np.ones(chunk)
-        for n in looks:
-            mean = sums[n - 1] / n
-            error = np.sqrt((squares[n - 1] / n - mean**2) / (n - 1))
+        sums, squares, smallest = np.zeros(chunk), np.zeros(chunk), np.ones(chunk)
+        for before, n in pairwise((0, *looks)):
+            values = random.standard_normal((n - before, chunk))
+            sums, squares = sums + values.sum(axis=0), squares + (values**2).sum(axis=0)
+            mean = sums / n
+            error = np.sqrt((squares / n - mean**2) / (n - 1))
             t = mean / error
             p = 2 * stdtr(n - 1, -np.abs(t)) if sides == 2 else stdtr(n - 1, t)
             np.minimum(smallest, p, out=smallest)
@@ -196,7 +197,7 @@ def contrasts(
     low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks:
     where looks decided when to stop, they hold the truth in 92 to 95 % of studies.
     """
-    waiting = missing[missing["status"] == "not run"]
+    waiting = missing[missing["status"].isin(["not run", "preempted"])]
     planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
     counts = planned_rows.groupby("arm")["replicate"].max() + 1
     rows: list[dict[str, Any]] = []

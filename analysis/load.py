@@ -236,7 +236,8 @@ def load(root: str | Path, study: str, preset: str | None = None) -> Study:
     plan = json.loads(row["plan"])
     before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
     counts = {one["replicates"] for one in before if one["preset"] == plan["preset"] and not one.get("looks")}
-    earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < plan["replicates"]))
+    most = (plan.get("looks") or [plan["replicates"]])[-1]
+    earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < most))
     return replace(of_plan(store, plan, row["plan_hash"], unreadable), earlier=earlier)
 
 
@@ -274,9 +275,14 @@ def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable:
 
 
 def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
-    """What runs saw at the declared looks of a study, oldest first: plan, looks, and the contrasts as they stood."""
-    rows, _ = store.read("events", filters=[("kind", "==", "looked"), ("study", "==", study)], files="*-looked-*")
-    payloads = [json.loads(payload) for payload in rows.sort_values("at")["payload"]]
+    """What runs saw at the declared looks of a study, oldest first: plan, looks, and the contrasts as they stood.
+
+    Two drivers that took one look together count once.
+    """
+    of_study = [("kind", "==", "looked"), ("study", "==", study)]
+    rows, broken = store.read("events", filters=of_study, files="*-looked-*")
+    _report_unreadable(broken)
+    payloads = [json.loads(payload) for payload in rows.sort_values("at")["payload"].drop_duplicates()]
     return [payload for payload in payloads if payload["preset"] == preset]
 
 

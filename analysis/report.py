@@ -49,13 +49,14 @@ class Picture:
 class Section:
     """One panel, or what stands beside them, on the page.
 
-    `lead` comes first; `note` stands where there is nothing to draw; `asides`, by heading, are folded; `parts`, folded
-    if `folded`, come last.
+    `lead` comes first; `note` stands where there is nothing to draw; `more` (tables) and `asides`, by heading, are
+    folded; `parts`, folded if `folded`, come last.
     """
 
     name: str
     title: str
     pictures: list[Picture] = field(default_factory=list)
+    more: dict[str, dict[str, tables.Table]] = field(default_factory=dict)
     tables: dict[str, tables.Table] = field(default_factory=dict)  # by the stem of their files
     note: str = ""
     lead: list[str] = field(default_factory=list)
@@ -176,7 +177,7 @@ def summary(study: Study) -> Iterator[str]:
         before = " and ".join(str(count) for count in study.earlier)
         yield (
             f"Submitted before with {before} replicates: if there are more because of what those showed, verdicts err "
-            "more often than they say; --until-decided adds replicates without that."
+            "more often than they say; --until-decided, from the start, adds replicates without that."
         )
     if len(study.left):
         yield f"Shown apart, at the end: {_count(len(study.left), 'trial')} that the plan no longer asks for."
@@ -213,6 +214,8 @@ def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> V
     parts = [_numbers(row, word, family)] if not np.isnan(row["difference"]) else []
     if row["why"]:
         parts.append(row["why"])
+    elif looks and row["looked"] == looks[-1] and row["more"] <= evidence.MOST:
+        parts.append(f"the last look is taken: a new study would need about {round(row['more'] + row['n'])} replicates")
     elif row["more"] > evidence.MOST:
         parts.append(f"not even {evidence.MOST:,} more replicates would decide it")
     elif row["more"] > 0:
@@ -229,7 +232,8 @@ def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> V
                 f"{_count(count, 'trial')} of {name} diverged and {'counts' if count == 1 else 'count'} as chance"
             )
     if row["smallest_effect"] > 0:
-        parts.append(f"declared to matter from {100 * row['smallest_effect']:g} points")
+        least = f"{100 * row['smallest_effect']:g}"
+        parts.append(f"declared to matter from {least} {'point' if least == '1' else 'points'}")
     if row["direction"] != "any":
         agrees = "as declared" if word == row["direction"] else "against the declared direction"
         parts.append(agrees if word in ("helps", "hurts") else f"declared: {row['direction']}")
@@ -243,7 +247,7 @@ def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
     if row["paired"]:
         n = f"n = {_count(row['n'], 'pair')}"
     else:
-        n = f"n = {row['n']} and {row['n_against']}, unpaired ({row['reason']})"
+        n = f"n = {row['n']} and {row['n_against']}, unpaired: {row['reason']}"
     p = row["p_equivalence_holm"] if word == "equivalent" else row["p_holm"]
     tested = " against a difference that matters," * (word == "equivalent")
     over = f" after Holm over {family} contrasts" * (family > 1)
@@ -318,6 +322,27 @@ def flip_sentence(row: Mapping[str, Any], place: str = "") -> str:
         f"(by {100 * row['lead']:.1f} points at most), {row['late']} from {row['since']} on "
         f"(by {100 * row['final_lead']:.1f} at {row['budget']}; expected test accuracy)."
     )
+
+
+def rules_sentences(trials: pd.DataFrame, rules: pd.DataFrame) -> Iterator[str]:
+    """By how much the oracle flatters, and where last10 says little.  `rules`: of `statistics.rule_table`."""
+    ahead = 100 * rules["ahead_of_last"].dropna()
+    if len(ahead):
+        low, high = f"{ahead.min():.1f}", f"{ahead.max():.1f}"
+        span = f"{low} points on average" if low == high else f"{low} to {high} points on average, by arm"
+        yield f"Choosing each trial's epoch by its test accuracy would lift it above its last epoch by {span}."
+    if trials["epochs"].max() <= 10:
+        yield "Trials have at most ten epochs: last10 averages all of them, the first ones too."
+
+
+def papers_sentence(found: pd.DataFrame) -> str:
+    """How many of the reported numbers can be compared.  `found`: of `papers.beside`."""
+    reported = found[found["entry"].notna()]
+    count, comparable = len(reported), int(reported["comparable"].sum())
+    numbers = f"{count} reported {plots.plural('number', count)} nearest to what was measured here"
+    if not comparable:
+        return f"Nothing to compare: of the {numbers}, none comes from the same protocol; the table says what differs."
+    return f"Of the {numbers}, {comparable} {'comes' if comparable == 1 else 'come'} from the same protocol."
 
 
 def provenance(trials: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -415,8 +440,9 @@ def panels(report: Report) -> Iterator[Section]:
         if study.panel(name).empty:
             section.note = "No trial of this panel has finished yet."
             continue
-        laid_out = seed_tables.of_panel(study, name, rule)
-        section.tables = report.tables(**{name: tables.of_panel(study, name, rule), **laid_out})
+        section.tables = report.tables(**{name: tables.of_panel(study, name, rule)})
+        if laid_out := seed_tables.of_panel(study, name, rule):
+            section.more["As tables of papers have it"] = report.tables(**laid_out)
         if len(panel["across"]) > plots.MOST_FACTORS:
             crossed = len(panel["across"])
             section.note = f"Figures show at most {plots.MOST_FACTORS} crossed factors; this panel crosses {crossed}."
@@ -446,7 +472,13 @@ def rules(report: Report) -> Iterator[Section]:
     if len(table.frame):
         code = f"plots.selection_rules(tables.of_rules({report.loading}).frame)"
         pictures = [report.picture("rules", plots.selection_rules(table.frame), code)]
-        yield Section("rules", "What the choice of epoch changes", pictures, report.tables(rules=table))
+        yield Section(
+            "rules",
+            "What the choice of epoch changes",
+            pictures,
+            tables=report.tables(rules=table),
+            lead=list(rules_sentences(report.study.trials, table.frame)),
+        )
 
 
 def looks_taken(report: Report) -> Iterator[Section]:
@@ -479,7 +511,12 @@ def beside(report: Report) -> Iterator[Section]:
     table = papers.table(report.study, report.rule)
     if not table.rows:
         return
-    section = Section("papers", "Beside the papers", tables=report.tables(papers=table))
+    section = Section("papers", "Beside the papers", lead=[papers_sentence(table.frame)])
+    saved = report.tables(papers=table)
+    if table.frame["comparable"].any():
+        section.tables = saved
+    else:
+        section.more["What papers report, and how their protocols differ"] = saved
     names = sorted(table.frame["paper"].dropna().unique())
     section.asides = {f"{name}: {papers.paper(name).title}": said for name in names if (said := papers.notes(name))}
     yield section

@@ -19,16 +19,23 @@ OF_RATIOS = ("train/accuracy", "validation/accuracy")  # its Table 4
 
 
 def of_panel(study: Study, panel: str, selection: str) -> dict[str, Table]:
-    """By name: arms by levels, where a factor is crossed; with a validation set also what document 002 tabulates."""
+    """By name: arms by levels, where a factor is crossed; with a validation set also what document 002 tabulates.
+
+    Without columns of metrics that no trial of the panel recorded.
+    """
     declared = study.plan["panels"][panel]
     trials = study.panel(panel)
     if not declared["across"] or trials.empty:
         return {}
     found = {f"{panel}-levels": by_level(study, panel, selection)}
     if trials["accuracy_val_selected"].notna().any() and len(declared["across"]) == 1:
-        found[f"{panel}-training"] = by_level(study, panel, selection, OF_RATIOS)
-        arms = trials["arm"].cat.remove_unused_categories().cat.categories
-        found |= {f"{panel}-{arm}": of_arm(study, panel, arm, selection) for arm in arms}
+        curves = study.epochs(OF_ARM)
+        recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
+        if of_ratios := [metric for metric in OF_RATIOS if metric in recorded]:
+            found[f"{panel}-training"] = by_level(study, panel, selection, of_ratios)
+        if len(of_one := [metric for metric in OF_ARM if metric in recorded]) > 1:  # test accuracy stands above
+            arms = trials["arm"].cat.remove_unused_categories().cat.categories
+            found |= {f"{panel}-{arm}": of_arm(study, panel, arm, selection, of_one) for arm in arms}
     return found
 
 
@@ -70,7 +77,7 @@ def by_level(study: Study, panel: str, selection: str, metrics: Sequence[str] = 
     header = ["arm"]
     for column in columns:
         names = [_level(trials, factor, column[factor]) for factor in across]
-        if len(metrics) > 1 or not across:
+        if tuple(metrics) != ("test/accuracy",) or not across:
             names.append(plots.metric_name(column["metric"]).replace("\n", " "))
         header.append(", ".join(names))
     title = study.plan["panels"][panel]["title"]

@@ -22,6 +22,7 @@ LEVEL = 0.95
 ROUNDING = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
 CLASSES = 10  # of a trial whose row does not hold its transition matrix
 PAIRING = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
+AGREE = "data, noise and split hashes agree"
 DRAWS = 2000  # of a bootstrap
 BEST = (  # columns of `best_so_far`
     *("suggestions", "epochs", "expected_epochs", "number", "seen_validation", "seen_test"),
@@ -93,16 +94,18 @@ def diverged(trials: pd.DataFrame) -> pd.Series:
 
 def accuracy(trials: pd.DataFrame, selection: str) -> pd.Series:
     """Test accuracy per trial, NaN where the rule gives none; a diverged trial counts as chance, 1 / K."""
-    classes = trials["transition"].map(lambda text: len(json.loads(text)) if isinstance(text, str) else CLASSES)
-    chance = 1 / classes.astype(float)
-    return trials[f"accuracy_{check_selection(selection)}"].astype(float).where(~diverged(trials), chance)
+    lost = diverged(trials).to_numpy(bool)
+    scores = trials[f"accuracy_{check_selection(selection)}"].astype(float).to_numpy(copy=True)
+    texts = trials["transition"].to_numpy()[lost]  # of the others it is not needed, and long to read
+    scores[lost] = [1 / (len(json.loads(text)) if isinstance(text, str) else CLASSES) for text in texts]
+    return pd.Series(scores, trials.index)
 
 
 def mean(values: ArrayLike) -> Estimate:
     """Mean over the last axis with Student's t interval, n - 1 degrees of freedom."""
     values = np.asarray(values, dtype=float)
     n = values.shape[-1]
-    return _estimate(values.mean(-1), _variance(values) / n, np.asarray(n - 1.0))
+    return t_interval(values.mean(-1), variance(values) / n, np.asarray(n - 1.0))
 
 
 def paired_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
@@ -113,11 +116,37 @@ def paired_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
 def welch_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
     """Difference of two independent means; Welch (1947), Satterthwaite's degrees of freedom."""
     values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)
-    n, m = values.shape[-1], against.shape[-1]
-    a, b = _variance(values) / n, _variance(against) / m
+    counts = values.shape[-1], against.shape[-1]
+    variances = [variance(side) / count for side, count in zip((values, against), counts, strict=True)]
+    difference, total = values.mean(-1) - against.mean(-1), np.asarray(sum(variances))
+    return t_interval(difference, total, satterthwaite(variances, counts))
+
+
+def variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unbiased variance on the last axis; NaN for one value."""
+    if values.shape[-1] < 2:
+        return np.full(values.shape[:-1], np.nan)
+    return np.asarray(values.var(-1, ddof=1))
+
+
+def satterthwaite(variances: Sequence[NDArray[np.float64]], counts: Sequence[int]) -> NDArray[np.float64]:
+    """Degrees of freedom of a sum of independent estimates with these variances (1946), each of so many replicates.
+
+    Those of all together where nothing varies.  Shapes broadcast.
+    """
+    total = np.asarray(sum(variances))
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(a + b > 0, (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)), n + m - 2.0)
-    return _estimate(values.mean(-1) - against.mean(-1), a + b, freedom)
+        parts = sum(each**2 / (count - 1) for each, count in zip(variances, counts, strict=True))
+        return np.where(total > 0, total**2 / parts, float(sum(counts) - len(counts)))
+
+
+def t_interval(value: NDArray[np.float64], variance: NDArray[np.float64], freedom: NDArray[np.float64]) -> Estimate:
+    """An estimate with this variance.  Without spread there is no interval: few replicates on few test images can
+    agree by chance."""
+    error = np.sqrt(np.where(variance > ROUNDING**2, variance, np.nan))
+    half = stdtrit(freedom, 0.5 + LEVEL / 2) * error
+    p = 2 * stdtr(freedom, -np.abs(value / error))
+    return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))
 
 
 def correlation(values: ArrayLike, against: ArrayLike) -> float:
@@ -135,27 +164,37 @@ def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Compari
     """
     left, right = (rows.assign(score=accuracy(rows, selection)).dropna(subset="score") for rows in (arm, against))
     pairs = left.merge(right, on="replicate", suffixes=("", "_against")).sort_values("replicate")
-    agree = {name: pairs[name].notna() & (pairs[name] == pairs[f"{name}_against"]) for name in PAIRING}
-    differing = [name.removesuffix("_hash") for name in PAIRING if not agree[name].all()]
-    paired = len(pairs) > 0 and not differing
+    reason = disagreement([pairs[[name + end for name in PAIRING]].to_numpy(object) for end in ("", "_against")])
+    paired = not reason
     if paired:
         estimate = paired_difference(pairs["score"], pairs["score_against"])
         n, n_against = len(pairs), len(pairs)
         alone = len(left) + len(right) - 2 * len(pairs)
-        reason = "data, noise and split hashes agree" + (
-            f"; {alone} replicates without a partner left out" * (alone > 0)
-        )
+        reason = AGREE + f"; {alone} replicates without a partner left out" * (alone > 0)
         rho = correlation(pairs["score"], pairs["score_against"])
     else:
         n, n_against, rho = len(left), len(right), float("nan")
         estimate = (
             welch_difference(left["score"], right["score"]) if n and n_against else Estimate(*[np.asarray(np.nan)] * 6)
         )
-        reason = (
-            f"{' and '.join(differing)} hashes differ or are absent" if len(pairs) else "no replicate is in both arms"
-        )
     difference, low, high, p, error, freedom = map(float, estimate)
     return Comparison(difference, low, high, p, n, n_against, rho, paired, reason, error, freedom)
+
+
+def disagreement(hashes: Sequence[NDArray[np.object_]]) -> str:
+    """Why replicates that arms share cannot be compared one by one; empty where they can.
+
+    `hashes`: those of `PAIRING` of each arm, (..., 3), aligned by replicate.
+    """
+    first, *others = hashes
+    if not len(first):
+        return "the arms have no replicate in common"
+    differing = [
+        name.removesuffix("_hash")
+        for place, name in enumerate(PAIRING)
+        if pd.isna(first[..., place]).any() or any((first[..., place] != one[..., place]).any() for one in others)
+    ]
+    return f"{' and '.join(differing)} hashes differ or are absent" if differing else ""
 
 
 def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selection: str) -> pd.DataFrame:
@@ -286,18 +325,3 @@ def ranking_flips(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unbiased variance on the last axis; NaN for one value."""
-    if values.shape[-1] < 2:
-        return np.full(values.shape[:-1], np.nan)
-    return np.asarray(values.var(-1, ddof=1))
-
-
-def _estimate(value: NDArray[np.float64], variance: NDArray[np.float64], freedom: NDArray[np.float64]) -> Estimate:
-    """Without spread there is no interval: few replicates on few test images can agree by chance."""
-    error = np.sqrt(np.where(variance > ROUNDING**2, variance, np.nan))
-    half = stdtrit(freedom, 0.5 + LEVEL / 2) * error
-    p = 2 * stdtr(freedom, -np.abs(value / error))
-    return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))

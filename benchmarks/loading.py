@@ -1,9 +1,9 @@
 """How long does it take to read the results of a large study, beside what else reads parquet?
 
 Writes a folder of one file per attempt by the store's own writers, then reads it in turn: the whole trial table, and
-one metric of all epochs.  `analysis.load` also joins the rows with the plan; it is timed after a first call, which left
-a copy of all rows.  Unlike DuckDB, and pandas and pyarrow by default, the store verifies the checksum of every page, and
-names a damaged file instead of failing on it.
+one metric of all epochs.  `analysis.load` also joins the rows with the plan; it is timed after a first call, which
+left a copy of all rows.  Unlike DuckDB, and pandas and pyarrow by default, the store verifies the checksum of every
+page, and names a damaged file instead of failing on it.
 Prints medians over the rounds and their ratios.
 
     python benchmarks/loading.py [--trials 10000 --epochs 300 --rounds 3 --folder DIR]

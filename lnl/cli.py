@@ -206,8 +206,11 @@ def _guarded(act: Any) -> int:
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
     storage: Path = options.storage.expanduser().resolve()
     store = Store(storage)
-    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": _looks(study, options, store)}
+    looks = _looks(study, options, store, searches=command == "search" or study.search is not None)
+    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks}
     plan = study.plan(options.preset, **asked)
+    if options.until_decided and not plan.record["contrasts"]:
+        raise UsageError("--until-decided has nothing to decide: declare contrasts of arms that this preset has.")
     if unknown := set(options.arms or ()) - set(plan.record["arms"]):
         raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record['arms'])}.")
     if options.method is not None:
@@ -231,7 +234,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     else:
         Console().print(arm_table(_arm_rows(statuses)))
         print(_totals(statuses))
-        _print_verdicts(_contrasts(plan, store))
+        _print_verdicts(_contrasts(plan, store), plan.record["looks"])
     if not options.json:
         _print_searches(plan, options, statuses)
     return COMPLETE if complete or command == "plan" else INCOMPLETE
@@ -256,30 +259,36 @@ def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> d
     return None
 
 
-def _looks(study: Study, options: argparse.Namespace, store: Store) -> tuple[int, ...] | None:
-    """The looks that the flags ask for, else those that an earlier run declared; None: the study's own."""
+def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bool) -> tuple[int, ...] | None:
+    """The looks that the flags ask for, else the study's own, else those that an earlier run declared."""
     from lnl import sequential
 
     if options.max_seeds is not None and not options.until_decided:
         raise UsageError("--max-seeds N belongs to --until-decided: give both, or --seeds N for a fixed number.")
+    if options.until_decided and searches:
+        raise UsageError("A search compares arms at a fixed number of replicates: leave out --until-decided.")
     fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
     if options.max_seeds is not None:
         return sequential.schedule(fixed.record["replicates"], options.max_seeds)
-    if options.until_decided and not study.looks_of(options.preset):
+    looks = None
+    if options.seeds is None and not searches:
+        looks = study.looks_of(options.preset) or sequential.declared_before(store, study.name, fixed.preset)
+    if options.until_decided and looks is None:
         raise UsageError("--until-decided needs --max-seeds N: the most replicates that a contrast may get.")
-    if options.until_decided:
-        return None
-    return None if options.seeds is not None else sequential.declared_before(store, study.name, fixed.preset)
+    return looks
 
 
-def _as_it_stands(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -> Plan:
-    """The plan with what results so far ask for: replicates of undecided contrasts, or searched arms."""
+def _as_it_stands(make: Callable[..., Plan], store: Store, options: argparse.Namespace, record: bool = False) -> Plan:
+    """The plan with what results so far ask for: replicates of undecided contrasts, or searched arms.
+
+    `record`: keep looks that no driver lived to keep.
+    """
     plan = make()
     if not plan.record["looks"]:
         return _confirmed(plan, store, options)
     from lnl import sequential
 
-    return sequential.grown(make, store)[0]
+    return sequential.grown(make, store, record)[0]
 
 
 def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
@@ -331,7 +340,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         else:
             print(stopped, file=sys.stderr)
         return _code_of(stopped)
-    further: Plan | None = _as_it_stands(make, store, options)
+    further: Plan | None = _as_it_stands(make, store, options, record=True)
     while further is not None:
         plan, progress = further, Progress(further, quiet=options.json)
         outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
@@ -351,7 +360,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store), **about}, indent=1))
     else:
         print(_totals(statuses))
-        _print_verdicts(_contrasts(plan, store))
+        _print_verdicts(_contrasts(plan, store), plan.record["looks"])
         for failure in sorted(
             {f"{s.planned.arm}: {s.failure.splitlines()[0]}" for s in statuses if s.state == "failed" and s.failure}
         ):
@@ -484,11 +493,13 @@ def _contrasts(plan: Plan, store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def _print_verdicts(contrasts: Sequence[dict[str, Any]]) -> None:
+def _print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
     """A line for each declared contrast."""
+    last = looks[-1] if looks else None  # after which none gets more
     width = max((len(f"{row['arm']} against {row['against']}") for row in contrasts), default=0)
     for row in contrasts:
-        text = row["why"] or (f"about {row['more']:g} more replicates" if row["more"] else "")
+        more = f"about {row['more']:g} more replicates" if row["more"] else ""
+        text = row["why"] or (more if last is None or row["looked"] != last else "")
         if row["difference"] is not None:
             between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
             text = f"{100 * row['difference']:+.2f}{between} points, n = {row['n']}" + (f"; {text}" if text else "")
@@ -503,18 +514,15 @@ def _print_detectable(plan: Plan, store: Store) -> None:
     if not contrasts:
         return
     count = (looks or [plan.record["replicates"]])[-1]
+    asked, family = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((count, "replicate"), (len(contrasts), "contrast")))
+    if count < evidence.FEWEST:
+        least = f"{evidence.FEWEST} (--seeds {evidence.FEWEST})"
+        print(f"No verdict on {family} comes of {asked}: ask for at least {least}.")
+        return
     alpha = evidence.ALPHA / len(contrasts)
     alpha = evidence.level_of_a_look(alpha, looks) if looks else alpha
     at_most = "up to " if looks else ""
-    print(
-        f"Differences that {at_most}{count} {'replicate' if count == 1 else 'replicates'} find with a chance of "
-        f"{evidence.POWER:.0%}, at 5 % over {len(contrasts)} {'contrast' if len(contrasts) == 1 else 'contrasts'}:"
-        if count >= evidence.FEWEST
-        else f"{count} replicates allow no verdict on the {len(contrasts)} declared contrasts: ask for at least "
-        f"{evidence.FEWEST} (--seeds {evidence.FEWEST})."
-    )
-    if count < evidence.FEWEST:
-        return
+    print(f"Differences that {at_most}{asked} find with a chance of {evidence.POWER:.0%}, at 5 % over {family}:")
     width = max(len(f"{row['arm']} against {row['against']}") for row in contrasts)
     for row in contrasts:
         pilot = row["deviation"] is not None and row["n"] >= PILOT
@@ -524,7 +532,8 @@ def _print_detectable(plan: Plan, store: Store) -> None:
         text = f"{100 * found:.2f} points ({source})"
         if smallest := row["smallest_effect"]:
             needed = evidence.replicates_needed(smallest, spread, 0.0, alpha)
-            enough = "enough" if needed <= count else f"which {needed:g} replicates find"
+            finders = f"{needed:g}" if needed <= evidence.MOST else f"more than {evidence.MOST:,}"
+            enough = "enough" if needed <= count else f"which {finders} replicates find"
             text += f"; declared to matter from {100 * smallest:g}: {enough}"
         print(f"  {row['arm'] + ' against ' + row['against']:{width}}  {text}")
 
@@ -597,12 +606,13 @@ def _doctor(storage: Path, as_json: bool) -> int:
     remedies = {
         "trials": "remove it, then run the study again",
         "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
+        "arrays": "remove it and its row below trials, then run the study again",
         "suggestions": "remove it; the search goes on without it",
         "studies": "remove it",
         "events": "remove it",
     }
     for table, remedy in remedies.items():
-        _, broken = store.read(table)
+        _, broken = store.read(table, check=True)
         problems += [f"unreadable {path.relative_to(store.root)}: {remedy}." for path in broken]
     for trial, lease in leases(store).items():
         if not lease["alive"]:

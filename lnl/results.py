@@ -419,6 +419,7 @@ class Store:
         return frame.sort_values("submitted_at", ignore_index=True)
 
 
+UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
 TOGETHER = 50  # parts that a thread reads at once: thousands of small tables that live together are slow to make
 JOINED = ".joined.parquet"
 MANY = 200  # parts that are not in the joined file yet, and make it worth writing anew
@@ -441,13 +442,17 @@ def _joined(folder: Path, paths: Sequence[Path]) -> tuple[pa.Table, list[Path]]:
     are not in it, it is written anew.  Without it, or where it cannot be written, everything takes longer and is the
     same.
     """
-    stamps = {path.name: f"{about.st_size}-{about.st_mtime_ns}" for path in paths if (about := path.stat())}
+    stamps = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed: then it is told where it is opened
+            about = path.stat()
+            stamps[path.name] = f"{about.st_size}-{about.st_mtime_ns}"
     known = _known(folder / JOINED, stamps)
     unknown = _others(paths, known)
     if len(unknown) > MANY:
         read = [part for parts, _, _ in _read_all(unknown, "trials", TRIALS.append(PART), None) for part in parts]
         fresh = pa.concat_tables(read) if read else known.select([*TRIALS.names, PART.name]).slice(0, 0)
-        stamp = pa.array([stamps[name] for name in fresh[PART.name].to_pylist()], pa.string())
+        stamp = pa.array([stamps.get(name) for name in fresh[PART.name].to_pylist()], pa.string())
         known = pa.concat_tables([known, fresh.append_column(STAMP, stamp)]).combine_chunks()
         with contextlib.suppress(StorageError):
             _write_table(folder / JOINED, known)
@@ -461,7 +466,7 @@ def _known(path: Path, stamps: Mapping[str, str]) -> pa.Table:
     schema = TRIALS.append(PART).append(STAMP)
     try:
         rows = pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (OSError, UnicodeDecodeError, pa.ArrowException):
+    except UNREADABLE:
         return schema.empty_table()
     if not rows.schema.equals(schema):
         return schema.empty_table()
@@ -485,7 +490,7 @@ def _read_parts(
     for path in paths:
         try:
             parts.append((path, _read_part(path, inside, schema)))
-        except (OSError, UnicodeDecodeError, pa.ArrowException):
+        except UNREADABLE:
             broken.append(path)
     if not parts:
         return [], broken, 0

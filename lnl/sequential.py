@@ -18,6 +18,7 @@ from lnl.results import Store
 from lnl.study import Plan
 
 BLOCK = 2  # replicates from one look to the next
+JUDGED = ("arm", "against", "looked", "p_holm", "p_equivalence_holm", "verdict")  # what makes a look another one
 
 
 def schedule(first: int, last: int) -> tuple[int, ...]:
@@ -28,15 +29,18 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     return (*range(first, last, BLOCK), last)
 
 
-def grown(make: Callable[..., Plan], store: Store) -> tuple[Plan, pd.DataFrame]:
+def grown(make: Callable[..., Plan], store: Store, record: bool = False) -> tuple[Plan, pd.DataFrame]:
     """The plan with as many replicates as the results so far ask for, and the contrasts as they stand.
 
-    `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.
+    `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.  `record`: keep every
+    look on the way as an event, unless it is kept already: a driver may have been killed before it could.
     """
     reached: dict[str, int] = {}
     while True:
         plan = make(reached=reached)
         contrasts = of_plan(store, dict(plan.record), plan.hash).contrasts()
+        if record:
+            _record(store, plan, contrasts)
         further = _further(contrasts, plan.record["looks"], reached)
         if further == reached:
             return plan, contrasts
@@ -56,17 +60,18 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
 
 def look(make: Callable[..., Plan], plan: Plan, store: Store) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
-    contrasts = of_plan(store, dict(plan.record), plan.hash).contrasts()
-    if contrasts["looked"].isna().all():
-        return "No look yet: trials of all declared contrasts are missing.", None
-    if all(before["plan"] != plan.hash for before in looks_taken(store, plan.study, plan.preset)):
-        _record(store, plan, contrasts)
-    further, _ = grown(make, store)
-    counts = contrasts["verdict"].value_counts()
-    shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in evidence.VERDICTS if verdict in counts)
-    sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
+    results = of_plan(store, dict(plan.record), plan.hash)
+    contrasts = results.contrasts()
+    further, _ = grown(make, store, record=True)
+    sentence = "No look yet"
+    if contrasts["looked"].notna().any():
+        counts = contrasts["verdict"].value_counts()
+        shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in evidence.VERDICTS if verdict in counts)
+        sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
     if further.hash == plan.hash:
-        return f"{sentence}; no further look.", None
+        waiting = sorted(set(results.missing.loc[results.missing["status"] == "not run", "arm"]))
+        rest = f"trials of {', '.join(waiting)} have not run" if waiting else "no further look"
+        return f"{sentence}; {rest}.", None
     more = sorted(_growing(plan, further))
     return f"{sentence}; more replicates for {', '.join(more)}.", further
 
@@ -77,24 +82,44 @@ def _growing(plan: Plan, further: Plan) -> set[str]:
 
 
 def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
-    """Keep what a look showed, as an event."""
+    """Keep what a look showed as an event, unless there is no look in it, or the same was seen before."""
     named = ["arm", "against", "n", "looked", "difference", "low", "high", "p_holm", "p_equivalence_holm", "verdict"]
     seen: list[dict[str, Any]] = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
         for row in statistics.records(contrasts[named])
     ]
-    about = {"preset": plan.preset, "plan": plan.hash, "looks": plan.record["looks"]}
-    store.write_event(plan.study, "looked", **about, contrasts=seen)
+    before = [_judgement(look["contrasts"]) for look in looks_taken(store, plan.study, plan.preset)]
+    if contrasts["looked"].notna().any() and _judgement(seen) not in before:
+        store.write_event(plan.study, "looked", preset=plan.preset, plan=plan.hash, **_declared(plan), contrasts=seen)
+
+
+def _declared(plan: Plan) -> dict[str, Any]:
+    """What must stay as it is from the first look on."""
+    return {"looks": plan.record["looks"], "selection": plan.record["selection"], "family": plan.record["contrasts"]}
+
+
+def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[row[name] for name in JUDGED] for row in contrasts]
 
 
 def check_looks(store: Store, plan: Plan) -> None:
-    """Raise `ValueError` where results were already judged at other looks: their error control would be void."""
+    """Raise `ValueError` where results were judged at other looks, or contrasts: their error control would be void."""
     for before in looks_taken(store, plan.study, plan.preset):
-        if before["looks"] != plan.record["looks"]:
+        looks = tuple(before["looks"])
+        if looks != tuple(plan.record["looks"]):
+            by_flags = len(looks) > 1 and schedule(looks[0], looks[-1]) == looks
+            flags = f"--seeds {looks[0]} --until-decided --max-seeds {looks[-1]}"
+            again = f"use {flags}" if by_flags else f"declare looks={looks}"
             raise ValueError(
                 f"Results of {plan.study} (preset {plan.preset}) were already judged at the declared looks "
-                f"{', '.join(map(str, before['looks']))}, and another number of replicates would void their error "
-                f"control: use --until-decided --max-seeds {before['looks'][-1]}, or another --storage."
+                f"{', '.join(map(str, looks))}, and another number of replicates would void their error control: "
+                f"{again}, or use another --storage."
+            )
+        if any(before[name] != said for name, said in _declared(plan).items()):
+            raise ValueError(
+                f"Results of {plan.study} (preset {plan.preset}) were already judged under other contrasts or another "
+                "selection rule, and a change would void their error control: declare what was declared, or use "
+                "another --storage."
             )
 
 

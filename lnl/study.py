@@ -277,8 +277,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             looks = self.looks_of(preset)
         _check_looks(looks := tuple(looks or ()))
         count = looks[0] if looks else replicates or chosen.replicates or self.replicates
-        if count > SEARCH_REPLICATES:
-            raise ValueError(f"{count} replicates are too many: those from {SEARCH_REPLICATES} on belong to searches.")
+        if (most := max((count, *looks))) > SEARCH_REPLICATES:
+            raise ValueError(f"{most} replicates are too many: those from {SEARCH_REPLICATES} on belong to searches.")
         level = {factor: _get(base, factor) for factor in factors}
 
         found: dict[str, Planned] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from lnl import methods
 from lnl.methods import Method
 from lnl.task import Task, Truth
 from lnl.trial import Execution, Noise, Trial, assemble
+
+# Ray's workers give way to everybody by default: beside other tests they would starve until something runs out of time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,7 @@ import scipy.stats
 from matplotlib.colors import same_color
 from scipy.special import ndtr
 
-from analysis import aggregate, aggregate_plots, load, plots
+from analysis import aggregate, aggregate_plots, load, plots, statistics
 from analysis.aggregate import (
     effect_coefficients,
     factorials,
@@ -220,7 +220,7 @@ def bound(count, tail=0.001):
 def test_the_interval_of_an_iqm_covers_it(n, correlation):
     # the five settings are symmetric about 1.5, so the IQM is
     values = interquartile_mean(draws(3000, n, 5, correlation, seed=0))
-    found = aggregate.statistics.mean(values)
+    found = statistics.mean(values)
     low, high = bound(3000)
     assert low <= covered(found.low, found.high, 1.5) <= high
 
@@ -245,7 +245,7 @@ def test_the_interval_of_a_probability_covers_it(n, correlation, lead):
 
 def test_a_t_interval_of_a_probability_near_one_does_not():
     won = draws(2000, 4, 6, 0.3, seed=2, spread=0) + 2 > 0
-    found = aggregate.statistics.mean(won.mean(-1))
+    found = statistics.mean(won.mean(-1))
     assert covered(np.nan_to_num(found.low, nan=1), np.nan_to_num(found.high, nan=1), ndtr(2)) < 0.7
     assert covered(*proportion(won)[1:], ndtr(2)) >= bound(2000)[0]
 
@@ -507,6 +507,17 @@ def test_other_noise_draws_are_never_paired(tmp_path):
     assert "unpaired" in aggregate_plots.of_study(study, "last")["factorial-a-b"].caption
 
 
+def test_many_arms_that_were_left_out_are_counted(results):
+    study, _ = results
+    grid = aggregate.grid(study, "last")
+    few = dataclasses.replace(grid, left_arms=list("abcdef"))
+    assert "these settings: a, b, c, d, e and f." in aggregate_plots._scope(few, "last")
+    many = dataclasses.replace(grid, left_arms=list("abcdefg"))
+    assert " 7 arms left out, because they lack a replicate with all of these settings." in (
+        aggregate_plots._scope(many, "last")
+    )
+
+
 def test_figures_show_their_frames_and_say_what_was_left_out(results):
     study, _ = results
     figures = aggregate_plots.of_study(study, "last")
@@ -614,3 +625,11 @@ def test_no_other_part_without_gaps_is_larger():
         found = shape(frame, "arm0")
         assert (len(found[0]) * len(found[1]) if found else 0) == max([len(a) * len(b) for a, b in full], default=0)
         assert found is None or frame.loc[found[0], list(found[1])].to_numpy().all()
+
+
+def test_a_large_study_full_of_gaps_is_searched_only_as_far_as_it_pays():
+    """Trying all parts would take minutes; the one of 18 × 24 that is there is found among gaps of a fifth."""
+    table = np.random.default_rng(6).random((30, 40)) < 0.8
+    table[:18, :24] = True
+    kept = aggregate._rectangle(present(**{f"arm{i}": row for i, row in enumerate(table)}), "arm0")
+    assert kept.to_numpy().all() and kept.size >= 18 * 24

@@ -75,7 +75,10 @@ def test_settings_are_fields_of_the_method(method: str, numbers: pd.DataFrame) -
     fields = methods.load(method).Config.model_fields
     for settings in numbers[numbers["method"] == method]["settings"]:
         for key, value in settings.items():
-            TypeAdapter(fields[key].rebuild_annotation()).validate_python(value)
+            field, _, part = key.partition(".")
+            kind = TypeAdapter(fields[field].rebuild_annotation())
+            assert not part or part in fields[field].annotation.model_fields
+            kind.validate_python({part: value} if part else value)
 
 
 @pytest.mark.parametrize(
@@ -325,8 +328,8 @@ SYMMETRIC = {"kind": "symmetric", "rate": 0.5, "include_true": False}
         ({"noise": "pair", "include_true": None}, {}, "noise", "noise symmetric here, pair in the paper"),
         ({"noise": "asymmetric_block", "include_true": None}, {"noise": {"kind": "asymmetric", "rate": 0.5}}, "noise",
          "noise asymmetric here, asymmetric_block in the paper"),
-        ({}, {"noise": SYMMETRIC}, "noise convention", "50.0% of the labels are wrong here, 45.0% there"),
-        ({"include_true": None}, {}, "noise convention", "the paper's is not known"),
+        ({}, {"noise": SYMMETRIC}, "noise convention", "50.0% of the labels are wrong here, 45.0% in the paper"),
+        ({"include_true": None}, {}, "noise convention", "the paper's convention is not known"),
         ({"rate": 0.2}, {}, "noise rate", "45.0% of the labels are wrong here, 18.0% in the paper"),
         ({"labels": 4000}, {}, "labels", "all labels here, 4000 in the paper"),
         ({}, {"labels": 250}, "labels", "250 labels here, all in the paper"),
@@ -340,6 +343,8 @@ SYMMETRIC = {"kind": "symmetric", "rate": 0.5, "include_true": False}
         ({}, {"method.lambda_u": 0.0}, "settings", "lambda_u 0.0 here, 25.0 in the paper"),
         ({}, {"method.co_guess": False}, "variant", "co_guess False here, True in the paper"),
         ({}, {"method.batch_size": 32}, "settings", "set here, and not known of the paper: batch_size"),
+        ({"settings": {}}, {}, "settings", "the paper's parameters are not known"),
+        ({"settings": {}}, {"method.batch_size": 32}, "settings", "the paper's parameters are not known"),
         ({}, {"epochs": 100}, "epochs", "100 epochs here, 300 in the paper"),
         ({"epochs": None}, {}, "epochs", "the paper's are not known"),
         ({}, {"steps": 40}, "epochs", "an epoch is 40 steps here, one pass in the paper"),
@@ -375,6 +380,20 @@ def test_an_oracle_of_ours_is_called_one() -> None:
 
 def test_two_conventions_with_as_many_wrong_labels_are_the_same_noise() -> None:
     assert flags({}, {"noise": {"kind": "symmetric", "rate": 0.45, "include_true": False}}) == []
+
+
+def test_a_rate_differs_whether_or_not_the_convention_is_known() -> None:
+    found = [what for what, _ in flags({"include_true": None, "rate": 0.2}, {})]
+    assert found == ["noise rate", "noise convention"]
+    pair, flip = {"noise": {"kind": "pair", "rate": 0.5}}, {"noise": "flip", "include_true": None, "rate": 0.2}
+    assert [what for what, _ in flags(flip, pair)] == ["noise", "noise rate"]
+
+
+def test_a_rate_of_zero_is_no_noise() -> None:
+    nothing = {"noise": "none", "rate": 0.0, "include_true": None}
+    assert flags(nothing, {"noise": {"kind": "symmetric", "rate": 0.0}}) == []
+    few = {"method": "label_propagation", "labels": 50, "noise": {"kind": "symmetric", "rate": 0.0}}
+    assert {entry.value for entry in nearest(**few, **{"method.clamp": "hard"})} == {0.97}, "seed document 003"
 
 
 def test_unlabelled_images_count_where_few_are_labelled() -> None:
@@ -511,7 +530,7 @@ def test_no_comparison_of_few_replicates_or_of_replicates_that_do_not_differ(fra
     def said(arm: str) -> str:
         return str(frame[(frame["arm"] == arm) & (frame["where"] == "Table 1, last")]["comparison"].iloc[0])
 
-    assert said("few").startswith("too few replicates here: 3, at least 4; one run in the paper; 3 replicates here")
+    assert said("few") == "not compared; one run in the paper; 3 replicates here, fewer than 4"
     assert said("alike").startswith("our replicates do not differ: no interval")
 
 
@@ -560,6 +579,9 @@ def test_the_table_of_a_paper(study: Study) -> None:
         "alike: 94.40, n = 4",
     }
     assert all(row[6] == "94.40" and row[4] == "the mean of the last ten epochs" for row in shown)
+    compared = table.frame["arm"].notna()
+    assert table.frame.loc[~compared, "n"].isna().all(), "n is of ours, n_reported of theirs"
+    assert set(table.frame.loc[compared, "n"]) == {3, 4, 5} and set(table.frame["n_reported"]) == {1}
     alone = papers.registry_table("dividemix")
     assert len(alone.rows) == sum(entry.paper == "dividemix" for entry in papers.entries())
     assert {row[7] for row in alone.rows} == {""}

@@ -81,7 +81,8 @@ def row(**changes: Any) -> dict[str, Any]:
     numbers = {"difference": 0.012, "low": 0.004, "high": 0.02, "p_holm": 0.0041, "p_equivalence_holm": 0.9}
     about = {"arm": "frozen_head", "against": "full", "direction": "any", "smallest_effect": 0.005}
     pairs = {"n": 8, "n_against": 8, "paired": True, "reason": "hashes agree"}
-    return {**about, **numbers, **pairs, "verdict": "helps", "why": "", "more": np.nan, "look": np.nan, **changes}
+    rest = {"why": "", "diverged": 0, "diverged_against": 0, **dict.fromkeys(("more", "look", "looked"), np.nan)}
+    return {**about, **numbers, **pairs, "verdict": "helps", **rest, **changes}
 
 
 UNDECIDED = {"verdict": "undecided", "p_holm": 0.2, "more": 6.0}
@@ -108,7 +109,7 @@ LOOKS = [4, 6, 8, 10]
             "−20.00 points [−30.00, −10.00], n = 8 pairs (p < 0.001 after Holm over 5 contrasts); as declared.",
         ),
         (
-            {"direction": "hurts", "look": 6.0, "looks": "4, 6"},
+            {"direction": "hurts", "look": 6.0, "looked": 6.0},
             LOOKS,
             "helps",
             "frozen head helps compared with full",
@@ -117,12 +118,22 @@ LOOKS = [4, 6, 8, 10]
             "against the declared direction.",
         ),
         (
-            UNDECIDED | {"direction": "helps", "looks": "4"},
+            UNDECIDED | {"direction": "helps", "looked": 4.0},
             LOOKS,
             "undecided",
             "frozen head against full is undecided",
             "+1.20 points [+0.40, +2.00], n = 8 pairs (p = 0.200 after Holm over 5 contrasts); about 6 more replicates "
-            "would decide it; looks so far: 4 of 4, 6, 8, 10; declared to matter from 0.5 points; declared: helps.",
+            "would decide it; looked after 4 replicates (looks at 4, 6, 8, 10); declared to matter from 0.5 points; "
+            "declared: helps.",
+        ),
+        (
+            UNDECIDED | {"more": np.nan, "diverged": 1, "diverged_against": 2, "smallest_effect": 0.01},
+            LOOKS,
+            "undecided",
+            "frozen head against full is undecided",
+            "+1.20 points [+0.40, +2.00], n = 8 pairs (p = 0.200 after Holm over 5 contrasts); no look yet (looks at "
+            "4, 6, 8, 10); 1 trial of frozen head diverged and counts as chance; 2 trials of full diverged and count "
+            "as chance; declared to matter from 1 point.",
         ),
         (
             UNDECIDED | {"more": np.inf, "smallest_effect": 0.0}
@@ -130,7 +141,7 @@ LOOKS = [4, 6, 8, 10]
             [],
             "undecided",
             "frozen head against full is undecided",
-            "+1.20 points [+0.40, +2.00], n = 8 and 7, unpaired (no hashes) (p = 0.200 after Holm over 5 contrasts); "
+            "+1.20 points [+0.40, +2.00], n = 8 and 7, unpaired: no hashes (p = 0.200 after Holm over 5 contrasts); "
             "not even 1,000 more replicates would decide it.",
         ),
         (
@@ -211,8 +222,45 @@ def test_every_file_that_the_page_links_to_lies_beside_it(page):
     assert linked == {path.name for path in page.parent.iterdir()} - {"index.html"}
 
 
+@pytest.mark.parametrize(
+    ("ahead", "epochs", "said"),
+    [
+        ([0.014, 0.002, np.nan], 300, ["above its last epoch by 0.2 to 1.4 points on average, by arm."]),
+        ([0.014], 300, ["above its last epoch by 1.4 points on average."]),
+        ([0.014], 10, ["last epoch by 1.4 points on average.", "last10 averages all of them, the first ones too."]),
+        ([np.nan], 11, []),
+    ],
+)
+def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
+    found = list(report.rules_sentences(pd.DataFrame({"epochs": [2, epochs]}), pd.DataFrame({"ahead_of_last": ahead})))
+    assert len(found) == len(said) and all(sentence.endswith(end) for sentence, end in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("comparable", "said"),
+    [
+        ([False, False], "Nothing to compare: of the 2 reported numbers nearest"),
+        ([True, False], "Of the 2 reported numbers nearest to what was measured here, 1 comes from the same protocol."),
+        ([True, True], "Of the 2 reported numbers nearest to what was measured here, 2 come from the same protocol."),
+    ],
+)
+def test_whether_papers_can_be_compared_is_said_first(comparable, said):
+    found = pd.DataFrame({"entry": [4, 7, None], "comparable": [*comparable, False]})  # the last: no paper has it
+    assert report.papers_sentence(found).startswith(said)
+
+
+def test_tables_as_papers_have_them_are_folded(page):
+    source = page.read_text()
+    for stem, heading in (("ratios-levels", "As tables of papers have it"), ("ratios", None)):
+        before = source[: source.index(f'href="{stem}.md"')]
+        folded = before.rindex("<details>") > before.rindex("</details>")
+        assert folded == (heading is not None)
+        assert heading is None or before[before.rindex("<summary>") :].startswith(f"<summary>{heading}</summary>")
+
+
 def test_the_choice_of_epoch_has_its_section(page):
     text = text_of(page)
+    assert "last10 averages all of them" in text  # of five epochs
     assert "What the choice of epoch changes" in text and "best_test, an oracle (%)" in text
     assert "oracle ahead of last (points)" in text and "val_selected" not in text  # no trial had a validation set
 

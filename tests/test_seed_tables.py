@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
@@ -96,10 +98,22 @@ def test_a_panel_has_the_tables_that_fit_it(study, tmp_path):
     simulation.submit(plan)
     simulation.run(plan["trials"], accuracy_val_selected=0.8, epoch_val_selected=3)
     validated = load(tmp_path, simulated.STUDY)
-    names = ["ratios-levels", "ratios-training", "ratios-mixmatch_only", "ratios-full"]
     tables = seed_tables.of_panel(validated, "ratios", "val_selected")
-    assert list(tables) == names and "selection rule val_selected" in tables["ratios-full"].caption
+    assert list(tables) == ["ratios-levels", "ratios-mixmatch_only", "ratios-full"], "no trial recorded the other's"
+    assert tables["ratios-full"].header[1:] == ["training loss", "test accuracy (%)"]
     assert seed_tables.of_panel(validated, "frozen_head", "last") == {}, "it crosses nothing"
+    for path in (tmp_path / "epochs").rglob("*.parquet"):
+        rows = pq.read_table(path)
+        split, metric = (rows.column(name).to_pylist() for name in ("split", "metric"))
+        losses = [(split[i], metric[i]) == ("train", "loss") for i in range(len(rows))]
+        accuracies = rows.filter(losses).set_column(
+            rows.column_names.index("metric"), rows.schema.field("metric"), [["accuracy"] * sum(losses)]
+        )
+        pq.write_table(pa.concat_tables([rows, accuracies]), path)
+    tables = seed_tables.of_panel(load(tmp_path, simulated.STUDY), "ratios", "val_selected")
+    assert list(tables) == ["ratios-levels", "ratios-training", "ratios-mixmatch_only", "ratios-full"]
+    assert tables["ratios-training"].header[1] == "1 : 1, training accuracy (%)"
+    assert "selection rule val_selected" in tables["ratios-full"].caption
 
 
 def test_what_nobody_measured_is_empty_and_an_absent_arm_is_refused(study):

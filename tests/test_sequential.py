@@ -1,15 +1,18 @@
 """Declared looks: which arms get more replicates, from rows that are written by hand."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
-from analysis import load
+from analysis import evidence, load
 from analysis.load import looks_taken
-from lnl import Contrast, Noise, Preset, Study, Trial, sequential
-from lnl.cli import main
+from lnl import Contrast, Noise, Preset, Search, Study, Trial, sequential
+from lnl.cli import main, study_main
 from lnl.results import Store, now
+from lnl.study import FEWEST_AT_A_LOOK, plan_row
+from tests.test_runner import execute
 
 LOOKS = (4, 6, 8)
 BASE = {"cross_entropy": 0.80, "better": 0.90, "same": 0.80, "unclear": 0.801}
@@ -131,10 +134,70 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(ValueError, match=r"already judged at the declared looks 4, 6, 8.*--max-seeds 8"):
+    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--seeds 4 --until-decided --max-seeds 8"):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))
+    wider = declare(contrasts=[Contrast(arm, against="cross_entropy", smallest_effect=0.02) for arm in list(BASE)[1:]])
+    for other in (wider, declare(selection="last10")):
+        with pytest.raises(ValueError, match="under other contrasts or another selection rule"):
+            sequential.check_looks(store, other.plan())
+
+
+def test_looks_that_no_flags_give_are_asked_for_by_their_declaration(tmp_path):
+    study, store = declare(looks=(4, 7, 8)), Store(tmp_path)
+    finish(store, study.plan())
+    sequential.look(study.plan, study.plan(), store)
+    with pytest.raises(ValueError, match=r"declare looks=\(4, 7, 8\), or use another --storage"):
+        sequential.check_looks(store, study.plan(looks=(4, 6, 8)))
+
+
+def seen(store):
+    """Of every look that was kept: replicates of each contrast by then, and how it stood."""
+    looks = looks_taken(store, "looked", "base")
+    return [[(row["looked"], row["verdict"]) for row in look["contrasts"]] for look in looks]
+
+
+def test_a_look_that_a_driver_was_killed_before_it_kept_is_kept_by_the_next(tmp_path):
+    study, store = declare(), Store(tmp_path)
+    finish(store, study.plan())
+    plan, _ = sequential.grown(study.plan, store)  # the next driver's; `plan` and `status` keep nothing
+    assert seen(store) == []
+    finish(store, plan)
+    sequential.look(study.plan, plan, store)
+    decided = [(4, "helps"), (4, "equivalent")]
+    assert seen(store) == [[*decided, (4, "undecided")], [*decided, (6, "undecided")]]
+    sequential.grown(study.plan, store, record=True)
+    assert len(seen(store)) == 2
+
+
+def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
+    """As with `--arms cross_entropy,better`, and then all: the plan is the same."""
+    study, store = declare(), Store(tmp_path)
+    plan = study.plan()
+    later = [(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)]
+    finish(store, plan, skip=later)
+    sentence, further = sequential.look(study.plan, plan, store)
+    assert sentence == "Look at 4 replicates: 1 helps, 2 undecided; trials of same, unclear have not run."
+    assert further is None
+    finish(store, plan)
+    _, further = sequential.look(study.plan, plan, store)
+    assert [[verdict for _, verdict in look] for look in seen(store)] == [
+        ["helps", "undecided", "undecided"],
+        ["helps", "equivalent", "undecided"],
+    ]
+    finish(store, further, skip=[("cross_entropy", replicate) for replicate in (4, 5)])
+    sentence, none = sequential.look(study.plan, further, store)  # as with `--arms unclear`
+    assert sentence.endswith("trials of cross_entropy have not run.") and none is None
+    assert len(seen(store)) == 2  # no look, so none is kept
+
+
+def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
+    study, store = declare(), Store(tmp_path)
+    finish(store, study.plan(), skip=[("cross_entropy", 2)])
+    sentence, further = sequential.look(study.plan, study.plan(), store)
+    assert sentence == "No look yet; trials of cross_entropy have not run." and further is None
+    assert seen(store) == []
 
 
 def test_the_report_reads_the_plan_that_grew(tmp_path):
@@ -176,6 +239,60 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert "needs --max-seeds N" in capsys.readouterr().err
     assert main(["plan", *here, "--until-decided", "--max-seeds", "8"]) == 0
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="1001 replicates are too many"):
+        declare().plan(looks=(4, 1001))
+    assert FEWEST_AT_A_LOOK == evidence.FEWEST
+
+
+def call(study, capsys, storage, *arguments):
+    """Exit code, and what was printed."""
+    code = study_main(study, [*arguments, "--storage", str(storage)])
+    found = capsys.readouterr()
+    return code, found.out + found.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "sentence"),
+    [
+        ({"contrasts": []}, ["--max-seeds", "8"], "has nothing to decide"),
+        ({}, ["--seeds", "5"], "needs --max-seeds N"),  # else five replicates, and no look
+        ({"looks": ()}, [], "needs --max-seeds N"),
+        ({"search": Search(suggestions=2)}, [], "fixed number of replicates: leave out --until-decided"),
+    ],
+)
+def test_until_decided_is_refused_where_it_would_decide_nothing(changes, flags, sentence, tmp_path, capsys):
+    study = declare(**{"base": declare().base.override({"validation.images": 100}), **changes})
+    code, text = call(study, capsys, tmp_path, "--plan", "--until-decided", *flags)
+    assert code == 2 and sentence in text and text.count("\n") == 1
+
+
+def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_changed_its_own_is_refused(
+    tmp_path, capsys
+):
+    study, store = declare(looks=()), Store(tmp_path)
+    plan = study.plan(looks=LOOKS)
+    finish(store, plan)
+    store.write_plan(plan_row(plan, None))
+    sequential.look(partial(study.plan, looks=LOOKS), plan, store)
+    for flags in ([], ["--until-decided"]):
+        assert "up to 8 replicates" in call(study, capsys, tmp_path, "--plan", *flags)[1]
+    code, text = call(declare(looks=(4, 6, 8, 10)), capsys, tmp_path)
+    assert code == 2 and "already judged at the declared looks 4, 6, 8, " in text
+    code, text = call(study, capsys, tmp_path, "--seeds", "12")
+    assert code == 2 and "already judged" in text
+
+
+@pytest.mark.parametrize(
+    ("replicates", "smallest_effect", "sentence"),
+    [
+        (4, 0.0001, "declared to matter from 0.01: which more than 1,000 replicates find"),
+        (1, 0.01, "No verdict on 1 contrast comes of 1 replicate: ask for at least 4 (--seeds 4)."),
+    ],
+)
+def test_what_cannot_be_found_is_said(replicates, smallest_effect, sentence, tmp_path, capsys):
+    contrast = Contrast("better", against="cross_entropy", smallest_effect=smallest_effect)
+    study = declare(contrasts=[contrast], looks=(), replicates=replicates)
+    assert sentence in call(study, capsys, tmp_path, "--plan")[1]
 
 
 def test_a_search_has_a_fixed_number_of_replicates():
@@ -183,3 +300,38 @@ def test_a_search_has_a_fixed_number_of_replicates():
     assert study.plan(search={"suggestions": 2}).record["looks"] == []
     with pytest.raises(ValueError, match="search without looks"):
         study.plan(search={"suggestions": 2}, looks=(4, 6))
+
+
+STUDY = """
+from lnl import Contrast, Noise, Study, Trial
+study = Study(
+    name="quick", question="What does one step in place of forty cost?",
+    base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=200, epochs=4, steps=10,
+               noise=Noise("symmetric", 0.2)),
+    arms={"long": {}, "short": {"epochs": 1, "steps": 1}, "seen": {"method.batch_size": 63}},
+    contrasts=[Contrast("short", against="long", direction="hurts"), Contrast("seen", against="long")],
+    looks=(4, 6),
+)
+if __name__ == "__main__":
+    study.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
+    """Real training: the arm without training is found out at the first look, the arm's twin goes on to the last."""
+    file, storage = tmp_path / "quick.py", tmp_path / "results"
+    file.write_text(STUDY)
+    first = execute(file, storage, "--json")
+    assert first.returncode == 0, first.stderr
+    verdicts = {row["arm"]: row for row in json.loads(first.stdout)["contrasts"]}
+    assert verdicts["short"]["verdict"] == "hurts" and verdicts["short"]["look"] == 4
+    trained = Store(storage).read("trials", "quick")[0].groupby("arm").size().to_dict()
+    assert trained["short"] == 4 and trained["long"] == trained["seen"] == verdicts["seen"]["n"]
+    looks = looks_taken(Store(storage), "quick", "base")
+    assert [look["looks"] for look in looks] == [[4, 6]] * len(looks) and looks[0]["contrasts"][0]["verdict"] == "hurts"
+    again = execute(file, storage, "--json")
+    assert json.loads(again.stdout)["contrasts"] == json.loads(first.stdout)["contrasts"]
+    assert len(looks_taken(Store(storage), "quick", "base")) == len(looks), "nothing ran: no further look"
+    refused = execute(file, storage, "--until-decided", "--max-seeds", "10")
+    assert refused.returncode == 2 and "were already judged at the declared looks 4, 6" in refused.stderr

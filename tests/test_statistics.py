@@ -163,3 +163,11 @@ def test_arm_table_by_hand():
     assert table["against_difference"].tolist() == pytest.approx([np.nan, -0.15, np.nan], nan_ok=True)
     half = scipy.stats.t.ppf(0.975, 1) * 0.05
     assert table["high"].tolist() == pytest.approx([np.nan, 0.7 + half, 0.85 + half], nan_ok=True)
+
+
+def test_only_diverged_trials_need_their_transition_matrix():
+    """Of 10,000 trials with 100 classes reading them all would take ten seconds, for each figure and table."""
+    rows = pd.DataFrame({"failure_class": [None, "nan", "nan"], "accuracy_last": [0.7, None, None]}, index=[3, 3, 4])
+    rows["transition"] = ["never read", json.dumps(np.eye(4).tolist()), None]
+    scores = statistics.accuracy(rows, "last")
+    assert scores.tolist() == [0.7, 0.25, 0.1] and scores.index.equals(rows.index)

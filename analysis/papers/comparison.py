@@ -2,8 +2,9 @@
 the two differ.
 
 They are compared, by whether the reported value lies in the 95 % interval of ours, only where nothing but the number of
-runs differs.  A protocol that is not known counts as different.  A method's parameters count where the registry knows
-the paper's, or where the study sets its own; the rest are the method's defaults, which are its paper's.
+runs differs.  A protocol that is not known counts as different, and so do a method's parameters where the registry
+knows none of the paper's: numbers of methods that a paper trained again are often of its own optimizer.  Where it knows
+some, these count and those that an arm or a setting sets; the rest are taken for the method's defaults.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.evidence import FEWEST
 from analysis.papers.registry import Entry, entries, paper
+from lnl.results import canonical
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -42,7 +44,13 @@ EPOCH = {
 }
 ORACLE = "an oracle, chosen by looking at the test set"
 SHOWN = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy
+KEPT = {True: "may redraw the true class", False: "never keeps the true class"}
 NOISE = {"asymmetric_block": "asymmetric", "flip": "pair"}  # kinds that are laid beside each other, and flagged
+HONEST = (
+    f"A number is compared with ours from {FEWEST} replicates on, only where nothing but the number of runs differs: "
+    "a protocol that is not known counts as different, and so do parameters that an arm or a setting sets and the "
+    "paper does not name."
+)
 COLUMNS = (  # of `beside`
     *("arm", "setting", "n", "mean", "low", "high", "selection"),
     *("entry", "paper", "where", "name", "reported", "sd", "n_reported"),
@@ -109,7 +117,7 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     ranked: list[tuple[tuple[float, ...], int, Entry]] = []
     for number, entry in enumerate(entries()):
         kind = NOISE.get(entry.noise, entry.noise)
-        same = entry.method == method["name"] and kind == NOISE.get(noise["kind"], noise["kind"])
+        same = entry.method == method["name"] and kind == NOISE.get(_kind(noise), _kind(noise))
         if not same or entry.measure not in SHOWN:
             continue
         symmetric = kind == "symmetric"
@@ -163,27 +171,29 @@ def _differences(
 def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     noise = config["noise"]
     share, ours = wrong_share(entry.noise, entry.rate, entry.include_true, entry.dataset), _our_share(config)
-    if entry.noise != noise["kind"]:
-        yield "noise", f"noise {noise['kind']} here, {entry.noise} in the paper"
-    elif entry.column != noise["column"]:
+    if entry.noise != _kind(noise):
+        yield "noise", f"noise {_kind(noise)} here, {entry.noise} in the paper"
+    if entry.column != noise["column"]:
         yield "noise", f"human labels {noise['column']} here, {entry.column} in the paper"
-    elif entry.noise == "symmetric":
-        told = {True: "may redraw the true class", False: "never keeps the true class", None: "is not known"}
-        conventions = f"ours {told[noise['include_true']]}, the paper's {told[entry.include_true]}"
-        if entry.include_true is None:
-            yield "noise convention", f"symmetric noise: {conventions}"
-        elif entry.include_true != noise["include_true"] and abs(share - ours) > SAME_SHARE:
-            yield (
-                "noise convention",
-                f"symmetric noise: {conventions}; {ours:.1%} of the labels are wrong here, {share:.1%} there",
-            )
-        elif abs(share - ours) > SAME_SHARE:
-            yield "noise rate", f"{ours:.1%} of the labels are wrong here, {share:.1%} in the paper"
-    elif abs(entry.rate - noise["rate"]) > SAME_SHARE and entry.noise != "semantic":
-        yield "noise rate", f"rate {noise['rate']:g} here, {entry.rate:g} in the paper"
-    elif entry.noise == "semantic":
+    if entry.noise == "semantic":
         yield "noise", "semantic labels are another network's here than in the paper"
-    if entry.noise == noise["kind"] == "asymmetric" and entry.dataset != config["dataset"]:
+    elif entry.noise == "symmetric" and entry.include_true is not None:
+        if abs(share - ours) > SAME_SHARE:
+            alike = entry.include_true == noise["include_true"]
+            conventions = f"ours {KEPT[noise['include_true']]}, the paper's {KEPT[entry.include_true]}: "
+            yield (
+                "noise rate" if alike else "noise convention",
+                ("" if alike else f"symmetric noise: {conventions}")
+                + f"{ours:.1%} of the labels are wrong here, {share:.1%} in the paper",
+            )
+    elif abs(entry.rate - noise["rate"]) > SAME_SHARE:
+        yield "noise rate", f"rate {noise['rate']:g} here, {entry.rate:g} in the paper"
+    if entry.noise == "symmetric" and entry.include_true is None:
+        yield (
+            "noise convention",
+            f"symmetric noise: ours {KEPT[noise['include_true']]}, the paper's convention is not known",
+        )
+    if entry.noise == _kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
         yield "noise", "asymmetric noise maps each data set's classes in its own way"
 
 
@@ -218,7 +228,9 @@ def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) 
     for key, value in entry.settings.items():
         if (here := _get(config["method"], key)) != value:
             yield "variant" if isinstance(value, str | bool) else "settings", f"{key} {here} here, {value} in the paper"
-    if silent := [key for key in stated if key not in entry.settings]:
+    if not entry.settings:
+        yield "settings", "the paper's parameters are not known"
+    elif silent := [key for key in stated if key not in entry.settings]:
         yield "settings", f"set here, and not known of the paper: {', '.join(silent)}"
 
 
@@ -328,8 +340,8 @@ def registry_table(name: str, study: Study | None = None, selection: str | None 
         if entry.paper != name:
             continue
         for mine in here.get(number, [None]):
-            told = {"entry": number, **entry.model_dump(exclude={"selection"}), "rule_of_paper": entry.selection}
-            records.append(told if mine is None else {**mine, **told, "n": mine["n"], "n_reported": entry.n})
+            told = {"entry": number, **entry.model_dump(exclude={"selection", "n"}), "n_reported": entry.n}
+            records.append({**(mine or {}), **told, "rule_of_paper": entry.selection})
             rows.append(
                 [
                     entry.where,
@@ -348,17 +360,9 @@ def registry_table(name: str, study: Study | None = None, selection: str | None 
     return tables.Table(caption, header, rows, pd.DataFrame(records))
 
 
-HONEST = (
-    f"A number is compared with ours from {FEWEST} replicates on, only where nothing but the number of runs differs: "
-    "a protocol that is not known counts as different, and so do parameters that the study sets and the paper does not "
-    "name."
-)
-
-
 def _cells(study: Study) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Finished trials of each arm in each setting, in the plan's order."""
-    trials = study.trials.assign(place=study.trials["setting"].map(lambda setting: json.dumps(setting, sort_keys=True)))
-    for (arm, place), rows in trials.groupby(["arm", "place"], sort=False):
+    for (arm, place), rows in study.trials.groupby(["arm", study.trials["setting"].map(canonical)], sort=False):
         yield (str(arm), str(place)), rows
 
 
@@ -377,6 +381,11 @@ def _start(config: Mapping[str, Any]) -> str:
 
 def _classes(dataset: str) -> int:
     return CLASSES.get(dataset, 10)
+
+
+def _kind(noise: Mapping[str, Any]) -> str:
+    """Of a configuration's noise: none where it has a rate, and that is 0."""
+    return "none" if noise["kind"] not in ("human", "semantic") and not noise["rate"] else str(noise["kind"])
 
 
 def _our_share(config: Mapping[str, Any]) -> float:
@@ -402,7 +411,7 @@ def _compared(reported: float, mean: float, low: float, high: float, n: int, blo
     if blocking:
         return f"not comparable: {', '.join(blocking)}"
     if n < FEWEST:
-        return f"too few replicates here: {n}, at least {FEWEST}"
+        return "not compared"
     if np.isnan(low):
         return "our replicates do not differ: no interval"
     away = f"{100 * abs(reported - mean):.2f} points {'above' if reported > mean else 'below'} our mean"

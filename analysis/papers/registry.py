@@ -174,12 +174,8 @@ def _number(cell: str, unit: str, spread: str | None) -> dict[str, Any]:
     match = CELL.fullmatch(cell)
     if match is None or unit not in ("percent", "percent error", "number"):
         raise PaperError(f"neither a number nor {ABSENT!r}, or of an unknown unit {unit!r}")
-    value, sd = (None if part is None else Decimal(part) for part in (match["value"], match["sd"]))
-    if value is not None and unit != "number":
-        value = (100 - value if unit == "percent error" else value) / 100
-        sd = None if sd is None else sd / 100
-    return {
-        "value": float(value or 0),
-        "sd": None if sd is None else float(sd),
-        "spread": None if sd is None else spread or "unknown",
-    }
+    value, scale = Decimal(match["value"]), 1 if unit == "number" else 100
+    said: dict[str, Any] = {"value": float((100 - value if unit == "percent error" else value) / scale)}
+    if match["sd"] is not None:
+        said |= {"sd": float(Decimal(match["sd"]) / scale), "spread": spread or "unknown"}
+    return said
