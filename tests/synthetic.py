@@ -1,6 +1,6 @@
 """A method whose validation accuracy is a known function of its settings, for tests of searches.
 
-`lab` copies the package, adds the method to the folder that is the registry, and writes a data set whose images show
+`lab` copies the packages, adds the method to the folder that is the registry, and writes a data set whose images show
 their own class; processes that have the copy on their PYTHONPATH train it like any other method.
 """
 
@@ -107,7 +107,8 @@ class Lab:
 
 def lab(folder: Path, arms: Mapping[str, Mapping[str, Any]], search: str) -> Lab:
     """`search`: further fields of the study's `Search`, as source."""
-    shutil.copytree(ROOT / "lnl", folder / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("lnl", "analysis"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "lnl" / "methods" / "synthetic.py").write_text(METHOD)
     data, study = folder / "classes.npz", folder / "synthetic.py"
     classes = np.arange(IMAGES + 20) % 2
