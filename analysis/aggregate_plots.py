@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import aggregate, plots, statistics
 from analysis.aggregate import Factorial, Grid, Ranking
+from analysis.load import in_base
 from analysis.plots import (
     DARK,
     FAINT,
@@ -382,7 +383,7 @@ def _names(arms: Sequence[str]) -> str:
 
 
 def _rule(study: Study, factorial: Factorial, selection: str) -> str:
-    base = study.trials[~study.trials["setting"].map(bool).astype(bool)]
+    base = in_base(study.trials)
     return plots.rule_sentence(selection, base[base["arm"].isin(factorial.arms)])
 
 

@@ -124,7 +124,7 @@ class Study:
         Those of arms that this preset leaves out are left out.
         """
         here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
-        done, missing = (rows[~rows["setting"].map(bool).astype(bool)] for rows in (self.trials, self.missing))
+        done, missing = map(in_base, (self.trials, self.missing))
         return evidence.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
 
     def looks_taken(self) -> pd.DataFrame:
@@ -272,6 +272,11 @@ def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable:
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
     )
+
+
+def in_base(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a study's trials those in the base setting."""
+    return rows[~rows["setting"].map(bool).astype(bool)]
 
 
 def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
 from analysis import statistics
-from analysis.load import in_words
+from analysis.load import in_base, in_words
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -989,7 +989,7 @@ def inside(study: Study, arms: Sequence[str]) -> Plots:
 
     The trial is that of the lowest replicate that did not diverge.  What an arm did not record is left out.
     """
-    base = study.trials[~study.trials["setting"].map(bool).astype(bool) & study.trials["arm"].isin(arms)]
+    base = in_base(study.trials[study.trials["arm"].isin(arms)])
     epochs = study.epochs([metric for metrics in ORACLES.values() for metric in metrics])
     epochs = epochs[epochs["trial"].isin(base["trial"])]
     epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan["arms"]), ordered=True)

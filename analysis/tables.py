@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import evidence, plots, search_plots, statistics
+from analysis.load import in_base
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -149,7 +150,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
         *("arm", "against", "verdict", "difference (points)", "p", "p, equivalence"),
         *("declared", "matters from (points)", "paired", "more replicates"),
     ]
-    base = study.trials[~study.trials["setting"].map(bool).astype(bool)]
+    base = in_base(study.trials)
     named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
     caption = (
         f"Declared contrasts in the base setting. {plots.rule_sentence(selection, named)} {INTERVALS} "
@@ -162,7 +163,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
 
 def of_rules(study: Study) -> Table:
     """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
-    trials = study.trials[~study.trials["setting"].map(bool).astype(bool)]
+    trials = in_base(study.trials)
     order = trials["arm"].map(list(study.plan["arms"]).index)
     frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
     there = [rule for rule in statistics.SELECTION if frame[rule].notna().any()]  # no validation set, no val_selected

@@ -501,8 +501,9 @@ def _print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -
         more = f"about {row['more']:g} more replicates" if row["more"] else ""
         text = row["why"] or (more if last is None or row["looked"] != last else "")
         if row["difference"] is not None:
+            n = f"n = {row['n']}" + ("" if row["paired"] else f" and {row['n_against']}, unpaired")
             between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-            text = f"{100 * row['difference']:+.2f}{between} points, n = {row['n']}" + (f"; {text}" if text else "")
+            text = f"{100 * row['difference']:+.2f}{between} points, {n}" + (f"; {text}" if text else "")
         print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
 
 

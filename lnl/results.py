@@ -8,7 +8,7 @@ Layout below one root folder (the `--storage` of every command):
     suggestions/study=<study>/<search>-<number>.parquet   one row per suggestion of a search, see lnl.search
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
-    trials/study=<study>/.joined.parquet              a copy of the rows beside it, to read thousands of them fast
+    trials/study=<study>/.joined                      a copy of the rows beside it, to read thousands of them fast
     trained/<trial>.pt                                prerequisites of other trials, after their last epoch
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
@@ -421,7 +421,7 @@ class Store:
 
 UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
 TOGETHER = 50  # parts that a thread reads at once: thousands of small tables that live together are slow to make
-JOINED = ".joined.parquet"
+JOINED = ".joined"  # not .parquet: other readers, such as DuckDB, would count its rows again
 MANY = 200  # parts that are not in the joined file yet, and make it worth writing anew
 
 

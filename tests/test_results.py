@@ -279,6 +279,7 @@ def test_rows_that_are_kept_together_are_those_of_the_files(store, joined):
     narrowed = same_with_and_without(store, joined, columns=["trial", "study"], filters=[("accuracy_last", ">", 0.35)])
     assert sorted(narrowed["trial"]) == ["t4", "t5", "t6"] and set(narrowed["study"]) == {"noise"}
     assert len(pd.read_parquet(store.root / "trials")) == 7, "other readers do not see the copy"
+    assert len(list(joined.parent.glob("*.parquet"))) == 7, "nor do those that take all *.parquet"
 
 
 def test_new_changed_and_removed_files_are_told_from_their_copy(store, joined):
