@@ -38,7 +38,7 @@ from analysis.plots import (
     words,
 )
 from analysis.search_plots import GREY
-from analysis.tables import Table, _interval, _percent
+from analysis.tables import Table, interval, percent
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -247,8 +247,8 @@ def settings_table(grid: Grid, selection: str) -> Table:
         [
             words(row["arm"]),
             str(row["n"]),
-            _percent(row["iqm"]),
-            _interval(row["low"], row["high"]),
+            percent(row["iqm"]),
+            interval(row["low"], row["high"]),
             *(
                 ["reference", "", ""]
                 if row["arm"] == grid.reference
@@ -257,7 +257,7 @@ def settings_table(grid: Grid, selection: str) -> Table:
                     f"yes, n = {row['pairs']:g}"
                     if row["paired"]
                     else f"no ({row['reason']}), n = {row['pairs']:g} and {row['n_against']:g}",
-                    f"{_percent(row['probability'])} {_interval(row['low_better'], row['high_better'])}".strip(),
+                    f"{percent(row['probability'])} {interval(row['low_better'], row['high_better'])}".strip(),
                 ]
             ),
             *([f"{row['rank']:.2f}"] if ranking is not None else []),
@@ -320,8 +320,8 @@ def effects_table(frame: pd.DataFrame, factorial: Factorial, rule: str) -> Table
             _term(row["term"]) if row["kind"] == "effect" else words(row["arm"]),
             ["", "effect", "interaction of two", f"interaction of {len(row['term'])}"][min(len(row["term"]), 3)]
             if row["kind"] == "effect"
-            else f"additivity residual: {_percent(accuracies['measured'][row['arm']])} instead of "
-            f"{_percent(accuracies['additive'][row['arm']])}",
+            else f"additivity residual: {percent(accuracies['measured'][row['arm']])} instead of "
+            f"{percent(accuracies['additive'][row['arm']])}",
             plots.difference_text(row["value"], row["low"], row["high"]),
             "" if np.isnan(row["p"]) else f"{row['p']:.4f}" if row["p"] >= 1e-4 else "< 0.0001",
         ]

@@ -109,8 +109,8 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
             *(plots.level_name(factor, row[factor]) for factor in across),
             plots.words(row["arm"]),
             str(row["n"]),
-            _percent(row["mean"]),
-            _interval(row["low"], row["high"]),
+            percent(row["mean"]),
+            interval(row["low"], row["high"]),
             "reference" if row["arm"] == reference else _difference(row, "against_"),
             "" if row["arm"] == reference else _pairing(row, "against_"),
         ]
@@ -140,7 +140,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
             _difference(row),
             *("" if np.isnan(row[p]) else plots.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
             str(row["direction"]),
-            _percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
+            percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
             "" if row["why"] else _more(row["more"]),
         ]
@@ -324,13 +324,14 @@ def _more(count: float) -> str:
     return "" if np.isnan(count) else f"> {evidence.MOST}" if count > evidence.MOST else f"{count:.0f}"
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """`0.945` -> `94.50`."""
     return f"{100 * fraction:.2f}".replace("-", "−")
 
 
 def _known(fraction: float) -> str:
     """In percent, or nothing."""
-    return "" if np.isnan(fraction) else _percent(fraction)
+    return "" if np.isnan(fraction) else percent(fraction)
 
 
 def _numbered(row: Mapping[str, Any]) -> str:
@@ -345,8 +346,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"[{_percent(low)}, {_percent(high)}]"
+def interval(low: float, high: float) -> str:
+    """In percent; nothing where there is none."""
+    return "" if np.isnan(low) else f"[{percent(low)}, {percent(high)}]"
 
 
 def _difference(row: Mapping[str, Any], prefix: str = "") -> str:

@@ -12,8 +12,7 @@ import math
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -219,24 +218,31 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         if not options.arms:
             there = sorted({planned.trial.method_name for planned in plan.trials})
             raise UsageError(f"The plan has no arm of method '{options.method}': there are {', '.join(there)}.")
-    make = partial(study.plan, options.preset, **asked, search=_search_wishes(study, options, command))
+    wishes = _search_wishes(study, options, command)
+
+    def make(reached: Mapping[str, int] | None = None) -> Plan:
+        """The plan, where arms that go on to later looks have these replicates."""
+        if wishes is None and not reached:
+            return plan
+        return study.plan(options.preset, **asked, reached=reached, search=wishes)
+
     if command in ("run", "search"):
         return _run(make, store, options)
-    plan = _as_it_stands(make, store, options)
-    chosen = plan.of_arms(options.arms)
-    statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
-    complete = all(status.state in ("done", "stale") for status in statuses) and _found(plan, options)
+    standing = _as_it_stands(make, store, options)
+    chosen = standing.of_arms(options.arms)
+    statuses = [status for status in reconcile(standing, store) if status.planned.id in chosen]
+    complete = all(status.state in ("done", "stale") for status in statuses) and _found(standing, options)
     if options.json:
-        print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store)}, indent=1))
+        print(json.dumps({**_as_json(standing, statuses), "contrasts": _contrasts(standing, store)}, indent=1))
     elif command == "plan":
-        _print_plan(plan, statuses)
-        _print_detectable(plan, store)
+        _print_plan(standing, statuses)
+        _print_detectable(standing, store)
     else:
         Console().print(arm_table(_arm_rows(statuses)))
         print(_totals(statuses))
-        _print_verdicts(_contrasts(plan, store), plan.record["looks"])
+        _print_verdicts(_contrasts(standing, store), standing.record["looks"])
     if not options.json:
-        _print_searches(plan, options, statuses)
+        _print_searches(standing, options, statuses)
     return COMPLETE if complete or command == "plan" else INCOMPLETE
 
 
@@ -267,12 +273,14 @@ def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bo
         raise UsageError("--max-seeds N belongs to --until-decided: give both, or --seeds N for a fixed number.")
     if options.until_decided and searches:
         raise UsageError("A search compares arms at a fixed number of replicates: leave out --until-decided.")
-    fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
     if options.max_seeds is not None:
+        fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
         return sequential.schedule(fixed.record["replicates"], options.max_seeds)
     looks = None
     if options.seeds is None and not searches:
-        looks = study.looks_of(options.preset) or sequential.declared_before(store, study.name, fixed.preset)
+        looks = study.looks_of(options.preset) or sequential.declared_before(
+            store, study.name, options.preset or "base"
+        )
     if options.until_decided and looks is None:
         raise UsageError("--until-decided needs --max-seeds N: the most replicates that a contrast may get.")
     return looks

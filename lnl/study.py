@@ -344,7 +344,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
 
     def looks_of(self, preset: str | None) -> tuple[int, ...]:
         """The declared looks at this size; none where the preset has a fixed number of replicates."""
-        chosen = self.presets[preset] if preset else Preset()
+        chosen = self.presets.get(preset or "", Preset())  # an unknown one is refused by the plan
         if chosen.looks is not None:
             return chosen.looks
         return self.looks if chosen.replicates is None else ()

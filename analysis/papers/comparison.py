@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import plots, statistics
 from analysis.evidence import FEWEST
 from analysis.papers.registry import Entry, entries, paper
+from analysis.tables import Table, interval, percent
 from lnl.results import canonical
 
 if TYPE_CHECKING:
     from analysis.load import Study
-    from analysis.tables import Table
 
 CLASSES = {
     "cifar100": 100,
@@ -301,8 +301,6 @@ def stated(study: Study, arm: str, setting: str) -> dict[str, Any]:
 
 def table(study: Study, selection: str | None = None) -> Table:
     """A study's arms and settings with the closest reported numbers."""
-    from analysis import plots, tables
-
     frame = beside(study, selection)
     known = frame[frame["entry"].notna()]
     rows = [
@@ -310,8 +308,8 @@ def table(study: Study, selection: str | None = None) -> Table:
             plots.words(row["arm"]),
             plots.setting_name(json.loads(row["setting"])),
             str(row["n"]),
-            _points(row["mean"]),
-            _interval(row["low"], row["high"]),
+            percent(row["mean"]),
+            interval(row["low"], row["high"]),
             _reported(row["reported"], row["sd"]),
             f"{row['paper']}, {row['where']}: {row['name']}",
             row["comparison"],
@@ -325,13 +323,11 @@ def table(study: Study, selection: str | None = None) -> Table:
         f"What papers report beside what was measured here. {plots.rule_sentence(rule, study.trials)} {HONEST}"
         + f" No paper has a number for: {', '.join(without)}." * bool(without)
     )
-    return tables.Table(caption, header, rows, frame)
+    return Table(caption, header, rows, frame)
 
 
 def registry_table(name: str, study: Study | None = None, selection: str | None = None) -> Table:
     """All numbers of one paper, with those of a study beside the ones that are closest to its arms."""
-    from analysis import plots, tables
-
     measured = pd.DataFrame(columns=list(COLUMNS)) if study is None else beside(study, selection)
     here = {number: statistics.records(rows) for number, rows in measured.groupby("entry")}
     title = paper(name).title  # raises PaperError for an unknown one
@@ -357,7 +353,7 @@ def registry_table(name: str, study: Study | None = None, selection: str | None 
             )
     header = ["where", "name", "setting", "network", "epoch", "runs", "reported (%)", "here (%)", "comparison"]
     caption = f"{title}: all its numbers in the registry. {HONEST}"
-    return tables.Table(caption, header, rows, pd.DataFrame(records))
+    return Table(caption, header, rows, pd.DataFrame(records))
 
 
 def _cells(study: Study) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -444,21 +440,11 @@ def _rule(entry: Entry) -> str:
     return EPOCH[entry.selection] + " (an oracle)" * (entry.selection == "best_test")
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"[{_points(low)}, {_points(high)}]"
-
-
 def _measured(arm: str, row: Mapping[str, Any]) -> str:
     """`dividemix: 94.50 [94.20, 94.80], n = 5`."""
-    return (
-        f"{arm}: {' '.join(filter(None, [_points(row['mean']), _interval(row['low'], row['high'])]))}, n = {row['n']}"
-    )
+    return f"{arm}: {' '.join(filter(None, [percent(row['mean']), interval(row['low'], row['high'])]))}, n = {row['n']}"
 
 
 def _reported(value: float, sd: float | None, number: bool = False) -> str:
-    show = (lambda one: f"{one:g}") if number else _points
+    show = (lambda one: f"{one:g}") if number else percent
     return show(value) + ("" if sd is None or np.isnan(sd) else f" ± {show(sd)}")
