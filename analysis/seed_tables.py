@@ -32,24 +32,32 @@ def of_panel(study: Study, panel: str, selection: str) -> dict[str, Table]:
         curves = study.epochs(OF_ARM)
         recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
         if of_ratios := [metric for metric in OF_RATIOS if metric in recorded]:
-            found[f"{panel}-training"] = by_level(study, panel, selection, of_ratios)
+            found[f"{panel}-training"] = by_level(study, panel, selection, of_ratios, curves)
         if len(of_one := [metric for metric in OF_ARM if metric in recorded]) > 1:  # test accuracy stands above
             arms = trials["arm"].cat.remove_unused_categories().cat.categories
-            found |= {f"{panel}-{arm}": of_arm(study, panel, arm, selection, of_one) for arm in arms}
+            found |= {f"{panel}-{arm}": of_arm(study, panel, arm, selection, of_one, curves) for arm in arms}
     return found
 
 
-def of_arm(study: Study, panel: str, arm: str, selection: str, metrics: Sequence[str] = OF_ARM) -> Table:
+def of_arm(
+    study: Study,
+    panel: str,
+    arm: str,
+    selection: str,
+    metrics: Sequence[str] = OF_ARM,
+    curves: pd.DataFrame | None = None,
+) -> Table:
     """What an arm measured at each level of a panel's factors, a column for each metric (document 002, Tables 1 to 3).
 
-    Raises ValueError for an arm that the panel does not have.
+    `curves`: these metrics and test accuracy from `study.epochs`, read where they are not given.  Raises ValueError for
+    an arm that the panel does not have.
     """
     across = study.plan["panels"][panel]["across"]
     if arm not in (there := study.plan["panels"][panel]["arms"]):
         raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(there)}.")
     trials = study.panel(panel)
     trials = trials[trials["arm"] == arm]
-    frame = measured(study, trials, across, selection, metrics)
+    frame = measured(study, trials, across, selection, metrics, curves)
     rows = [
         [*(_level(trials, factor, level) for factor, level in zip(across, setting, strict=True)), *cells]
         for setting, cells in _cells(frame, across, [{"metric": metric} for metric in metrics])
@@ -59,14 +67,20 @@ def of_arm(study: Study, panel: str, arm: str, selection: str, metrics: Sequence
     return Table(f"{caption} {_sentences(selection, trials, frame)}", header, rows, frame)
 
 
-def by_level(study: Study, panel: str, selection: str, metrics: Sequence[str] = ("test/accuracy",)) -> Table:
+def by_level(
+    study: Study,
+    panel: str,
+    selection: str,
+    metrics: Sequence[str] = ("test/accuracy",),
+    curves: pd.DataFrame | None = None,
+) -> Table:
     """Arms by levels: a row per arm, a column per setting and metric (document 002, Table 4; those of document 004).
 
-    Columns of noise tell the share of labels that are wrong in fact.
+    Columns of noise tell the share of labels that are wrong in fact.  `curves`: as for `of_arm`.
     """
     across = study.plan["panels"][panel]["across"]
     trials = study.panel(panel)
-    frame = measured(study, trials, ["arm", *across], selection, metrics)
+    frame = measured(study, trials, ["arm", *across], selection, metrics, curves)
     settings = (
         trials[across].drop_duplicates().sort_values(across).itertuples(index=False, name=None) if across else [()]
     )
@@ -85,17 +99,24 @@ def by_level(study: Study, panel: str, selection: str, metrics: Sequence[str] = 
 
 
 def measured(
-    study: Study, trials: pd.DataFrame, by: Sequence[str], selection: str, metrics: Sequence[str]
+    study: Study,
+    trials: pd.DataFrame,
+    by: Sequence[str],
+    selection: str,
+    metrics: Sequence[str],
+    curves: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Metrics at the epochs that the rule chooses, by group: metric, n, mean, and its 95 % t interval.
 
     Test accuracy is that of `statistics.accuracy`, a diverged trial counting as chance; of other metrics a diverged
-    trial has no value.
+    trial has no value.  `curves`: as for `of_arm`.
     """
     values = pd.DataFrame(index=trials.index)
     if fixed := [metric for metric in metrics if metric != "test/accuracy"]:
-        curves = study.epochs(["test/accuracy", *fixed])[["trial", "epoch", "metric", "value"]]
-        curves = curves.merge(trials[["trial", "epoch_val_selected"]].drop_duplicates("trial"), on="trial")
+        curves = study.epochs(["test/accuracy", *fixed]) if curves is None else curves
+        curves = curves[["trial", "epoch", "metric", "value"]].merge(
+            trials[["trial", "epoch_val_selected"]].drop_duplicates("trial"), on="trial"
+        )
         at_rule = _chosen(curves, selection).groupby(["trial", "metric"])["value"].mean().unstack("metric")
         values = at_rule.reindex(index=trials["trial"], columns=fixed).set_axis(trials.index)
         values[statistics.diverged(trials)] = np.nan
