@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +41,7 @@ __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "code
 
 _METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+ROOT = Path(__file__).parents[1]  # of the sources that `code_hash` reads
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 
@@ -573,12 +573,9 @@ def code_hash(method: str) -> str:
         name = waiting.pop()
         if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.space"):
             continue
-        spec = find_spec(name)
-        if spec is None or not spec.origin:
-            continue
-        tree = ast.parse(Path(spec.origin).read_text())
-        seen[name] = ast.dump(_without_docstrings(_without_spaces(tree)))
-        waiting += sorted(_imports(tree))
+        if path := _source(name):
+            seen[name], imports = _read(path, path.stat().st_mtime_ns)
+            waiting += imports
     return short_hash("".join(seen[name] for name in sorted(seen)))
 
 
@@ -588,6 +585,13 @@ def _file_hash(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
+def _read(path: Path, changed: int) -> tuple[str, list[str]]:
+    """What counts of a source file, and the modules of lnl that it imports."""
+    tree = ast.parse(path.read_text())
+    return ast.dump(_without_docstrings(_without_spaces(tree))), sorted(_imports(tree))
+
+
 def _imports(tree: ast.AST) -> set[str]:
     found = set()
     for node in ast.walk(tree):
@@ -595,15 +599,14 @@ def _imports(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names if alias.name.startswith("lnl.")}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lnl":
             found.add(node.module)
-            found |= {name for alias in node.names if _is_module(name := f"{node.module}.{alias.name}")}
+            found |= {name for alias in node.names if _source(name := f"{node.module}.{alias.name}")}
     return found
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _source(module: str) -> Path | None:
+    """The file of a module of lnl, if there is one; `find_spec` would import what it lies in, and so torchvision."""
+    place = ROOT.joinpath(*module.split("."))
+    return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
 
 
 def _without_spaces(tree: ast.Module) -> ast.Module:

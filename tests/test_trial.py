@@ -266,12 +266,7 @@ def tree(real, tmp_path, monkeypatch):
     """A copy of the package that `code_hash` reads instead of the real one."""
     shutil.copytree(PACKAGE, tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
 
-    def find(name):
-        path = tmp_path / name.replace(".", "/")
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        return SimpleNamespace(origin=str(file)) if file.exists() else None
-
-    monkeypatch.setattr(module, "find_spec", find)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def rewrite(path, change):
         file = tmp_path / "lnl" / path
