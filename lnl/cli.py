@@ -13,6 +13,8 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +28,7 @@ from rich.table import Column, Table
 from lnl import catalogue, methods
 from lnl.data import DataError
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
-from lnl.results import StorageError, Store, leases
+from lnl.results import StorageError, Store, attempt_name, leases
 from lnl.study import Plan, Status, Study, by_state, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -62,6 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="selection rule; default: the study's",
     )
     listed = commands.add_parser("methods", help="list the methods, or one method's switches")
+    text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
+    logs = commands.add_parser("logs", help=text, description=text)
+    logs.add_argument("study")
+    logs.add_argument("trial", nargs="?", help="a trial's id, or how it begins")
+    logs.add_argument("--arm", help="list the attempts of this arm only")
+    logs.add_argument("--preset")
+    logs.add_argument("--all", action="store_true", help="list attempts that did not fail and printed something, too")
+    _storage_flag(logs)
     listed.add_argument("name", nargs="?")
     doctor = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
     _storage_flag(doctor)
@@ -74,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
         if options.command == "methods":
+        if options.command == "logs":
+            return _logs(options)
             return _methods(options.name)
         return _study_command(find_study(options.study), options, options.command)
 
@@ -152,7 +164,7 @@ def _names(text: str) -> list[str]:
 
 
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
-    default = Path(os.environ.get("LNL_STORAGE", "results"))
+    default = _default_storage()
     text = "where results live (default: $LNL_STORAGE, else results)"
     parser.add_argument("--storage", type=Path, default=default, metavar="FOLDER", help=text)
 
@@ -188,6 +200,10 @@ def _guarded(act: Any) -> int:
     try:
         code: int = act()
         return code
+def _default_storage() -> Path:
+    return Path(os.environ.get("LNL_STORAGE", "results"))
+
+
     except (UsageError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR if isinstance(error, DataError) else USAGE
@@ -350,7 +366,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         return _code_of(stopped)
     further: Plan | None = _as_it_stands(make, store, options, record=True)
     while further is not None:
-        plan, progress = further, Progress(further, quiet=options.json)
+        plan, progress = further, Progress(further, options.json, show)
         outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
         further = None
         if plan.record["looks"] and outcome.stopped is None:
@@ -369,14 +385,17 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
     else:
         print(_totals(statuses))
         _print_verdicts(_contrasts(plan, store), plan.record["looks"])
-        for failure in sorted(
-            {f"{s.planned.arm}: {s.failure.splitlines()[0]}" for s in statuses if s.state == "failed" and s.failure}
-        ):
-            print(f"failed  {failure}")
+        failures: dict[str, list[str]] = defaultdict(list)
+        for status in statuses:
+            if status.state == "failed" and status.failure:
+                failures[f"{status.planned.arm}: {status.failure.splitlines()[0]}"].append(status.planned.id)
+        for failure, trials in sorted(failures.items()):
+            print(f"failed  {failure} ({len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {show(trials[0])})")
         if outcome.stopped:
             print(outcome.stopped)
         if page:
             print(f"Report: {_relative(page)}")
+    show = partial(_logs_command, plan.study, storage=options.storage)
     if outcome.stopped:
         return _code_of(outcome.stopped)
     return COMPLETE if complete and _found(plan, options) else INCOMPLETE
@@ -431,7 +450,7 @@ def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace
     searches = search.Searches(plan, store, url=options.optuna, arms=options.arms, new=options.new_search)
     if searches.spent():
         return None
-    progress = SearchProgress(searches, quiet=options.json)
+    progress = SearchProgress(searches, options.json, partial(_logs_command, plan.study, storage=options.storage))
     stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=options.rerun_stale)
     if stopped is None:
         for one in searches.searches:
@@ -620,6 +639,71 @@ def _doctor(storage: Path, as_json: bool) -> int:
         "studies": "remove it",
         "events": "remove it",
     }
+# -------------------------------------------------------------------------------------------------------------- logs
+
+
+def _logs(options: argparse.Namespace) -> int:
+    """A line for each attempt that failed, or all that one trial's attempts have said."""
+    store = Store(options.storage.expanduser().resolve())
+    about = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
+    rows, broken = store.read("trials", options.study, about)
+    for path in broken:
+        print(f"unreadable and left out: {path.relative_to(store.root)}", file=sys.stderr)
+    rows = rows.astype(object).where(rows.notna(), "")
+    said = {path.stem for path in (store.root / "logs" / f"study={options.study}").glob("*.txt")}
+    attempts = {attempt_name(row["trial"], row["attempt"]): row for row in rows.to_dict("records")}
+    for stem in said - attempts.keys():  # its worker did not live to write its row, or has not ended yet
+        trial, _, attempt = stem.rpartition("-")
+        attempts[stem] = {**dict.fromkeys(about, ""), "trial": trial, "attempt": int(attempt), "status": "no row"}
+    if not attempts:
+        raise UsageError(f"{store.root} has no attempt of study '{options.study}': is it another --storage?")
+    if options.preset is not None:
+        attempts = {stem: row for stem, row in attempts.items() if row["preset"] in (options.preset, "")}
+    ordered = sorted(attempts.items(), key=lambda one: (one[1]["arm"], one[1]["trial"], one[1]["attempt"]))
+    if options.trial is not None:
+        ordered = [(stem, row) for stem, row in ordered if row["trial"].startswith(options.trial)]
+        ids = sorted({row["trial"] for _, row in ordered})
+        if not ids:
+            raise UsageError(
+                f"No trial of study '{options.study}' begins with '{options.trial}': `lnl logs {options.study} --all` "
+                "lists those that have something to say."
+            )
+        if len(ids) > 1:
+            raise UsageError(f"{len(ids)} trials begin with '{options.trial}': give more of {', '.join(ids[:5])}.")
+        for stem, row in ordered:
+            print(f"--- {_attempt_in_words(row)}")
+            path = store.log_path(options.study, row["trial"], row["attempt"])
+            print(path.read_text() if stem in said else row["failure_message"] or "It printed nothing.")
+        return COMPLETE
+    if options.arm is not None:
+        ordered = [(stem, row) for stem, row in ordered if row["arm"] == options.arm]
+        if not ordered:
+            raise UsageError(f"No attempt of study '{options.study}' is of arm '{options.arm}'.")
+    fine = [stem for stem, row in ordered if row["status"] in ("ok", "pruned")]
+    for stem, row in ordered:
+        if stem not in fine or (options.all and stem in said):
+            shown = _logs_command(options.study, row["trial"], options.storage) if stem in said else "no log"
+            print(f"{_attempt_in_words(row)}  {shown}")
+    quiet = 0 if options.all else len(said & set(fine))
+    print(f"{len(ordered) - len(fine)} of {len(ordered)} attempts failed", end="")
+    print(f"; {quiet} more printed something (--all)." if quiet else ".")
+    return COMPLETE
+
+
+def _attempt_in_words(row: Mapping[str, Any]) -> str:
+    """Trial, attempt, arm, replicate, what became of it and the first line of why."""
+    what = row["failure_class"] if row["status"] == "failed" and row["failure_class"] else row["status"]
+    why = f": {row['failure_message'].splitlines()[0]}" if row["failure_message"] else ""
+    setting = "" if row["setting"] in ("", "{}") else f" {row['setting']}"
+    place = f"  {row['arm']}{setting}, replicate {row['replicate']}" if row["arm"] else ""
+    return f"{row['trial']} attempt {row['attempt']}{place}  {what}{why}"
+
+
+def _logs_command(study: str, trial: str, storage: Path) -> str:
+    where = "" if storage == _default_storage() else f" --storage {storage}"
+    return f"lnl logs {study} {trial}{where}"
+
+
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
         problems += [f"unreadable {path.relative_to(store.root)}: {remedy}." for path in broken]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -19,13 +19,13 @@ from lnl.study import Plan, Planned, Status
 
 def interval(scores: Sequence[float]) -> str:
     """Mean ± half the 95 % t interval, in percent."""
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats takes half a second
 
     if not scores:
         return "–"
     if len(scores) == 1:
         return f"{100 * scores[0]:.1f} (n=1)"
-    half = float(stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores))
+    half = float(stdtrit(len(scores) - 1, 0.975) * stdev(scores) / len(scores) ** 0.5)
     return f"{100 * fmean(scores):.1f} ± {100 * half:.1f} (n={len(scores)})"
 
 
@@ -52,8 +52,10 @@ class Display:
 
     PULSE_S = 30.0  # between two summaries where there is no terminal
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, show: Callable[[str], str] = str) -> None:
+        """`show`: the command that shows a trial's log."""
         self.quiet = quiet
+        self.show = show
         self.console = Console(stderr=quiet)
         self.live: Live | None = None
         self.began = self.pulse = time.monotonic()
@@ -67,6 +69,10 @@ class Display:
     def say(self, sentence: str) -> None:
         if not self.quiet:
             self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def _failed(self, name: str, trial: str, outcome: Mapping[str, Any]) -> None:
+        reason = (outcome.get("message") or "it says no more").splitlines()[0]
+        self.say(f"failed  {name}: {reason} ({self.show(trial)})")
 
     def _begin(self) -> None:
         self.began = time.monotonic()
@@ -97,8 +103,8 @@ class Display:
 class Progress(Display):
     """Of a plan's trials: one line per arm."""
 
-    def __init__(self, plan: Plan, quiet: bool = False) -> None:
-        super().__init__(quiet)
+    def __init__(self, plan: Plan, quiet: bool = False, show: Callable[[str], str] = str) -> None:
+        super().__init__(quiet, show)
         self.arm = {planned.id: planned.arm for planned in plan.trials}
         self.base = {planned.id for planned in plan.trials if planned.setting == "{}"}
         self.total: Counter[str] = Counter()
@@ -134,7 +140,7 @@ class Progress(Display):
             self._score(trial, outcome.get("accuracy"))
         elif outcome["outcome"] == "failed":
             self.failed[arm] += 1
-            self.say(f"failed  {arm} {trial}: {(outcome.get('message') or '').splitlines()[0]}")
+            self._failed(arm, trial, outcome)
         if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
             score = interval(self.scores[arm])
             self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done, last test accuracy at the base {score} %")
@@ -164,8 +170,8 @@ class SearchProgress(Display):
 
     LOOK_S = 1.0
 
-    def __init__(self, searches: Any, quiet: bool = False) -> None:
-        super().__init__(quiet)
+    def __init__(self, searches: Any, quiet: bool = False, show: Callable[[str], str] = str) -> None:
+        super().__init__(quiet, show)
         self.searches = searches
         self.standing: Sequence[Any] = ()  # of each search, when last looked at
         self.started_with = 0
@@ -192,7 +198,7 @@ class SearchProgress(Display):
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         if outcome["outcome"] == "failed":
-            self.say(f"failed  {trial}: {(outcome.get('message') or '').splitlines()[0]}")
+            self._failed("suggestion", trial, outcome)
         self._look()
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ Layout below one root folder (the `--storage` of every command):
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
     trials/study=<study>/.joined                      a copy of the rows beside it, to read thousands of them fast
+    logs/study=<study>/<trial>-<attempt>.txt          what an attempt printed and its traceback, where there is any
     trained/<trial>.pt                                prerequisites of other trials, after their last epoch
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
@@ -49,6 +50,10 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")
+from lnl import objects
+from lnl.logs import mask, masked
+from lnl.objects import ObjectPath, StorageError
+
 
 TRIALS = pa.schema(
     [
@@ -197,6 +202,7 @@ PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # o
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 
 
+SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
 class StorageError(RuntimeError):
     """Results could not be written or read; the message says what to do."""
 
@@ -262,7 +268,11 @@ def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]])
     for row in rows:
         if unknown := set(row) - names:
             raise KeyError(f"Columns that the schema lacks: {sorted(unknown)}.")
-    filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
+    spoken = [name for name in SPOKEN if name in names]
+    filled = [
+        {"schema_version": SCHEMA_VERSION, **row, **{name: mask(row[name]) for name in spoken if row.get(name)}}
+        for row in rows
+    ]
     table = pa.Table.from_pylist(filled, schema=schema)
     # pages of one value: codecs, dictionaries and statistics are most of such a file, and of the time to read it
     one_row = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
@@ -327,9 +337,8 @@ class Store:
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
         path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{kind}-{uuid.uuid4().hex[:12]}.parquet"
-        write_rows(
-            path, EVENTS, [{"at": at, "study": study, "trial": trial, "kind": kind, "payload": canonical(payload)}]
-        )
+        about = {"at": at, "study": study, "trial": trial, "kind": kind}
+        write_rows(path, EVENTS, [{**about, "payload": canonical(masked(payload))}])
 
     def checkpoint_path(self, trial: str) -> Path:
         return self.root / "checkpoints" / f"{trial}.pt"
@@ -342,6 +351,14 @@ class Store:
         try:
             self._mark(trial).touch()
         except OSError as error:
+    def log_path(self, study: str, trial: str, attempt: int) -> Place:
+        return self.root / "logs" / f"study={study}" / f"{attempt_name(trial, attempt)}.txt"
+
+    def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
+        """What an attempt said; without secrets, see `lnl.logs`."""
+        path, content = self.log_path(study, trial, attempt), mask(text).encode(errors="backslashreplace")
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
             raise _storage_error(self._mark(trial), error) from error
 
     def is_given_up(self, trial: str) -> bool:

@@ -61,7 +61,8 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, task  # noqa: E402
+from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl.logs import Output, mask  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
     HEARTBEAT_S,
@@ -160,7 +161,14 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 store.write_attempt(job.study, {**_about(job, trial, settings), **failure, "attempt": attempt}, [])
                 store.write_event(job.study, "lost", trial.id, attempt=attempt)
                 attempt += 1
-            report(_attempt(store, job, trial, settings, attempt, report))
+            output = Output()
+            try:
+                with output:
+                    last = _attempt(store, job, trial, settings, attempt, report)
+            finally:
+                if said := output.text():
+                    store.write_log(job.study, trial.id, attempt, said)
+            report(last)
     except StorageError as error:
         report({"outcome": "storage", "message": str(error)})
 
@@ -225,7 +233,8 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
-    message = failure.get("failure_message", "")
+        traceback.print_exc()  # all of it, into the log
+    message = mask(failure.get("failure_message", ""))
     return {
         "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
         "message": message,

@@ -314,7 +314,7 @@ def test_progress_without_a_terminal_has_one_line_per_finished_arm(here, capsys)
     finish(store, plan.trials[0], accuracy_last=0.5)
     statuses = reconcile(plan, store)
     todo = [status.planned for status in statuses if status.state == "missing"]
-    progress = Progress(plan)
+    progress = Progress(plan, show="lnl logs quick {}".format)
     progress.start(todo, statuses)
     for planned in todo:
         progress.epoch(planned.id, {"epoch": 1})
@@ -327,7 +327,7 @@ def test_progress_without_a_terminal_has_one_line_per_finished_arm(here, capsys)
     assert lines == [
         "7 trials to run, 1 done before.",
         "plain: 4 of 4 done, last test accuracy at the base 60.0 ± 127.1 (n=2) %",
-        f"failed  {todo[-1].arm} {todo[-1].id}: KeyError: x",
+        f"failed  {todo[-1].arm}: KeyError: x (lnl logs quick {todo[-1].id})",
         "strong: 3 of 4 done, last test accuracy at the base 70.0 ± 0.0 (n=2) %",
     ]
 
@@ -528,4 +528,4 @@ def test_search_progress_says_what_was_found(searched, capsys, monkeypatch):
     monkeypatch.setattr(SearchProgress, "LOOK_S", 0.0)
     progress.end("x", {"outcome": "failed", "message": "Out of memory.\n…"})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "failed  x: Out of memory." and lines[1].startswith("3 of 3 suggestions, 0:0")
+    assert lines[0] == "failed  suggestion: Out of memory. (x)" and lines[1].startswith("3 of 3 suggestions, 0:0")

@@ -172,6 +172,10 @@ def test_an_accident_is_a_row_and_is_tried_again(tmp_path: Path) -> None:
     first = execute(study, storage)
     assert first.returncode == 3, first.stdout + first.stderr
     assert "failed  broken" in first.stdout and "this trial leaves none" in first.stdout
+    logs = list((storage / "logs" / "study=quick").iterdir())
+    assert len(logs) == 1 and "Traceback" in logs[0].read_text(), "of the trial that failed, and of no other"
+    shown = f"lnl logs quick {logs[0].stem.removesuffix('-1')} --storage {storage}"
+    assert first.stdout.count(shown) == 2, "when it fails and at the end"
     second = execute(study, storage)
     assert second.returncode == 3
     rows = pd.read_parquet(storage / "trials")
