@@ -1,6 +1,6 @@
 """Results on disk: the parquet schema, an atomic writer, a tolerant reader, selection rules and leases.
 
-Layout below one root folder (the `--storage` of every command):
+Layout below one root (the `--storage` of every command): a folder, here or shared, or s3://bucket/prefix:
 
     trials/study=<study>/<trial>-<attempt>.parquet    one wide row per attempt
     epochs/study=<study>/<trial>-<attempt>.parquet    long rows: trial, epoch, split, metric, value
@@ -14,9 +14,9 @@ Layout below one root folder (the `--storage` of every command):
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
 Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written
-under a dot-prefixed name in the same folder, flushed to disk, then renamed); attempts are never overwritten; a part
-that cannot be read is reported and skipped.  Accuracies are fractions.  Nothing here imports torch or Ray, so
-notebooks can read results anywhere.
+under a dot-prefixed name in the same folder, flushed to disk, then renamed; on object storage by one PUT); attempts
+are never overwritten; a part that cannot be read is reported and skipped.  Accuracies are fractions.  Nothing here
+imports torch or Ray, so notebooks can read results anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -48,12 +50,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
-TIME = pa.timestamp("us", tz="UTC")
 from lnl import objects
 from lnl.logs import mask, masked
 from lnl.objects import ObjectPath, StorageError
 
+SCHEMA_VERSION = 1
+TIME = pa.timestamp("us", tz="UTC")
 
 TRIALS = pa.schema(
     [
@@ -100,7 +102,8 @@ TRIALS = pa.schema(
         ("accuracy_best_test", pa.float64()),  # oracle: chosen by looking at the test set
         # cost and provenance
         ("seconds", pa.float64()),  # of all attempts that this one continues
-        ("peak_memory_mb", pa.float64()),  # accelerator memory; null on CPU
+        ("peak_memory_mb", pa.float64()),  # accelerator memory that the process held; null on CPU
+        ("device_memory_mb", pa.float64()),  # that the accelerator has; null on CPU
         ("device", pa.string()),
         ("cpus", pa.float64()),
         ("gpus", pa.float64()),
@@ -199,12 +202,25 @@ PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 
+SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 
 
-SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
-class StorageError(RuntimeError):
-    """Results could not be written or read; the message says what to do."""
+Place = Path | ObjectPath
+
+
+def place(text: str | Path | ObjectPath) -> Place:
+    """Where results are: an absolute folder, or a prefix on S3-compatible storage.  Raises `ValueError`."""
+    if isinstance(text, ObjectPath):
+        return text
+    if str(text).startswith(f"{objects.SCHEME}:/"):
+        return objects.parse(str(text))
+    if "://" in str(text):
+        raise ValueError(
+            "A storage is a folder or s3://bucket/prefix, and no other address: other clouds have an S3-compatible "
+            "endpoint, too (AWS_ENDPOINT_URL)."
+        )
+    return Path(text).expanduser().resolve()
 
 
 def now() -> datetime:
@@ -230,11 +246,15 @@ def short_hash(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
     """Call `write(temporary_path)`, flush to disk and rename to `path`: readers see the whole file or none.
 
-    Raises `StorageError` where the disk is full or the folder cannot be written; nothing half-written stays behind.
+    Object storage gets the whole file in one PUT; `once`: only where it has none of that name, whoever else writes.
+    Raises `StorageError` where the disk is full or the place cannot be written; nothing half-written stays behind.
     """
+    if isinstance(path, ObjectPath):
+        _put(path, write, once)
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,6 +267,24 @@ def write_atomically(path: Path, write: Any) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _put(path: ObjectPath, write: Any, once: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="lnl-") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            write(temporary)
+            content = temporary.read_bytes() if once else b""
+        except (OSError, RuntimeError) as error:
+            raise _storage_error(temporary, error) from error
+        if not once:
+            path.upload(temporary)
+        elif path.exchange(content, None) is None:
+            raise _there_already(path)
+
+
+def _there_already(path: Place) -> StorageError:
+    return StorageError(f"{path} is there already, and attempts are never overwritten: run again.")
 
 
 def _storage_error(path: Path, error: Exception) -> StorageError:
@@ -262,7 +300,7 @@ def _free_bytes(folder: Path) -> float:
         return float("inf")
 
 
-def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Place, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], *, once: bool = False) -> None:
     """One parquet file from row dictionaries; a key that the schema lacks is an error, a missing one is null."""
     names = set(schema.names)
     for row in rows:
@@ -276,38 +314,51 @@ def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]])
     table = pa.Table.from_pylist(filled, schema=schema)
     # pages of one value: codecs, dictionaries and statistics are most of such a file, and of the time to read it
     one_row = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
-    _write_table(path, table, **(one_row if len(rows) == 1 else {}))
+    _write_table(path, table, once=once, **(one_row if len(rows) == 1 else {}))
 
 
-def _write_table(path: Path, table: pa.Table, **options: Any) -> None:
+def _write_table(path: Place, table: pa.Table, *, once: bool = False, **options: Any) -> None:
     options = {"compression": "zstd", "write_page_checksum": True, **options}
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, **options))
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, **options), once=once)
 
 
 @dataclass(frozen=True)
 class Store:
     """The results folder.  Cheap to make; holds no open file."""
 
-    root: Path
+    root: Place
 
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
-        path = self.root / ".identity"
-        with locked(self.root):
-            if not path.exists():
-                write_atomically(path, lambda temporary: temporary.write_text(uuid.uuid4().hex))
-        return path.read_text()
+        if (name := self._identity()) is None:
+            _exchange(self.root / ".identity", uuid.uuid4().hex, None)
+            name = self._identity()
+        return name or ""
+
+    def _identity(self) -> str | None:
+        try:
+            return (self.root / ".identity").read_text()
+        except FileNotFoundError:
+            return None
 
     def check_identity(self, expected: str) -> None:
         """Raise `StorageError` where this machine does not see the folder that `identity` named elsewhere."""
-        if not (self.root / ".identity").exists() or self.identity() != expected:
+        if self._identity() != expected:
             raise StorageError(
                 f"{socket.gethostname()} does not see the results folder {self.root}: "
                 "give a --storage that all nodes share."
             )
 
-    def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Path:
+    def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Place:
         return self.root / table / f"study={study}" / f"{attempt_name(trial, attempt)}.parquet"
+
+    def log_path(self, study: str, trial: str, attempt: int) -> Place:
+        return self.root / "logs" / f"study={study}" / f"{attempt_name(trial, attempt)}.txt"
+
+    def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
+        """What an attempt said; without secrets, see `lnl.logs`."""
+        path, content = self.log_path(study, trial, attempt), mask(text).encode(errors="backslashreplace")
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
     def write_attempt(
         self,
@@ -319,13 +370,13 @@ class Store:
         """The trial row comes last: one that exists always has its curve and its arrays."""
         trial, attempt = row["trial"], row["attempt"]
         if (path := self.attempt_path("trials", study, trial, attempt)).exists():
-            raise StorageError(f"{path} is there already, and attempts are never overwritten: run again.")
+            raise _there_already(path)
         for table, rows in (("arrays", arrays), ("epochs", epochs)):
             if rows:
                 write_rows(self.attempt_path(table, study, trial, attempt), TABLES[table], rows)
-        write_rows(path, TRIALS, [row])
+        write_rows(path, TRIALS, [row], once=True)
 
-    def suggestion_path(self, study: str, search: str, number: int) -> Path:
+    def suggestion_path(self, study: str, search: str, number: int) -> Place:
         return self.root / "suggestions" / f"study={study}" / f"{short_hash(search)}-{number}.parquet"
 
     def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
@@ -340,26 +391,15 @@ class Store:
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
         write_rows(path, EVENTS, [{**about, "payload": canonical(masked(payload))}])
 
-    def checkpoint_path(self, trial: str) -> Path:
+    def checkpoint_path(self, trial: str) -> Place:
         return self.root / "checkpoints" / f"{trial}.pt"
 
-    def lease_path(self, trial: str) -> Path:
+    def lease_path(self, trial: str) -> Place:
         return self.root / "leases" / f"{trial}.json"
 
     def give_up(self, trial: str) -> None:
         """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
-        try:
-            self._mark(trial).touch()
-        except OSError as error:
-    def log_path(self, study: str, trial: str, attempt: int) -> Place:
-        return self.root / "logs" / f"study={study}" / f"{attempt_name(trial, attempt)}.txt"
-
-    def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
-        """What an attempt said; without secrets, see `lnl.logs`."""
-        path, content = self.log_path(study, trial, attempt), mask(text).encode(errors="backslashreplace")
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-            raise _storage_error(self._mark(trial), error) from error
+        write_atomically(self._mark(trial), Path.touch)
 
     def is_given_up(self, trial: str) -> bool:
         """Whether it was; the mark is gone after that."""
@@ -367,11 +407,11 @@ class Store:
             self._mark(trial).unlink(missing_ok=True)
         return marked
 
-    def _mark(self, trial: str) -> Path:
+    def _mark(self, trial: str) -> Place:
         return self.root / "leases" / f"{trial}.pruned"
 
     @property
-    def trained(self) -> Path:
+    def trained(self) -> Place:
         """Folder of trained prerequisites."""
         return self.root / "trained"
 
@@ -391,7 +431,7 @@ class Store:
         *,
         files: str | Collection[str] = "*",
         check: bool = False,
-    ) -> tuple[pd.DataFrame, list[Path]]:
+    ) -> tuple[pd.DataFrame, list[Place]]:
         """All readable parts of a table, and the parts that could not be read.
 
         `filters` are (column, operator, value) that all must hold; `files`: only parts named so, a pattern or names
@@ -403,14 +443,15 @@ class Store:
         if study is not None and table in PARTITIONED:
             folder = folder / f"study={study}"
         pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
+        flat = study is not None or table not in PARTITIONED
         paths = sorted(
             path
-            for path in folder.rglob(f"{pattern}.parquet")
+            for path in (folder.glob if flat else folder.rglob)(f"{pattern}.parquet")
             if not path.name.startswith(".") and (named is None or path.stem in named or "-" not in path.stem)
         )
         schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
         wanted = pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
-        found: list[tuple[list[pa.Table], list[Path], int]] = [([wanted.empty_table()], [], 0)]
+        found: list[tuple[list[pa.Table], list[Place], int]] = [([wanted.empty_table()], [], 0)]
         if table == "trials" and files == "*" and not check:
             for place, inside in groupby(paths, key=lambda path: path.parent):
                 rows, unknown = _joined(place, list(inside))
@@ -438,21 +479,24 @@ class Store:
 
 UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
 TOGETHER = 50  # parts that a thread reads at once: thousands of small tables that live together are slow to make
+REQUESTS = 32  # objects that are asked for at once: a thread waits for most of its time
 JOINED = ".joined"  # not .parquet: other readers, such as DuckDB, would count its rows again
 MANY = 200  # parts that are not in the joined file yet, and make it worth writing anew
 
 
 def _read_all(
-    paths: Sequence[Path], table: str, wanted: pa.Schema, filters: Any
-) -> list[tuple[list[pa.Table], list[Path], int]]:
+    paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any
+) -> list[tuple[list[pa.Table], list[Place], int]]:
     """As `_read_parts`, in threads."""
     read = partial(_read_parts, table=table, wanted=wanted, filters=filters)
-    groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
-    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+    far = any(isinstance(path, ObjectPath) for path in paths[:1])
+    together = max(1, min(TOGETHER, len(paths) // REQUESTS)) if far else TOGETHER
+    groups = [paths[start : start + together] for start in range(0, len(paths), together)]
+    with ThreadPoolExecutor(REQUESTS if far else pa.cpu_count()) as pool:
         return list(pool.map(read, groups))
 
 
-def _joined(folder: Path, paths: Sequence[Path]) -> tuple[pa.Table, list[Path]]:
+def _joined(folder: Place, paths: Sequence[Place]) -> tuple[pa.Table, list[Place]]:
     """The rows of a folder's trials that its joined file holds as they are, and the parts to be read one by one.
 
     The joined file is a copy and never the record: a part counts by its name, size and time of change, and where many
@@ -478,11 +522,11 @@ def _joined(folder: Path, paths: Sequence[Path]) -> tuple[pa.Table, list[Path]]:
     return known.append_column(PARTITION, study), unknown
 
 
-def _known(path: Path, stamps: Mapping[str, str]) -> pa.Table:
+def _known(path: Place, stamps: Mapping[str, str]) -> pa.Table:
     """The rows of a joined file whose parts are as they were; none where it is absent, damaged or of another schema."""
     schema = TRIALS.append(PART).append(STAMP)
     try:
-        rows = pq.ParquetFile(path, page_checksum_verification=True).read()
+        rows = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
     except UNREADABLE:
         return schema.empty_table()
     if not rows.schema.equals(schema):
@@ -491,14 +535,14 @@ def _known(path: Path, stamps: Mapping[str, str]) -> pa.Table:
     return rows.filter(pa.array([stamps.get(name) == stamp for name, stamp in pairs], pa.bool_()))
 
 
-def _others(paths: Sequence[Path], rows: pa.Table) -> list[Path]:
+def _others(paths: Sequence[Place], rows: pa.Table) -> list[Place]:
     there = set(rows[PART.name].to_pylist())
     return [path for path in paths if path.name not in there]
 
 
 def _read_parts(
-    paths: Sequence[Path], table: str, wanted: pa.Schema, filters: Any
-) -> tuple[list[pa.Table], list[Path], int]:
+    paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any
+) -> tuple[list[pa.Table], list[Place], int]:
     """The wanted columns of the rows that pass, the files that cannot be read, and the newest schema version."""
     schema = TABLES[table]
     needed = {schema.names[0], *wanted.names, *(column for column, _, _ in filters or []), "schema_version"}
@@ -527,7 +571,7 @@ def _chosen(rows: pa.Table, wanted: pa.Schema, filters: Any) -> pa.Table:
     return rows.select(wanted.names).combine_chunks()
 
 
-def _read_part(path: Path, inside: pa.Schema, known: pa.Schema) -> pa.Table:
+def _read_part(path: Place, inside: pa.Schema, known: pa.Schema) -> pa.Table:
     """These columns of one file, null where it lacks them.  Raises where it is damaged, empty or of another kind."""
     # all bytes at once: a seek for each column takes longer; and the caller has threads
     file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
@@ -607,15 +651,31 @@ def _this_host() -> str:
 
 @dataclass
 class Lease:
-    """The right to train one trial, held by one process.
+    """The right to train one trial, held by one process.  Use as a context manager.
 
-    A file made under a lock; its modification time is the heartbeat.  It lapses when its process is gone (seen at
-    once on the same host) or when the heartbeat is older than `EXPIRY_S` (another host).  Use as a context manager.
+    A small file whose time of change is the heartbeat.  It lapses when its process is gone (seen at once on the same
+    host) or when the heartbeat is older than `EXPIRY_S` (another host; clocks must agree to some seconds).  In a folder
+    it is made, taken over and removed under a lock; on object storage each of these is one conditional PUT, of which
+    one succeeds.
+
+    A holder that is cut off while it trains loses its lease after `EXPIRY_S`, and another goes on from its last
+    checkpoint.  Both train then, until the first comes to its next heartbeat or to its row, which it may only write
+    after a last heartbeat: it finds itself `lost` and drops its attempt, of which the other has written the row
+    (`preempted`).  So every attempt has one row, and of one trial no two are `ok` through this.
     """
 
-    path: Path
-    token: str
+    path: Place
+    record: Mapping[str, Any]
+    tag: str  # of the file as this process wrote it last
+    previous_beat: datetime | None = None  # the last one of the dead holder before
+    lost: bool = False  # another process holds it now
+    _beaten: float = 0.0  # when, by this process's clock
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def token(self) -> str:
+        return str(self.record["token"])
 
     def __enter__(self) -> Lease:
         threading.Thread(target=self._beat, daemon=True, name=f"lease {self.path.stem}").start()
@@ -623,78 +683,141 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        if isinstance(self.path, ObjectPath):
+            # an object cannot be removed on condition: it is, while a fresh heartbeat keeps all others from it
+            if not self.lost and (time.monotonic() - self._beaten < EXPIRY_S / 4 or self.holds()):
+                with self._turn:
+                    self.path.unlink(missing_ok=True, within=EXPIRY_S / 4)
+            return
         with locked(self.path.parent):
-            if (record := _read_lease(self.path)) and record["token"] == self.token:
+            if (record := _look(self.path).record) and record["token"] == self.token:
                 self.path.unlink(missing_ok=True)
 
+    def holds(self) -> bool:
+        """A heartbeat; False where another has taken the lease over.  Raises `StorageError` or `OSError`."""
+        with self._turn:
+            began = time.monotonic()
+            if isinstance(self.path, ObjectPath):
+                record = {**self.record, "beat": now().isoformat()}  # another content, and so another tag
+                tag = None if self.lost else self.path.exchange(canonical(record).encode(), self.tag)
+                self.tag, self.lost = tag or "", tag is None
+            else:
+                record = _look(self.path).record
+                self.lost = record is None or record["token"] != self.token
+                if not self.lost:
+                    os.utime(self.path)
+            self._beaten = began
+            return not self.lost
+
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):  # a moment without the shared folder must not end the heartbeat
-                os.utime(self.path)
+        while not self.lost and not self._stop.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError, StorageError):  # a moment without the storage must not end the heartbeat
+                self.holds()
 
 
 def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
     """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record)."""
-    path = store.lease_path(trial)
+    return _claim(store.lease_path(trial), about)
+
+
+def _claim(path: Place, about: Mapping[str, Any]) -> tuple[Lease | None, dict[str, Any] | None]:
     process = psutil.Process()
-    with locked(path.parent):
-        previous = _read_lease(path)
-        if previous is not None and _alive(path, previous):
-            return None, previous
-        token = uuid.uuid4().hex
-        record = {
-            "token": token,
-            "host": _this_host(),
-            "pid": process.pid,
-            "born": process.create_time(),
-            "since": now().isoformat(),
-            **about,
-        }
-        write_atomically(path, lambda temporary: temporary.write_text(canonical(record)))
-    return Lease(path, token), previous
+    record = {
+        "token": uuid.uuid4().hex,
+        "host": _this_host(),
+        "pid": process.pid,
+        "born": process.create_time(),
+        "since": now().isoformat(),
+        **about,
+    }
+    seen = NOTHING  # most often right, and on object storage a request less
+    while True:
+        began = time.monotonic()
+        if tag := _exchange(path, canonical(record), seen.tag):
+            return Lease(path, record, tag, seen.beat if seen.record else None, _beaten=began), seen.record
+        if (seen := _look(path)).alive():
+            return None, seen.record
 
 
 def leases(store: Store) -> dict[str, dict[str, Any]]:
     """Trial -> record of its lease, with `alive`."""
     found = {}
     for path in (store.root / "leases").glob("*.json"):
-        if record := _read_lease(path):
-            found[path.stem] = {**record, "alive": _alive(path, record)}
+        if (seen := _look(path)).record:
+            found[path.stem] = {**seen.record, "alive": seen.alive()}
     return found
 
 
 def is_held(store: Store, trial: str) -> bool:
     """Whether a living process holds the trial's lease."""
-    path = store.lease_path(trial)
-    record = _read_lease(path)
-    return record is not None and _alive(path, record)
+    return _look(store.lease_path(trial)).alive()
 
 
-def _read_lease(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return record if isinstance(record, dict) and {"token", "host", "pid", "born"} <= record.keys() else None
+@dataclass(frozen=True)
+class _Seen:
+    """A lease's file at one moment."""
 
+    record: dict[str, Any] | None = None  # none where it is damaged, or there is none
+    tag: str | None = None  # another one after every change; None: there is none
+    beat: datetime | None = None
 
-def _alive(path: Path, record: Mapping[str, Any]) -> bool:
-    if record["host"] == _this_host():
-        try:
-            process = psutil.Process(record["pid"])
-            ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not asked for its end yet
-            return not ended and abs(process.create_time() - record["born"]) < 1.0
-        except psutil.NoSuchProcess:
+    def alive(self) -> bool:
+        if self.record is None or self.beat is None:
             return False
+        if self.record["host"] == _this_host():
+            try:
+                process = psutil.Process(self.record["pid"])
+                ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not asked for its end yet
+                return not ended and abs(process.create_time() - self.record["born"]) < 1.0
+            except psutil.NoSuchProcess:
+                return False
+        return (now() - self.beat).total_seconds() < EXPIRY_S
+
+
+NOTHING = _Seen()
+
+
+def _look(path: Place) -> _Seen:
     try:
-        return time.time() - path.stat().st_mtime < EXPIRY_S
+        if isinstance(path, ObjectPath):
+            content, about = path.read()
+            tag = about.tag
+        else:
+            content, about = path.read_bytes(), path.stat()
+            tag = f"{about.st_mtime_ns} {content!r}"
     except FileNotFoundError:
-        return False
+        return NOTHING
+    try:
+        record = json.loads(content)
+    except ValueError:
+        record = None
+    whole = isinstance(record, dict) and {"token", "host", "pid", "born"} <= record.keys()
+    return _Seen(record if whole else None, tag, datetime.fromtimestamp(about.st_mtime, UTC))
+
+
+def _exchange(path: Place, text: str, tag: str | None) -> str | None:
+    """Write where the file is as it was when `_look` gave this tag (None: there was none); its new tag, else None."""
+    if isinstance(path, ObjectPath):
+        return path.exchange(text.encode(), tag)
+    with locked(path.parent):
+        if _look(path).tag != tag:
+            return None
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+        return _look(path).tag
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the system frees the lock of a process that dies.  Raises `StorageError`."""
+def locked(folder: Place) -> Iterator[None]:
+    """One process at a time; a process that dies frees the lock.  Raises `StorageError`.
+
+    In a folder the system sees to that; on object storage the lock is a lease, which another host waits `EXPIRY_S` for.
+    """
+    if isinstance(folder, ObjectPath):
+        while (lease := _claim(folder / ".lock", {})[0]) is None:
+            time.sleep(random.uniform(0.05, 0.3))
+        with lease:
+            yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")

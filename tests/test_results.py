@@ -96,7 +96,7 @@ def test_an_attempt_is_never_overwritten(store):
 def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
     """The epochs are written first: where they fail there is no trial row either."""
 
-    def full(path, write):
+    def full(path, write, **options):
         raise StorageError("full")
 
     monkeypatch.setattr(results, "write_atomically", full)
@@ -104,7 +104,7 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
         store.write_attempt("noise", row(), curve(0.5))
     monkeypatch.undo()
     order = []
-    monkeypatch.setattr(results, "write_rows", lambda path, schema, rows: order.append(path.parts[-3]))
+    monkeypatch.setattr(results, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
     store.write_attempt("noise", row(), curve(0.5))
     assert order == ["epochs", "trials"]
 
