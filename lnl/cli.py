@@ -13,7 +13,6 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -63,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=("last", "last10", "val_selected", "best_test"),
         help="selection rule; default: the study's",
     )
-    listed = commands.add_parser("methods", help="list the methods, or one method's switches")
     text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
     logs = commands.add_parser("logs", help=text, description=text)
     logs.add_argument("study")
@@ -72,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.add_argument("--preset")
     logs.add_argument("--all", action="store_true", help="list attempts that did not fail and printed something, too")
     _storage_flag(logs)
+    listed = commands.add_parser("methods", help="list the methods, or one method's switches")
     listed.add_argument("name", nargs="?")
     doctor = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
     _storage_flag(doctor)
@@ -83,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(options.study, options.preset, options.storage, options.selection)
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
-        if options.command == "methods":
         if options.command == "logs":
             return _logs(options)
+        if options.command == "methods":
             return _methods(options.name)
         return _study_command(find_study(options.study), options, options.command)
 
@@ -169,6 +168,10 @@ def _storage_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, default=default, metavar="FOLDER", help=text)
 
 
+def _default_storage() -> Path:
+    return Path(os.environ.get("LNL_STORAGE", "results"))
+
+
 def find_study(name: str) -> Study:
     """The `study` of a file, or of studies/<name>.py below the current folder or beside the package."""
     folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[1])]
@@ -200,10 +203,6 @@ def _guarded(act: Any) -> int:
     try:
         code: int = act()
         return code
-def _default_storage() -> Path:
-    return Path(os.environ.get("LNL_STORAGE", "results"))
-
-
     except (UsageError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR if isinstance(error, DataError) else USAGE
@@ -357,6 +356,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
     )
+    show = partial(_logs_command, plan.study, storage=options.storage)
     stopped = _search(plan, store, settings, options) if plan.search else None
     if stopped:
         if options.json:
@@ -395,7 +395,6 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
             print(outcome.stopped)
         if page:
             print(f"Report: {_relative(page)}")
-    show = partial(_logs_command, plan.study, storage=options.storage)
     if outcome.stopped:
         return _code_of(outcome.stopped)
     return COMPLETE if complete and _found(plan, options) else INCOMPLETE
@@ -600,45 +599,6 @@ def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
     return rows
 
 
-# --------------------------------------------------------------------------------------------------- methods, doctor
-
-
-def _methods(name: str | None) -> int:
-    """All methods in a table, or what the file of one says of itself and of its switches."""
-    if name is None:
-        measured = catalogue.costs()
-        table = Table("method", "what it is", "uses", Column("cost", justify="right"), box=None)
-        for one in map(catalogue.entry, methods.names()):
-            cost = f"{measured[one.name]:.1f}" if one.name in measured else ""
-            table.add_row(one.name, escape(one.title), ", ".join(one.uses), cost)
-    else:
-        one = catalogue.entry(name)
-        columns = ("switch", "default", "search", "meaning")
-        table = Table(*columns, box=None, title=escape(one.title), title_justify="left")
-        for switch in one.switches:
-            texts = (catalogue.default_text(switch.default), switch.search, switch.meaning)
-            table.add_row(f"method.{switch.name}", *map(escape, texts))
-        table.caption = f"A search tries, of the trial's own fields: {one.search}." if one.search else None
-    Console().print(table)
-    return COMPLETE
-
-
-def _doctor(storage: Path, as_json: bool) -> int:
-    """Environment, unreadable parts, abandoned leases, refused checkpoints: exit code 1 where something is wrong."""
-    import torch
-
-    store = Store(storage.expanduser().resolve())
-    problems: list[str] = []
-    versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
-    problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
-    remedies = {
-        "trials": "remove it, then run the study again",
-        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
-        "arrays": "remove it and its row below trials, then run the study again",
-        "suggestions": "remove it; the search goes on without it",
-        "studies": "remove it",
-        "events": "remove it",
-    }
 # -------------------------------------------------------------------------------------------------------------- logs
 
 
@@ -704,6 +664,45 @@ def _logs_command(study: str, trial: str, storage: Path) -> str:
     return f"lnl logs {study} {trial}{where}"
 
 
+# --------------------------------------------------------------------------------------------------- methods, doctor
+
+
+def _methods(name: str | None) -> int:
+    """All methods in a table, or what the file of one says of itself and of its switches."""
+    if name is None:
+        measured = catalogue.costs()
+        table = Table("method", "what it is", "uses", Column("cost", justify="right"), box=None)
+        for one in map(catalogue.entry, methods.names()):
+            cost = f"{measured[one.name]:.1f}" if one.name in measured else ""
+            table.add_row(one.name, escape(one.title), ", ".join(one.uses), cost)
+    else:
+        one = catalogue.entry(name)
+        columns = ("switch", "default", "search", "meaning")
+        table = Table(*columns, box=None, title=escape(one.title), title_justify="left")
+        for switch in one.switches:
+            texts = (catalogue.default_text(switch.default), switch.search, switch.meaning)
+            table.add_row(f"method.{switch.name}", *map(escape, texts))
+        table.caption = f"A search tries, of the trial's own fields: {one.search}." if one.search else None
+    Console().print(table)
+    return COMPLETE
+
+
+def _doctor(storage: Path, as_json: bool) -> int:
+    """Environment, unreadable parts, abandoned leases, refused checkpoints: exit code 1 where something is wrong."""
+    import torch
+
+    store = Store(storage.expanduser().resolve())
+    problems: list[str] = []
+    versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
+    problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
+    remedies = {
+        "trials": "remove it, then run the study again",
+        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
+        "arrays": "remove it and its row below trials, then run the study again",
+        "suggestions": "remove it; the search goes on without it",
+        "studies": "remove it",
+        "events": "remove it",
+    }
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
         problems += [f"unreadable {path.relative_to(store.root)}: {remedy}." for path in broken]

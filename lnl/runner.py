@@ -61,7 +61,7 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl import data, methods, networks, task  # noqa: E402
 from lnl.logs import Output, mask  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
@@ -206,6 +206,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     except (StorageError, torch.AcceleratorError):
         raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
     except Exception as error:
+        traceback.print_exc()  # all of it, into the log
         failure = {"status": "failed", **_failure(error)}
         refused = isinstance(error, data.Unfit)
     final = {
@@ -233,7 +234,6 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
-        traceback.print_exc()  # all of it, into the log
     message = mask(failure.get("failure_message", ""))
     return {
         "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
