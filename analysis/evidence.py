@@ -22,9 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
-from scipy.stats import nct
 
 from analysis import statistics
 from analysis.statistics import Comparison
@@ -129,6 +127,8 @@ def power(
 
     The larger of the two chances; that of equivalence is a lower bound, close where it is not small.
     """
+    from scipy.stats import nct  # takes half a second, and few commands ask for power
+
     effect, n = np.asarray(np.abs(effect), dtype=float), np.asarray(n, dtype=float)
     error, freedom = deviation / np.sqrt(n), n - 1
     two_sided = stdtrit(freedom, 1 - alpha / 2)
@@ -163,6 +163,8 @@ def replicates_needed(
 
 def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: float = POWER) -> float:
     """The smallest true difference that n paired replicates find to be other than zero with this chance."""
+    from scipy.optimize import brentq  # as above
+
     if n < 2 or not deviation > 0:
         return float("nan")
     high = deviation
@@ -206,7 +208,8 @@ def contrasts(
         arm, against = (trials[trials["arm"] == contrast[role]] for role in ("arm", "against"))
         whole = statistics.compare(arm, against, selection)
         mine = waiting[waiting["arm"].isin([contrast["arm"], contrast["against"]])]
-        planned = min(counts.get(contrast["arm"], 0), counts.get(contrast["against"], 0))
+        both = counts.get(contrast["arm"], 0), counts.get(contrast["against"], 0)
+        planned = min(both) if looks else max(both)  # shifted replicates are waited for, too
         done: list[Looked] = []
         for count in looks or (planned,):
             if (mine["replicate"] < count).any() or count > planned:
