@@ -6,14 +6,14 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import evidence, statistics
-from lnl.results import Store, attempt_name, counting, is_outcome, latest
+from lnl import nights
+from lnl.results import Place, Store, attempt_name, counting, is_outcome, latest, place
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -47,7 +47,7 @@ class LoadError(ValueError):
 class Study:
     """A plan and what became of it.  Accuracies are fractions."""
 
-    root: Path
+    root: Place
     name: str
     preset: str
     plan_hash: str
@@ -57,7 +57,7 @@ class Study:
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
-    unreadable: list[Path]  # files that could not be read; grows when `epochs` or `arrays` meets one
+    unreadable: list[Place]  # files that could not be read; grows when `epochs` or `arrays` meets one
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -134,6 +134,11 @@ class Study:
         rows = [row for look in looks for row in look["contrasts"]]
         frame = pd.DataFrame(rows, columns=["arm", "against", "n", *numbers, "verdict"])
         return frame.astype(dict.fromkeys(numbers, float))
+
+    @property
+    def night(self) -> str | None:
+        """The night whose replicates the plan has, an ISO date."""
+        return self.plan.get("night")
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -225,23 +230,24 @@ class Study:
         return dict(panels[name])
 
 
-def load(root: str | Path, study: str, preset: str | None = None) -> Study:
-    """The newest plan of a study (of one preset, if given) and its results.
+def load(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Study:
+    """The newest plan of a study (of one preset, and one night, if given) and its results, from a folder or s3://bucket/prefix.
 
     Raises LoadError where the folder holds no such plan.  Warns of files that it cannot read.
     """
-    store = Store(Path(root))
+    store = Store(place(root))
     plans, unreadable = store.read("studies")
-    row = _newest(plans, unreadable, store.root, study, preset)
+    row = _newest(plans, unreadable, store.root, study, preset, night)
     plan = json.loads(row["plan"])
     before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
-    counts = {one["replicates"] for one in before if one["preset"] == plan["preset"] and not one.get("looks")}
+    here = [one for one in before if all(one.get(name) == plan.get(name) for name in ("preset", "night"))]
+    counts = {one["replicates"] for one in here if not one.get("looks")}
     most = (plan.get("looks") or [plan["replicates"]])[-1]
     earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < most))
     return replace(of_plan(store, plan, row["plan_hash"], unreadable), earlier=earlier)
 
 
-def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: Sequence[Path] = ()) -> Study:
+def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: Sequence[Place] = ()) -> Study:
     """A plan's record, submitted or not, and its results.  `unreadable`: files already found so."""
     name, preset = plan["study"], plan["preset"]
     rows, broken = store.read("trials", name)
@@ -258,6 +264,7 @@ def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable:
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
     outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
+    outside &= rows["replicate"] // nights.A_NIGHT == first_replicate(plan) // nights.A_NIGHT  # else another night's
     left = rows[outside.astype(bool)]
     return Study(
         root=store.root,
@@ -272,6 +279,12 @@ def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable:
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
     )
+
+
+def first_replicate(plan: Mapping[str, Any]) -> int:
+    """Of a plan's own range: that of its night, if it has one."""
+    night = plan.get("night")
+    return nights.first_replicate(nights.parse(night) if night else None)
 
 
 def in_base(rows: pd.DataFrame) -> pd.DataFrame:
@@ -291,12 +304,16 @@ def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
     return [payload for payload in payloads if payload["preset"] == preset]
 
 
-def _newest(plans: pd.DataFrame, broken: list[Path], root: Path, study: str, preset: str | None) -> pd.Series:
+def _newest(
+    plans: pd.DataFrame, broken: list[Place], root: Place, study: str, preset: str | None, night: str | None
+) -> pd.Series:
     mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
+    if night is not None:
+        mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
     if len(mine):
         return mine.sort_values("submitted_at", kind="stable").iloc[-1]
     there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
-    wanted = repr(study) + (f" with preset {preset!r}" if preset else "")
+    wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
     known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"
     unread = f"; {len(broken)} plan files there cannot be read" if broken else ""
     raise LoadError(f"No plan of study {wanted} in {root}: {known}{unread}.")
@@ -327,7 +344,7 @@ def _listed(values: Any) -> list[Any]:
     return [] if values is None else list(values)
 
 
-def _report_unreadable(paths: Sequence[Path], stacklevel: int = 3) -> None:
+def _report_unreadable(paths: Sequence[Place], stacklevel: int = 3) -> None:
     if paths:
         names = ", ".join(map(str, paths[:5])) + f" and {len(paths) - 5} more" * (len(paths) > 5)
         warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=stacklevel)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import aggregate_plots, evidence, papers, plots, search_plots, seed_tables, statistics, tables
 from analysis.load import Study, load
-from lnl.results import write_atomically
+from lnl.results import Place, place, write_atomically
 
 PIXELS_PER_INCH = 100  # on the page
 MOST_OPEN = 4  # searches whose figures are open on the page; of more of them each is folded
@@ -72,16 +72,18 @@ class Report:
 
     study: Study
     rule: str
-    folder: Path
+    folder: Place
 
     @property
     def command(self) -> str:
-        return f"lnl report {self.study.name} --preset {self.study.preset} --selection {self.rule}"
+        night = f" --night {self.study.night}" if self.study.night else ""
+        return f"lnl report {self.study.name} --preset {self.study.preset}{night} --selection {self.rule}"
 
     @property
     def loading(self) -> str:
         """The study, in Python."""
-        return f'load("results", "{self.study.name}", "{self.study.preset}")'
+        night = f', night="{self.study.night}"' if self.study.night else ""
+        return f'load("results", "{self.study.name}", "{self.study.preset}"{night})'
 
     def picture(self, stem: str, plot: plots.Plot, code: str) -> Picture:
         """Writes a figure and the rows that it draws."""
@@ -104,28 +106,35 @@ class Report:
             self._write(f"{stem}.tex", table.latex(stem).encode())
         return named
 
-    def page(self, template: str, **content: Any) -> Path:
+    def page(self, template: str, **content: Any) -> Place:
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
         )
         return self._write("index.html", environment.get_template(template).render(report=self, **content).encode())
 
-    def _write(self, name: str, content: bytes) -> Path:
+    def _write(self, name: str, content: bytes) -> Place:
         path = self.folder / name
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
         return path
 
 
 def build(
-    root: str | Path, study: str, preset: str | None = None, selection: str | None = None, out: str | Path | None = None
-) -> Path:
+    root: str | Place,
+    study: str,
+    preset: str | None = None,
+    selection: str | None = None,
+    out: str | Place | None = None,
+    night: str | None = None,
+) -> Place:
     """Write the report of a study's newest plan; returns the page, `<root>/reports/<study>-<preset>/index.html`.
 
-    `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.
+    `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.  `night`: the newest
+    plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.
     """
-    loaded = load(root, study, preset)
-    folder = Path(out) if out is not None else loaded.root / "reports" / f"{loaded.name}-{loaded.preset}"
+    loaded = load(root, study, preset, night)
+    name = f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night)
+    folder = place(out) if out is not None else loaded.root / "reports" / name
     report = Report(loaded, loaded.rule(selection), folder)
     contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
     makers = (search, panels, across, rules, looks_taken, inside, beside)
@@ -154,6 +163,8 @@ def build(
 
 def summary(study: Study) -> Iterator[str]:
     """What was asked for and what is there, in plain words."""
+    if study.night:
+        yield f"The night of {study.night}, whose replicates are its own."
     planned = pd.DataFrame(study.plan["trials"], columns=["trial", "arm", "setting", "replicate"])
     settings = planned["setting"].map(str).nunique()
     counts = planned.groupby(["arm", planned["setting"].map(str)])["replicate"].nunique()
@@ -482,9 +493,9 @@ def rules(report: Report) -> Iterator[Section]:
 
 
 def looks_taken(report: Report) -> Iterator[Section]:
-    """What each declared look showed when it was taken."""
+    """What each declared look showed when it was taken; a night has none."""
     taken = report.study.looks_taken()
-    if taken.empty:
+    if taken.empty or report.study.night:
         return
     section = Section(
         "looks", "Looks at the contrasts", tables=report.tables(looks=tables.of_looks(report.study, taken))

@@ -104,6 +104,8 @@ def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 
 def check_looks(store: Store, plan: Plan) -> None:
     """Raise `ValueError` where results were judged at other looks, or contrasts: their error control would be void."""
+    if plan.record["night"]:  # other replicates
+        return
     for before in looks_taken(store, plan.study, plan.preset):
         looks = tuple(before["looks"])
         if looks != tuple(plan.record["looks"]):
@@ -124,8 +126,8 @@ def check_looks(store: Store, plan: Plan) -> None:
 
 
 def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | None:
-    """The looks of the newest plan that was submitted, if it has some."""
+    """The looks of the newest plan that was submitted, if it has some; those of nights have none."""
     plans, _ = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
-    if plans.empty:
-        return None
-    return tuple(json.loads(plans.sort_values("submitted_at", kind="stable")["plan"].iloc[-1]).get("looks", [])) or None
+    records = map(json.loads, plans.sort_values("submitted_at", kind="stable")["plan"])
+    own = [record for record in records if not record.get("night")]
+    return tuple(own[-1].get("looks", [])) or None if own else None

@@ -22,6 +22,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as settings
 
-from lnl import methods
+from lnl import methods, nights
 from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
-SEARCH_REPLICATES = 1000  # searches have the replicates from here on, studies those below: no search sees a study's
+SEARCH_REPLICATES = nights.A_NIGHT  # searches have the replicates from here on: none sees those of a study or a night
 
 
 @settings(frozen=True, config=_STRICT)
@@ -241,12 +242,15 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         looks: Sequence[int] | None = None,
         reached: Mapping[str, int] | None = None,
         search: Mapping[str, Any] | None = None,
+        night: date | None = None,
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
         `changes`: dotted overrides of the base, last to apply.  `looks`: in place of the declared ones; the first is
         the number of replicates.  `reached`: of arms that go on to later looks, their replicates in the base setting.
-        `search`: fields of its search, last to apply; a study that declares none gets one where they are given.  Raises
+        `search`: fields of its search, last to apply; a study that declares none gets one where they are given.
+        `night`: with replicates of that night, fresh ones.  An arm's override "replicate" shifts its replicates, so that
+        one configuration may be drawn afresh under a second name.  Raises
         `ValueError` for unknown presets and keys, for looks or a search that cannot be, and where two arms are the same
         configuration (they would count as evidence twice).
         """
@@ -264,8 +268,14 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             for factor, levels in {**self.factors, **chosen.factors}.items()
         }
         arms = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
-        if "replicate" in set(changed).union(*arms.values()):
+        if "replicate" in changed:
             raise ValueError("A study sets the field 'replicate' itself: ask for a number of replicates instead.")
+        shifts = {arm: overrides.get("replicate", 0) for arm, overrides in arms.items()}
+        if wrong := [arm for arm, shift in shifts.items() if type(shift) is not int or shift < 0]:
+            raise ValueError(
+                f"Arm '{wrong[0]}': 'replicate' is how far its replicates are shifted, a whole number from 0 on, "
+                f"not {shifts[wrong[0]]!r}."
+            )
         if empty := [factor for factor, levels in factors.items() if not levels]:
             raise ValueError(f"Factor '{empty[0]}' has no level: give it at least one.")
         panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
@@ -273,13 +283,20 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         searching = self._search({**chosen.search, **(search or {})}, wanted=search is not None)
         if looks and searching is not None:
             raise ValueError("A study that searches has a fixed number of replicates: search without looks.")
-        if looks is None and replicates is None and searching is None:
+        if night is not None and (looks or searching is not None):
+            what = "looks" if looks else "a search"
+            raise ValueError(f"A night has a fixed number of replicates and no room for {what}: leave out one of the two.")
+        if looks is None and replicates is None and searching is None and night is None:
             looks = self.looks_of(preset)
         _check_looks(looks := tuple(looks or ()))
+        if any(shifts.values()) and (looks or searching is not None):
+            what = "looks" if looks else "a search"
+            raise ValueError(f"Shifted replicates of an arm and {what} do not go together: leave out one of the two.")
         count = looks[0] if looks else replicates or chosen.replicates or self.replicates
-        if (most := max((count, *looks))) > SEARCH_REPLICATES:
+        if (most := max((count, *looks)) + max(shifts.values())) > SEARCH_REPLICATES:
             raise ValueError(f"{most} replicates are too many: those from {SEARCH_REPLICATES} on belong to searches.")
         level = {factor: _get(base, factor) for factor in factors}
+        start = nights.first_replicate(night)
 
         found: dict[str, Planned] = {}
         for panel in panels.values():
@@ -289,19 +306,22 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                 setting = {f: _get(there, f) for f in panel.across if _get(there, f) != level[f]}
                 for arm in panel.arms:
                     for replicate in range(count if setting else (reached or {}).get(arm, count)):
-                        trial = base.override({**asked, **arms[arm], "replicate": replicate})
+                        index = start + shifts[arm] + replicate
+                        trial = base.override({**asked, **arms[arm], "replicate": index})
                         planned = Planned(trial, arm, canonical(setting))
                         other = found.setdefault(planned.id, planned)
                         if other.arm != arm:
                             place = setting or "the base"
+                            remedy = f"shift one by {count} replicates" if shifts[other.arm] != shifts[arm] else "drop one"
                             raise ValueError(
-                                f"Arms '{other.arm}' and '{arm}' are the same configuration at {place}: drop one."
+                                f"Arms '{other.arm}' and '{arm}' are the same configuration at {place}: {remedy}."
                             )
                         if other.setting != planned.setting:
                             raise ValueError(
                                 f"Arm '{arm}' undoes the factor in {setting}: leave it out of panels that go across it."
                             )
-        declared = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate))  # whole replicates first
+        # whole replicates first
+        declared = tuple(sorted(found.values(), key=lambda planned: planned.trial.replicate - shifts[planned.arm]))
         trials = with_prerequisites(declared)
         here = {arm for panel in panels.values() for arm in panel.arms}
         crossed = {factor for panel in panels.values() for factor in panel.across}
@@ -319,6 +339,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "factors": factors,
             "arms": {arm: arms[arm] for arm in arms if arm in here},
             "replicates": count,
+            "night": night and night.isoformat(),
             "looks": list(looks),
             "selection": self.selection,
             "embeddings": self.embeddings,

@@ -150,7 +150,7 @@ def test_the_order_of_a_declaration_changes_no_trial(arms, labels, rates):
         ({"arms": {"plain": {"method.batchsize": 1}}}, ["'method.batchsize'", "did you mean 'method.batch_size'?"]),
         ({"factors": {"labels": [50, "many"]}}, ["labels", "'many'"]),
         ({"factors": {"labels": []}}, ["labels", "level"]),
-        ({"arms": {"plain": {"replicate": 3}}}, ["replicate"]),
+        ({"arms": {"plain": {"replicate": -3}}}, ["replicate", "-3"]),
     ],
 )
 def test_a_plan_that_cannot_be_meant_gets_one_sentence(changes, words):
