@@ -13,6 +13,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, methods
+from lnl import catalogue, methods, nights
 from lnl.data import DataError
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
 from lnl.results import StorageError, Store, attempt_name, leases
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="make the HTML page, figures and tables of a study")
     report.add_argument("study")
     report.add_argument("--preset")
+    _night_flag(report, "the newest plan of that night")
     _storage_flag(report)
     report.add_argument(
         "--selection",
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         if options.command == "report":
-            return _report(options.study, options.preset, options.storage, options.selection)
+            return _report(options)
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
         if options.command == "logs":
@@ -108,6 +110,7 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
     parser.add_argument("--method", help="only the arms of this method")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
+    _night_flag(parser, "with fresh replicates, that night's own; a second time only what is missing runs")
     parser.add_argument(
         "--until-decided",
         action="store_true",
@@ -156,6 +159,17 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="Optuna's storage, such as postgresql://user@host/name (default: $LNL_OPTUNA, else a file in the results)",
     )
+
+
+def _night_flag(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--night", type=_night, metavar="DATE", help=f"{text}: 2026-11-21, or today (in UTC)")
+
+
+def _night(text: str) -> date:
+    try:
+        return nights.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
 
 def _names(text: str) -> list[str]:
@@ -221,7 +235,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     storage: Path = options.storage.expanduser().resolve()
     store = Store(storage)
     looks = _looks(study, options, store, searches=command == "search" or study.search is not None)
-    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks}
+    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks, "night": options.night}
     plan = study.plan(options.preset, **asked)
     if options.until_decided and not plan.record["contrasts"]:
         raise UsageError("--until-decided has nothing to decide: declare contrasts of arms that this preset has.")
@@ -286,6 +300,10 @@ def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bo
 
     if options.max_seeds is not None and not options.until_decided:
         raise UsageError("--max-seeds N belongs to --until-decided: give both, or --seeds N for a fixed number.")
+    if options.night is not None:
+        if options.until_decided:
+            raise UsageError("A night has a fixed number of replicates: leave out --until-decided, or --night.")
+        return ()
     if options.until_decided and searches:
         raise UsageError("A search compares arms at a fixed number of replicates: leave out --until-decided.")
     if options.max_seeds is not None:
@@ -378,7 +396,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
     if not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses):
         from analysis import report
 
-        page = report.build(store.root, plan.study, plan.preset)
+        page = report.build(store.root, plan.study, plan.preset, night=plan.record["night"])
     if options.json:
         about = {"report": str(page) if page else None, "stopped": outcome.stopped}
         print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store), **about}, indent=1))
@@ -460,10 +478,11 @@ def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace
     return stopped
 
 
-def _report(name: str, preset: str | None, storage: Path, selection: str | None) -> int:
+def _report(options: argparse.Namespace) -> int:
     from analysis import report
 
-    page = report.build(storage.expanduser().resolve(), name, preset, **({"selection": selection} if selection else {}))
+    root, night = options.storage.expanduser().resolve(), options.night and options.night.isoformat()
+    page = report.build(root, options.study, options.preset, options.selection, night=night)
     print(f"Report: {_relative(page)}")
     return COMPLETE
 
@@ -476,6 +495,7 @@ def _as_json(plan: Plan, statuses: Sequence[Status]) -> dict[str, Any]:
     return {
         "study": plan.study,
         "preset": plan.preset,
+        "night": plan.record["night"],
         "plan": plan.hash,
         "counts": by_state(statuses),
         "search": plan.record["search"],
@@ -502,7 +522,8 @@ def _print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
         name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
         print(f"{status.state:8}{cost}  {name}  {setting}".rstrip())
-    print(f"{plan.study}, preset {plan.preset}, plan {plan.hash}: {_totals(statuses)}")
+    night = f", night {plan.record['night']}" if plan.record["night"] else ""
+    print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {_totals(statuses)}")
 
 
 def _contrasts(plan: Plan, store: Store) -> list[dict[str, Any]]:
