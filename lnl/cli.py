@@ -28,7 +28,7 @@ from rich.table import Column, Table
 from lnl import catalogue, methods, nights
 from lnl.data import DataError
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
-from lnl.results import StorageError, Store, attempt_name, leases
+from lnl.results import Place, StorageError, Store, attempt_name, leases, place
 from lnl.study import Plan, Status, Study, by_state, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -130,12 +130,19 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gpus-per-trial",
-        type=float,
+        type=_share,
         default=os.environ.get("LNL_GPUS_PER_TRIAL"),
         metavar="SHARE",
-        help="default: $LNL_GPUS_PER_TRIAL, else 1 where the cluster has GPUs",
+        help="1, 0.25, or auto: as many on a GPU as its memory holds, which the first of each kind measures "
+        "(default: $LNL_GPUS_PER_TRIAL, else 1 where the cluster has GPUs)",
     )
     parser.add_argument("--cpus-per-trial", type=float, default=1, metavar="N")
+    parser.add_argument(
+        "--budget-hours",
+        type=float,
+        metavar="H",
+        help="start no trial that would take this run above H GPU-hours (CPU-hours where trials have no GPU)",
+    )
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
     )
@@ -161,6 +168,17 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _share(text: str) -> float | str:
+    """Of a GPU, as Ray can give it."""
+    try:
+        share = "auto" if text == "auto" else float(text)
+    except ValueError:
+        share = -1.0
+    if not isinstance(share, str) and not (0 <= share <= 1 or share == round(share) > 0):
+        raise argparse.ArgumentTypeError(f"give auto, a part of one GPU such as 0.25, or a whole number; not '{text}'")
+    return share
+
+
 def _night_flag(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--night", type=_night, metavar="DATE", help=f"{text}: 2026-11-21, or today (in UTC)")
 
@@ -177,13 +195,20 @@ def _names(text: str) -> list[str]:
 
 
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
-    default = _default_storage()
-    text = "where results live (default: $LNL_STORAGE, else results)"
-    parser.add_argument("--storage", type=Path, default=default, metavar="FOLDER", help=text)
+    text = "where results live: a folder, or s3://bucket/prefix (default: $LNL_STORAGE, else results)"
+    parser.add_argument("--storage", type=_place, default=_default_storage(), metavar="PLACE", help=text)
 
 
-def _default_storage() -> Path:
-    return Path(os.environ.get("LNL_STORAGE", "results"))
+def _default_storage() -> str:
+    return os.environ.get("LNL_STORAGE", "results")
+
+
+def _place(text: str) -> Place:
+    """The parser would repeat the text of a `ValueError`, and a password in it."""
+    try:
+        return place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def find_study(name: str) -> Study:
@@ -232,8 +257,7 @@ def _guarded(act: Any) -> int:
 
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
-    storage: Path = options.storage.expanduser().resolve()
-    store = Store(storage)
+    store = Store(options.storage)
     looks = _looks(study, options, store, searches=command == "search" or study.search is not None)
     asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks, "night": options.night}
     plan = study.plan(options.preset, **asked)
@@ -373,6 +397,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
+        budget_hours=options.budget_hours,
     )
     show = partial(_logs_command, plan.study, storage=options.storage)
     stopped = _search(plan, store, settings, options) if plan.search else None
@@ -420,7 +445,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
 
 def _code_of(stopped: str) -> int:
     """The exit code of a run that ended early for this reason."""
-    return INCOMPLETE if stopped.startswith("Interrupted") else ERROR
+    return INCOMPLETE if stopped.startswith(("Interrupted", "The budget")) else ERROR
 
 
 def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -481,14 +506,15 @@ def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace
 def _report(options: argparse.Namespace) -> int:
     from analysis import report
 
-    root, night = options.storage.expanduser().resolve(), options.night and options.night.isoformat()
+    root, night = options.storage, options.night and options.night.isoformat()
     page = report.build(root, options.study, options.preset, options.selection, night=night)
     print(f"Report: {_relative(page)}")
     return COMPLETE
 
 
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _relative(path: Place) -> Place:
+    here = isinstance(path, Path) and path.is_relative_to(Path.cwd())
+    return path.relative_to(Path.cwd()) if here else path
 
 
 def _as_json(plan: Plan, statuses: Sequence[Status]) -> dict[str, Any]:
@@ -625,7 +651,7 @@ def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
 
 def _logs(options: argparse.Namespace) -> int:
     """A line for each attempt that failed, or all that one trial's attempts have said."""
-    store = Store(options.storage.expanduser().resolve())
+    store = Store(options.storage)
     about = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
     rows, broken = store.read("trials", options.study, about)
     for path in broken:
@@ -680,8 +706,8 @@ def _attempt_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['trial']} attempt {row['attempt']}{place}  {what}{why}"
 
 
-def _logs_command(study: str, trial: str, storage: Path) -> str:
-    where = "" if storage == _default_storage() else f" --storage {storage}"
+def _logs_command(study: str, trial: str, storage: Place) -> str:
+    where = "" if storage == place(_default_storage()) else f" --storage {storage}"
     return f"lnl logs {study} {trial}{where}"
 
 
@@ -708,11 +734,11 @@ def _methods(name: str | None) -> int:
     return COMPLETE
 
 
-def _doctor(storage: Path, as_json: bool) -> int:
+def _doctor(storage: Place, as_json: bool) -> int:
     """Environment, unreadable parts, abandoned leases, refused checkpoints: exit code 1 where something is wrong."""
     import torch
 
-    store = Store(storage.expanduser().resolve())
+    store = Store(storage)
     problems: list[str] = []
     versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
     problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
@@ -736,13 +762,7 @@ def _doctor(storage: Path, as_json: bool) -> int:
         f"refused checkpoint {path.name}: remove it once looked at."
         for path in sorted((store.root / "checkpoints").glob("*.refused-*"))
     ]
-    leftovers = [path for path in store.root.rglob(".*.tmp")] if store.root.exists() else []
-    problems += [
-        f"half-written {path.relative_to(store.root)}: left by a killed process; remove it." for path in leftovers
-    ]
-    free = psutil.disk_usage(str(store.root if store.root.exists() else Path.cwd())).free / 2**30
-    if free < 1:
-        problems.append(f"only {free:.1f} GiB free where results are written.")
+    on_disk = _doctor_disk(storage, problems) if isinstance(storage, Path) else {}
     facts = {
         "python": sys.version.split()[0],
         **versions,
@@ -751,7 +771,7 @@ def _doctor(storage: Path, as_json: bool) -> int:
         "bfloat16": bool(torch.cuda.is_bf16_supported())
         if torch.cuda.is_available()
         else bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")),
-        "free_gib": round(free, 1),
+        **on_disk,
     }
     if as_json:
         print(json.dumps({"facts": facts, "problems": problems}, indent=1))
@@ -759,6 +779,18 @@ def _doctor(storage: Path, as_json: bool) -> int:
         print("  ".join(f"{name} {value}" for name, value in facts.items()))
         print("\n".join(problems) or "No problem found.")
     return ERROR if problems else COMPLETE
+
+
+def _doctor_disk(folder: Path, problems: list[str]) -> dict[str, float]:
+    """What only a folder can suffer from: files of killed writers, and a full disk."""
+    problems += [
+        f"half-written {path.relative_to(folder)}: left by a killed process; remove it."
+        for path in folder.rglob(".*.tmp")
+    ]
+    free = psutil.disk_usage(str(folder if folder.exists() else Path.cwd())).free / 2**30
+    if free < 1:
+        problems.append(f"only {free:.1f} GiB free where results are written.")
+    return {"free_gib": round(free, 1)}
 
 
 def _version(package: str) -> str | None:

@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _RAY_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"  # written by `ray start` on every node of a cluster
 
@@ -61,7 +61,7 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, task  # noqa: E402
+from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import Output, mask  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
@@ -77,9 +77,25 @@ from lnl.results import (  # noqa: E402
 )
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
-from lnl.trial import Diverged, Execution, Row, Trial, parse, run, trained_path, trial_code_hash  # noqa: E402
+from lnl.trial import (  # noqa: E402
+    Diverged,
+    Execution,
+    Row,
+    Trial,
+    code_hash,
+    parse,
+    run,
+    trained_path,
+    trial_code_hash,
+)
 
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
+PENDING = 200  # trials that wait for devices within Ray, where an autoscaler sees them
+NODE_ANSWERS_S = 120.0  # until a node that does not answer is left alone
+NODE_JOINS_S = float(
+    os.environ.get("LNL_NODE_JOINS_S", 120)
+)  # until a node that could take a trial is given up, where nothing says that one will come
+BUDGET = "The budget"  # begins the sentence of a run that has spent it
 POLL_S = 2.0  # while another driver finishes its trials
 
 
@@ -91,10 +107,11 @@ class Settings:
     data: Path | None = None
     address: str = ADDRESS
     cpus_per_trial: float = 1
-    gpus_per_trial: float | None = None  # None: one where the cluster has GPUs
+    gpus_per_trial: float | Literal["auto"] | None = None  # None: one where the cluster has GPUs; auto: see lnl.packing
     device: str = "auto"
     checkpoint_s: float = 10.0  # seconds of training between checkpoints
     wait: bool = True  # for trials that another driver holds
+    budget_hours: float | None = None  # of this run: GPU-hours, CPU-hours where trials have no GPU
 
     def execution(self) -> Execution:
         device = "cpu" if self.device == "auto" and self.gpus_per_trial == 0 else self.device
@@ -121,6 +138,7 @@ class Job:
     study: str
     preset: str
     plan_hash: str
+    code_hash: str  # of the trial, where the driver runs
     git_commit: str | None
     git_dirty: bool | None
 
@@ -137,6 +155,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
     store, trial = Store(settings.storage), parse(job.trial)
     try:
         store.check_identity(job.store)
+        _check_code(job, trial)
         lease, holder = claim(store, trial.id, study=job.study, run=job.run)
         while lease is None and holder and holder["run"] == job.run:
             time.sleep(HEARTBEAT_S)  # our own worker was lost with its host: its lease lapses
@@ -173,6 +192,15 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
         report({"outcome": "storage", "message": str(error)})
 
 
+def _check_code(job: Job, trial: Trial) -> None:
+    """Raise `StorageError` where this machine runs other code than the driver: its rows would not be the plan's."""
+    if trial_code_hash(trial) != job.code_hash:
+        raise StorageError(
+            f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parent}) than this driver: bring the "
+            "same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
+        )
+
+
 def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report) -> dict[str, Any]:
     """Train a claimed trial to its end, write its rows; returns the last report."""
     about = _about(job, trial, settings)
@@ -187,8 +215,7 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     facts: Mapping[str, Any] = {}
     failure: dict[str, Any] = {}
     refused = False
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    total_mb = _share_accelerator(device, settings)
     try:
         for row in run(trial, execution, state["run"] if state else None):
             facts, seconds = row.facts, row.seconds
@@ -219,7 +246,8 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         "attempt": attempt,
         "epochs_done": history[-1][0] if history else 0,
         "seconds": seconds,
-        "peak_memory_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+        "peak_memory_mb": torch.cuda.max_memory_reserved(device) / 2**20 if total_mb else None,
+        "device_memory_mb": total_mb,
         "started_at": started,
         "ended_at": now(),
     }
@@ -242,7 +270,21 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         "refused": refused,
         "seconds": seconds,
         "accuracy": final.get("accuracy_last"),
+        "peak_memory_mb": final["peak_memory_mb"],
+        "device_memory_mb": total_mb,
     }
+
+
+def _share_accelerator(device: torch.device, settings: Settings) -> float | None:
+    """Begin to measure this process's memory and keep it to its share; returns what the device has, MB."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()  # of an earlier trial in this process
+    torch.cuda.reset_peak_memory_stats(device)
+    total_mb = torch.cuda.get_device_properties(device).total_memory / 2**20
+    gpus = settings.gpus_per_trial if isinstance(settings.gpus_per_trial, float | int) else 1.0
+    torch.cuda.set_per_process_memory_fraction(packing.memory_fraction(gpus, total_mb), device)
+    return total_mb
 
 
 Entry = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
@@ -258,10 +300,10 @@ def _failure(error: Exception) -> dict[str, str]:
     if isinstance(error, Diverged):
         return {"failure_class": "nan", "failure_message": str(error)}
     if isinstance(error, torch.OutOfMemoryError):
-        return {
-            "failure_class": "oom",
-            "failure_message": f"Out of accelerator memory: raise --gpus-per-trial. {error}",
-        }
+        message = f"Out of accelerator memory: raise --gpus-per-trial. {error}"
+        return {"failure_class": "oom", "failure_message": message}
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in str(error):  # a RuntimeError without a class
+        return {"failure_class": "oom", "failure_message": f"Out of memory: fewer trials at once need less. {error}"}
     if isinstance(error, data.DataError):
         return {"failure_class": "data_error", "failure_message": str(error)}
     trace = traceback.format_exc(limit=-8)
@@ -366,13 +408,14 @@ def run_plan(
 
     `progress` has `start(todo, statuses)`, `epoch(trial, metrics)`, `end(trial, outcome)`, `say(sentence)` and
     `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
-    had.
+    had, `ConnectionError` where the cluster cannot.
     """
     store = Store(settings.storage)
     job_of = _submit(plan, store, rerun_stale)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
     tried: set[str] = set()
     stopped: str | None = None
+    cluster: _Cluster | None = None
 
     chosen = plan.of_arms(arms)
 
@@ -384,16 +427,17 @@ def run_plan(
     with contextlib.ExitStack() as stack:
         while stopped is None:
             waiting = _waiting(plan, statuses, again, tried, store)
-            todo = [planned for planned in waiting if _ready(planned, waiting, store)]
-            if todo:
-                settings = stack.enter_context(_ray(settings))
-                progress.start(todo, statuses)
+            if any(_ready(planned, waiting, store) for planned in waiting):
+                cluster = cluster or stack.enter_context(_cluster(plan, settings, progress, len(waiting)))
+                progress.start(waiting, statuses)
                 stack.callback(progress.finish)
-                watch = _Watch(progress)
-                space = {"param_space": tune.grid_search([_as_config(planned, job_of(planned)) for planned in todo])}
-                _tune(watch, settings, space)
-                stopped = watch.stopped
-                tried |= {planned.id for planned in todo} - watch.taken
+                expected = {status.planned.id: status.seconds for status in statuses}
+                queue = _Queue(waiting, cluster, expected, store)
+                watch = _Watch(progress, queue, cluster.budget)
+                work = _Work(watch, cluster, job_of, ahead=PENDING)
+                _tune(watch, work, _Scheduler(work, store))
+                stopped = watch.stopped or queue.stopped
+                tried |= queue.tried - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             elif waiting:
@@ -402,6 +446,58 @@ def run_plan(
                 break
             statuses = standing()
     return Outcome(statuses, stopped)
+
+
+class _Queue:
+    """The trials that a plan waits for, handed out in its order to `_Work`: each once all that it starts from is
+    trained, its share of a GPU is known and the budget holds it; again, with a larger share, where memory ran out.
+    """
+
+    pruner = "none"
+
+    def __init__(
+        self, waiting: Sequence[Planned], cluster: _Cluster, expected: Mapping[str, float | None], store: Store
+    ) -> None:
+        self.waiting = list(waiting)
+        self.running: dict[str, Planned] = {}
+        self.cluster, self.expected, self.store = cluster, expected, store
+        self.tried: set[str] = set()
+        self.stopped: str | None = None
+
+    def next(self, capacity: int) -> Planned | None:
+        pending = [*self.waiting, *self.running.values()]
+        for place, planned in enumerate(self.waiting):
+            if not _ready(planned, pending, self.store) or self._measured_by_another(planned):
+                continue
+            if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.gpus(planned.trial)):
+                self.stopped = self.cluster.budget.sentence if not self.running else None
+                return None
+            self.running[planned.id] = self.waiting.pop(place)
+            self.tried.add(planned.id)
+            return planned
+        return None
+
+    def _measured_by_another(self, planned: Planned) -> bool:
+        """Whether a trial of its kind runs that measures their memory."""
+        shares = self.cluster.shares
+        if shares.of(planned.trial) is not None:
+            return False
+        return any(shares.same(planned.trial, other.trial) for other in self.running.values())
+
+    def busy(self) -> bool:
+        return bool(self.running)
+
+    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
+        return False
+
+    def ended(self, trial: str, outcome: Mapping[str, Any]) -> str | None:
+        """A sentence where it goes on with more."""
+        planned, shares = self.running.pop(trial, None), self.cluster.shares
+        if planned is None or outcome.get("failure") != "oom" or not shares.widen(planned.trial):
+            return None
+        self.waiting.insert(0, planned)
+        self.tried.discard(trial)
+        return f"{planned.arm} {trial} ran out of memory: it goes on with {shares.of(planned.trial):g} of a GPU."
 
 
 def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], Job]:
@@ -425,6 +521,7 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
             study=plan.study,
             preset=plan.preset,
             plan_hash=plan.hash,
+            code_hash=trial_code_hash(planned.trial),
             git_commit=commit,
             git_dirty=dirty,
         )
@@ -453,6 +550,8 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
 
 def _ready(planned: Planned, waiting: Sequence[Planned], store: Store) -> bool:
     """All that it starts from is trained and will not be trained again before it."""
+    if not planned.trial.prerequisites:
+        return True
     ids = {other.id for other in waiting}
     return all(
         trial.id not in ids and trained_path(store.trained, trial).exists()
@@ -505,29 +604,138 @@ def check_data(todo: Sequence[Planned], root: Path | None) -> None:
             data.human_labels(dataset, trial.noise.column, root)
 
 
+@dataclass
+class _Cluster:
+    """A connection to Ray, and how a run shares it out."""
+
+    settings: Settings
+    shares: packing.Shares
+    budget: _Budget
+    stopped: str | None = None  # why the run ended early
+
+    def gpus(self, trial: Trial) -> float:
+        """Of a GPU; a trial that is to measure its kind's memory has a whole one."""
+        share = self.shares.of(trial)
+        return 1.0 if share is None else share
+
+
+class _Budget:
+    """Device-hours of one run: what trials took, and what those that run are expected to."""
+
+    def __init__(self, hours: float | None, cpus: float) -> None:
+        self.hours, self.cpus = hours, cpus
+        self.spent = 0.0  # device-seconds of trials that have ended
+        self.running: dict[str, tuple[float, float | None]] = {}  # trial -> devices that it takes, since when
+        self.expected: dict[str, float] = {}
+
+    @property
+    def sentence(self) -> str:
+        return f"{BUDGET} of {self.hours:g} device-hours holds no more. What is finished is stored: run again to go on."
+
+    def holds(self, seconds: float | None, gpus: float) -> bool:
+        """Whether one more trial fits, as far as it has been timed."""
+        if self.hours is None:
+            return True
+        promised = sum(max(self.expected.get(trial, 0.0), taken) for trial, taken in self._taken().items())
+        return self.spent + promised + (seconds or 0.0) * self._devices(gpus) < self.hours * 3600
+
+    def begin(self, trial: str, gpus: float, seconds: float | None) -> None:
+        """It waits for its devices."""
+        self.running[trial] = (self._devices(gpus), None)
+        self.expected[trial] = (seconds or 0.0) * self._devices(gpus)
+
+    def start(self, trial: str) -> None:
+        """It has them."""
+        devices, since = self.running.get(trial, (0.0, None))
+        self.running[trial] = (devices, time.monotonic() if since is None else since)
+
+    def end(self, trial: str) -> None:
+        self.spent += self._taken().get(trial, 0.0)
+        self.running.pop(trial, None)
+
+    def is_spent(self) -> bool:
+        return self.hours is not None and self.spent + sum(self._taken().values()) >= self.hours * 3600
+
+    def _taken(self) -> dict[str, float]:
+        clock = time.monotonic()
+        return {
+            trial: 0.0 if since is None else devices * (clock - since)
+            for trial, (devices, since) in self.running.items()
+        }
+
+    def _devices(self, gpus: float) -> float:
+        return gpus or self.cpus
+
+
 @contextlib.contextmanager
-def _ray(settings: Settings) -> Iterator[Settings]:
-    """A connection to Ray: the cluster at `address`, or one of our own here.  Yields settings with a trial's GPUs."""
+def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Iterator[_Cluster]:
+    """Connect to Ray, look at its nodes, write down when the run begins and ends."""
+    store, run = Store(settings.storage), secrets.token_hex(8)
+    with _ray(settings.address):
+        resources = ray.cluster_resources()
+        has_gpus = resources.get("GPU", 0) > 0
+        gpus = settings.gpus_per_trial
+        if gpus is None or (gpus == packing.AUTO and not has_gpus and settings.address == "local"):
+            gpus = 1.0 if has_gpus else 0.0
+        settings = replace(settings, gpus_per_trial=gpus)
+        shares = packing.Shares(gpus)
+        if gpus == packing.AUTO:
+            shares.learn(store.read("trials", columns=packing.COLUMNS)[0])
+        if settings.address != "local":
+            _check_nodes(settings, store.identity(), progress)
+        _check_room(settings, shares, progress)
+        about = {"run": run, "preset": plan.preset}
+        counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
+        alive = sum(node["Alive"] for node in ray.nodes())
+        store.write_event(plan.study, "run_started", **about, resources=counts, nodes=alive, trials=waiting)
+        began = time.monotonic()
+        cluster = _Cluster(settings, shares, _Budget(settings.budget_hours, settings.cpus_per_trial))
+        try:
+            yield cluster
+        finally:
+            with contextlib.suppress(StorageError):  # it has ended the run already
+                seconds = time.monotonic() - began
+                store.write_event(plan.study, "run_ended", **about, stopped=cluster.stopped, seconds=seconds)
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`."""
     own = not ray.is_initialized()
     if own:
         logging.getLogger("ray").setLevel(logging.ERROR)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        if settings.address == "local":
+        if address == "local":
             options |= {"include_dashboard": False, "object_store_memory": 200_000_000}
+        else:  # the code of this driver, whatever lies on the other machines
+            here = Path(__file__).parents[1]
+            options |= {"runtime_env": {"py_modules": [str(here / name) for name in ("lnl", "analysis")]}}
         try:
-            _knock(settings.address)
-            ray.init(address=settings.address, **options)
-        except (OSError, ValueError) as error:
-            sentence = f"No Ray cluster answers at '{settings.address}': start one, or use --address local. ({error})"
-            raise ConnectionError(sentence) from None
+            _knock(address)
+            ray.init(address=address, **options)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise ConnectionError(_refusal(address, str(error))) from None
     try:
-        gpus = settings.gpus_per_trial
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-        yield replace(settings, gpus_per_trial=gpus)
+        yield
     finally:
         if own:
             ray.shutdown()
+
+
+def _refusal(address: str, reason: str) -> str:
+    """Why no connection came about, and what to do."""
+    reason = " ".join(reason.split())
+    if "AuthToken" in reason or "authentication" in reason.lower():
+        return (
+            f"The Ray cluster at '{address}' refuses this driver's token: set RAY_AUTH_MODE=token and put the "
+            "cluster's own token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
+        )
+    if "Version mismatch" in reason:
+        return (
+            f"The Ray cluster at '{address}' runs another Ray or Python than this driver; both must be the same: "
+            f"{reason.partition('Version mismatch:')[2].strip()}"
+        )
+    return f"No Ray cluster answers at '{address}': start one, or use --address local. ({reason})"
 
 
 def _knock(address: str) -> None:
@@ -539,22 +747,112 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _tune(watch: _Watch, settings: Settings, options: Mapping[str, Any]) -> None:
-    """One Tuner whose trials are jobs; `options`: what to run, for `TuneConfig`, or as its `param_space`."""
+def _check_nodes(settings: Settings, identity: str, progress: Any) -> None:
+    """Ask every node of the cluster whether trials can run there.
+
+    Raises `StorageError` where one does not see the results folder or runs other code; says where GPUs are none.
+    A node that joins later is asked by its first trial.
+    """
+
+    def look(node: str) -> tuple[str | None, str | None]:
+        name = socket.gethostname()
+        try:
+            Store(settings.storage).check_identity(identity)
+        except StorageError as error:
+            return str(error), None
+        if (theirs := code_hash("supervised")) != mine:
+            return f"{name} runs another version of lnl ({theirs}) than this driver ({mine}).", None
+        if node in with_gpus and not torch.cuda.is_available():
+            return None, f"{name} offers GPUs that PyTorch cannot use: trials there train on its CPU."
+        return None, None
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
+    mine = code_hash("supervised")
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    ask = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = [
+        ask.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote(node["NodeID"]) for node in nodes
+    ]
+    for node, answer in zip(nodes, asked, strict=True):
+        name = node["NodeManagerHostname"]
+        try:
+            refusal, remark = ray.get(answer, timeout=NODE_ANSWERS_S)
+        except ray.exceptions.RayError as error:
+            first = str(error).strip().splitlines()[0]
+            progress.say(
+                f"{name} does not answer ({type(error).__name__}: {first}); the study goes on without waiting."
+            )
+            continue
+        if refusal:
+            raise StorageError(refusal)
+        if remark:
+            progress.say(remark)
+
+
+def _check_room(settings: Settings, shares: packing.Shares, progress: Any) -> None:
+    """Wait for a node that can take a trial.  Raises `ConnectionError` where none comes and none is on its way."""
+    gpus = 1.0 if settings.gpus_per_trial == packing.AUTO else shares.smallest()
+    wanted = {"CPU": settings.cpus_per_trial, "GPU": gpus}
+    asked = f"{settings.cpus_per_trial:g} CPUs and {gpus:g} GPUs"
+    deadline = time.monotonic() + (0 if settings.address == "local" else NODE_JOINS_S)
+    told = False
+    while not _has_room(wanted):
+        if _can_grow(wanted):
+            progress.say(f"No node offers {asked} yet: the cluster starts one.")
+            return
+        if time.monotonic() >= deadline:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            there = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise ConnectionError(
+                f"A trial asks for {asked}, and no node offers that (there are {there}): change --gpus-per-trial or "
+                "--cpus-per-trial, or add a node."
+            )
+        if not told:
+            progress.say(f"No node offers {asked} yet: waiting for one, {NODE_JOINS_S:g} s at most.")
+            told = True
+        time.sleep(POLL_S)
+
+
+def _has_room(wanted: Mapping[str, float]) -> bool:
+    return any(
+        node["Alive"] and all(node["Resources"].get(kind, 0.0) >= share for kind, share in wanted.items())
+        for node in ray.nodes()
+    )
+
+
+def _can_grow(wanted: Mapping[str, float]) -> bool:
+    """Whether an autoscaler may add what is wanted."""
+    most = ray._private.state.state.get_max_resources_from_cluster_config()
+    return most is not None and all(most.get(kind, 0) >= share for kind, share in wanted.items())
+
+
+def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
+    """One Tuner whose trials are the jobs that `work` hands out."""
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data mean the same in workers
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(PENDING)
+    settings = work.cluster.settings
 
     def trainable(config: dict[str, Any]) -> None:
-        execute(Job(**json.loads(config["job"]["job"])), settings, tune.report)
+        mine = replace(settings, gpus_per_trial=config["job"]["gpus"])
+        execute(Job(**json.loads(config["job"]["job"])), mine, tune.report)
 
-    of_config = {name: value for name, value in options.items() if name != "param_space"}
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
+        return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
+
     with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial or 0}),
-            param_space={"job": options["param_space"]} if "param_space" in options else None,
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_folder, **of_config
+                search_alg=work,
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_folder,
             ),
             run_config=tune.RunConfig(
                 name=f"run-{secrets.token_hex(4)}",
@@ -569,11 +867,12 @@ def _tune(watch: _Watch, settings: Settings, options: Mapping[str, Any]) -> None
             tuner.fit()
         except ray.exceptions.RayError as error:
             watch.stopped = f"Ray was lost ({type(error).__name__}). What is finished is stored: run again to go on."
+    work.cluster.stopped = watch.stopped
 
 
-def _as_config(planned: Planned, job: Job) -> dict[str, str]:
+def _as_config(planned: Planned, job: Job, gpus: float) -> dict[str, Any]:
     """A Tune configuration; text, because Tune takes dots and slashes in keys for its own."""
-    return {"id": planned.id, "job": json.dumps(asdict(job))}
+    return {"id": planned.id, "job": json.dumps(asdict(job)), "gpus": gpus}
 
 
 def _trial_name(trial: Any) -> str:
@@ -587,15 +886,23 @@ def _trial_folder(trial: Any) -> str:
 
 
 class _Watch(tune.Callback):
-    """Passes Tune's events on to the progress display and to searches; stops everything where storage fails or the user
-    interrupts.
+    """Passes Tune's events on to the progress display and to the source of trials; stops everything where storage
+    fails, the budget is spent or the user interrupts.
     """
 
-    def __init__(self, progress: Any, searches: Any = None) -> None:
+    def __init__(self, progress: Any, source: Any, budget: _Budget) -> None:
         self.progress = progress
-        self.searches = searches
+        self.source = source  # a `_Queue`, or the `lnl.search.Searches`
+        self.budget = budget
         self.stopped: str | None = None
         self.taken: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.budget.start(str(trial))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.stopped is None and self.budget.is_spent():
+            self.stopped = self.budget.sentence
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -617,9 +924,11 @@ class _Watch(tune.Callback):
         self.end(str(trial), {"outcome": "failed", "message": message})
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        if self.searches:
-            self.guarded(self.searches.ended, trial, outcome)
-        self.guarded(self.progress.end, trial, outcome)
+        self.budget.end(trial)
+        if again := self.guarded(self.source.ended, trial, outcome):
+            self.guarded(self.progress.say, again)
+        else:
+            self.guarded(self.progress.end, trial, outcome)
 
     def guarded(self, act: Callable[..., Any], *arguments: Any) -> Any:
         """Call it; where the storage fails end the run in order, as Tune would not."""
@@ -631,7 +940,7 @@ class _Watch(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks, and a live display cannot be.
-        return {"progress": None, "searches": None, "stopped": self.stopped, "taken": self.taken}
+        return {"progress": None, "source": None, "budget": None, "stopped": self.stopped, "taken": self.taken}
 
 
 class _Stop(tune.Stopper):
@@ -670,16 +979,16 @@ def run_search(
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        settings = stack.enter_context(_ray(settings))
+        cluster = stack.enter_context(_cluster(plan, settings, progress, len(searches.searches)))
         stack.callback(progress.finish)
         progress.start()
-        watch = _Watch(progress, searches)
-        work = _Work(watch, settings, job_of)
+        watch = _Watch(progress, searches, cluster.budget)
+        work = _Work(watch, cluster, job_of)
         scheduler = _Scheduler(work, store)
         while stopped is None and not searches.spent():
             if searches.work():
                 work.living.clear()
-                _tune(watch, settings, {"search_alg": work, "scheduler": scheduler, "num_samples": -1})
+                _tune(watch, work, scheduler)
                 stopped = watch.stopped
             elif settings.wait:
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
@@ -689,27 +998,29 @@ def run_search(
 
 
 class _Work(Searcher):
-    """The searches as Tune's search algorithm: one trial after the other, as many at once as the cluster holds."""
+    """The source of trials as Tune's search algorithm: as many at once as the cluster holds, and some `ahead`."""
 
-    def __init__(self, watch: _Watch, settings: Settings, job_of: Callable[[Planned], Job]) -> None:
+    def __init__(self, watch: _Watch, cluster: _Cluster, job_of: Callable[[Planned], Job], ahead: int = 0) -> None:
         super().__init__()
-        self.watch, self.settings, self.job_of = watch, settings, job_of
-        self.living: dict[str, str] = {}  # Tune's id of a trial -> ours
+        self.watch, self.cluster, self.job_of, self.ahead = watch, cluster, job_of, ahead
+        self.living: dict[str, Planned] = {}  # Tune's id of a trial -> ours
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        return True  # that is all in the searches
+        return True  # that is all in the source
 
     def suggest(self, trial_id: str) -> Any:
-        searches = self.watch.searches
+        source = self.watch.source
         if self.watch.stopped:
             return Searcher.FINISHED
-        if len(self.living) >= (capacity := _capacity(self.settings)):
+        if len(self.living) >= (capacity := _capacity(self.cluster) + self.ahead):
             return None
-        planned = self.watch.guarded(searches.next, capacity)
+        planned = self.watch.guarded(source.next, capacity)
         if planned is None:
-            return None if searches.busy() and not self.watch.stopped else Searcher.FINISHED
-        self.living[trial_id] = planned.id
-        return {"job": _as_config(planned, self.job_of(planned))}
+            return None if source.busy() and not self.watch.stopped else Searcher.FINISHED
+        self.living[trial_id] = planned
+        gpus = self.cluster.gpus(planned.trial)
+        self.cluster.budget.begin(planned.id, gpus, getattr(source, "expected", {}).get(planned.id))
+        return {"job": _as_config(planned, self.job_of(planned), gpus)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.living.pop(trial_id, None)
@@ -727,10 +1038,10 @@ class _Work(Searcher):
         return {}
 
 
-def _capacity(settings: Settings) -> int:
+def _capacity(cluster: _Cluster) -> int:
     """How many trials are wanted at once: what the cluster trains, and one more that makes it grow, if it can."""
-    has = ray.cluster_resources()
-    wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial or 0}
+    has, settings = ray.cluster_resources(), cluster.settings
+    wanted = {"CPU": settings.cpus_per_trial, "GPU": cluster.shares.smallest()}
     now = max(1, int(min(has.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
     return now if settings.address == "local" else now + 1
 
@@ -751,15 +1062,15 @@ class _Scheduler(FIFOScheduler):
         alive = {trial.trial_id for trial in tune_controller.get_trials() if not trial.is_finished()}
         for gone in self.work.living.keys() - alive:  # Tune tells nobody when a worker cannot be used again
             message = "Ray could not use its worker again; run again to go on."
-            self.watch.end(self.work.living.pop(gone), {"outcome": "failed", "message": message})
+            self.watch.end(self.work.living.pop(gone).id, {"outcome": "failed", "message": message})
         return super().choose_trial_to_run(tune_controller, **options)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "outcome" in result or self.watch.stopped:
             return FIFOScheduler.CONTINUE
         name = str(trial)
-        stop = self.watch.guarded(self.watch.searches.epoch, name, result)
-        if self.watch.searches.pruner == "asha":
+        stop = self.watch.guarded(self.watch.source.epoch, name, result)
+        if self.watch.source.pruner == "asha":
             stop = self._halves(tune_controller, trial, result)
         if stop:  # its worker sees the mark, writes its rows and ends: Tune would end it before that
             self.watch.guarded(self.store.give_up, name)
@@ -768,7 +1079,7 @@ class _Scheduler(FIFOScheduler):
     def _halves(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:
         """Whether every search that the trial is a suggestion of halves it away; the last epoch is no pruning."""
         wishes = []
-        for cell, epochs in dict(self.watch.searches.prunable(str(trial))).items():
+        for cell, epochs in dict(self.watch.source.prunable(str(trial))).items():
             if cell not in self.asha:
                 self.asha[cell] = AsyncHyperBandScheduler(
                     time_attr="epoch",
