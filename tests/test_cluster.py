@@ -1,21 +1,18 @@
-"""The same study on a running Ray cluster, here of two nodes with pretended GPUs; and the cluster file's schema."""
+"""The same study on a running Ray cluster, here of two nodes with pretended GPUs."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from tests.test_runner import TWO_ARMS, command, declare, environment
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -50,16 +47,3 @@ def test_a_study_on_two_nodes_with_gpus(tmp_path: Path) -> None:
         assert (rows["gpus"] == 1).all(), "where a cluster has GPUs a trial takes one"
     finally:
         cluster.communicate("", timeout=60)
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "cluster").glob("*.yaml")), ids=lambda path: path.name)
-def test_cluster_files_pass_rays_schema(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    monkeypatch.chdir(ROOT)
-    config = yaml.safe_load(file.read_text())
-    validate_config(prepare_config(config))
-    assert os.path.isfile(ROOT / "pyproject.toml") and config["file_mounts"]["~/lnl"] == "."
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {part for path in tracked for part in Path(path).parts}
-    assert not folders & set(config["rsync_exclude"]), "rsync would leave out part of the project"

@@ -1,0 +1,144 @@
+"""cluster/nightly/night.py on a real cluster with a token, which has a network and processes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SEPARATE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+HEAD = ["ray", "start", "--head", "--dashboard-host=127.0.0.1", "--num-cpus=0", "--object-store-memory=100000000"]
+STUDY = """
+import os, sys
+print(sys.argv[1:], os.environ["LNL_GIT_COMMIT"], os.path.exists("secret"))
+sys.exit(int(open("ends").read()))
+"""
+DIFF = """#!/bin/sh
+echo "$@"; echo "# Moved: an arm" > night.md; exit $(cat moved)
+"""
+
+
+class Machine:
+    """A machine of one's own: whatever runs on it ends with it, and nothing outside hears of it."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.environment = {"PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"} | {
+            "HOME": str(folder),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": f"/tmp/{folder.name[:8]}-{os.getpid()}",  # short, as sockets' names have to be
+            **environment,
+        }
+        self.outside = subprocess.Popen(
+            [*SEPARATE, "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"], stdout=subprocess.PIPE
+        )
+        assert self.outside.stdout and self.outside.stdout.readline() == b"up\n"
+        children = Path(f"/proc/{self.outside.pid}/task/{self.outside.pid}/children").read_text()
+        self.enter = ["nsenter", "--target", children.split()[0], "--net", "--pid", "--mount"]
+
+    def start(self, command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
+        words = [*self.enter, *map(str, command)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, env={**self.environment, **environment}, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *command: object, **environment: str) -> tuple[int, str, str]:
+        process = self.start(command, **environment)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def close(self) -> None:
+        self.outside.kill()
+        self.outside.communicate()
+        shutil.rmtree(self.environment["RAY_TMPDIR"], ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, **environment: str) -> Iterator[Machine]:
+    allowed = subprocess.run([*SEPARATE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
+    if allowed.returncode != 0:
+        pytest.skip(f"no namespaces here: {allowed.stderr.strip()}")
+    machine = Machine(folder, environment)
+    try:
+        code, out, err = machine.run(*HEAD)
+        assert code == 0, out + err
+        yield machine
+    finally:
+        machine.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose night is a script of three lines, in a git repository, with a file that git ignores."""
+    for name in ("project/cluster/nightly", "project/studies", "bin"):
+        (tmp_path / name).mkdir(parents=True)
+    project = tmp_path / "project"
+    shutil.copy(ROOT / "cluster" / "nightly" / "night.py", project / "cluster" / "nightly")
+    for name, text in {
+        "studies/nightly.py": STUDY,
+        ".gitignore": "secret\n",
+        "secret": "",
+        "ends": "0",
+        "moved": "3",
+    }.items():
+        (project / name).write_text(text)
+    lnl = tmp_path / "bin" / "lnl"
+    lnl.write_text(DIFF)
+    lnl.chmod(0o755)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    return project
+
+
+def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, tmp_path: Path) -> None:
+    night = [sys.executable, project / "cluster" / "nightly" / "night.py"]
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    with cluster(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) as machine:
+        tonight = ("--night", "2026-11-21", "--budget-hours", "0.5", "--preset", "smoke")
+        both = [machine.start([*night, "submit", *tonight]) for _ in range(2)]
+        said = sorted(process.communicate(timeout=120)[0] for process in both)
+        assert [process.returncode for process in both] == [0, 0]
+        assert said[0] == "nightly-2026-11-21 is submitted.\n" and "is there already" in said[1]
+        assert machine.run(*night, "collect", *tonight) == (3, "# Moved: an arm\n", "")
+        log = machine.run("ray", "job", "logs", "nightly-2026-11-21")[1]
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
+        assert (
+            f"['--night', '2026-11-21', '--budget-hours', '0.5', '--preset', 'smoke'] {commit.stdout.strip()} False"
+            in log
+        )
+        assert "diff nightly --night 2026-11-21 --preset smoke --markdown night.md" in log
+        assert machine.run(*night, "submit", *tonight)[1] == "nightly-2026-11-21 is there already: FAILED.\n"
+
+        # The budget is spent, nothing moved; then the sweep itself fails, which must not show the comparison before it.
+        for ends, moved, expected in (("3", "0", (0, "# Moved: an arm\n")), ("1", "0", (1, ""))):
+            (project / "ends").write_text(ends)
+            (project / "moved").write_text(moved)
+            assert machine.run(*night, "submit", *tonight, "--again")[1] == "nightly-2026-11-21 is submitted.\n"
+            code, out, err = machine.run(*night, "collect", *tonight)
+            assert (code, out) == expected, err
+        assert err.splitlines()[-1].startswith("error: nightly-2026-11-21 ended without a comparison (FAILED)")
+
+        (tmp_path / "wrong").write_text("f" * 64)
+        for flags, environment, sentence in (
+            ([], {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, "refuses the token"),
+            (["--address", "http://127.0.0.1:9"], {}, "No Ray dashboard answers at http://127.0.0.1:9"),
+        ):
+            code, out, err = machine.run(*night, "submit", *flags, **environment)
+            assert code == 1 and out == "" and sentence in err and err.count("\n") == 1, err
+        code, _, err = machine.run(*night, "collect", "--night", "2020-01-01")
+        assert code == 1 and "knows no job nightly-2020-01-01" in err
+
+
+def test_an_open_cluster_gets_no_night(project: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path, RAY_AUTH_MODE="disabled") as machine:
+        code, out, err = machine.run(sys.executable, project / "cluster" / "nightly" / "night.py", "submit")
+        assert (code, out) == (1, "") and "answers without a token" in err and err.count("\n") == 1
