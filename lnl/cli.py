@@ -64,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=("last", "last10", "val_selected", "best_test"),
         help="selection rule; default: the study's",
     )
+    text = "what a study cost: GPU-hours per arm (CPU-hours where trials had no GPU), of use, wasted and idle"
+    ledger = commands.add_parser("ledger", help=text, description=text)
+    ledger.add_argument("study")
+    ledger.add_argument("--preset", help="default: all of them")
+    _night_flag(ledger, "only what that night asked for")
+    _storage_flag(ledger)
+    ledger.add_argument("--json", action="store_true")
+    ledger.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+    ledger.add_argument("--figure", type=Path, metavar="FILE", help="draw it there: .png or .pdf")
     text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
     logs = commands.add_parser("logs", help=text, description=text)
     logs.add_argument("study")
@@ -84,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(options)
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
+        if options.command == "ledger":
+            return _ledger(options)
         if options.command == "logs":
             return _logs(options)
         if options.command == "methods":
@@ -646,7 +657,37 @@ def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- logs
+# ------------------------------------------------------------------------------------------------------ ledger, logs
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    """A line per arm: attempts and device-hours, by what became of them."""
+    from analysis import ledger
+
+    if options.figure and options.figure.suffix not in (".png", ".pdf"):
+        raise UsageError(f"--figure takes a .png or a .pdf, not '{options.figure}'.")
+    found = ledger.of(options.storage, options.study, options.preset, options.night)
+    drawn = found.table()
+    if options.csv:
+        options.csv.write_text(drawn.frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+    if options.figure:
+        plot = found.figure()
+        options.figure.write_bytes(plot.png() if options.figure.suffix == ".png" else plot.pdf())
+    if options.json:
+        rows = drawn.frame.astype(object).where(drawn.frame.notna(), None).to_dict("records")
+        about = {"study": options.study, "preset": options.preset, "hours": rows, "notes": list(found.sentences())}
+        print(json.dumps(about, indent=1))
+        return COMPLETE
+    table = Table(box=None, pad_edge=False)
+    for name in drawn.header:
+        table.add_column(name, justify="left" if name in ("arm", "unit") else "right")
+    for row in drawn.rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    print("\n".join(found.sentences()))
+    return COMPLETE
+
+
 
 
 def _logs(options: argparse.Namespace) -> int:
