@@ -694,7 +694,7 @@ class Lease:
                 self.path.unlink(missing_ok=True)
 
     def holds(self) -> bool:
-        """A heartbeat; False where another has taken the lease over.  Raises `StorageError` or `OSError`."""
+        """A heartbeat; False where another has taken the lease over.  Raises `StorageError`."""
         with self._turn:
             began = time.monotonic()
             if isinstance(self.path, ObjectPath):
@@ -702,16 +702,17 @@ class Lease:
                 tag = None if self.lost else self.path.exchange(canonical(record).encode(), self.tag)
                 self.tag, self.lost = tag or "", tag is None
             else:
-                record = _look(self.path).record
-                self.lost = record is None or record["token"] != self.token
-                if not self.lost:
-                    os.utime(self.path)
+                with contextlib.suppress(OSError):  # a moment without the shared folder
+                    record = _look(self.path).record or {}
+                    self.lost = record.get("token") != self.token
+                    if not self.lost:
+                        os.utime(self.path)
             self._beaten = began
             return not self.lost
 
     def _beat(self) -> None:
         while not self.lost and not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError, StorageError):  # a moment without the storage must not end the heartbeat
+            with contextlib.suppress(StorageError):  # a moment without the storage must not end the heartbeat
                 self.holds()
 
 

@@ -44,6 +44,7 @@ def _prepare_environment() -> str:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_SCHEDULER_EVENTS": "0",
+        "RAY_BACKEND_LOG_LEVEL": "error",  # else twenty warnings before one sentence says what is wrong
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     }
     if address == "local" and "ray" not in sys.modules:
@@ -66,6 +67,8 @@ from lnl.logs import Output, mask  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
     HEARTBEAT_S,
+    Lease,
+    Place,
     StorageError,
     Store,
     canonical,
@@ -83,6 +86,7 @@ from lnl.trial import (  # noqa: E402
     Row,
     Trial,
     code_hash,
+    load_state,
     parse,
     run,
     trained_path,
@@ -103,7 +107,7 @@ POLL_S = 2.0  # while another driver finishes its trials
 class Settings:
     """How a plan is executed; nothing here changes a result's identity."""
 
-    storage: Path
+    storage: Place
     data: Path | None = None
     address: str = ADDRESS
     cpus_per_trial: float = 1
@@ -172,7 +176,8 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             if len(finished) and kept and (current or not job.rerun_stale):
                 report({"outcome": "done"})  # by another driver, since this one planned
                 return
-            store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
+            if job.search is not None:
+                store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
             attempt = store.next_attempt(job.study, trial.id)
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
@@ -183,7 +188,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             output = Output()
             try:
                 with output:
-                    last = _attempt(store, job, trial, settings, attempt, report)
+                    last = _attempt(store, job, trial, settings, attempt, report, lease)
             finally:
                 if said := output.text():
                     store.write_log(job.study, trial.id, attempt, said)
@@ -201,7 +206,9 @@ def _check_code(job: Job, trial: Trial) -> None:
         )
 
 
-def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report) -> dict[str, Any]:
+def _attempt(
+    store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report, lease: Lease
+) -> dict[str, Any]:
     """Train a claimed trial to its end, write its rows; returns the last report."""
     about = _about(job, trial, settings)
     execution = replace(settings.execution(), embeddings=job.embeddings if trial.replicate == 0 else 0)
@@ -218,6 +225,8 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
     total_mb = _share_accelerator(device, settings)
     try:
         for row in run(trial, execution, state["run"] if state else None):
+            if lease.lost:
+                return {"outcome": "taken"}  # it was cut off for so long that another goes on from its checkpoint
             facts, seconds = row.facts, row.seconds
             history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
             arrays += [(row.epoch, *key, list(one.shape), one.flatten()) for key, one in row.arrays.items()]
@@ -236,6 +245,8 @@ def _attempt(store: Store, job: Job, trial: Trial, settings: Settings, attempt: 
         traceback.print_exc()  # all of it, into the log
         failure = {"status": "failed", **_failure(error)}
         refused = isinstance(error, data.Unfit)
+    if not lease.holds():
+        return {"outcome": "taken"}
     final = {
         **about,
         **{name: value for name, value in facts.items() if name != "transition"},
@@ -355,32 +366,34 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _save_checkpoint(
-    path: Path, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry], arrays: Sequence[Array]
+    path: Place, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry], arrays: Sequence[Array]
 ) -> None:
     about = {"trial": trial.id, "code": code, "device": device}
     _save(path, {**about, "run": row.snapshot(), "history": list(history), "arrays": list(arrays)})
 
 
-def _save(path: Path, state: Any) -> None:
+def _save(path: Place, state: Any) -> None:
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
 def _load_checkpoint(
-    store: Store, study: str, trial: Trial, path: Path, code: str, device: str
+    store: Store, study: str, trial: Trial, path: Place, code: str, device: str
 ) -> dict[str, Any] | None:
     """The newest checkpoint, or None.  A damaged one, or one of other code or device, is set aside with an event."""
-    if not path.exists():
-        return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_state(path)
         mine = {"trial": trial.id, "code": code, "device": device}
         wrong = [name for name, value in mine.items() if state[name] != value]
         reason = f"it was written by another {wrong[0]}" if wrong else None
+    except FileNotFoundError:
+        return None
+    except StorageError:
+        raise
     except Exception as error:
         reason = f"it cannot be read ({type(error).__name__})"
     if reason is None:
         return state
-    os.replace(path, path.with_suffix(f".refused-{now():%Y%m%dT%H%M%S}"))
+    path.replace(path.with_suffix(f".refused-{now():%Y%m%dT%H%M%S}"))  # type: ignore[arg-type]  # of one kind
     store.write_event(
         study,
         "checkpoint_refused",
@@ -537,12 +550,13 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
     of = {status.planned.id: status for status in statuses}
     ids = {status.planned.id for status in statuses if status.state in again}
     untouched = list(ids)
+    is_trained = functools.cache(lambda trial: trained_path(store.trained, trial).exists())  # many start from one
     while untouched:
         for trial in of[untouched.pop()].planned.trial.prerequisites.values():
             status = of[trial.id]
             diverged = status.state == "done" and status.failure is not None
             if trial.id not in ids and not diverged and status.state != "running":
-                if not trained_path(store.trained, trial).exists():
+                if not is_trained(trial):
                     ids.add(trial.id)
                     untouched.append(trial.id)
     return [planned for planned in plan.trials if planned.id in ids - tried]
@@ -686,8 +700,9 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Ite
         _check_room(settings, shares, progress)
         about = {"run": run, "preset": plan.preset}
         counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
-        alive = sum(node["Alive"] for node in ray.nodes())
-        store.write_event(plan.study, "run_started", **about, resources=counts, nodes=alive, trials=waiting)
+        hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
+        told = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts)), "trials": waiting}
+        store.write_event(plan.study, "run_started", **about, **told)
         began = time.monotonic()
         cluster = _Cluster(settings, shares, _Budget(settings.budget_hours, settings.cpus_per_trial))
         try:
@@ -712,9 +727,13 @@ def _ray(address: str) -> Iterator[None]:
             options |= {"runtime_env": {"py_modules": [str(here / name) for name in ("lnl", "analysis")]}}
         try:
             _knock(address)
+        except OSError as error:
+            sentence = f"No Ray cluster answers at '{address}': start one, or use --address local. ({error})"
+            raise ConnectionError(sentence) from None
+        try:
             ray.init(address=address, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise ConnectionError(_refusal(address, str(error))) from None
+            raise ConnectionError(_refusal(address, error)) from None
     try:
         yield
     finally:
@@ -722,20 +741,22 @@ def _ray(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def _refusal(address: str, reason: str) -> str:
-    """Why no connection came about, and what to do."""
-    reason = " ".join(reason.split())
-    if "AuthToken" in reason or "authentication" in reason.lower():
+def _refusal(address: str, error: Exception) -> str:
+    """Why somebody listens at the address and no connection came about, and what to do."""
+    reason = " ".join(str(error).split())
+    _, mismatch, versions = reason.partition("Version mismatch:")
+    if mismatch:
         return (
-            f"The Ray cluster at '{address}' refuses this driver's token: set RAY_AUTH_MODE=token and put the "
-            "cluster's own token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
+            f"The Ray cluster at '{address}' runs another Ray or Python than this driver, and both must be the same: "
+            f"{versions.strip()}"
         )
-    if "Version mismatch" in reason:
+    if isinstance(error, ConnectionError | ray.exceptions.AuthenticationError):  # after 20 s; Ray does not say why
         return (
-            f"The Ray cluster at '{address}' runs another Ray or Python than this driver; both must be the same: "
-            f"{reason.partition('Version mismatch:')[2].strip()}"
+            f"Whoever listens at '{address}' does not let this driver in: if that is a Ray cluster, set "
+            "RAY_AUTH_MODE=token and put its token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH. "
+            f"({reason})"
         )
-    return f"No Ray cluster answers at '{address}': start one, or use --address local. ({reason})"
+    return f"No Ray cluster can be used at '{address}': start one, or use --address local. ({reason})"
 
 
 def _knock(address: str) -> None:

@@ -45,6 +45,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lnl.results import (
     Lease,
+    Place,
     StorageError,
     Store,
     canonical,
@@ -134,12 +135,17 @@ class _FileLock(BaseJournalFileLock):
         self.file.close()
 
 
-def open_storage(url: str | None, root: Path) -> optuna.storages.BaseStorage:
+def open_storage(url: str | None, root: Place) -> optuna.storages.BaseStorage:
     """The database at `url`, or the journal of the results folder.
 
-    Raises `StorageError` where it cannot be used, `ValueError` where `url` is none.
+    Raises `StorageError` where it cannot be used, `ValueError` where `url` is none, or must be given.
     """
     if url is None:
+        if not isinstance(root, Path):
+            raise ValueError(
+                f"Optuna keeps no journal on object storage, as at {root}: give a search --optuna or $LNL_OPTUNA, such "
+                "as postgresql://user@host/name."
+            )
         with storage_errors(place_of(url, root)):
             root.mkdir(parents=True, exist_ok=True)
             lock = _FileLock(root / f".{JOURNAL}.lock")
@@ -152,7 +158,7 @@ def open_storage(url: str | None, root: Path) -> optuna.storages.BaseStorage:
         return RDBStorage(url, engine_kwargs=options)
 
 
-def place_of(url: str | None, root: Path) -> str:
+def place_of(url: str | None, root: Place) -> str:
     """A storage as messages name it: without a password.  Raises `ValueError` where `url` is none."""
     if url is None:
         return str(root / JOURNAL)

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import difflib
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
-from lnl.results import canonical, short_hash, write_atomically
+from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
@@ -247,7 +248,7 @@ class Execution:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     threads: int | None = 1  # of the CPU; None: torch's default
     data: Path | None = None  # folder of the data sets; None: lnl.data's default
-    trained: Path | None = None  # folder of trained prerequisites; None: train them here, first
+    trained: Place | None = None  # folder of trained prerequisites; None: train them here, first
     embeddings: int = 0  # test images whose features are kept, over the epochs
 
     def torch_device(self) -> torch.device:
@@ -321,9 +322,14 @@ def stateful(method: Any) -> dict[str, Any]:
     return {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
 
 
-def trained_path(folder: Path, trial: Trial) -> Path:
+def trained_path(folder: Place, trial: Trial) -> Place:
     """Where the state of a trained prerequisite is kept: one file per configuration and code."""
     return folder / f"{trial.id}-{trial_code_hash(trial)}.pt"
+
+
+def load_state(path: Place) -> Any:
+    """What `torch.save` wrote there, on the CPU: tensors and plain data, never code."""
+    return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
@@ -334,7 +340,9 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
         return parts
     path = trained_path(execution.trained, trial)
     try:
-        parts = torch.load(path, map_location="cpu", weights_only=True)
+        parts = load_state(path)
+    except StorageError:
+        raise
     except Exception as error:
         raise data.DataError(
             f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be read from {path} "
@@ -346,9 +354,9 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
 def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
     """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
     kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
-    if kept and kept.exists():
+    if kept:
         with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
-            labels: np.ndarray = np.load(kept)
+            labels: np.ndarray = np.load(io.BytesIO(kept.read_bytes()))
             return labels
     method, seen, _ = assemble(teacher, execution)
     for name, part in stateful(method).items():
