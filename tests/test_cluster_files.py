@@ -222,14 +222,16 @@ def test_nothing_floats(file: Path) -> None:
             assert "# EDIT" in line
 
 
-def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command line of ours in a file below cluster/: its script or command, and the flags."""
+def commands() -> set[tuple[str, ...]]:
+    """Every command line of ours in a file below cluster/: its script, and the flags."""
+    found = set()
     for file in FILES:
         if file.suffix == ".py":
             continue
         for words in re.findall(r"(?:cluster/nightly/night\.py|studies/\w+\.py)[^\n&|;`#>']*", file.read_text()):
             script, *flags = shlex.split(words.replace('"$DO"', "submit"))
-            yield script, [flag for flag in flags if flag != "--"]
+            found.add((script, *(flag for flag in flags if flag != "--")))
+    return found
 
 
 def test_commands_in_the_files_work_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +239,7 @@ def test_commands_in_the_files_work_as_they_stand(tmp_path: Path, monkeypatch: p
     import night
 
     seen = set()
-    for script, flags in commands():
+    for script, *flags in sorted(commands()):
         assert (ROOT / script).is_file(), script
         seen.add(script)
         if script.endswith("night.py"):

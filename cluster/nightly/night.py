@@ -136,7 +136,7 @@ def collect(client: JobSubmissionClient, name: str) -> int:
 
 def commit() -> str:
     """Of the working tree that is sent, whose repository stays here; empty where that is unknown."""
-    if known := os.environ.get("LNL_GIT_COMMIT"):
+    if (known := os.environ.get("LNL_GIT_COMMIT")) is not None:  # an image of the project says what it was made from
         return known
     describe = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
