@@ -678,12 +678,14 @@ def _ledger(options: argparse.Namespace) -> int:
         about = {"study": options.study, "preset": options.preset, "hours": rows, "notes": list(found.sentences())}
         print(json.dumps(about, indent=1))
         return COMPLETE
-    table = Table(box=None, pad_edge=False)
-    for name in drawn.header:
-        table.add_column(name, justify="left" if name in ("arm", "unit") else "right")
-    for row in drawn.rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+    for unit in found.units():
+        table = Table(Column(unit, no_wrap=True), box=None, pad_edge=False)
+        for name in drawn.header[2:]:
+            table.add_column(name, justify="right")
+        for arm, of, *cells in drawn.rows:
+            if of == unit:
+                table.add_row(escape(arm), *cells)
+        Console().print(table)
     print("\n".join(found.sentences()))
     return COMPLETE
 

@@ -190,7 +190,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 with output:
                     last = _attempt(store, job, trial, settings, attempt, report, lease)
             finally:
-                if said := output.text():
+                if (said := output.text()) and lease.holds():
                     store.write_log(job.study, trial.id, attempt, said)
             report(last)
     except StorageError as error:
