@@ -717,7 +717,11 @@ class Lease:
 
 
 def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
-    """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record)."""
+    """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record).
+
+    `run` names a driver.  One that starts a trial anew has lost the worker before: that one is dead, or is cut off and
+    will find its lease `lost`, so nobody waits for the lease to lapse.
+    """
     return _claim(store.lease_path(trial), about)
 
 
@@ -736,7 +740,9 @@ def _claim(path: Place, about: Mapping[str, Any]) -> tuple[Lease | None, dict[st
         began = time.monotonic()
         if tag := _exchange(path, canonical(record), seen.tag):
             return Lease(path, record, tag, seen.beat if seen.record else None, _beaten=began), seen.record
-        if (seen := _look(path)).alive():
+        seen = _look(path)
+        mine = "run" in about and seen.record is not None and seen.record.get("run") == about["run"]
+        if seen.alive() and not mine:
             return None, seen.record
 
 

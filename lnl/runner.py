@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,6 @@ from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import Output, mask  # noqa: E402
 from lnl.results import (  # noqa: E402
     FAILURES_THAT_ARE_OUTCOMES,
-    HEARTBEAT_S,
     Lease,
     Place,
     StorageError,
@@ -161,9 +161,6 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
         store.check_identity(job.store)
         _check_code(job, trial)
         lease, holder = claim(store, trial.id, study=job.study, run=job.run)
-        while lease is None and holder and holder["run"] == job.run:
-            time.sleep(HEARTBEAT_S)  # our own worker was lost with its host: its lease lapses
-            lease, holder = claim(store, trial.id, study=job.study, run=job.run)
         if lease is None:
             report({"outcome": "taken"})
             return
@@ -182,7 +179,13 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
                 failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}
-                store.write_attempt(job.study, {**_about(job, trial, settings), **failure, "attempt": attempt}, [])
+                last_seen = {
+                    "host": holder["host"].split("/")[0],
+                    "started_at": datetime.fromisoformat(holder["since"]),
+                    "ended_at": lease.previous_beat,
+                }
+                about = {**_about(job, trial, settings), **last_seen, **failure, "attempt": attempt}
+                store.write_attempt(job.study, about, [])
                 store.write_event(job.study, "lost", trial.id, attempt=attempt)
                 attempt += 1
             output = Output()

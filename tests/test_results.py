@@ -715,6 +715,14 @@ def test_a_lease_of_another_host_lapses_with_its_heartbeat(store):
     assert claim(store, "a")[1]["token"] == again.token
 
 
+def test_a_driver_takes_over_from_its_own_lost_worker_at_once(store):
+    lost, _ = claim(store, "a", run="mine")
+    assert claim(store, "a", run="another's")[0] is None and claim(store, "a")[0] is None
+    again, previous = claim(store, "a", run="mine")
+    assert again is not None and previous == lost.record
+    assert not lost.holds() and lost.lost, "a worker that was only cut off drops its attempt"
+
+
 def test_a_held_lease_beats(store, monkeypatch):
     monkeypatch.setattr(results, "HEARTBEAT_S", 0.01)
     lease, _ = claim(store, "a")
