@@ -1,6 +1,6 @@
 """The `lnl` command, and the flags that every study script has.
 
-Exit codes: 0 complete, 1 error, 2 bad usage, 3 incomplete.
+Exit codes: 0 complete, 1 error, 2 bad usage, 3 incomplete; of `lnl diff` 3 where something moved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Column, Table
 from lnl import catalogue, methods, nights
 from lnl.data import DataError
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
-from lnl.results import Place, StorageError, Store, attempt_name, leases, place
+from lnl.results import Place, StorageError, Store, attempt_name, leases, place, write_atomically
 from lnl.study import Plan, Status, Study, by_state, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -73,6 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ledger.add_argument("--json", action="store_true")
     ledger.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
     ledger.add_argument("--figure", type=Path, metavar="FILE", help="draw it there: .png or .pdf")
+    text = "tonight against the last nights, or study against study: exit code 3 where something moved"
+    diff = commands.add_parser("diff", help=text, description=text)
+    diff.add_argument("study")
+    diff.add_argument("--preset")
+    _night_flag(diff, "that night instead of the latest")
+    diff.add_argument("--nights", type=int, metavar="K", help="quiet nights that are the reference (default: 14)")
+    diff.add_argument(
+        "--against", metavar="OTHER", help="another study, preset, night or plan, instead of the nights before"
+    )
+    diff.add_argument("--against-storage", type=_place, metavar="PLACE", help="where that one's results live")
+    _storage_flag(diff)
+    diff.add_argument("--selection", choices=("last", "last10", "val_selected", "best_test"))
+    diff.add_argument("--markdown", type=Path, metavar="FILE", help="write it for a message or an issue, too")
+    diff.add_argument("--figure", type=Path, metavar="FILE", help="draw the nights of what moved (.png, .pdf)")
+    diff.add_argument("--json", action="store_true")
     text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
     logs = commands.add_parser("logs", help=text, description=text)
     logs.add_argument("study")
@@ -91,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def act() -> int:
         if options.command == "report":
             return _report(options)
+        if options.command == "diff":
+            return _diff(options)
         if options.command == "doctor":
             return _doctor(options.storage, options.json)
         if options.command == "ledger":
@@ -521,6 +538,35 @@ def _report(options: argparse.Namespace) -> int:
     page = report.build(root, options.study, options.preset, options.selection, night=night)
     print(f"Report: {_relative(page)}")
     return COMPLETE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    """Exit code 3 where a cell moved or crashed."""
+    from analysis import nights as nightly
+
+    night = options.night and options.night.isoformat()
+    asked = (options.storage, options.study, options.preset, night)
+    if options.against or options.against_storage:
+        if options.nights is not None or options.figure is not None:
+            raise UsageError("--nights and --figure belong to nights: leave them out, or --against.")
+        found = nightly.against(*asked, options.against, options.against_storage, options.selection)
+    else:
+        found = nightly.tonight(*asked, nightly.NIGHTS if options.nights is None else options.nights, options.selection)
+    if options.json:
+        print(json.dumps(nightly.as_json(found), indent=1))
+    else:
+        print("\n".join(nightly.lines(found)))
+    if options.markdown:
+        write_atomically(options.markdown, lambda temporary: temporary.write_text(nightly.markdown(found)))
+    if options.figure and found.moved.empty:
+        print("Nothing moved: there is no figure to draw.", file=sys.stderr)
+    elif options.figure:
+        from analysis import night_plots
+
+        plot = night_plots.strips(found)
+        content = plot.pdf() if options.figure.suffix == ".pdf" else plot.png()
+        write_atomically(options.figure, lambda temporary: temporary.write_bytes(content))
+    return COMPLETE if found.quiet else INCOMPLETE
 
 
 def _relative(path: Place) -> Place:
