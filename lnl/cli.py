@@ -27,6 +27,7 @@ from rich.table import Column, Table
 
 from lnl import catalogue, methods, nights
 from lnl.data import DataError
+from lnl.doctor import of_cluster
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
 from lnl.results import Place, StorageError, Store, attempt_name, leases, place, write_atomically
 from lnl.study import Plan, Status, Study, by_state, reconcile
@@ -722,6 +723,7 @@ def _ledger(options: argparse.Namespace) -> int:
     if options.json:
         rows = drawn.frame.astype(object).where(drawn.frame.notna(), None).to_dict("records")
         about = {"study": options.study, "preset": options.preset, "hours": rows, "notes": list(found.sentences())}
+        about["unreadable"] = [str(path) for path in found.unreadable]
         print(json.dumps(about, indent=1))
         return COMPLETE
     for unit in found.units():
@@ -733,9 +735,9 @@ def _ledger(options: argparse.Namespace) -> int:
                 table.add_row(escape(arm), *cells)
         Console().print(table)
     print("\n".join(found.sentences()))
+    for path in found.unreadable:
+        print(f"unreadable and left out: {path}", file=sys.stderr)
     return COMPLETE
-
-
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -851,6 +853,7 @@ def _doctor(storage: Place, as_json: bool) -> int:
         f"refused checkpoint {path.name}: remove it once looked at."
         for path in sorted((store.root / "checkpoints").glob("*.refused-*"))
     ]
+    problems += of_cluster()
     on_disk = _doctor_disk(storage, problems) if isinstance(storage, Path) else {}
     facts = {
         "python": sys.version.split()[0],

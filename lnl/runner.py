@@ -45,7 +45,6 @@ def _prepare_environment() -> str:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_SCHEDULER_EVENTS": "0",
-        "RAY_BACKEND_LOG_LEVEL": "error",  # else twenty warnings before one sentence says what is wrong
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     }
     if address == "local" and "ray" not in sys.modules:
@@ -733,10 +732,11 @@ def _ray(address: str) -> Iterator[None]:
         except OSError as error:
             sentence = f"No Ray cluster answers at '{address}': start one, or use --address local. ({error})"
             raise ConnectionError(sentence) from None
-        try:
-            ray.init(address=address, **options)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise ConnectionError(_refusal(address, error)) from None
+        with _standard_error() as said:
+            try:
+                ray.init(address=address, **options)
+            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+                raise ConnectionError(_refusal(address, f"{error} {said()}")) from None
     try:
         yield
     finally:
@@ -744,22 +744,35 @@ def _ray(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def _refusal(address: str, error: Exception) -> str:
+@contextlib.contextmanager
+def _standard_error() -> Iterator[Callable[[], str]]:
+    """Keep aside what is written there, by threads of Ray too: twenty lines say what its one error leaves out."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile("w+") as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield lambda: (kept.seek(0), kept.read())[1]
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def _refusal(address: str, reason: str) -> str:
     """Why somebody listens at the address and no connection came about, and what to do."""
-    reason = " ".join(str(error).split())
     _, mismatch, versions = reason.partition("Version mismatch:")
     if mismatch:
         return (
             f"The Ray cluster at '{address}' runs another Ray or Python than this driver, and both must be the same: "
-            f"{versions.strip()}"
+            f"{' '.join(versions.split())}"
         )
-    if isinstance(error, ConnectionError | ray.exceptions.AuthenticationError):  # after 20 s; Ray does not say why
+    if "AuthToken" in reason:
         return (
-            f"Whoever listens at '{address}' does not let this driver in: if that is a Ray cluster, set "
-            "RAY_AUTH_MODE=token and put its token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH. "
-            f"({reason})"
+            f"The Ray cluster at '{address}' refuses this driver's token: set RAY_AUTH_MODE=token and put the "
+            "cluster's own token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
         )
-    return f"No Ray cluster can be used at '{address}': start one, or use --address local. ({reason})"
+    first = reason.strip().splitlines()[0]
+    return f"No Ray cluster can be used at '{address}': start one, or use --address local. ({first})"
 
 
 def _knock(address: str) -> None:

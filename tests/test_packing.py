@@ -1,9 +1,11 @@
-"""Trials on one GPU: known shares, one measurement for each kind, more after running out of memory, and budgets."""
+"""Trials on one GPU: known shares, one measurement for each kind, more after running out of memory, and budgets.
+
+The cluster here asks for a token, so what a driver without it is told stands here, too.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from lnl import packing
 from lnl.cli import find_study
 from lnl.packing import Shares, memory_fraction, share
 from lnl.results import Store, canonical
-from lnl.runner import _Budget
+from lnl.runner import _Budget, _refusal
 from lnl.trial import Noise, Trial
 from tests.test_runner import command, declare, environment
 
@@ -111,21 +113,43 @@ cluster.shutdown()
 @pytest.fixture(scope="module")
 def one_gpu() -> Iterator[str]:
     """Address of a cluster of one node that pretends to have one GPU."""
-    open_cluster = {**environment(), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     cluster = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=open_cluster
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=guarded("a" * 64)
     )
     assert cluster.stdin and cluster.stdout
     yield cluster.stdout.readline().strip()
     cluster.communicate("", timeout=60)
 
 
-def execute(address: str, study: Path, storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def guarded(token: str) -> dict[str, str]:
+    return {**environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def execute(
+    address: str, study: Path, storage: Path, *flags: str, token: str = "a" * 64
+) -> subprocess.CompletedProcess[str]:
     arguments = [flag for flag in command(study, storage, *flags) if flag not in ("--address", "local")]
-    env = {**os.environ, **environment(), "RAY_AUTH_MODE": "disabled"}
     return subprocess.run(
-        [*arguments, "--address", address], capture_output=True, text=True, timeout=180, env=env, check=False
+        [*arguments, "--address", address], capture_output=True, text=True, timeout=180, env=guarded(token), check=False
     )
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_one_sentence(tmp_path: Path, one_gpu: str) -> None:
+    done = execute(one_gpu, declare(tmp_path), tmp_path / "results", token="b" * 64)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert f"error: The Ray cluster at '{one_gpu}' refuses this driver's token: set RAY_AUTH_MODE=token" in done.stderr
+    assert not list((tmp_path / "results").rglob("leases/*.json"))
+
+
+def test_another_version_of_ray_is_one_sentence() -> None:
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
+        "This process on node 10.0.0.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+    sentence = _refusal("auto", said)
+    assert "runs another Ray or Python than this driver" in sentence and "\n" not in sentence
+    assert "Python: 3.12.1" in sentence and "Python: 3.11.7" in sentence
 
 
 @pytest.mark.slow
