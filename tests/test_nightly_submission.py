@@ -19,11 +19,11 @@ SEPARATE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child
 HEAD = ["ray", "start", "--head", "--dashboard-host=127.0.0.1", "--num-cpus=0", "--object-store-memory=100000000"]
 STUDY = """
 import os, sys
-print(sys.argv[1:], os.environ["LNL_GIT_COMMIT"], os.path.exists("secret"))
+open("said", "w").write(f"# {sys.argv[1:]} {os.environ['LNL_GIT_COMMIT']} {os.path.exists('secret')}")
 sys.exit(int(open("ends").read()))
 """
 DIFF = """#!/bin/sh
-echo "$@"; echo "# Moved: an arm" > night.md; exit $(cat moved)
+(cat said; echo; echo "$@") > night.md; exit $(cat moved)
 """
 
 
@@ -108,23 +108,22 @@ def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, t
         said = sorted(process.communicate(timeout=120)[0] for process in both)
         assert [process.returncode for process in both] == [0, 0]
         assert said[0] == "nightly-2026-11-21 is submitted.\n" and "is there already" in said[1]
-        assert machine.run(*night, "collect", *tonight) == (3, "# Moved: an arm\n", "")
-        log = machine.run("ray", "job", "logs", "nightly-2026-11-21")[1]
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
-        assert (
-            f"['--night', '2026-11-21', '--budget-hours', '0.5', '--preset', 'smoke'] {commit.stdout.strip()} False"
-            in log
-        )
-        assert "diff nightly --night 2026-11-21 --preset smoke --markdown night.md" in log
+        sent = f"# {[*tonight]} {commit.stdout.strip()} False\n"
+        compared = "diff nightly --night 2026-11-21 --preset smoke --markdown night.md\n"
+        assert machine.run(*night, "collect", *tonight) == (3, sent + compared, "")
         assert machine.run(*night, "submit", *tonight)[1] == "nightly-2026-11-21 is there already: FAILED.\n"
 
         # The budget is spent, nothing moved; then the sweep itself fails, which must not show the comparison before it.
-        for ends, moved, expected in (("3", "0", (0, "# Moved: an arm\n")), ("1", "0", (1, ""))):
+        for ends, moved, expected in (("3", "0", 0), ("1", "0", 1)):
             (project / "ends").write_text(ends)
             (project / "moved").write_text(moved)
             assert machine.run(*night, "submit", *tonight, "--again")[1] == "nightly-2026-11-21 is submitted.\n"
             code, out, err = machine.run(*night, "collect", *tonight)
-            assert (code, out) == expected, err
+            assert (code, out) == (
+                expected,
+                "" if expected else f"{sent.replace(' False', '-dirty False')}{compared}",
+            ), err
         assert err.splitlines()[-1].startswith("error: nightly-2026-11-21 ended without a comparison (FAILED)")
 
         (tmp_path / "wrong").write_text("f" * 64)
