@@ -43,10 +43,8 @@ COLOURS = {
     "repeated": "#56B4E9",
     IDLE: "#c4c4c4",
 }
-COLUMNS = (
-    *("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class"),
-    *("seconds", "started_at", "ended_at", "device", "gpus", "cpus"),
-)
+TIMES = ("started_at", "ended_at", "device", "gpus", "cpus")
+COLUMNS = ("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class", "seconds", *TIMES)
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,6 @@ class Ledger:
             yield "Idle time is not known: no run has told what it could use."
         if self.unended:
             yield f"Runs without an end, running or killed, counted up to their last attempt's end: {self.unended}."
-        if self.unreadable:
-            yield f"Unreadable and left out: {', '.join(str(path) for path in self.unreadable)}."
 
     def figure(self) -> Plot:
         """Bars per arm, of use and of none."""
@@ -134,10 +130,9 @@ class Ledger:
 def of(root: str | Place, study: str, preset: str | None = None, night: date | str | None = None) -> Ledger:
     """The ledger of a study, of one preset or one night if given.  Raises `LoadError` where nothing was ever tried."""
     store = Store(place(root))
-    rows, broken = store.read("trials", columns=["study", *COLUMNS])
+    rows, broken = store.read("trials", study, COLUMNS)
     told, damaged = store.read("events", filters=[("kind", "in", ["run_started", "run_ended"])], files="*-run_*")
-    attempts = _timed(rows)
-    mine = attempts[attempts["study"] == study]
+    mine = _timed(rows)
     runs = _runs(told[told["study"] == study], preset, mine)
     spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
     spent = spent.merge(mine.drop(columns="hours"), on=["trial", "attempt"])
@@ -148,18 +143,18 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
         spent = spent[spent["replicate"] // nights.A_NIGHT == first // nights.A_NIGHT]
         runs = [run for run in runs if ((spent["started_at"] < run["end"]) & (spent["ended_at"] > run["start"])).any()]
     if spent.empty:
-        known = ", ".join(sorted(set(attempts["study"]))) or "none"
-        of_what = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
-        raise LoadError(f"No attempt of {of_what} in {store.root}: there are attempts of {known}.")
-    idle = _idle(runs, attempts)
+        wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
+        there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
+        raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
+    busy = _timed(store.read("trials", columns=TIMES)[0]) if runs else mine
+    idle = _idle(runs, busy)
     for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
         idle[unit] = max(0.0, idle[unit] - spent.loc[spent["unit"] == unit, "unseen"].sum())
     label = spent["arm"].where(spent["search"].isna(), spent["arm"] + ", search")
     spent = spent.assign(arm=label, reason=spent["failure_class"])
     columns = ["trial", "attempt", "arm", "unit", "kind", "reason", "device", "hours"]
-    paths = [path for path in [*broken, *damaged] if f"study={study}" in str(path) or "study=" not in str(path)]
     unended = sum(run["open"] for run in runs)
-    return Ledger(study, spent[columns].reset_index(drop=True), idle, len(runs), unended, paths)
+    return Ledger(study, spent[columns].reset_index(drop=True), idle, len(runs), unended, [*broken, *damaged])
 
 
 # ----------------------------------------------------------------------------------------------------------- attempts

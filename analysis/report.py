@@ -16,8 +16,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import aggregate_plots, evidence, papers, plots, search_plots, seed_tables, statistics, tables
-from analysis.load import Study, load
+from analysis import aggregate_plots, evidence, ledger, papers, plots, search_plots, seed_tables, statistics, tables
+from analysis.load import LoadError, Study, load
 from lnl.results import Place, place, write_atomically
 
 PIXELS_PER_INCH = 100  # on the page
@@ -41,7 +41,7 @@ class Picture:
     @property
     def imports(self) -> str:
         """What the code needs of `analysis`."""
-        modules = ("aggregate_plots", "load", "plots", "tables")
+        modules = ("aggregate_plots", "ledger", "load", "plots", "tables")
         return ", ".join(name for name in modules if re.search(rf"(?<!\.)\b{name}[.(]", self.code))
 
 
@@ -137,7 +137,7 @@ def build(
     folder = place(out) if out is not None else loaded.root / "reports" / name
     report = Report(loaded, loaded.rule(selection), folder)
     contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
-    makers = (search, panels, across, rules, looks_taken, inside, beside)
+    makers = (search, panels, across, rules, looks_taken, inside, beside, cost)
     sections = [section for make in makers for section in make(report)]
     return report.page(
         "report.html.jinja",
@@ -530,6 +530,21 @@ def beside(report: Report) -> Iterator[Section]:
         section.more["What papers report, and how their protocols differ"] = saved
     names = sorted(table.frame["paper"].dropna().unique())
     section.asides = {f"{name}: {papers.paper(name).title}": said for name in names if (said := papers.notes(name))}
+    yield section
+
+
+def cost(report: Report) -> Iterator[Section]:
+    """Device-hours per arm, of use and of none."""
+    study = report.study
+    try:
+        found = ledger.of(study.root, study.name, study.preset, study.night)
+    except LoadError:
+        return
+    night = f', night="{study.night}"' if study.night else ""
+    code = f'ledger.of("results", "{study.name}", "{study.preset}"{night}).figure()'
+    section = Section("cost", "What it cost", [report.picture("cost", found.figure(), code)])
+    section.more["As a table"] = report.tables(cost=found.table())
+    section.lead = [" ".join(found.sentences())]
     yield section
 
 

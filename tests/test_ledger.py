@@ -243,18 +243,20 @@ def test_a_preset_or_a_night_by_itself(made: Made) -> None:
     night = made.ledger(night="2026-11-20")
     assert night.arms()["total"].tolist() == [0.5] and night.idle == pytest.approx({"GPU-hours": 0.5})
     assert made.ledger().arms()["attempts"].tolist() == [3]
-    with pytest.raises(LoadError, match=r"No attempt of study 'quick', preset 'cifar' .*there are attempts of quick"):
+    with pytest.raises(LoadError, match=r"No attempt of study 'quick', preset 'cifar' .*there are presets base, paper"):
         made.ledger(preset="cifar")
 
 
-def test_what_cannot_be_read_is_told(made: Made) -> None:
+def test_what_cannot_be_read_is_told(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     made.attempt("a", 0, 1)
     made.attempt("b", 0, 1)
     broken = made.store.attempt_path("trials", "quick", "b", 1)
     Path(str(broken)).write_bytes(b"PAR1")
     found = made.ledger()
     assert found.arms()["attempts"].tolist() == [1]
-    assert any("Unreadable" in sentence and "b-1.parquet" in sentence for sentence in found.sentences())
+    assert found.unreadable == [broken]
+    assert main(["ledger", "quick", "--storage", str(made.store.root)]) == 0
+    assert capsys.readouterr().err == f"unreadable and left out: {broken}\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ command
