@@ -7,7 +7,7 @@ Written through obstore (Rust's object_store), because leases need a PUT that fa
 (If-None-Match) or has changed since (If-Match): pyarrow's S3 client has neither, and s3fs pins a botocore of its own.
 What is written is plain parquet, so that pyarrow, pandas, DuckDB and fsspec read it:
 
-    pandas.read_parquet("s3://bucket/results/trials")      # "?endpoint_override=host:port&scheme=http" off AWS
+    pandas.read_parquet("s3://bucket/results/trials")      # or "…/trials?endpoint_override=host:port&scheme=http"
 
 Where and who come from the environment, on every node: AWS_ENDPOINT_URL (off AWS), AWS_REGION, and AWS_ACCESS_KEY_ID
 with AWS_SECRET_ACCESS_KEY or the machine's role.  They never stand in a URL, a row, a log or a message.
@@ -119,9 +119,7 @@ class ObjectPath:
         return ObjectPath(self.bucket, str(self._pure.with_suffix(suffix)))
 
     def is_relative_to(self, other: object) -> bool:
-        return (
-            isinstance(other, ObjectPath) and other.bucket == self.bucket and self._pure.is_relative_to(other._pure)
-        )
+        return isinstance(other, ObjectPath) and other.bucket == self.bucket and self._pure.is_relative_to(other._pure)
 
     def relative_to(self, other: ObjectPath) -> PurePosixPath:
         if not self.is_relative_to(other):
@@ -238,7 +236,7 @@ class ObjectPath:
         """Nothing."""
 
     def unlink(self, missing_ok: bool = False, within: float | None = None) -> None:
-        """Raises `FileNotFoundError` unless `missing_ok`, which saves a request.  `within`: seconds until it gives up."""
+        """Raises `FileNotFoundError` unless `missing_ok`, which saves a request; gives up `within` so many seconds."""
         from obstore import delete
 
         if not missing_ok:
@@ -305,7 +303,9 @@ def _client(bucket: str, process: int) -> S3Store:
     from obstore.store import S3Store
 
     endpoint = _endpoint()
-    if endpoint and not re.fullmatch(r"https?://[\w.-]+(:\d+)?(/.*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?(/.*)?", endpoint):
+    if endpoint and not re.fullmatch(
+        r"https?://[\w.-]+(:\d+)?(/.*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?(/.*)?", endpoint
+    ):
         raise StorageError("AWS_ENDPOINT_URL is no address: give one such as https://host:9000.")
     options: Any = {
         "connect_timeout": f"{CONNECT_S}s",
@@ -314,7 +314,8 @@ def _client(bucket: str, process: int) -> S3Store:
         **({"allow_http": True} if endpoint.startswith("http://") else {}),
     }
     try:
-        return S3Store(bucket, client_options=options, retry_config={"max_retries": 0})  # `_ask` tries again
+        # `_ask` tries again; and some S3-compatible storages have no bulk deletion
+        return S3Store(bucket, client_options=options, retry_config={"max_retries": 0}, disable_bulk_delete=True)
     except Exception as error:
         raise StorageError(
             f"The AWS_… variables of this machine cannot be used ({type(error).__name__}): correct them."
