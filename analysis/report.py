@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import aggregate_plots, evidence, ledger, papers, plots, search_plots, seed_tables, statistics, tables
 from analysis.load import LoadError, Study, load
-from lnl.results import Place, place, write_atomically
+from lnl.results import Place, Store, place, write_atomically
 
 PIXELS_PER_INCH = 100  # on the page
 MOST_OPEN = 4  # searches whose figures are open on the page; of more of them each is folded
@@ -154,7 +154,7 @@ def build(
         left=tables.of_left(loaded) if len(loaded.left) else None,
         provenance=list(provenance(loaded.trials.drop_duplicates("trial"))),
         noise=realised_noise(loaded.trials),
-        unreadable=[path.relative_to(loaded.root).as_posix() for path in loaded.unreadable],
+        unreadable=[Store(loaded.root).within(path) for path in loaded.unreadable],
     )
 
 

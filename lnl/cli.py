@@ -571,8 +571,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _relative(path: Place) -> Place:
-    here = isinstance(path, Path) and path.is_relative_to(Path.cwd())
-    return path.relative_to(Path.cwd()) if here else path
+    here = Path.cwd()
+    return path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path
 
 
 def _as_json(plan: Plan, statuses: Sequence[Status]) -> dict[str, Any]:
@@ -746,7 +746,7 @@ def _logs(options: argparse.Namespace) -> int:
     about = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
     rows, broken = store.read("trials", options.study, about)
     for path in broken:
-        print(f"unreadable and left out: {path.relative_to(store.root)}", file=sys.stderr)
+        print(f"unreadable and left out: {store.within(path)}", file=sys.stderr)
     rows = rows.astype(object).where(rows.notna(), "")
     said = {path.stem for path in (store.root / "logs" / f"study={options.study}").glob("*.txt")}
     attempts = {attempt_name(row["trial"], row["attempt"]): row for row in rows.to_dict("records")}
@@ -843,15 +843,15 @@ def _doctor(storage: Place, as_json: bool) -> int:
     }
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
-        problems += [f"unreadable {path.relative_to(store.root)}: {remedy}." for path in broken]
+        problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
     for trial, lease in leases(store).items():
         if not lease["alive"]:
             holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
             what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
             problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
     problems += [
-        f"refused checkpoint {path.name}: remove it once looked at."
-        for path in sorted((store.root / "checkpoints").glob("*.refused-*"))
+        f"refused checkpoint {name}: remove it once looked at."
+        for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
     ]
     problems += of_cluster()
     on_disk = _doctor_disk(storage, problems) if isinstance(storage, Path) else {}

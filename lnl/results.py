@@ -328,6 +328,10 @@ class Store:
 
     root: Place
 
+    def within(self, path: Place) -> str:
+        """A path of this store as messages name it."""
+        return path.as_posix().removeprefix(f"{self.root.as_posix()}/")
+
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
         if (name := self._identity()) is None:
@@ -788,10 +792,10 @@ def _look(path: Place) -> _Seen:
     try:
         if isinstance(path, ObjectPath):
             content, about = path.read()
-            tag = about.tag
+            tag, changed = about.tag, about.st_mtime
         else:
-            content, about = path.read_bytes(), path.stat()
-            tag = f"{about.st_mtime_ns} {content!r}"
+            content, changed_ns = path.read_bytes(), path.stat().st_mtime_ns
+            tag, changed = f"{changed_ns} {content!r}", changed_ns / 1e9
     except FileNotFoundError:
         return NOTHING
     try:
@@ -799,7 +803,7 @@ def _look(path: Place) -> _Seen:
     except ValueError:
         record = None
     whole = isinstance(record, dict) and {"token", "host", "pid", "born"} <= record.keys()
-    return _Seen(record if whole else None, tag, datetime.fromtimestamp(about.st_mtime, UTC))
+    return _Seen(record if whole else None, tag, datetime.fromtimestamp(changed, UTC))
 
 
 def _exchange(path: Place, text: str, tag: str | None) -> str | None:
