@@ -25,7 +25,7 @@ import pytest
 
 from tests import hosts
 from tests.hosts import Host, Network
-from tests.test_runner import LONG, assert_same_results, declare, wait_for
+from tests.test_runner import assert_same_results, declare, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
@@ -143,6 +143,41 @@ def test_the_study_on_three_hosts(cluster: Cluster) -> None:
     assert (results / "reports" / "robmix_ablation-smoke" / "index.html").stat().st_size > 100_000
 
 
+def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Cluster) -> None:
+    """The driver brings its own code; `ray up` came to the workers long ago."""
+    old = cluster.lan.hosts["two"].seen(cluster.head.home / "lnl" / "lnl" / "task.py")
+    text = old.read_text()
+    old.write_text("raise SystemExit('an old version')")
+    try:
+        storage, command = quick(cluster, "other_version", "--seeds", "1")
+        process = command()
+        output, _ = process.communicate(timeout=300)
+    finally:
+        old.write_text(text)
+    assert process.returncode == 0, output
+    assert set(pd.read_parquet(storage / "trials")["host"]) == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "mistake, sentence",
+    {
+        "RAY_AUTH_TOKEN=0123": "refuses this driver's token",
+        "RAY_ADDRESS=10.77.0.99:6379": "No Ray cluster answers at '10.77.0.99:6379'",
+        "LNL_STORAGE=/tmp/results": "does not see the results folder /tmp/results",
+    }.items(),
+)
+def test_a_mistake_is_one_sentence_before_anything_trains(cluster: Cluster, mistake: str, sentence: str) -> None:
+    declare(cluster.head.seen(cluster.head.home))
+    storage = cluster.lan.shared / mistake.partition("=")[0]
+    code, output = cluster.head.run(
+        "bash", "-ic", f"export LNL_STORAGE={storage} {mistake}; python quick.py --no-report"
+    )
+    said = [line for line in output.splitlines() if not line.startswith("bash: ")]  # it has no terminal
+    assert code == 1 and len(said) == 1 and said[0].startswith("error: ") and sentence in said[0], output
+    for folder in (storage, Path("/tmp/results")):
+        assert not list(cluster.head.seen(folder).glob("trials/**/*.parquet"))
+
+
 # ------------------------------------------------------------------------------------------------------- accidents
 
 
@@ -240,11 +275,11 @@ ACCIDENTS = (
 BY_DEFAULT = (lose_host, lose_driver)
 
 
-def quick(cluster: Cluster, name: str) -> tuple[Path, Callable[[], subprocess.Popen[str]]]:
+def quick(cluster: Cluster, name: str, *more: str) -> tuple[Path, Callable[[], subprocess.Popen[str]]]:
     """A results folder, as seen from here, and what starts the study quick there."""
-    declare(cluster.lan.client.seen(cluster.clone), **LONG)
+    declare(cluster.lan.client.seen(cluster.clone), epochs=60, steps=20)  # some seconds a trial
     storage = cluster.lan.shared / name
-    flags = ("--storage", storage, "--no-report", "--checkpoint-seconds", "1")
+    flags = ("--storage", storage, "--no-report", "--checkpoint-seconds", "1", *more)
     return cluster.lan.client.seen(storage), lambda: cluster.submit("quick.py", *flags)
 
 
