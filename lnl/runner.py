@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -95,9 +95,8 @@ from lnl.trial import (  # noqa: E402
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
 PENDING = 200  # trials that wait for devices within Ray, where an autoscaler sees them
 NODE_ANSWERS_S = 120.0  # until a node that does not answer is left alone
-NODE_JOINS_S = float(
-    os.environ.get("LNL_NODE_JOINS_S", 120)
-)  # until a node that could take a trial is given up, where nothing says that one will come
+# until a node that could take a trial is given up, where nothing says that one will come
+NODE_JOINS_S = float(os.environ.get("LNL_NODE_JOINS_S", 120))
 BUDGET = "The budget"  # begins the sentence of a run that has spent it
 POLL_S = 2.0  # while another driver finishes its trials
 
@@ -448,10 +447,10 @@ def run_plan(
                 stack.callback(progress.finish)
                 expected = {status.planned.id: status.seconds for status in statuses}
                 queue = _Queue(waiting, cluster, expected, store)
-                watch = _Watch(progress, queue, cluster.budget)
+                watch = _Watch(progress, queue, cluster)
                 work = _Work(watch, cluster, job_of, ahead=PENDING)
                 _tune(watch, work, _Scheduler(work, store))
-                stopped = watch.stopped or queue.stopped
+                stopped = cluster.stopped = watch.stopped or queue.stopped
                 tried |= queue.tried - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
@@ -628,11 +627,24 @@ class _Cluster:
     shares: packing.Shares
     budget: _Budget
     stopped: str | None = None  # why the run ended early
+    running: dict[str, Trial] = field(default_factory=dict)
 
     def gpus(self, trial: Trial) -> float:
         """Of a GPU; a trial that is to measure its kind's memory has a whole one."""
         share = self.shares.of(trial)
         return 1.0 if share is None else share
+
+    def begin(self, trial: Trial, seconds: float | None) -> float:
+        """A trial is handed to Ray, with this share of a GPU.  `seconds`: what it is expected to take."""
+        self.running[trial.id] = trial
+        self.budget.begin(trial.id, gpus := self.gpus(trial), seconds)
+        return gpus
+
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        """It comes back, with what it measured."""
+        self.budget.end(trial)
+        if (one := self.running.pop(trial, None)) is not None and outcome["outcome"] in ("done", "pruned"):
+            self.shares.learn_of(one, outcome)
 
 
 class _Budget:
@@ -700,7 +712,7 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Ite
         if settings.address != "local":
             _check_nodes(settings, store.identity(), progress)
         _check_room(settings, shares, progress)
-        about = {"run": run, "preset": plan.preset}
+        about: dict[str, Any] = {"run": run, "preset": plan.preset}
         counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
         hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
         told = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts)), "trials": waiting}
@@ -904,7 +916,6 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
             tuner.fit()
         except ray.exceptions.RayError as error:
             watch.stopped = f"Ray was lost ({type(error).__name__}). What is finished is stored: run again to go on."
-    work.cluster.stopped = watch.stopped
 
 
 def _as_config(planned: Planned, job: Job, gpus: float) -> dict[str, Any]:
@@ -927,19 +938,20 @@ class _Watch(tune.Callback):
     fails, the budget is spent or the user interrupts.
     """
 
-    def __init__(self, progress: Any, source: Any, budget: _Budget) -> None:
+    def __init__(self, progress: Any, source: Any, cluster: _Cluster) -> None:
         self.progress = progress
         self.source = source  # a `_Queue`, or the `lnl.search.Searches`
-        self.budget = budget
+        self.cluster = cluster
         self.stopped: str | None = None
         self.taken: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.budget.start(str(trial))
+        self.cluster.budget.start(str(trial))
+        self.guarded(self.progress.begin, str(trial), json.loads(trial.config["job"]["job"]))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.stopped is None and self.budget.is_spent():
-            self.stopped = self.budget.sentence
+        if self.stopped is None and self.cluster.budget.is_spent():
+            self.stopped = self.cluster.budget.sentence
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -961,7 +973,7 @@ class _Watch(tune.Callback):
         self.end(str(trial), {"outcome": "failed", "message": message})
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        self.budget.end(trial)
+        self.cluster.end(trial, outcome)
         if again := self.guarded(self.source.ended, trial, outcome):
             self.guarded(self.progress.say, again)
         else:
@@ -977,7 +989,7 @@ class _Watch(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks, and a live display cannot be.
-        return {"progress": None, "source": None, "budget": None, "stopped": self.stopped, "taken": self.taken}
+        return {"progress": None, "source": None, "cluster": None, "stopped": self.stopped, "taken": self.taken}
 
 
 class _Stop(tune.Stopper):
@@ -1019,14 +1031,14 @@ def run_search(
         cluster = stack.enter_context(_cluster(plan, settings, progress, len(searches.searches)))
         stack.callback(progress.finish)
         progress.start()
-        watch = _Watch(progress, searches, cluster.budget)
+        watch = _Watch(progress, searches, cluster)
         work = _Work(watch, cluster, job_of)
         scheduler = _Scheduler(work, store)
         while stopped is None and not searches.spent():
             if searches.work():
                 work.living.clear()
                 _tune(watch, work, scheduler)
-                stopped = watch.stopped
+                stopped = cluster.stopped = watch.stopped
             elif settings.wait:
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
             else:
@@ -1055,8 +1067,7 @@ class _Work(Searcher):
         if planned is None:
             return None if source.busy() and not self.watch.stopped else Searcher.FINISHED
         self.living[trial_id] = planned
-        gpus = self.cluster.gpus(planned.trial)
-        self.cluster.budget.begin(planned.id, gpus, getattr(source, "expected", {}).get(planned.id))
+        gpus = self.cluster.begin(planned.trial, getattr(source, "expected", {}).get(planned.id))
         return {"job": _as_config(planned, self.job_of(planned), gpus)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
