@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, methods, nights
+from lnl import catalogue, methods, nights, trackers
 from lnl.data import DataError
 from lnl.doctor import of_cluster
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
@@ -178,6 +178,11 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
+    copies = parser.add_argument_group("trackers", "copies of the curves, made by the driver; none by default")
+    copies.add_argument("--tensorboard", action="store_true", help="event files below <storage>/tensorboard")
+    copies.add_argument("--wandb", metavar="PROJECT", help="a project of Weights & Biases (pip install wandb)")
+    copies.add_argument("--mlflow", metavar="URI", help="a tracking server of MLflow, or sqlite:///FILE")
+
     search = parser.add_argument_group("search", "of a study that declares one, or of any study by `lnl search`")
     search.add_argument("--trials", type=int, metavar="N", help="suggestions for each arm, its own values included")
     search.add_argument(
@@ -309,7 +314,9 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         return study.plan(options.preset, **asked, reached=reached, search=wishes)
 
     if command in ("run", "search"):
-        return _run(make, store, options)
+        copies = {"tensorboard": options.tensorboard, "wandb": options.wandb, "mlflow": options.mlflow}
+        with trackers.following(store.root, partial(print, file=sys.stderr), **copies) as track:
+            return _run(make, store, options, track)
     standing = _as_it_stands(make, store, options)
     chosen = standing.of_arms(options.arms)
     statuses = [status for status in reconcile(standing, store) if status.planned.id in chosen]
@@ -411,7 +418,8 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -> int:
+def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, track: Callable[[Any], Any]) -> int:
+    """`track`: makes a display one that trackers follow."""
     from lnl import sequential
 
     plan = make()
@@ -429,7 +437,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         budget_hours=options.budget_hours,
     )
     show = partial(_logs_command, plan.study, storage=options.storage)
-    stopped = _search(plan, store, settings, options) if plan.search else None
+    stopped = _search(plan, store, settings, options, track) if plan.search else None
     if stopped:
         if options.json:
             print(json.dumps({"study": plan.study, "preset": plan.preset, "plan": plan.hash, "stopped": stopped}))
@@ -438,7 +446,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace) -
         return _code_of(stopped)
     further: Plan | None = _as_it_stands(make, store, options, record=True)
     while further is not None:
-        plan, progress = further, Progress(further, options.json, show)
+        plan, progress = further, track(Progress(further, options.json, show))
         outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
         further = None
         if plan.record["looks"] and outcome.stopped is None:
@@ -514,14 +522,17 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _search(plan: Plan, store: Store, settings: Any, options: argparse.Namespace) -> str | None:
+def _search(
+    plan: Plan, store: Store, settings: Any, options: argparse.Namespace, track: Callable[[Any], Any]
+) -> str | None:
     """Every search until its budget is spent; a sentence where it ended early."""
     from lnl import runner, search
 
     searches = search.Searches(plan, store, url=options.optuna, arms=options.arms, new=options.new_search)
     if searches.spent():
         return None
-    progress = SearchProgress(searches, options.json, partial(_logs_command, plan.study, storage=options.storage))
+    show = partial(_logs_command, plan.study, storage=options.storage)
+    progress = track(SearchProgress(searches, options.json, show))
     stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=options.rerun_stale)
     if stopped is None:
         for one in searches.searches:

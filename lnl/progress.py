@@ -60,6 +60,9 @@ class Display:
         self.live: Live | None = None
         self.began = self.pulse = time.monotonic()
 
+    def begin(self, trial: str, job: Mapping[str, Any]) -> None:
+        """A worker gets it; a second time where the first was lost."""
+
     def finish(self) -> None:
         if self.live:
             self.live.update(self._table())
