@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
-from lnl.results import Store, latest
+from lnl.cli import find_study, study_main
+from lnl.data import load
+from lnl.results import Store, latest, leases
 
 pytestmark = pytest.mark.slow
 
@@ -106,11 +110,11 @@ def assert_same_results(one: Path, other: Path) -> None:
         )  # a null among integers makes floats
 
 
-def leased_process(storage: Path) -> int | None:
-    """A worker that has trained long enough to have written a checkpoint."""
+def leased_process(storage: Path, since: float = 0.0) -> int | None:
+    """A worker that has written a checkpoint since this time, and trains on."""
     for path in (storage / "checkpoints").glob("*.pt"):
         lease = storage / "leases" / f"{path.stem}.json"
-        if lease.exists():
+        if lease.exists() and path.stat().st_mtime >= since:
             return int(json.loads(lease.read_text())["pid"])
     return None
 
@@ -127,141 +131,115 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_only_what_is_missing_runs(tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    first = execute(declare(tmp_path), storage)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "4 trials to run, 0 done before." in first.stdout and "4 trials: 4 done." in first.stdout
+    """A method that diverges is an outcome; an accident is a row, and is tried again; both beside others that end well.
 
-    again = execute(declare(tmp_path), storage, "--json")
-    assert json.loads(again.stdout)["counts"] == {"done": 4, "stale": 0, "running": 0, "failed": 0, "missing": 0}
+    The folders are relative: in workers they mean the same.
+    """
+    digits = load("digits")
+    images = {"x_train": digits.train_images[:300, 0], "x_test": digits.test_images[:, 0]}
+    labels = {"y_train": digits.train_labels[:300], "y_test": digits.test_labels}
+    np.savez(tmp_path / "mine.npz", **images, **labels, flip=False)
+    arms = {
+        **TWO_ARMS,
+        "mine": {"dataset": "npz:mine.npz"},
+        "diverges": {"method.optimizer.learning_rate": 1e30},
+        "broken": {"method": "mixmatch", "labels": 1437},
+    }
+    whole = ("--arms", "plain,mixed,mine,diverges")
+    storage = tmp_path / "kept"
 
-    wider = {**TWO_ARMS, "strong": {"method.augmentation": "strong"}}
-    third = execute(declare(tmp_path, arms=wider, replicates=3), storage)
-    assert "5 trials to run, 4 done before." in third.stdout
+    def again(study: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+        return execute(study, Path("kept"), "--data", "cache", *flags, cwd=tmp_path)
+
+    def counts(study: Path, *flags: str) -> dict[str, int]:
+        done = again(study, *flags, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)["counts"]  # type: ignore[no-any-return]
+
+    first = again(declare(tmp_path, arms, replicates=1))
+    assert first.returncode == 3, first.stdout + first.stderr
+    assert "5 trials to run, 0 done before." in first.stdout and "5 trials: 4 done, 1 failed" in first.stdout
+    assert "failed  broken" in first.stdout and "this trial leaves none" in first.stdout
+    rows = pd.read_parquet(storage / "trials").set_index("arm")
+    logs = {path.stem: path.read_text() for path in (storage / "logs" / "study=quick").iterdir()}
+    failed = rows.loc[["broken", "diverges"], "trial"]
+    assert logs.keys() == {f"{trial}-1" for trial in failed} and all("Traceback" in text for text in logs.values())
+    shown = f"lnl logs quick {failed['broken']} --storage {storage}"
+    assert first.stdout.count(shown) == 2, "when it fails and at the end"
+    assert rows.loc["diverges", ["status", "failure_class"]].tolist() == ["failed", "nan"]
+    assert "was no finite number in epoch" in rows.loc["diverges", "failure_message"]
+    assert rows.loc["broken", ["status", "failure_class"]].tolist() == ["failed", "data_error"]
+    assert (rows.loc[["plain", "mixed", "mine"], "status"] == "ok").all()
+    assert (tmp_path / "cache").is_dir()
+    assert counts(declare(tmp_path, arms, replicates=1), *whole) == {
+        "done": 4, "stale": 0, "running": 0, "failed": 0, "missing": 0
+    }  # fmt: skip
+
+    wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}))
+    assert wider.returncode == 3 and "8 trials to run, 4 done before." in wider.stdout, wider.stdout + wider.stderr
     rows = pd.read_parquet(storage / "trials")
-    assert len(rows) == 9 and (rows["attempt"] == 1).all() and (rows["status"] == "ok").all()
+    broken = rows[rows["arm"] == "broken"].sort_values(["replicate", "attempt"])
+    assert broken[["replicate", "attempt"]].values.tolist() == [[0, 1], [0, 2], [1, 1]]
+    assert (broken["failure_class"] == "data_error").all()
+    others = rows[rows["arm"] != "broken"]
+    assert len(others) == 2 * 5 and (others["attempt"] == 1).all()
+    assert ((others["status"] == "ok") == (others["arm"] != "diverges")).all()
 
-    fewer = execute(declare(tmp_path, arms={"plain": {}}), storage, "--json")
-    assert json.loads(fewer.stdout)["counts"]["done"] == 2
-    assert len(pd.read_parquet(storage / "trials")) == 9, "arms that left the study keep their rows"
+    assert counts(declare(tmp_path, {"plain": {}}))["done"] == 2
+    assert len(pd.read_parquet(storage / "trials")) == len(rows), "arms that left the study keep their rows"
     assert not list((storage / "leases").glob("*.json")) and not list((storage / "checkpoints").glob("*"))
 
 
-def test_a_method_that_diverges_is_an_outcome(tmp_path: Path) -> None:
-    arms = {
-        "diverges": {"method.optimizer.learning_rate": 1e30},
-        "fine": {},
-    }
-    study, storage = declare(tmp_path, arms=arms, replicates=1), tmp_path / "results"
-    first = execute(study, storage, "--arms", "diverges,fine")
-    assert first.returncode == 0, first.stdout + first.stderr
-    rows = pd.read_parquet(storage / "trials").set_index("arm")
-    assert rows.loc["diverges", ["status", "failure_class"]].tolist() == ["failed", "nan"]
-    assert "was no finite number in epoch" in rows.loc["diverges", "failure_message"]
-    assert rows.loc["fine", "status"] == "ok"
-    again = execute(study, storage, "--arms", "diverges,fine", "--json")
-    assert json.loads(again.stdout)["counts"]["done"] == 2
-    assert len(pd.read_parquet(storage / "trials")) == 2, "an outcome is not tried again"
-
-
-def test_an_accident_is_a_row_and_is_tried_again(tmp_path: Path) -> None:
-    study, storage = (
-        declare(tmp_path, arms={"fine": {}, "broken": {"method": "mixmatch", "labels": 1437}}, replicates=1),
-        tmp_path / "results",
-    )
-    first = execute(study, storage)
-    assert first.returncode == 3, first.stdout + first.stderr
-    assert "failed  broken" in first.stdout and "this trial leaves none" in first.stdout
-    logs = list((storage / "logs" / "study=quick").iterdir())
-    assert len(logs) == 1 and "Traceback" in logs[0].read_text(), "of the trial that failed, and of no other"
-    shown = f"lnl logs quick {logs[0].stem.removesuffix('-1')} --storage {storage}"
-    assert first.stdout.count(shown) == 2, "when it fails and at the end"
-    second = execute(study, storage)
-    assert second.returncode == 3
-    rows = pd.read_parquet(storage / "trials")
-    broken = rows[rows["arm"] == "broken"]
-    assert broken["attempt"].tolist() == [1, 2] and (broken["failure_class"] == "data_error").all()
-    assert len(rows[rows["arm"] == "fine"]) == 1
-
-
-def test_a_killed_worker_loses_nothing(tmp_path: Path, undisturbed: Path) -> None:
-    storage = tmp_path / "results"
-    driver = launch(declare(tmp_path, **LONG), storage, "--checkpoint-seconds", "0")
-    os.kill(wait_for(lambda: leased_process(storage), "a checkpoint"), signal.SIGKILL)
-    output, _ = driver.communicate(timeout=180)
-    assert driver.returncode == 0, output
-    rows = pd.read_parquet(storage / "trials")
-    lost = rows[rows["status"] == "preempted"]
-    assert len(lost) == 1 and lost["failure_class"].tolist() == ["preempted"]
-    assert (latest(rows)["status"] == "ok").all()
-    assert_same_results(storage, undisturbed)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-def test_a_stopped_driver_goes_on_at_the_next_run(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
+def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, undisturbed: Path) -> None:
+    """Ctrl-C, then its driver killed and a checkpoint damaged, then its Ray killed; then it is left alone."""
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
-    driver = launch(study, storage, "--checkpoint-seconds", "0")
-    wait_for(lambda: leased_process(storage), "a checkpoint")
-    os.kill(driver.pid, number)
-    output, _ = driver.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert driver.returncode == 3 and "run again to go on" in output
-        assert "Traceback" not in output
-    wait_for(lambda: not _alive_leases(storage), "the workers' end")
-    before = len(list((storage / "checkpoints").glob("*.pt")))
-    assert before >= 1, "running trials keep their checkpoints"
+
+    def stopped(stop: Callable[[int], None]) -> tuple[int, str]:
+        """A run that this ends as soon as it has written a checkpoint: its exit code, and what it said."""
+        began = time.time()
+        driver = launch(study, storage, "--checkpoint-seconds", "0")
+        wait_for(lambda: leased_process(storage, began), "a checkpoint")
+        stop(driver.pid)
+        output, _ = driver.communicate(timeout=150)
+        wait_for(lambda: not _alive_leases(storage), "the workers' end")
+        assert list((storage / "checkpoints").glob("*.pt")), "running trials keep their checkpoints"
+        return driver.returncode, output
+
+    def kill_ray(driver: int) -> None:
+        for process in psutil.Process(driver).children(recursive=True):
+            if process.name() in ("gcs_server", "raylet"):
+                process.kill()
+
+    code, output = stopped(lambda driver: os.kill(driver, signal.SIGINT))
+    assert code == 3 and "run again to go on" in output and "Traceback" not in output, output
+    code, output = stopped(lambda driver: os.kill(driver, signal.SIGKILL))
+    assert code == -signal.SIGKILL, output
+    checkpoint = min((storage / "checkpoints").glob("*.pt"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    code, output = stopped(kill_ray)
+    assert code > 0, output
     done = execute(study, storage)
     assert done.returncode == 0, done.stdout + done.stderr
+    events, _ = Store(storage).read("events")
+    assert events.loc[events["kind"] == "checkpoint_refused", "trial"].tolist() == [checkpoint.stem]
     assert_same_results(storage, undisturbed)
 
 
 def _alive_leases(storage: Path) -> bool:
-    from lnl.results import leases
-
     return any(lease["alive"] for lease in leases(Store(storage)).values())
 
 
-def test_a_killed_ray_is_reported_and_the_next_run_goes_on(tmp_path: Path, undisturbed: Path) -> None:
-    import psutil
-
+def test_two_drivers_share_the_work_and_a_killed_worker_loses_nothing(tmp_path: Path, undisturbed: Path) -> None:
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
-    driver = launch(study, storage, "--checkpoint-seconds", "0")
-    wait_for(lambda: leased_process(storage), "a checkpoint")
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        if process.name() in ("gcs_server", "raylet"):
-            process.kill()
-    output, _ = driver.communicate(timeout=150)
-    assert driver.returncode != 0, output
-    wait_for(lambda: not _alive_leases(storage), "the workers' end")
-    done = execute(study, storage)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_results(storage, undisturbed)
-
-
-def test_two_drivers_share_the_work(tmp_path: Path, undisturbed: Path) -> None:
-    storage, study = tmp_path / "results", declare(tmp_path, **LONG)
-    drivers = [launch(study, storage) for _ in range(2)]
+    drivers = [launch(study, storage, "--checkpoint-seconds", "0") for _ in range(2)]
+    os.kill(wait_for(lambda: leased_process(storage), "a checkpoint"), signal.SIGKILL)
     for driver in drivers:
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
     rows = pd.read_parquet(storage / "trials")
-    assert len(rows) == 4 and (rows["attempt"] == 1).all(), "no trial was trained twice"
-    assert_same_results(storage, undisturbed)
-
-
-def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, undisturbed: Path) -> None:
-    storage, study = tmp_path / "results", declare(tmp_path, **LONG)
-    driver = launch(study, storage, "--checkpoint-seconds", "0")
-    wait_for(lambda: leased_process(storage), "a checkpoint")
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate(timeout=60)
-    wait_for(lambda: not _alive_leases(storage), "the workers' end")
-    for checkpoint in (storage / "checkpoints").glob("*.pt"):
-        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    done = execute(study, storage)
-    assert done.returncode == 0, done.stdout + done.stderr
-    events, _ = Store(storage).read("events")
-    assert (events["kind"] == "checkpoint_refused").any()
+    lost = rows[rows["status"] == "preempted"]
+    assert len(lost) == 1 and lost["failure_class"].tolist() == ["preempted"]
+    assert len(rows) == 4 + 1 and (latest(rows)["status"] == "ok").all(), "no trial was trained twice"
     assert_same_results(storage, undisturbed)
 
 
@@ -294,40 +272,29 @@ def test_a_full_disk_stops_the_study_in_one_sentence(tmp_path: Path, undisturbed
         (["--set", "network=resnet"], 2, "there is no network 'resnet': choose one of small_convnet"),
         (["--set", "dataset=digit"], 2, "there is no data set 'digit': choose one of digits"),
         (["--arms", "plane"], 2, "The plan has no arm 'plane'"),
-        (["--address", "127.0.0.1:1"], 1, "No Ray cluster answers at '127.0.0.1:1'"),
     ],
 )
-def test_a_mistake_gets_one_sentence(tmp_path: Path, flags: list[str], code: int, sentence: str) -> None:
-    done = execute(declare(tmp_path), tmp_path / "results", *flags)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert sentence in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_a_mistake_gets_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, sentence: str
+) -> None:
+    study = find_study(str(declare(tmp_path)))
+    assert study_main(study, ["--storage", str(tmp_path / "results"), "--address", "local", *flags]) == code
+    error = capsys.readouterr().err
+    assert sentence in error and len(error.strip().splitlines()) == 1, error
     assert not list((tmp_path / "results").glob("trials/*"))
 
 
-def test_relative_paths_mean_the_same_in_workers(tmp_path: Path) -> None:
-    from lnl.data import load
-
-    digits = load("digits")
-    np.savez(
-        tmp_path / "mine.npz",
-        x_train=digits.train_images[:300, 0],
-        y_train=digits.train_labels[:300],
-        x_test=digits.test_images[:, 0],
-        y_test=digits.test_labels,
-        flip=False,
-    )
-    study = declare(tmp_path, arms={"plain": {"dataset": "npz:mine.npz"}}, replicates=1)
-    done = execute(study, Path("results"), "--data", "cache", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(pd.read_parquet(tmp_path / "results" / "trials")) == 1
-    assert (tmp_path / "cache").is_dir()
+def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> None:
+    done = execute(declare(tmp_path), tmp_path / "results", "--address", "127.0.0.1:1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No Ray cluster answers at '127.0.0.1:1'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     """Ray restarts a lost node's trial before the lease of the node's worker has lapsed."""
     from lnl import results, runner
-    from lnl.trial import Trial
+    from lnl.trial import Trial, trial_code_hash
 
     store = Store(tmp_path)
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
@@ -347,6 +314,7 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         plan_hash="",
         git_commit=None,
         git_dirty=None,
+        code_hash=trial_code_hash(trial),
     )
     lease, _ = results.claim(store, trial.id, study="quick", run="this run")
     assert lease is not None
