@@ -20,6 +20,7 @@ import os
 import random
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -228,6 +229,18 @@ class ObjectPath:
         except FileNotFoundError:
             return None
         return there.about.tag if there.content == content else None
+
+    def check_conditions(self) -> None:
+        """Raise `StorageError` where the storage does not heed the conditions of a PUT, as some do not."""
+        probe = self / f".probe-{uuid.uuid4().hex}"
+        tag = probe.exchange(b"1", None)
+        heeded = tag is not None and probe.exchange(b"2", None) is None and probe.exchange(b"3", '"another"') is None
+        probe.unlink(missing_ok=True)
+        if not heeded:
+            raise StorageError(
+                f"The storage of {self} does not heed the conditions of a PUT (If-None-Match, If-Match), on which "
+                "leases rest: use another one, or a newer version of its server."
+            )
 
     def touch(self) -> None:
         self.write_bytes(b"")

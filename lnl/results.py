@@ -335,6 +335,8 @@ class Store:
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
         if (name := self._identity()) is None:
+            if isinstance(self.root, ObjectPath):
+                self.root.check_conditions()
             _exchange(self.root / ".identity", uuid.uuid4().hex, None)
             name = self._identity()
         return name or ""

@@ -43,13 +43,15 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
 """
-# The network between: may be cut by killing it, and loses the first answer where it is asked to.
+# The network between: may be cut by killing it, and loses the first answer, or all conditions, where it is asked to.
 WIRE = """
-import socket, sys, threading
+import re, socket, sys, threading
 near, far, loses = socket.create_server(("127.0.0.1", int(sys.argv[1]))), int(sys.argv[2]), sys.argv[3]
 def pump(source, target):
     try:
         while data := source.recv(65536):
+            if loses == "conditions":
+                data = re.sub(rb"(?i)\\r\\nif-", b"\\r\\nno-", data)
             target.sendall(data)
     except OSError:
         pass
@@ -287,6 +289,17 @@ def test_what_cannot_be_reached_gets_one_sentence_without_secrets(bucket, server
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{free_port()}")  # a machine without a role
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "No credentials for s3://lab at http" in refusal(monkeypatch, capsys, str(bucket))
+
+
+def test_a_storage_that_does_not_heed_conditions_is_refused(bucket, server, monkeypatch):
+    wire = free_port()
+    Store(bucket / "before").identity()
+    with listening(WIRE, wire, server[0], "conditions"):
+        reach(monkeypatch, wire)
+        with pytest.raises(StorageError, match=r"does not heed the conditions of a PUT \(If-None-Match, If-Match\)"):
+            Store(bucket / "after").identity()
+    reach(monkeypatch, server[0])
+    assert [path.name for path in bucket.rglob("*")] == [".identity"], "of the one before"
 
 
 def test_a_search_on_object_storage_asks_for_a_database(bucket, tmp_path, capsys):
@@ -562,6 +575,37 @@ def test_an_outage_of_some_seconds_loses_no_row(bucket, server, monkeypatch):
             trials, broken = store.read("trials")
             assert not broken and trials["trial"].tolist() == [f"t{number:02}" for number in range(40)]
             assert sorted(store.read("epochs")[0]["trial"]) == trials["trial"].tolist()
+
+
+def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypatch):
+    import torch
+
+    from lnl.data import DataError
+    from lnl.trial import Execution, parse, run, trained_path
+
+    small = {"dataset": "digits", "network": "small_convnet", "epochs": 1, "steps": 1, "method.batch_size": 16}
+    semantic = {"kind": "semantic", "teacher": {"labels": 100}}
+    trial = parse({"method": "supervised"}).override({**small, "noise": semantic})
+    teacher, execution = trial.prerequisites["teacher"], Execution(trained=store.trained)
+    path = trained_path(store.trained, teacher)
+    kept = path.with_suffix(".labels.npy")
+    with pytest.raises(DataError, match="cannot be read from"):
+        next(run(trial, execution))
+    *_, last = run(teacher)
+    results.write_atomically(path, lambda temporary: torch.save(last.snapshot()["parts"], temporary))
+    first = next(run(trial, execution)).facts
+    content = kept.read_bytes()
+    kept.write_bytes(content[:100])
+    assert next(run(trial, execution)).facts["noise_hash"] == first["noise_hash"]
+    assert kept.read_bytes() == content, "computed again"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read from"):
+        next(run(trial, execution))
+    if isinstance(store.root, ObjectPath):  # no fault of the file
+        monkeypatch.setattr(objects, "FIRST_PATIENCE_S", 0.1)
+        reach(monkeypatch, free_port())
+        with pytest.raises(StorageError, match="does not answer"):
+            next(run(trial, execution))
 
 
 # ---------------------------------------------------------------------------------------------------------- with Ray
