@@ -105,8 +105,8 @@ def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, t
     with cluster(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) as machine:
         tonight = ("--night", "2026-11-21", "--budget-hours", "0.5", "--preset", "smoke")
         both = [machine.start([*night, "submit", *tonight]) for _ in range(2)]
-        said = sorted(process.communicate(timeout=120)[0] for process in both)
-        assert [process.returncode for process in both] == [0, 0]
+        said, quiet = zip(*sorted(process.communicate(timeout=120) for process in both), strict=True)
+        assert [process.returncode for process in both] == [0, 0] and quiet == ("", ""), quiet
         assert said[0] == "nightly-2026-11-21 is submitted.\n" and "is there already" in said[1]
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
         sent = f"# {[*tonight]} {commit.stdout.strip()} False\n"

@@ -82,7 +82,7 @@ def connect(address: str) -> JobSubmissionClient:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # cron mails what is written
+    logging.disable(logging.WARNING)  # cron mails what is written
     try:
         return JobSubmissionClient(address)
     except ray.exceptions.AuthenticationError:
