@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import fdtrc, stdtr, stdtrit
 
 from analysis import evidence, statistics
 from analysis.load import LoadError, first_replicate
@@ -36,6 +36,7 @@ NIGHTS = 14  # that are the reference
 FEWEST = 4  # quiet nights that make a reference, and nights in a row that make a new level
 OUTLYING = 3.0  # standard deviations from the night's median that a replicate counts at most
 FINEST = 0.001  # the least standard deviation of a replicate: what a test set of 10,000 images resolves at 99 %
+RESTLESS = 0.05  # p of the F test by which a cell's own nights scatter more than its replicates explain
 SPANS = 2  # questions: tonight alone, and with the night before
 MEMORY = 60  # nights from which it is known which were quiet
 SLOWER = 1.5  # times the usual seconds that are worth a note
@@ -105,7 +106,8 @@ def replay(nights: Mapping[str, Mapping[Cell, Values]], k: int = NIGHTS) -> dict
                 before.append((night, here))
                 continue
             alone, both = found[0][cell], found[1].get(cell)
-            span = 2 if both is not None and both.p < alone.p else 1
+            share = ALPHA / SPANS / len(cells)
+            span = 2 if both is not None and both.p < alone.p and alone.p > share else 1
             surprise = both if both is not None and span == 2 else alone
             moved = ("up" if surprise.mean > surprise.expected else "down") if adjusted[cell] <= ALPHA else ""
             reference = before[:-1][-k:] if moved and span == 2 else before[-k:]
@@ -119,7 +121,7 @@ def replay(nights: Mapping[str, Mapping[Cell, Values]], k: int = NIGHTS) -> dict
                     run.append(before.pop())
                 run.append((night, here))
                 way[cell] = moved
-            half = stdtrit(alone.freedom, 1 - ALPHA / SPANS / len(cells) / 2) * alone.error
+            half = stdtrit(alone.freedom, 1 - share / 2) * alone.error
             verdicts[night][cell] = Judged(
                 mean=alone.mean,
                 n=len(here.values),
@@ -165,15 +167,16 @@ def _surprises(asked: Mapping[Cell, tuple[list[_Sample], list[_Sample]]]) -> dic
     """How far the fresh nights of each cell lie from its reference nights: (reference, fresh) by cell."""
     spread = _spreads({cell: reference for cell, (reference, _) in asked.items()})
     clamped = {
-        cell: tuple([one.clamped(OUTLYING * spread[cell]) for one in nights] for nights in pair)
+        cell: tuple([one.clamped(OUTLYING * spread[cell][0]) for one in nights] for nights in pair)
         for cell, pair in asked.items()
     }
     spread = _spreads({cell: reference for cell, (reference, _) in clamped.items()})
     found = {}
     for cell, (old, new) in clamped.items():
         (expected, before), (mean, fresh) = _mean(old), _mean(new)
-        error = spread[cell] * np.sqrt(1 / fresh + 1 / before)
-        found[cell] = _Surprise(mean, expected, float(error), max(before - len(old), len(old) - 1), spread[cell])
+        deviation, freedom = spread[cell]
+        error = deviation * np.sqrt(1 / fresh + 1 / before)
+        found[cell] = _Surprise(mean, expected, float(error), freedom, deviation)
     return found
 
 
@@ -183,18 +186,26 @@ def _mean(nights: Sequence[_Sample]) -> tuple[float, int]:
     return sum(len(one.values) * one.mean for one in nights) / n, n
 
 
-def _spreads(references: Mapping[Cell, Sequence[_Sample]]) -> dict[Cell, float]:
-    """Standard deviation of a replicate, such that means of nights scatter as they do."""
-    within, between, ratios = {}, {}, []
+def _spreads(references: Mapping[Cell, Sequence[_Sample]]) -> dict[Cell, tuple[float, int]]:
+    """Standard deviation of a replicate, such that means of nights scatter as they do, and its degrees of freedom.
+
+    These are the replicates' own, but where a cell's nights scatter more than chance lets them.
+    """
+    within, between, freedom, ratios = {}, {}, {}, []
     for cell, nights in references.items():
         mean, n = _mean(nights)
-        freedom = n - len(nights)
-        within[cell] = sum(one.squares for one in nights) / freedom if freedom else 0.0
-        between[cell] = sum(len(one.values) * (one.mean - mean) ** 2 for one in nights) / (len(nights) - 1)
-        if freedom > 2 and within[cell] > FINEST**2:
-            ratios.append(between[cell] / within[cell] * (freedom - 2) / freedom)  # 1 is expected of quiet nights
+        freedom[cell] = n - len(nights), len(nights) - 1
+        within[cell] = sum(one.squares for one in nights) / max(freedom[cell][0], 1)
+        between[cell] = sum(len(one.values) * (one.mean - mean) ** 2 for one in nights) / freedom[cell][1]
+        if freedom[cell][0] > 2 and within[cell] > FINEST**2:
+            ratios.append(between[cell] / within[cell] * (1 - 2 / freedom[cell][0]))  # 1 is expected of quiet nights
     shared = max(1.0, sum(ratios) / len(ratios)) if ratios else 1.0
-    return {cell: max(shared * within[cell], between[cell], FINEST**2) ** 0.5 for cell in references}
+    found = {}
+    for cell, (inside, outside) in freedom.items():
+        usual = max(shared * within[cell], FINEST**2)
+        restless = not inside or fdtrc(outside, inside, between[cell] / usual) < RESTLESS
+        found[cell] = max(usual, between[cell]) ** 0.5, outside if restless else max(inside, outside)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -230,10 +241,15 @@ class Night:
 
     @property
     def cells(self) -> list[Cell]:
-        return list(self.trials.groupby(["arm", "setting"], sort=False).groups)
+        return _cells(self.trials)
 
     def of(self, cell: Cell) -> pd.DataFrame:
         return self.trials[(self.trials["arm"] == cell[0]) & (self.trials["setting"] == cell[1])]
+
+
+def _cells(trials: pd.DataFrame) -> list[Cell]:
+    """In the order of the trials."""
+    return list(dict.fromkeys(zip(trials["arm"], trials["setting"], strict=True)))
 
 
 def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame, rule: str) -> Night:
@@ -504,7 +520,7 @@ def _missing(night: Night, of: str = "") -> Iterator[str]:
         yield f"Missing{of}, {why}: {', '.join(cells)}."
     none = night.trials[(night.trials["state"] == "finished") & night.trials["score"].isna()]
     if len(none):
-        yield f"Without an accuracy under the selection rule{of}: {_named(none.groupby(['arm', 'setting']).groups)}."
+        yield f"Without an accuracy under the selection rule{of}: {_named(_cells(none))}."
 
 
 def _coming_and_going(nights: Sequence[Night]) -> Iterator[str]:

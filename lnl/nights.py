@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-FIRST = date(2020, 1, 1)
+FIRST, LAST = date(2020, 1, 1), date(7000, 1, 1)  # replicates are stored as int32
 A_NIGHT = 1000  # replicates; the most that a plan may ask for
 
 
 def parse(text: str) -> date:
-    """An ISO date, or `today`, in UTC.  Raises `ValueError` for anything else, and for dates before `FIRST`."""
+    """An ISO date, or `today`, in UTC.  Raises `ValueError` for anything else, and for dates out of range."""
     if text == "today":
         return datetime.now(UTC).date()
     try:
@@ -24,9 +24,9 @@ def parse(text: str) -> date:
 
 
 def first_replicate(night: date | None) -> int:
-    """Of a night; of the study itself where there is none.  Raises `ValueError` for dates before `FIRST`."""
+    """Of a night; of the study itself where there is none.  Raises `ValueError` for dates out of range."""
     if night is None:
         return 0
-    if night < FIRST:
-        raise ValueError(f"Nights are counted from {FIRST}: {night} is before it.")
+    if not FIRST <= night <= LAST:
+        raise ValueError(f"Nights are counted from {FIRST} to {LAST}: {night} is none of them.")
     return ((night - FIRST).days + 2) * A_NIGHT
