@@ -270,7 +270,12 @@ def _attempt(
         {**key, "epoch": epoch, "split": split, "name": name, "shape": shape, "values": values.numpy()}
         for epoch, split, name, shape, values in arrays
     ]
-    store.write_attempt(job.study, final, curves, shaped)
+    try:
+        store.write_attempt(job.study, final, curves, shaped)
+    except StorageError:
+        if lease.holds():
+            raise
+        return {"outcome": "taken"}  # cut off at this very moment
     accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)

@@ -625,38 +625,50 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("epoch", [1, 3, None])
 def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(store, epoch):
-    """Its lease lapsed in the middle, or just before it would have written its row."""
+    """Its lease lapsed in the middle, or just before it would have written its row, or while it does."""
     from lnl import runner
 
     trial, job = job_of(store, epochs=3)
     settings = runner.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     said: list[dict] = []
 
+    def usurp() -> None:
+        """As if another had found its lease lapsed."""
+        path = store.lease_path(trial.id)
+        record = {**json.loads(path.read_text()), "token": "another", "host": "elsewhere/0/"}
+        path.write_text(canonical(record))
+
     def cut_off(report: dict) -> None:
         said.append(report)
-        if report.get("epoch") == epoch:  # as if another had found its lease lapsed
-            path = store.lease_path(trial.id)
-            record = {**json.loads(path.read_text()), "token": "another", "host": "elsewhere/0/"}
-            path.write_text(canonical(record))
+        if report.get("epoch") == epoch is not None:
+            usurp()
             deadline = time.monotonic() + 60
             while epoch == 1 and not any(one.lost for one in living) and time.monotonic() < deadline:
                 time.sleep(0.05)  # until its next heartbeat
 
     living: list[Lease] = []
-    enter = Lease.__enter__
+    enter, write = Lease.__enter__, Store.write_attempt
+
+    def late(here: Store, study: str, row: dict, *rest: object) -> None:
+        usurp()
+        write(here, study, {"trial": trial.id, "attempt": 1, "status": "preempted", "failure_class": "preempted"}, [])
+        write(here, study, row, *rest)  # type: ignore[arg-type]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "HEARTBEAT_S", 0.1)
         patch.setattr(Lease, "__enter__", lambda lease: (living.append(lease), enter(lease))[1])
+        if epoch is None:
+            patch.setattr(Store, "write_attempt", late)
         runner.execute(job, settings, cut_off)
-    assert said[-1] == {"outcome": "taken"} and [one.get("epoch") for one in said[:-1]] == list(range(1, epoch + 1))
-    assert store.read("trials")[0].empty and is_held(store, trial.id), "the other's lease stands"
+    assert said[-1] == {"outcome": "taken"} and [one.get("epoch") for one in said[:-1]] == [1, 2, 3][:epoch]
+    assert len(store.read("trials")[0]) == (epoch is None) and is_held(store, trial.id), "the other's lease stands"
     with pytest.MonkeyPatch.context() as patch:  # the other is lost in turn: the next goes on from the checkpoint
         patch.setattr(results, "EXPIRY_S", -60.0)
         runner.execute(job, settings, said.append)
     rows = store.read("trials")[0].sort_values("attempt")
-    assert rows["status"].tolist() == ["preempted", "ok"] and said[-1]["outcome"] == "done"
+    assert rows["status"].tolist() == ["preempted"] * (1 + (epoch is None)) + ["ok"] and said[-1]["outcome"] == "done"
     assert store.read("epochs")[0].query("metric == 'accuracy' and split == 'test'")["epoch"].tolist() == [1, 2, 3]
     assert not leases(store) and not list((store.root / "checkpoints").glob("*"))
 
