@@ -7,9 +7,9 @@ PRESET ?= digits
 study: $(VENV)/installed
 	$(BIN)/python studies/robmix_ablation.py --preset $(PRESET)
 
-# Three processes on two cores: tests of clusters wait more than they work.
+# Three processes on two cores: tests of clusters wait more than they work.  What a file's tests share is made once.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
