@@ -28,6 +28,7 @@ from rich.table import Column, Table
 from lnl import catalogue, methods, nights, trackers
 from lnl.data import DataError
 from lnl.doctor import of_cluster
+from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
 from lnl.results import Place, StorageError, Store, attempt_name, leases, place, write_atomically
 from lnl.study import Plan, Status, Study, by_state, reconcile
@@ -277,10 +278,10 @@ def _guarded(act: Any) -> int:
         code: int = act()
         return code
     except (UsageError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(mask(f"error: {error}"), file=sys.stderr)
         return ERROR if isinstance(error, DataError) else USAGE
     except (StorageError, ConnectionError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(mask(f"error: {error}"), file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("Interrupted: what is finished is stored; run again to go on.", file=sys.stderr)

@@ -975,7 +975,7 @@ class _Watch(tune.Callback):
         with contextlib.suppress(OSError):
             if trial.error_file and "ActorDied" not in (text := Path(trial.error_file).read_text()):
                 message = f"its worker failed {RETRIES + 1} times: {text.strip().splitlines()[-1].strip()}"
-        self.end(str(trial), {"outcome": "failed", "message": message})
+        self.end(str(trial), {"outcome": "failed", "message": mask(message)})
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         self.cluster.end(trial, outcome)

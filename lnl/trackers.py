@@ -77,13 +77,18 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # a metric that is not finite is no news
         self.folder, self.make = folder, SummaryWriter
         self.runs: dict[str, Any] = {}
 
     def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
         if run.trial not in self.runs:
             path = self.folder.joinpath(*(re.sub(r"[^\w.=,+ -]+", "_", part) for part in (run.group, *run.place)))
-            writer = self.runs[run.trial] = self.make(str(path), purge_step=epoch)
+            writer = self.runs[run.trial] = self.make(
+                str(path),
+                purge_step=epoch,  # where the trial goes on from, earlier files are read up to here
+                filename_suffix=f".{time.time_ns()}",  # else it has the name of another one of the same second
+            )
             writer.add_text("config", json.dumps(run.config, indent=1))
         for name, value in metrics.items():
             self.runs[run.trial].add_scalar(name, value, epoch)
@@ -260,13 +265,13 @@ def following(
     if tensorboard:
         folder = (local or Path.cwd()) / "tensorboard"
         if local is None:
-            say(f"TensorBoard's files are written below {folder}: it appends, which object storage cannot.")
+            say(f"TensorBoard's files are written below {folder}, not on object storage.")
         makers.append(lambda: TensorBoard(folder))
     if wandb is not None:
         _need("wandb", "W&B")
         makers.append(lambda: Wandb(wandb, local))
     if mlflow is not None:
-        _need("mlflow", "MLflow", "mlflow-skinny sqlalchemy alembic")
+        _need("mlflow", "MLflow", "mlflow-skinny")
         makers.append(lambda: MLflow(mlflow))
     with contextlib.ExitStack() as stack:
         followers = [Follower(make, say) for make in makers]
@@ -275,9 +280,9 @@ def following(
         yield (lambda display: Tracked(display, followers)) if followers else (lambda display: display)
 
 
-def _need(module: str, name: str, packages: str | None = None) -> None:
+def _need(module: str, name: str, package: str | None = None) -> None:
     if importlib.util.find_spec(module) is None:
-        raise ValueError(f"{name} is not installed: pip install {packages or module}.")
+        raise ValueError(f"{name} is not installed: pip install {package or module}.")
 
 
 def _why(error: Exception) -> str:
