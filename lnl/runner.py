@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import platform
 import secrets
@@ -59,6 +60,7 @@ ADDRESS = _prepare_environment()
 import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
@@ -845,27 +847,30 @@ def _check_nodes(settings: Settings, identity: str, progress: Any) -> None:
 
 
 def _check_room(settings: Settings, shares: packing.Shares, progress: Any) -> None:
-    """Wait for a node that can take a trial.  Raises `ConnectionError` where none comes and none is on its way."""
+    """Ask for a node that can take a trial, and wait for it.  Raises `ConnectionError` where none comes."""
     gpus = 1.0 if settings.gpus_per_trial == packing.AUTO else shares.smallest()
     wanted = {"CPU": settings.cpus_per_trial, "GPU": gpus}
     asked = f"{settings.cpus_per_trial:g} CPUs and {gpus:g} GPUs"
     deadline = time.monotonic() + (0 if settings.address == "local" else NODE_JOINS_S)
     told = False
-    while not _has_room(wanted):
-        if _can_grow(wanted):
-            progress.say(f"No node offers {asked} yet: the cluster starts one.")
-            return
-        if time.monotonic() >= deadline:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            there = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise ConnectionError(
-                f"A trial asks for {asked}, and no node offers that (there are {there}): change --gpus-per-trial or "
-                "--cpus-per-trial, or add a node."
-            )
-        if not told:
-            progress.say(f"No node offers {asked} yet: waiting for one, {NODE_JOINS_S:g} s at most.")
-            told = True
-        time.sleep(POLL_S)
+    try:
+        while not _has_room(wanted):
+            if time.monotonic() >= deadline:
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                there = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+                raise ConnectionError(
+                    f"A trial asks for {asked}, and no node offers that (there are {there}): change --gpus-per-trial "
+                    "or --cpus-per-trial, or add a node."
+                )
+            if not told:
+                progress.say(f"No node offers {asked} yet: waiting for one, {NODE_JOINS_S:g} s at most.")
+                told = True
+            # An autoscaler starts a node for it; again and again, because another driver's last word undoes ours.
+            request_resources(bundles=[{kind: math.ceil(share) for kind, share in wanted.items() if share}])
+            time.sleep(POLL_S)
+    finally:
+        if told:
+            request_resources(bundles=[])
 
 
 def _has_room(wanted: Mapping[str, float]) -> bool:
@@ -873,12 +878,6 @@ def _has_room(wanted: Mapping[str, float]) -> bool:
         node["Alive"] and all(node["Resources"].get(kind, 0.0) >= share for kind, share in wanted.items())
         for node in ray.nodes()
     )
-
-
-def _can_grow(wanted: Mapping[str, float]) -> bool:
-    """Whether an autoscaler may add what is wanted."""
-    most = ray._private.state.state.get_max_resources_from_cluster_config()
-    return most is not None and all(most.get(kind, 0) >= share for kind, share in wanted.items())
 
 
 def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
