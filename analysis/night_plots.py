@@ -56,8 +56,9 @@ def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
         ticks = sorted(set(np.linspace(0, len(names) - 1, min(4, len(names))).round().astype(int)))
         axes.set_xticks(ticks, [names[place][5:] for place in ticks], fontsize=8)
         axes.tick_params(axis="y", labelsize=8)
-    for axes in figure.axes[len(chosen) :]:
-        axes.set_visible(False)
+    for place, axes in enumerate(figure.axes):
+        axes.set_visible(place < len(chosen))
+        axes.tick_params(labelbottom=place + columns >= len(chosen))  # the last one of its column
     figure.supylabel("test accuracy (%)", fontsize=9)
     caption = (
         f"{found.title}: the mean of each night's replicates, and the band that the quiet nights before expect it in, "

@@ -17,8 +17,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +105,8 @@ def replay(nights: Mapping[str, Mapping[Cell, Values]], k: int = NIGHTS) -> dict
             before, run = quiet.setdefault(cell, []), moving.setdefault(cell, [])
             if cell not in found[0]:
                 names = tuple(name for name, _ in before)
-                verdicts[night][cell] = Judged(here.mean, len(here.values), *[np.nan] * 4, "", 1, "", names, np.nan)
+                few = Judged(here.mean, len(here.values), np.nan, np.nan, np.nan, np.nan, "", 1, "", names, np.nan)
+                verdicts[night][cell] = few
                 before.append((night, here))
                 continue
             alone, both = found[0][cell], found[1].get(cell)
@@ -236,20 +240,38 @@ class Night:
 
     def values(self) -> dict[Cell, Values]:
         """Accuracies of the cells that have some."""
-        known = self.trials.dropna(subset="score")
-        return {cell: group["score"].to_numpy(float) for cell, group in known.groupby(["arm", "setting"], sort=False)}  # type: ignore[misc]
+        scores = self.trials["score"].to_numpy(float)
+        known = {cell: scores[places] for cell, places in self._places.items()}
+        known = {cell: values[~np.isnan(values)] for cell, values in known.items()}
+        return {cell: values for cell, values in known.items() if len(values)}
 
     @property
     def cells(self) -> list[Cell]:
-        return _cells(self.trials)
+        """In the order of the plan."""
+        return list(self._places)
 
     def of(self, cell: Cell) -> pd.DataFrame:
-        return self.trials[(self.trials["arm"] == cell[0]) & (self.trials["setting"] == cell[1])]
+        """Its trials; none where the plan does not have it."""
+        return self.trials.iloc[self._places.get(cell, [])]
+
+    def planned(self, cell: Cell) -> int:
+        """How many trials it was to have."""
+        return len(self._places.get(cell, []))
+
+    def counts(self, chosen: pd.Series) -> Counter[Cell]:
+        """How many of these trials each cell has."""
+        return Counter(_listed(self.trials[chosen]))
+
+    @cached_property
+    def _places(self) -> dict[Cell, list[int]]:
+        places: dict[Cell, list[int]] = {}
+        for place, cell in enumerate(_listed(self.trials)):
+            places.setdefault(cell, []).append(place)
+        return places
 
 
-def _cells(trials: pd.DataFrame) -> list[Cell]:
-    """In the order of the trials."""
-    return list(dict.fromkeys(zip(trials["arm"], trials["setting"], strict=True)))
+def _listed(trials: pd.DataFrame) -> list[Cell]:
+    return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
 def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame, rule: str) -> Night:
@@ -376,7 +398,7 @@ def tonight(
         },
         crashed=crashed,
         told=told,
-        twins=_twins(nights, rule),
+        twins=_twins(nights),
         nights=tuple(nights),
         verdicts=verdicts,
         shown=f"lnl report {study} --preset {last.plan['preset']} --night {last.name}",
@@ -402,7 +424,7 @@ def against(
     if plans.empty:
         wanted = f"preset '{preset}'" * bool(preset) + " and " * bool(preset and night) + f"night {night}" * bool(night)
         raise LoadError(f"No plan of study '{study}' has {wanted} in {store.root}.")
-    mine = plans.iloc[-1]
+    mine = statistics.records(plans)[-1]
     theirs = _other(place, mine, other)
     if theirs["plan_hash"] == mine["plan_hash"] and place.root == store.root:
         raise LoadError("Both are the same plan: give --against another one, or --against-storage.")
@@ -413,20 +435,18 @@ def against(
         sides.append(_joined(f"{one['study']} {one['preset']} {one['plan_hash']}", one["record"], rows, rule))
     before, now = sides
     shared = [cell for cell in now.cells if cell in set(before.cells)]
-    compared = {
-        cell: statistics.compare(*(_finished(side.of(cell)) for side in (now, before)), rule) for cell in shared
-    }
+    compared = {cell: statistics.compare(_finished(now.of(cell)), _finished(before.of(cell)), rule) for cell in shared}
     judged = [cell for cell in shared if min(compared[cell].n, compared[cell].n_against) >= evidence.FEWEST]
     adjusted = evidence.holm([compared[cell].p for cell in judged])
+    means = {cell: values.mean() for cell, values in now.values().items()}
     rows_of = []
     for cell, p in zip(judged, adjusted, strict=True):
-        one = compared[cell]
-        scores = [side.values()[cell].mean() for side in (now, before)]
-        moved = ("up" if one.difference > 0 else "down") if p <= ALPHA else ""
-        rows_of.append({"arm": cell[0], "setting": cell[1], "mean": scores[0], "expected": scores[1], **one._asdict(),
-                        "p_holm": p, "moved": moved})  # fmt: skip
-    cells = pd.DataFrame(rows_of, columns=["arm", "setting", "mean", "expected", *statistics.Comparison._fields,
-                                           "p_holm", "moved"])  # fmt: skip
+        found = compared[cell]
+        moved = ("up" if found.difference > 0 else "down") if p <= ALPHA else ""
+        about = {"arm": cell[0], "setting": cell[1], "mean": means[cell], "expected": means[cell] - found.difference}
+        rows_of.append({**about, **found._asdict(), "p_holm": p, "moved": moved})
+    columns = ["arm", "setting", "mean", "expected", *statistics.Comparison._fields, "p_holm", "moved"]
+    cells = pd.DataFrame(rows_of, columns=columns)
     moved_cells = [(row["arm"], row["setting"]) for row in rows_of if row["moved"]]
     pairs = {cell: (before.of(cell), now.of(cell)) for cell in moved_cells}
     told = [*_missing(now), *_missing(before, " of the other")]
@@ -457,7 +477,7 @@ def _place_of(plan: Mapping[str, Any]) -> str:
     return f"{plan['study']}, preset {plan['preset']}{night} (plan {plan['plan_hash']})"
 
 
-def _other(store: Store, mine: pd.Series, other: str | None) -> pd.Series:
+def _other(store: Store, mine: Mapping[str, Any], other: str | None) -> dict[str, Any]:
     """The newest plan that is meant.  Raises LoadError."""
     plans = store.plans()
     records = [json.loads(text) for text in plans["plan"]]
@@ -476,7 +496,7 @@ def _other(store: Store, mine: pd.Series, other: str | None) -> pd.Series:
         ]
     for chosen in candidates:
         if chosen.any():
-            return plans[chosen].iloc[-1]
+            return statistics.records(plans[chosen])[-1]
     there = ", ".join(sorted({f"{row['study']} {row['preset']}" for row in statistics.records(plans)})) or "none"
     raise LoadError(
         f"There is no study, preset, night or plan '{other or mine['study']}' in {store.root}: there are {there}."
@@ -490,23 +510,20 @@ def _finished(trials: pd.DataFrame) -> pd.DataFrame:
 def _crashes(nights: Sequence[Night]) -> tuple[list[tuple[Cell, str]], list[str]]:
     """Cells of the last night with a crash; those that crashed on the `FEWEST` nights before, too, are only told."""
     fresh, known = [], []
+    broken = [night.counts(night.trials["state"].isin(OWN_FAULT)) for night in nights]
     for cell in nights[-1].cells:
-        broken = [_broken(night.of(cell)) for night in nights]
-        if broken[-1].empty:
+        if not (count := broken[-1][cell]):
             continue
-        planned = [one for one, night in zip(broken[:-1], nights, strict=False) if len(night.of(cell))]
-        first = broken[-1].iloc[0]
+        before = [one[cell] for one, night in zip(broken[:-1], nights, strict=False) if night.planned(cell)]
+        trials = nights[-1].of(cell)
+        first = trials[trials["state"].isin(OWN_FAULT)].iloc[0]
         line = str(first["failure_message"]).strip().split("\n")[0]
-        text = f"{len(broken[-1])} of {len(nights[-1].of(cell))}, {first['failure_class']}: {line}"
-        if len(planned) >= FEWEST and all(len(one) for one in planned[-FEWEST:]):
+        text = f"{count} of {len(trials)}, {first['failure_class']}: {line}"
+        if len(before) >= FEWEST and all(before[-FEWEST:]):
             known.append(f"Still crashing, as on the {FEWEST} nights before: {words(cell)} ({text}).")
         else:
             fresh.append((cell, text))
     return fresh, known
-
-
-def _broken(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials[trials["state"].isin(OWN_FAULT)]
 
 
 def _missing(night: Night, of: str = "") -> Iterator[str]:
@@ -520,7 +537,7 @@ def _missing(night: Night, of: str = "") -> Iterator[str]:
         yield f"Missing{of}, {why}: {', '.join(cells)}."
     none = night.trials[(night.trials["state"] == "finished") & night.trials["score"].isna()]
     if len(none):
-        yield f"Without an accuracy under the selection rule{of}: {_named(_cells(none))}."
+        yield f"Without an accuracy under the selection rule{of}: {_named(dict.fromkeys(_listed(none)))}."
 
 
 def _coming_and_going(nights: Sequence[Night]) -> Iterator[str]:
@@ -534,12 +551,12 @@ def _coming_and_going(nights: Sequence[Night]) -> Iterator[str]:
 def _diverged(nights: Sequence[Night]) -> Iterator[str]:
     """Cells that diverged tonight: a diverged trial counts as chance, and as one outlier."""
     parts = []
+    counts = [night.counts(statistics.diverged(night.trials)) for night in nights]
     for cell in nights[-1].cells:
-        counts = [int(statistics.diverged(night.of(cell)).sum()) for night in nights]
-        if counts[-1]:
-            planned = sum(len(night.of(cell)) for night in nights[:-1])
+        if counts[-1][cell]:
+            before = sum(one[cell] for one in counts[:-1]), sum(night.planned(cell) for night in nights[:-1])
             parts.append(
-                f"{words(cell)} ({counts[-1]} of {len(nights[-1].of(cell))}; before, {sum(counts[:-1])} of {planned})"
+                f"{words(cell)} ({counts[-1][cell]} of {nights[-1].planned(cell)}; before, {before[0]} of {before[1]})"
             )
     if parts:
         yield f"Diverged, and counted as chance: {', '.join(parts)}."
@@ -559,27 +576,24 @@ def _slower(nights: Sequence[Night], judged: Mapping[Cell, Judged]) -> Iterator[
         yield f"Slower: {', '.join(parts)}."
 
 
-def _twins(nights: Sequence[Night], rule: str) -> list[dict[str, Any]]:
-    """A/A: arms that are one configuration on other replicates; their difference must hold zero."""
-    arms = {
-        arm: {key: value for key, value in one.items() if key != "replicate"}
-        for arm, one in nights[-1].plan["arms"].items()
-    }
-    names = list(arms)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if arms[a] == arms[b]]
+def _twins(nights: Sequence[Night]) -> list[dict[str, Any]]:
+    """A/A: arms that are one configuration on other replicates, so unpaired; their difference must hold zero."""
+    arms = nights[-1].plan["arms"]
+    alike = {arm: canonical({**overrides, "replicate": 0}) for arm, overrides in arms.items()}
+    pairs = [(one, other) for one, other in combinations(arms, 2) if alike[one] == alike[other]]
+    values = [night.values() for night in nights]
     found = []
     for one, other in pairs:
         for setting in dict.fromkeys(setting for arm, setting in nights[-1].cells if arm == one):
-            compared = [
-                statistics.compare(_finished(night.of((one, setting))), _finished(night.of((other, setting))), rule)
-                for night in nights
-            ]
-            known = [not np.isnan(each.p) for each in compared]
-            alarms = sum(each.p <= ALPHA for each in compared)
-            now = compared[-1]
-            found.append({"arm": one, "twin": other, "setting": setting, "difference": now.difference, "low": now.low,
-                          "high": now.high, "p": now.p, "n": now.n, "n_twin": now.n_against,
-                          "alarm": bool(now.p <= ALPHA), "alarms": alarms, "nights": sum(known)})  # fmt: skip
+            sides = [[here.get((arm, setting), np.empty(0)) for arm in (one, other)] for here in values]
+            compared = [statistics.welch_difference(*pair) for pair in sides if min(map(len, pair)) > 1]
+            now = compared[-1] if min(map(len, sides[-1])) > 1 else statistics.Estimate(*[np.asarray(np.nan)] * 6)
+            about = {"arm": one, "twin": other, "setting": setting, "n": len(sides[-1][0]), "n_twin": len(sides[-1][1])}
+            measured = dict(zip(("difference", "low", "high", "p"), map(float, now[:4]), strict=True))
+            alarms = sum(bool(each.p <= ALPHA) for each in compared)
+            found.append(
+                {**about, **measured, "alarm": bool(now.p <= ALPHA), "alarms": alarms, "nights": len(compared)}
+            )
     return found
 
 
