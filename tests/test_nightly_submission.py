@@ -61,13 +61,14 @@ class Machine:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, **environment: str) -> Iterator[Machine]:
+def cluster(folder: Path, *flags: str, **environment: str) -> Iterator[Machine]:
+    """A machine that is a cluster's head."""
     allowed = subprocess.run([*SEPARATE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
     if allowed.returncode != 0:
         pytest.skip(f"no namespaces here: {allowed.stderr.strip()}")
     machine = Machine(folder, environment)
     try:
-        code, out, err = machine.run(*HEAD)
+        code, out, err = machine.run(*HEAD, *flags)
         assert code == 0, out + err
         yield machine
     finally:
