@@ -23,7 +23,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,7 +128,7 @@ class Planned:
     search: str | None = None  # name of the search that asks for it, and the number of the suggestion
     suggestion: int | None = None
 
-    @property
+    @cached_property  # a hash over all fields, asked for again and again
     def id(self) -> str:
         return self.trial.id
 
