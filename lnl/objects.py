@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 SCHEME = "s3"
-PATIENCE_S = 120.0  # with an endpoint that has answered before: a moment without it ends no trial
+PATIENCE_S = 90.0  # with an endpoint that has answered before: a moment without it ends no trial
 FIRST_PATIENCE_S = 10.0  # with one that never has: more likely a wrong address
 CONNECT_S, SILENCE_S, REQUEST_S = 5, 20, 600  # until a connection, a silent answer, a whole request is given up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between tries; each pause is up to twice the one before
