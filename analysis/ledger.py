@@ -312,13 +312,12 @@ def bars(ledger: Ledger) -> Plot:
         axes.set_ylim(len(at) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(unit)
-    found = {}
+    found: dict[str, Any] = {}
     for axes in panels:
         found |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     shown = [kind for kind in COLOURS if kind in found]
-    figure.legend(
-        [found[kind] for kind in shown], shown, loc="outside upper left", ncols=len(COLOURS), columnspacing=1.6
-    )
+    handles = [found[kind] for kind in shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(COLOURS), columnspacing=1.6)
     caption = (
         "What each arm cost, by what became of its attempts: time from start to end × devices held, searches apart. "
         "Attempts whose times are not known are not drawn."

@@ -761,7 +761,8 @@ def _logs(options: argparse.Namespace) -> int:
         print(f"unreadable and left out: {store.within(path)}", file=sys.stderr)
     rows = rows.astype(object).where(rows.notna(), "")
     said = {path.stem for path in (store.root / "logs" / f"study={options.study}").glob("*.txt")}
-    attempts = {attempt_name(row["trial"], row["attempt"]): row for row in rows.to_dict("records")}
+    records: list[Any] = rows.to_dict("records")
+    attempts = {attempt_name(row["trial"], row["attempt"]): row for row in records}
     for stem in said - attempts.keys():  # its worker did not live to write its row, or has not ended yet
         trial, _, attempt = stem.rpartition("-")
         attempts[stem] = {**dict.fromkeys(about, ""), "trial": trial, "attempt": int(attempt), "status": "no row"}

@@ -47,6 +47,7 @@ def _prepare_environment() -> str:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_SCHEDULER_EVENTS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # `_Watch` says it in a line
     }
     if address == "local" and "ray" not in sys.modules:
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -722,8 +723,8 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Ite
         about: dict[str, Any] = {"run": run, "preset": plan.preset}
         counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
         hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
-        told = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts)), "trials": waiting}
-        store.write_event(plan.study, "run_started", **about, **told)
+        told: dict[str, Any] = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
+        store.write_event(plan.study, "run_started", **about, **told, trials=waiting)
         began = time.monotonic()
         cluster = _Cluster(settings, shares, _Budget(settings.budget_hours, settings.cpus_per_trial))
         try:
@@ -884,6 +885,7 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
     """One Tuner whose trials are the jobs that `work` hands out."""
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data mean the same in workers
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # rows go to parquet, not into Tune's scratch folder
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # `_Watch` says them
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `_interrupts` handles it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(PENDING)
     settings = work.cluster.settings
@@ -970,11 +972,20 @@ class _Watch(tune.Callback):
         self.end(str(trial), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        message = f"its worker died {RETRIES + 1} times; run again to go on."
+        message = f"{self._reason(trial)}, {RETRIES + 1} times by now; run again to go on."
+        self.end(str(trial), {"outcome": "failed", "message": message})
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = f"{json.loads(trial.config['job']['job'])['arm']} {trial}"
+        self.guarded(self.progress.say, f"lost    {name}: {self._reason(trial)}; it goes on from its last checkpoint.")
+
+    def _reason(self, trial: Any) -> str:
+        """What ended its worker, in a line."""
         with contextlib.suppress(OSError):
-            if trial.error_file and "ActorDied" not in (text := Path(trial.error_file).read_text()):
-                message = f"its worker failed {RETRIES + 1} times: {text.strip().splitlines()[-1].strip()}"
-        self.end(str(trial), {"outcome": "failed", "message": mask(message)})
+            text = Path(trial.error_file or os.devnull).read_text().strip()
+            if text and "The actor died" not in text and "The actor is dead" not in text:
+                return mask(f"its worker failed ({text.splitlines()[-1].strip()})")
+        return "its worker died"
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         self.cluster.end(trial, outcome)
