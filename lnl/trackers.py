@@ -79,9 +79,13 @@ class TensorBoard:
 
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # a metric that is not finite is no news
         self.folder, self.make = folder, SummaryWriter
+        self.seen: dict[str, int] = {}  # last epoch, by trial
         self.runs: dict[str, Any] = {}
 
     def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
+        if run.trial in self.runs and epoch <= self.seen[run.trial]:
+            self.end(run.trial, False)  # its worker was lost: another file, which overrules this one
+        self.seen[run.trial] = epoch
         if run.trial not in self.runs:
             path = self.folder.joinpath(*(re.sub(r"[^\w.=,+ -]+", "_", part) for part in (run.group, *run.place)))
             writer = self.runs[run.trial] = self.make(

@@ -99,6 +99,18 @@ def test_tensorboard_gets_curves_by_epoch_and_a_trial_that_goes_on(tmp_path: Pat
         assert [event.step for event in shown] == [1, 2, 3, 4]
 
 
+def test_tensorboard_gets_no_epoch_twice_where_a_worker_was_lost(tmp_path: Path) -> None:
+    said: list[str] = []
+    follow(tmp_path, iter([1, 2, 3, 2, 3, 4]), said, tensorboard=True)
+    assert not said and len(list((tmp_path / "tensorboard").rglob("*tfevents*"))) == 2
+    if importlib.util.find_spec("tensorboard"):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        folder = tmp_path / "tensorboard" / "quick-digits" / "full" / "base" / "2"
+        shown = EventAccumulator(str(folder)).Reload().Scalars("test/accuracy")
+        assert [event.step for event in shown] == [1, 2, 3, 4]
+
+
 def test_beside_object_storage_its_files_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
