@@ -149,7 +149,7 @@ def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Clu
     text = old.read_text()
     old.write_text("raise SystemExit('an old version')")
     try:
-        storage, command = quick(cluster, "other_version", "--seeds", "1")
+        storage, command = quick(cluster, "other_version")
         process = command()
         output, _ = process.communicate(timeout=300)
     finally:
@@ -275,11 +275,11 @@ ACCIDENTS = (
 BY_DEFAULT = (lose_host, lose_driver)
 
 
-def quick(cluster: Cluster, name: str, *more: str) -> tuple[Path, Callable[[], subprocess.Popen[str]]]:
-    """A results folder, as seen from here, and what starts the study quick there."""
-    declare(cluster.lan.client.seen(cluster.clone), epochs=60, steps=20)  # some seconds a trial
+def quick(cluster: Cluster, name: str) -> tuple[Path, Callable[[], subprocess.Popen[str]]]:
+    """A results folder, as seen from here, and what starts the study quick there: two trials of some seconds."""
+    declare(cluster.lan.client.seen(cluster.clone), epochs=60, steps=20, replicates=1)
     storage = cluster.lan.shared / name
-    flags = ("--storage", storage, "--no-report", "--checkpoint-seconds", "1", *more)
+    flags = ("--storage", storage, "--no-report", "--checkpoint-seconds", "1")
     return cluster.lan.client.seen(storage), lambda: cluster.submit("quick.py", *flags)
 
 
