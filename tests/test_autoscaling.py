@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ LISTS += ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_
 
 
 def pretended(head_node: str) -> dict:
-    """cluster/gpu.yaml with machines that are processes of this one.  Ray's wheel lacks the defaults of these."""
+    """cluster/gpu.yaml with machines that are processes of this one."""
     ours = yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text())
     head, gpu = (ours["available_node_types"][name] for name in ("head", "gpu_spot"))
     return {
@@ -27,7 +28,12 @@ def pretended(head_node: str) -> dict:
         **{name: {} for name in ("file_mounts", "head_node", "worker_nodes", "docker")},
         **{name: ours[name] for name in ("cluster_name", "max_workers", "idle_timeout_minutes", "auth")},
         "file_mounts_sync_continuously": False,
-        "provider": {"type": "fake_multinode", "disable_node_updaters": True, "head_node_id": head_node},
+        "provider": {
+            "type": "fake_multinode",
+            "disable_node_updaters": True,
+            "launch_multiple": True,
+            "head_node_id": head_node,
+        },
         "available_node_types": {
             "ray.head.default": {**head, "node_config": {}},
             "gpu_spot": {**gpu, "resources": {"CPU": 1, "GPU": 1}, "max_workers": 1, "node_config": {}},
@@ -37,14 +43,17 @@ def pretended(head_node: str) -> dict:
 
 
 def test_a_study_makes_the_cluster_grow(tmp_path: Path) -> None:
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as head
+    from ray.autoscaler._private.fake_multi_node import node_provider
 
-    file = tmp_path / "fake.yaml"
+    head, provider = node_provider.FAKE_HEAD_NODE_ID, Path(node_provider.__file__).parent
+    whole = shutil.copytree(provider, tmp_path / "provider")  # Ray's wheel lacks the defaults that belong there
+    file = whole / "example.yaml"
     file.write_text(yaml.safe_dump(pretended(head)))
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "PYTHONPATH": str(ROOT)}
     settings |= {"RAY_FAKE_CLUSTER": "1", "RAY_CLOUD_INSTANCE_ID": head, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head}
-    settings |= {"RAY_enable_autoscaler_v2": "0", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with cluster(tmp_path, f"--autoscaling-config={file}", **settings) as machine:
+    settings |= {"RAY_NODE_TYPE_NAME": "ray.head.default", "RAY_enable_autoscaler_v2": "1"}
+    settings |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with cluster(tmp_path, f"--autoscaling-config={file}", mounts=(whole, provider), **settings) as machine:
         words = command(declare(tmp_path, {"plain": {}}), tmp_path / "results", "--address", "auto")
         code, out, err = machine.run(*words, "--gpus-per-trial", "1")
         assert code == 0 and "No node offers 1 CPUs and 1 GPUs yet" in out, out + err

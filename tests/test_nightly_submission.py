@@ -61,13 +61,15 @@ class Machine:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *flags: str, **environment: str) -> Iterator[Machine]:
-    """A machine that is a cluster's head."""
+def cluster(folder: Path, *flags: str, mounts: Sequence[Path] = (), **environment: str) -> Iterator[Machine]:
+    """A machine that is a cluster's head.  `mounts`: a folder and another one in whose place it stands there."""
     allowed = subprocess.run([*SEPARATE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
     if allowed.returncode != 0:
         pytest.skip(f"no namespaces here: {allowed.stderr.strip()}")
     machine = Machine(folder, environment)
     try:
+        if mounts:
+            machine.run("mount", "--bind", *mounts)
         code, out, err = machine.run(*HEAD, *flags)
         assert code == 0, out + err
         yield machine
