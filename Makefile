@@ -19,6 +19,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/scheduling.py
+	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/searching.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/meta_step.py

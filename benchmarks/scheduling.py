@@ -1,26 +1,30 @@
-"""What does a trial cost beyond its training, against a bare Ray Tune loop of the same size?
+"""What does a trial cost beyond its training, and the driver in memory, against a bare Ray Tune loop of the same size?
 
-Both run the same trials (one step of cross-entropy on digits) on one Ray in one process, in turn; ours also takes the
-lease, writes two parquet files and reads the plan.  Prints medians over the rounds and their ratio.
+Both run the same quick trials (one step on ten tiny images), each in a process and on a Ray of its own, in turn; ours
+also takes the lease, writes two parquet files and reads the plan.  Prints medians over the rounds and their ratios: of
+wall time from the first trial to the last, of the driver's CPU time, and of its largest memory.
 
-    python benchmarks/scheduling.py [--trials 100 --rounds 3]
+    python benchmarks/scheduling.py [--trials 1000 --rounds 3]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lnl import runner
+import numpy as np
+
 from lnl.study import Study
 from lnl.trial import Execution, Trial, parse, run
-
-import ray  # isort: skip  (after the runner, which sets Ray's environment)
-from ray import tune  # isort: skip
 
 
 class Silent:
@@ -30,54 +34,104 @@ class Silent:
         return lambda *_: None
 
 
-def bare(trials: list[Trial], folder: str) -> float:
+def declare(folder: Path, trials: int) -> Study:
+    """As many trials of a few milliseconds, on a data set of twenty images."""
+    classes, path = np.arange(20) % 2, folder / "tiny.npz"
+    images = np.zeros((20, 8, 8), np.uint8)
+    images[:, 0, 0] = 255 * classes
+    if not path.exists():
+        np.savez(path, x_train=images, y_train=classes, x_test=images, y_test=classes, flip=False)
+    base = Trial(method="supervised", dataset=f"npz:{path}", network="small_convnet", labels=10, epochs=1, steps=1)
+    return Study(name="overhead", question="What does a trial cost?", base=base, replicates=trials)
+
+
+def bare(study: Study, folder: Path) -> None:
+    from ray import tune
+
     def train(config: dict[str, Any]) -> None:
         for row in run(parse(config["trial"]), Execution()):
             tune.report({"epoch": row.epoch, "accuracy": row.metrics["test", "accuracy"]})
 
-    began = time.perf_counter()
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
-        param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
+        param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in study.trials()])},
         tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
     ).fit()
-    return time.perf_counter() - began
 
 
-def ours(study: Study, folder: str) -> float:
-    began = time.perf_counter()
-    outcome = runner.run_plan(study.plan(), runner.Settings(storage=Path(folder)), Silent())
+def ours(study: Study, folder: Path) -> None:
+    from lnl import runner
+
+    outcome = runner.run_plan(study.plan(), runner.Settings(storage=folder), Silent())
     assert all(status.state == "done" for status in outcome.statuses), outcome
-    return time.perf_counter() - began
+
+
+LOOPS = {"bare Ray Tune loop": bare, "lnl": ours}
+
+
+def measure(name: str, folder: Path, trials: int) -> None:
+    """In this process: prints seconds, CPU seconds of this driver, and its largest memory in MB."""
+    from lnl import runner  # noqa: F401  (it sets Ray's environment)
+
+    import ray  # isort: skip
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
+    study = declare(folder, trials)
+    with tempfile.TemporaryDirectory() as results:
+        bare(declare(folder, 2), Path(results, "warm-up"))
+        began, used = time.perf_counter(), time.process_time()
+        LOOPS[name](study, Path(results, "measured"))
+        spent = [time.perf_counter() - began, time.process_time() - used]
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    ray.shutdown()
+    print(json.dumps([*spent, largest]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=LOOPS, help="measure this one here, in --folder")
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    base = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
-    study = Study(name="overhead", question="What does a trial cost?", base=base, replicates=options.trials)
-    began = time.perf_counter()
-    for trial in study.trials()[:20]:
-        list(run(trial))
-    training = (time.perf_counter() - began) / 20
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
-    times: dict[str, list[float]] = {"bare Ray Tune loop": [], "lnl": []}
+    if options.only:
+        measure(options.only, options.folder, options.trials)
+        return
+    found: dict[str, list[list[float]]] = {name: [] for name in LOOPS}
     with tempfile.TemporaryDirectory() as folder:
-        bare(study.trials()[:4], f"{folder}/warm-up")
-        for number in range(options.rounds):
-            times["bare Ray Tune loop"].append(bare(study.trials(), f"{folder}/bare-{number}"))
-            times["lnl"].append(ours(study, f"{folder}/ours-{number}"))
-    ray.shutdown()
-    each = {name: 1000 * median(values) / options.trials for name, values in times.items()}
+        trials = declare(Path(folder), 20).trials()
+        list(run(trials[0]))
+        began = time.perf_counter()
+        for trial in trials:
+            list(run(trial))
+        training = (time.perf_counter() - began) / len(trials)
+        for _ in range(options.rounds):
+            for name, measured in found.items():
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--only",
+                    name,
+                    "--folder",
+                    folder,
+                    "--trials",
+                    str(options.trials),
+                ]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                measured.append(json.loads(done.stdout.splitlines()[-1]))
     print(
-        f"{options.trials} trials, {options.rounds} rounds in turn; one alone, without Ray: {1000 * training:.0f} ms\n"
+        f"{options.trials:,} trials, {options.rounds} rounds in turn, {os.cpu_count()} CPU cores, load "
+        f"{os.getloadavg()[0]:.0f}; one trial alone, without Ray: {1000 * training:.0f} ms\n"
     )
-    print("| per trial, two at a time | ms | ratio |\n|---|---|---|")
-    for name, milliseconds in each.items():
-        print(f"| {name} | {milliseconds:.0f} | {milliseconds / each['bare Ray Tune loop']:.2f} |")
+    print("| | a trial, ms | ratio | of the driver's CPU, ms | ratio | driver's memory, MB | ratio |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    medians = {name: [median(values) for values in zip(*measured, strict=True)] for name, measured in found.items()}
+    for name, (wall, cpu, memory) in medians.items():
+        first = medians["bare Ray Tune loop"]
+        each = f"{1000 * wall / options.trials:.0f} | {wall / first[0]:.2f}"
+        driver = f"{1000 * cpu / options.trials:.1f} | {cpu / first[1]:.2f}"
+        print(f"| {name} | {each} | {driver} | {memory:.0f} | {memory / first[2]:.2f} |")
 
 
 if __name__ == "__main__":

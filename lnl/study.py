@@ -180,12 +180,11 @@ class Plan:
         """Ids of these arms' trials (None: of all), with those that they start from."""
         by_id = {planned.id: planned.trial for planned in self.trials}
         entries = self.record["trials"]  # where two arms are the same, under both
-        waiting = [by_id[entry["trial"]] for entry in entries if arms is None or entry["arm"] in arms]
+        waiting = [entry["trial"] for entry in entries if arms is None or entry["arm"] in arms]
         ids = set()
         while waiting:
-            trial = waiting.pop()
-            ids.add(trial.id)
-            waiting += trial.prerequisites.values()
+            ids.add(trial := waiting.pop())
+            waiting += [before.id for before in by_id[trial].prerequisites.values()]
         return ids
 
     @property
