@@ -382,10 +382,11 @@ def tonight(
     pairs = {cell: (since[cell].of(cell), last.of(cell)) for cell in moved}
     crashed, known = _crashes(nights)
     told = [*_missing(last), *known, *_coming_and_going(nights), *_diverged(nights), *_slower(nights, here)]
+    ends = list(dict.fromkeys([one.name for one in before[-k:]][:: max(len(before[-k:]) - 1, 1)]))
+    span = f" ({' to '.join(ends)})" if ends else ""
     of = f"{study}, preset {last.plan['preset']}, night {last.name}"
     return Difference(
-        title=f"{of}, against {_count(len(before[-k:]), 'night')} before it"
-        + (f" ({before[-k:][0].name} to {before[-1].name})" if before else ""),
+        title=f"{of}, against {_count(len(before[-k:]), 'night')} before it{span}",
         study=study,
         preset=last.plan["preset"],
         night=last.name,
@@ -529,10 +530,14 @@ def _crashes(nights: Sequence[Night]) -> tuple[list[tuple[Cell, str]], list[str]
 def _missing(night: Night, of: str = "") -> Iterator[str]:
     """Cells without all their results, and why: nothing is dropped in silence."""
     open_states = night.trials[~night.trials["state"].isin(("finished", *OWN_FAULT))]
+    reasons: dict[Cell, set[str]] = {}
+    for cell, state in zip(_listed(open_states), open_states["state"], strict=True):
+        reasons.setdefault(cell, set()).add(state)
+    counts = Counter(_listed(open_states))
     parts: dict[str, list[str]] = {}
-    for cell, group in open_states.groupby(["arm", "setting"], sort=False):
-        why = " and ".join(sorted(set(group["state"])))
-        parts.setdefault(why, []).append(f"{words(cell)} ({len(group)} of {len(night.of(cell))})")  # type: ignore[arg-type]
+    for cell, states in reasons.items():
+        part = "" if counts[cell] == night.planned(cell) else f" ({counts[cell]} of {night.planned(cell)})"
+        parts.setdefault(" and ".join(sorted(states)), []).append(words(cell) + part)
     for why, cells in parts.items():
         yield f"Missing{of}, {why}: {', '.join(cells)}."
     none = night.trials[(night.trials["state"] == "finished") & night.trials["score"].isna()]
