@@ -233,9 +233,13 @@ def test_two_drivers_share_the_work_and_a_killed_worker_loses_nothing(tmp_path: 
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
     drivers = [launch(study, storage, "--checkpoint-seconds", "0") for _ in range(2)]
     os.kill(wait_for(lambda: leased_process(storage), "a checkpoint"), signal.SIGKILL)
+    said = ""
     for driver in drivers:
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
+        said += output
+    assert said.count("its worker died; it goes on from its last checkpoint.") == 1, said
+    assert "Traceback" not in said and "raylet" not in said, "Ray's own words are no news"
     rows = pd.read_parquet(storage / "trials")
     lost = rows[rows["status"] == "preempted"]
     assert len(lost) == 1 and lost["failure_class"].tolist() == ["preempted"]
