@@ -23,6 +23,7 @@ from lnl import Study, Trial, cli, methods
 from lnl import nights as nights_of
 from lnl.nights import first_replicate, parse
 from lnl.results import TRIALS, Store, canonical, now, write_rows
+from tests.test_runner import execute
 
 Array = NDArray[np.float64]
 START = date(2026, 10, 1)
@@ -100,13 +101,10 @@ def test_the_band_is_students_prediction_interval() -> None:
     within = values[:5, 0].var(axis=1, ddof=1).mean()
     half = scipy.stats.t.ppf(1 - 0.05 / 2 / 2, 5 * 3) * np.sqrt(within / 4 * (1 + 1 / 5))
     assert (last.low, last.high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-12)
-    assert (
-        last.p_holm
-        == pytest.approx(
-            min(1, 2 * scipy.stats.t.sf(abs(last.mean - 0.9) / np.sqrt(within / 4 * 1.2), 15) * 2), rel=1e-9
-        )
-        or last.p_holm < 1
-    )
+    for distance, moved in ((-1e-6, ""), (1e-6, "up")):
+        values[-1] = last.high + distance
+        *_, (edge,) = replayed(values)
+        assert edge.moved == moved and edge.p_holm == pytest.approx(nights.ALPHA, abs=1e-3)
 
 
 def test_nights_that_scatter_more_than_replicates_explain_widen_the_band() -> None:
@@ -518,16 +516,12 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
 
 
 @pytest.mark.slow
-def test_a_night_runs_once_and_others_are_not_left_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two nights in one folder, by real Ray: the second submission of one trains nothing."""
-    monkeypatch.setenv("RAY_ADDRESS", "local")
     flags = ["--preset", "smoke", "--set", "epochs=1", "--seeds", "1", "--arms", "canary,canary_again"]
-    command = ["run", "nightly", *flags, "--storage", str(tmp_path), "--night"]
     for night in ("2026-11-20", "2026-11-20", "2026-11-21"):
-        assert cli.main([*command, night]) == 0
-    capsys.readouterr()
+        ended = execute(Path("studies/nightly.py").resolve(), tmp_path, *flags, "--night", night)
+        assert ended.returncode == 0, ended.stderr
     rows, _ = Store(tmp_path).read("trials")
     assert len(rows) == 4 and set(rows["attempt"]) == {1} and set(rows["status"]) == {"ok"}
     assert rows["noise_hash"].nunique() == 4, "fresh draws"
@@ -535,6 +529,7 @@ def test_a_night_runs_once_and_others_are_not_left_over(
         loaded = load(tmp_path, "nightly", night=night)
         assert len(loaded.trials) == 2 and loaded.left.empty and loaded.earlier == () and loaded.night == night
     assert load(tmp_path, "nightly").night == "2026-11-21"
+    assert cli.main(["report", "nightly", "--storage", str(tmp_path)]) == 0
     assert "2026-11-21" in (tmp_path / "reports" / "nightly-smoke-night" / "index.html").read_text()
     assert cli.main(["diff", "nightly", "--storage", str(tmp_path)]) == 0
     text = capsys.readouterr().out
