@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pickle
+import random
 import signal
 import socket
 import subprocess
@@ -55,8 +56,10 @@ def pump(source, target):
             target.sendall(data)
     except OSError:
         pass
-    finally:
-        target.close()
+    try:
+        target.shutdown(socket.SHUT_WR)  # a `close` would wait for the other direction, and the server with it
+    except OSError:
+        pass
 while True:
     here, _ = near.accept()
     there = socket.create_connection(("127.0.0.1", far))
@@ -71,8 +74,11 @@ while True:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
+    """Below those that the system gives to connections, which would take it while nobody listens."""
+    while True:
+        port = random.SystemRandom().randrange(12000, 30000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def listens(port: int) -> bool:
