@@ -1,7 +1,7 @@
 """The shipped `cluster/onprem.yaml`, on three hosts with SSH servers, and what a study survives there.
 
 The client clones the project, `ray up` brings it to the hosts, `ray submit` runs the study; /mnt/lnl stands for NFS.
-Two workers pretend to have a GPU each.  By default two of the accidents happen; LNL_ALL_ACCIDENTS=1 for all of them.
+Two workers pretend to have a GPU each.  By default two of the accidents happen; LNL_ALL_ACCIDENTS=1 for everything.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.test_runner import assert_same_results, declare, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 ROOT = Path(__file__).parents[1]
+at_length = pytest.mark.skipif("LNL_ALL_ACCIDENTS" not in os.environ, reason="LNL_ALL_ACCIDENTS=1 for everything")
 SMALL = "--object-store-memory=100000000"
 # Instead of downloading 5 GB: an environment with everything that this one has, except this project.
 INSTALL = """
@@ -143,6 +144,7 @@ def test_the_study_on_three_hosts(cluster: Cluster) -> None:
     assert (results / "reports" / "robmix_ablation-smoke" / "index.html").stat().st_size > 100_000
 
 
+@at_length
 def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Cluster) -> None:
     """The driver brings its own code; `ray up` came to the workers long ago."""
     old = cluster.lan.hosts["two"].seen(cluster.head.home / "lnl" / "lnl" / "task.py")
@@ -158,6 +160,7 @@ def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Clu
     assert set(pd.read_parquet(storage / "trials")["host"]) == {"one", "two"}
 
 
+@at_length
 @pytest.mark.parametrize(
     "mistake, sentence",
     {
@@ -249,6 +252,16 @@ def fill_disk(run: Run) -> None:
     run.host.relieve()
 
 
+def fill_results(run: Run) -> None:
+    """The disk that all share."""
+    lan = run.cluster.lan
+    lan.fill(lan.shared)
+    output, _ = run.process.communicate(timeout=300)
+    lan.relieve(lan.shared)
+    assert run.process.returncode != 0 and output.count("No space left to write") == 1, output
+    run.process = run.command()
+
+
 def drain_host(run: Run) -> None:
     """A spot notice: it goes away in ten seconds."""
     code, output = run.cluster.on_head("python", "-c", NODE_ID, run.host.address)
@@ -270,9 +283,10 @@ ACCIDENTS = (
     freeze_host,
     slow_host,
     fill_disk,
+    fill_results,
     drain_host,
 )
-BY_DEFAULT = (lose_host, lose_driver)
+BY_DEFAULT = (lose_process, lose_host)
 
 
 def quick(cluster: Cluster, name: str) -> tuple[Path, Callable[[], subprocess.Popen[str]]]:
@@ -339,12 +353,13 @@ class Recovery:
         )
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda accident: accident.__name__)
+@pytest.mark.parametrize(
+    "accident",
+    [pytest.param(one, id=one.__name__, marks=() if one in BY_DEFAULT else at_length) for one in ACCIDENTS],
+)
 def test_nothing_is_lost_and_nothing_twice(
     cluster: Cluster, undisturbed: Path, accident: Callable[[Run], None]
 ) -> None:
-    if accident not in BY_DEFAULT and "LNL_ALL_ACCIDENTS" not in os.environ:
-        pytest.skip("LNL_ALL_ACCIDENTS=1 for every accident")
     cluster.whole()
     storage, command = quick(cluster, accident.__name__)
     process = command()
