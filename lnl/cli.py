@@ -430,6 +430,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
     from lnl import runner  # imports Ray, which plan, status and report do without
 
     settings = runner.Settings(
+        address=runner.ADDRESS,
         storage=store.root,
         data=options.data and options.data.expanduser().resolve(),
         cpus_per_trial=options.cpus_per_trial,

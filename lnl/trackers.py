@@ -56,7 +56,7 @@ class Tracker(Protocol):
 
 
 def as_run(trial: str, job: Mapping[str, Any]) -> Run:
-    """Of a `lnl.runner.Job` as plain data."""
+    """Of a `lnl.worker.Job` as plain data."""
     config = pd.json_normalize(dict(job["trial"]), sep=".").to_dict("records")[0]
     setting = ",".join(f"{key}={_text(value)}" for key, value in json.loads(job["setting"]).items()) or "base"
     replicate = str(job["trial"]["replicate"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lnl import logs, runner
+from lnl import logs, worker
 from lnl.cli import main
 from lnl.logs import HALF, Output, mask, masked
 from lnl.results import Store
@@ -109,7 +109,7 @@ def test_half_a_secret_at_the_cut_is_not_kept(monkeypatch: pytest.MonkeyPatch, t
 # ------------------------------------------------------------------------------------------------------------- trials
 
 
-def job_of(store: Store, trial: Trial, **changes: Any) -> runner.Job:
+def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
     """Of a study that has this trial alone."""
     from dataclasses import fields
 
@@ -121,18 +121,18 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> runner.Job:
         "run": "this run",
         "study": "quick",
         "preset": "base",
-        "code_hash": runner.trial_code_hash(trial),
+        "code_hash": worker.trial_code_hash(trial),
         "embeddings": 0,
         "prerequisite": False,
         "rerun_stale": False,
     }
-    names = [field.name for field in fields(runner.Job)]
-    return runner.Job(**{name: {**known, **changes}.get(name) for name in names})
+    names = [field.name for field in fields(worker.Job)]
+    return worker.Job(**{name: {**known, **changes}.get(name) for name in names})
 
 
-def execute(store: Store, job: runner.Job) -> dict[str, Any]:
+def execute(store: Store, job: worker.Job) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
-    runner.execute(job, runner.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 
@@ -153,7 +153,7 @@ def test_no_secret_reaches_a_file_of_the_results(tmp_path: Path, monkeypatch: py
         yield
 
     store = Store(tmp_path)
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(worker, "run", run)
     last = execute(store, job_of(store, small()))
     assert last["outcome"] == "failed" and last["message"].startswith("RuntimeError: 401 from https://me:***@host")
     assert_clean(last["message"])

@@ -625,7 +625,7 @@ def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypat
 
 
 def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
-    from lnl import runner
+    from lnl import worker
     from lnl.trial import Trial, trial_code_hash
 
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=epochs, steps=1)
@@ -634,17 +634,17 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
         **{"store": store.identity(), "run": "this run", "code_hash": trial_code_hash(trial), "preset": "base"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": ""},
     }
-    return trial, runner.Job(**{**dict.fromkeys(runner.Job.__dataclass_fields__), **known})
+    return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 3, None])
 def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(store, epoch):
     """Its lease lapsed in the middle, or just before it would have written its row, or while it does."""
-    from lnl import runner
+    from lnl import worker
 
     trial, job = job_of(store, epochs=3)
-    settings = runner.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = worker.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     said: list[dict] = []
 
     def usurp() -> None:
@@ -674,12 +674,12 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
         patch.setattr(Lease, "__enter__", lambda lease: (living.append(lease), enter(lease))[1])
         if epoch is None:
             patch.setattr(Store, "write_attempt", late)
-        runner.execute(job, settings, cut_off)
+        worker.execute(job, settings, cut_off)
     assert said[-1] == {"outcome": "taken"} and [one.get("epoch") for one in said[:-1]] == [1, 2, 3][:epoch]
     assert len(store.read("trials")[0]) == (epoch is None) and is_held(store, trial.id), "the other's lease stands"
     with pytest.MonkeyPatch.context() as patch:  # the other is lost in turn: the next goes on from the checkpoint
         patch.setattr(results, "EXPIRY_S", -60.0)
-        runner.execute(job, settings, said.append)
+        worker.execute(job, settings, said.append)
     rows = store.read("trials")[0].sort_values("attempt")
     assert rows["status"].tolist() == ["preempted"] * (1 + (epoch is None)) + ["ok"] and said[-1]["outcome"] == "done"
     assert store.read("epochs")[0].query("metric == 'accuracy' and split == 'test'")["epoch"].tolist() == [1, 2, 3]

@@ -297,12 +297,12 @@ def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> Non
 
 def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     """Ray restarts a lost node's trial before the lease of the node's worker has lapsed."""
-    from lnl import results, runner
+    from lnl import results, worker
     from lnl.trial import Trial, trial_code_hash
 
     store = Store(tmp_path)
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
-    job = runner.Job(
+    job = worker.Job(
         trial=trial.model_dump(mode="json"),
         arm="base",
         setting="{}",
@@ -328,11 +328,11 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     os.utime(lease.path, (long_ago, long_ago))
 
     reports: list[dict] = []
-    runner.execute(job, runner.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    worker.execute(job, worker.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "done"
     rows, _ = store.read("trials", "quick")
     assert rows.sort_values("attempt")["status"].tolist() == ["preempted", "ok"]
 
     lease, _ = results.claim(store, trial.id, study="quick", run="another run")
-    runner.execute(job, runner.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    worker.execute(job, worker.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "taken", "another driver's living worker is not waited for"

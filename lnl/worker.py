@@ -1,0 +1,341 @@
+"""One planned trial on one machine: claim it, go on from its checkpoint, train, write its rows.
+
+The runner's workers call `execute`; it knows no Ray, so tests call it, too.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lnl import data, packing
+from lnl.logs import Output, mask
+from lnl.results import (
+    FAILURES_THAT_ARE_OUTCOMES,
+    Lease,
+    Place,
+    StorageError,
+    Store,
+    canonical,
+    claim,
+    is_outcome,
+    now,
+    selection_rules,
+    write_atomically,
+)
+from lnl.trial import Diverged, Execution, Row, Trial, load_state, parse, run, trained_path, trial_code_hash
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a plan is executed; nothing here changes a result's identity."""
+
+    storage: Place
+    data: Path | None = None
+    address: str = "local"  # of Ray
+    cpus_per_trial: float = 1
+    gpus_per_trial: float | Literal["auto"] | None = None  # None: one where the cluster has GPUs; auto: see lnl.packing
+    device: str = "auto"
+    checkpoint_s: float = 10.0  # seconds of training between checkpoints
+    wait: bool = True  # for trials that another driver holds
+    budget_hours: float | None = None  # of this run: GPU-hours, CPU-hours where trials have no GPU
+
+    def execution(self) -> Execution:
+        device = "cpu" if self.device == "auto" and self.gpus_per_trial == 0 else self.device
+        return Execution(device, max(1, round(self.cpus_per_trial)), self.data, Store(self.storage).trained)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One planned trial, as plain data that travels to a worker, with what its row says about the plan."""
+
+    trial: dict[str, Any]
+    arm: str
+    setting: str
+    prerequisite: bool  # keep what it has learnt: other trials start from it
+    search: str | None
+    suggestion: int | None
+    embeddings: int
+    store: str  # identity of the results folder that the driver sees
+    run: str  # of this driver
+    rerun_stale: bool
+    study: str
+    preset: str
+    plan_hash: str
+    code_hash: str  # of the trial, where the driver runs
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def execute(job: Job, settings: Settings, report: Report) -> None:
+    """Run one trial here: claim it, go on from its checkpoint, write its rows.  Runs in a Ray worker.
+
+    Every exit but a killed process leaves a row or a report: `report` gets {"epoch", …metrics} per epoch and a last
+    {"outcome": done | failed | taken | storage, …}.
+    """
+    store, trial = Store(settings.storage), parse(job.trial)
+    try:
+        store.check_identity(job.store)
+        _check_code(job, trial)
+        lease, holder = claim(store, trial.id, study=job.study, run=job.run)
+        if lease is None:
+            report({"outcome": "taken"})
+            return
+        with lease:
+            columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
+            rows, _ = store.read("trials", job.study, columns, files=f"{trial.id}-*")
+            finished = rows[is_outcome(rows)]
+            current = trial_code_hash(trial) in set(finished["code_hash"])
+            kept = not job.prerequisite or trained_path(store.trained, trial).exists()
+            if len(finished) and kept and (current or not job.rerun_stale):
+                report({"outcome": "done"})  # by another driver, since this one planned
+                return
+            if job.search is not None:
+                store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
+            attempt = store.next_attempt(job.study, trial.id)
+            if holder is not None:  # an earlier attempt died without a word: it gets its row here
+                lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
+                failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}
+                last_seen = {
+                    "host": holder["host"].split("/")[0],
+                    "started_at": datetime.fromisoformat(holder["since"]),
+                    "ended_at": lease.previous_beat,
+                }
+                about = {**_about(job, trial, settings), **last_seen, **failure, "attempt": attempt}
+                store.write_attempt(job.study, about, [])
+                store.write_event(job.study, "lost", trial.id, attempt=attempt)
+                attempt += 1
+            output = Output()
+            try:
+                with output:
+                    last = _attempt(store, job, trial, settings, attempt, report, lease)
+            finally:
+                if (said := output.text()) and lease.holds():
+                    store.write_log(job.study, trial.id, attempt, said)
+            report(last)
+    except StorageError as error:
+        report({"outcome": "storage", "message": str(error)})
+
+
+def _check_code(job: Job, trial: Trial) -> None:
+    """Raise `StorageError` where this machine runs other code than the driver: its rows would not be the plan's."""
+    if trial_code_hash(trial) != job.code_hash:
+        raise StorageError(
+            f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parent}) than this driver: bring the "
+            "same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
+        )
+
+
+def _attempt(
+    store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report, lease: Lease
+) -> dict[str, Any]:
+    """Train a claimed trial to its end, write its rows; returns the last report."""
+    about = _about(job, trial, settings)
+    execution = replace(settings.execution(), embeddings=job.embeddings if trial.replicate == 0 else 0)
+    device = execution.torch_device()
+    checkpoint = store.checkpoint_path(trial.id)
+    state = _load_checkpoint(store, job.study, trial, checkpoint, about["code_hash"], device.type)
+    history: list[Entry] = list(state["history"]) if state else []
+    arrays: list[Array] = list(state["arrays"]) if state else []
+    seconds = state["run"]["seconds"] if state else 0.0
+    started, saved = now(), time.monotonic()
+    facts: Mapping[str, Any] = {}
+    failure: dict[str, Any] = {}
+    refused = False
+    total_mb = _share_accelerator(device, settings)
+    try:
+        for row in run(trial, execution, state["run"] if state else None):
+            if lease.lost:
+                return {"outcome": "taken"}  # it was cut off for so long that another goes on from its checkpoint
+            facts, seconds = row.facts, row.seconds
+            history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
+            arrays += [(row.epoch, *key, list(one.shape), one.flatten()) for key, one in row.arrays.items()]
+            if row.epoch < trial.total_epochs and time.monotonic() - saved >= settings.checkpoint_s:
+                _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history, arrays)
+                saved = time.monotonic()
+            elif row.epoch == trial.total_epochs and job.prerequisite:
+                _save(trained_path(store.trained, trial), row.snapshot()["parts"])
+            report(flat(row))  # comes back once the driver has looked at it
+            if job.search is not None and store.is_given_up(trial.id):
+                failure = {"status": "pruned"}
+                break
+    except (StorageError, torch.AcceleratorError):
+        raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
+    except Exception as error:
+        traceback.print_exc()  # all of it, into the log
+        failure = {"status": "failed", **_failure(error)}
+        refused = isinstance(error, data.Unfit)
+    if not lease.holds():
+        return {"outcome": "taken"}
+    final = {
+        **about,
+        **{name: value for name, value in facts.items() if name != "transition"},
+        "transition": canonical(facts["transition"]) if facts else None,
+        **({} if failure else selection_rules(_curve(history, "test"), _curve(history, "validation"))),
+        "status": "ok",
+        **failure,
+        "attempt": attempt,
+        "epochs_done": history[-1][0] if history else 0,
+        "seconds": seconds,
+        "peak_memory_mb": torch.cuda.max_memory_reserved(device) / 2**20 if total_mb else None,
+        "device_memory_mb": total_mb,
+        "started_at": started,
+        "ended_at": now(),
+    }
+    key = {"trial": trial.id, "attempt": attempt}
+    names = ("epoch", "step", "split", "metric", "value", "seconds")
+    curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]
+    shaped = [
+        {**key, "epoch": epoch, "split": split, "name": name, "shape": shape, "values": values.numpy()}
+        for epoch, split, name, shape, values in arrays
+    ]
+    try:
+        store.write_attempt(job.study, final, curves, shaped)
+    except StorageError:
+        if lease.holds():
+            raise
+        return {"outcome": "taken"}  # cut off at this very moment
+    accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
+    if not accident:  # else the next run goes on from it
+        checkpoint.unlink(missing_ok=True)
+    message = mask(failure.get("failure_message", ""))
+    return {
+        "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
+        "message": message,
+        "failure": failure.get("failure_class"),
+        "refused": refused,
+        "seconds": seconds,
+        "accuracy": final.get("accuracy_last"),
+        "peak_memory_mb": final["peak_memory_mb"],
+        "device_memory_mb": total_mb,
+    }
+
+
+def _share_accelerator(device: torch.device, settings: Settings) -> float | None:
+    """Begin to measure this process's memory and keep it to its share; returns what the device has, MB."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()  # of an earlier trial in this process
+    torch.cuda.reset_peak_memory_stats(device)
+    total_mb = torch.cuda.get_device_properties(device).total_memory / 2**20
+    gpus = settings.gpus_per_trial if isinstance(settings.gpus_per_trial, float | int) else 1.0
+    torch.cuda.set_per_process_memory_fraction(packing.memory_fraction(gpus, total_mb), device)
+    return total_mb
+
+
+Entry = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
+Array = tuple[int, str, str, list[int], torch.Tensor]  # epoch, split, name, shape, values
+
+
+def _curve(history: Sequence[Entry], split: str) -> list[float]:
+    return [value for _, _, part, metric, value, _ in history if (part, metric) == (split, "accuracy")]
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    """The class and the message of a failed attempt."""
+    if isinstance(error, Diverged):
+        return {"failure_class": "nan", "failure_message": str(error)}
+    if isinstance(error, torch.OutOfMemoryError):
+        message = f"Out of accelerator memory: raise --gpus-per-trial. {error}"
+        return {"failure_class": "oom", "failure_message": message}
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in str(error):  # a RuntimeError without a class
+        return {"failure_class": "oom", "failure_message": f"Out of memory: fewer trials at once need less. {error}"}
+    if isinstance(error, data.DataError):
+        return {"failure_class": "data_error", "failure_message": str(error)}
+    trace = traceback.format_exc(limit=-8)
+    return {"failure_class": "code_error", "failure_message": f"{type(error).__name__}: {error}\n{trace}"}
+
+
+def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
+    """The columns of a trial row that are known before it runs."""
+    method = trial.method_name
+    device = settings.execution().torch_device()
+    return {
+        "trial": trial.id,
+        "preset": job.preset,
+        "arm": job.arm,
+        "setting": job.setting,
+        "replicate": trial.replicate,
+        "plan_hash": job.plan_hash,
+        "search": job.search,
+        "suggestion": job.suggestion,
+        "method": method,
+        "dataset": trial.dataset,
+        "network": trial.network,
+        "labels": trial.labels,
+        "noise_kind": trial.noise.kind,
+        "noise_rate": trial.noise.rate,
+        "epochs": trial.total_epochs,
+        "config": canonical(trial.model_dump(mode="json")),
+        "validation_labels": trial.validation.labels if trial.validation.images else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "cpus": settings.cpus_per_trial,
+        "gpus": settings.gpus_per_trial,
+        "host": socket.gethostname(),
+        "code_hash": trial_code_hash(trial),
+        "git_commit": job.git_commit,
+        "git_dirty": job.git_dirty,
+        "version_python": platform.python_version(),
+        "version_torch": torch.__version__,
+        "version_ray": version("ray"),
+    }
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row as Tune metrics: test_accuracy, train_loss, …"""
+    return {
+        "epoch": row.epoch,
+        "seconds": row.seconds,
+        **{f"{split}_{metric}": value for (split, metric), value in row.metrics.items()},
+    }
+
+
+def _save_checkpoint(
+    path: Place, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry], arrays: Sequence[Array]
+) -> None:
+    about = {"trial": trial.id, "code": code, "device": device}
+    _save(path, {**about, "run": row.snapshot(), "history": list(history), "arrays": list(arrays)})
+
+
+def _save(path: Place, state: Any) -> None:
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def _load_checkpoint(
+    store: Store, study: str, trial: Trial, path: Place, code: str, device: str
+) -> dict[str, Any] | None:
+    """The newest checkpoint, or None.  A damaged one, or one of other code or device, is set aside with an event."""
+    try:
+        state: dict[str, Any] = load_state(path)
+        mine = {"trial": trial.id, "code": code, "device": device}
+        wrong = [name for name, value in mine.items() if state[name] != value]
+        reason = f"it was written by another {wrong[0]}" if wrong else None
+    except FileNotFoundError:
+        return None
+    except StorageError:
+        raise
+    except Exception as error:
+        reason = f"it cannot be read ({type(error).__name__})"
+    if reason is None:
+        return state
+    path.replace(path.with_suffix(f".refused-{now():%Y%m%dT%H%M%S}"))  # type: ignore[arg-type]  # of one kind
+    store.write_event(
+        study,
+        "checkpoint_refused",
+        trial.id,
+        reason=f"The checkpoint was set aside because {reason}; the trial starts anew.",
+    )
+    return None
