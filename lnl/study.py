@@ -248,8 +248,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         `changes`: dotted overrides of the base, last to apply.  `looks`: in place of the declared ones; the first is
         the number of replicates.  `reached`: of arms that go on to later looks, their replicates in the base setting.
         `search`: fields of its search, last to apply; a study that declares none gets one where they are given.
-        `night`: with replicates of that night, fresh ones.  An arm's override "replicate" shifts its replicates, so that
-        one configuration may be drawn afresh under a second name.  Raises
+        `night`: with replicates of that night, fresh ones.  An arm's override "replicate" shifts its replicates, so
+        that one configuration may be drawn afresh under a second name.  Raises
         `ValueError` for unknown presets and keys, for looks or a search that cannot be, and where two arms are the same
         configuration (they would count as evidence twice).
         """
@@ -284,7 +284,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("A study that searches has a fixed number of replicates: search without looks.")
         if night is not None and (looks or searching is not None):
             what = "looks" if looks else "a search"
-            raise ValueError(f"A night has a fixed number of replicates and no room for {what}: leave out one of the two.")
+            raise ValueError(f"A night has fixed replicates and no room for {what}: leave out one of the two.")
         if looks is None and replicates is None and searching is None and night is None:
             looks = self.looks_of(preset)
         _check_looks(looks := tuple(looks or ()))
@@ -311,7 +311,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                         other = found.setdefault(planned.id, planned)
                         if other.arm != arm:
                             place = setting or "the base"
-                            remedy = f"shift one by {count} replicates" if shifts[other.arm] != shifts[arm] else "drop one"
+                            shifted = shifts[other.arm] != shifts[arm]
+                            remedy = f"shift one by {count} replicates" if shifted else "drop one"
                             raise ValueError(
                                 f"Arms '{other.arm}' and '{arm}' are the same configuration at {place}: {remedy}."
                             )
