@@ -166,10 +166,10 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
         help="1, 0.25, or auto: as many on a GPU as its memory holds, which the first of each kind measures "
         "(default: $LNL_GPUS_PER_TRIAL, else 1 where the cluster has GPUs)",
     )
-    parser.add_argument("--cpus-per-trial", type=float, default=1, metavar="N")
+    parser.add_argument("--cpus-per-trial", type=_positive, default=1, metavar="N")
     parser.add_argument(
         "--budget-hours",
-        type=float,
+        type=_positive,
         metavar="H",
         help="start no trial that would take this run above H GPU-hours (CPU-hours where trials have no GPU)",
     )
@@ -209,9 +209,19 @@ def _share(text: str) -> float | str:
         share = "auto" if text == "auto" else float(text)
     except ValueError:
         share = -1.0
-    if not isinstance(share, str) and not (0 <= share <= 1 or share == round(share) > 0):
+    if not isinstance(share, str) and not (0 <= share <= 1 or (1 < share < math.inf and share == round(share))):
         raise argparse.ArgumentTypeError(f"give auto, a part of one GPU such as 0.25, or a whole number; not '{text}'")
     return share
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"give a number above zero, not '{text}'")
+    return number
 
 
 def _night_flag(parser: argparse.ArgumentParser, text: str) -> None:
@@ -280,7 +290,7 @@ def _guarded(act: Any) -> int:
     except (UsageError, ValueError) as error:
         print(mask(f"error: {error}"), file=sys.stderr)
         return ERROR if isinstance(error, DataError) else USAGE
-    except (StorageError, ConnectionError, FileNotFoundError) as error:
+    except (StorageError, OSError) as error:
         print(mask(f"error: {error}"), file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
@@ -436,10 +446,10 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
-        budget_hours=options.budget_hours,
     )
+    budget = runner.Budget(options.budget_hours, options.cpus_per_trial)
     show = partial(_logs_command, plan.study, storage=options.storage)
-    stopped = _search(plan, store, settings, options, track) if plan.search else None
+    stopped = _search(plan, store, settings, options, track, budget) if plan.search else None
     if stopped:
         if options.json:
             print(json.dumps({"study": plan.study, "preset": plan.preset, "plan": plan.hash, "stopped": stopped}))
@@ -449,7 +459,8 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
     further: Plan | None = _as_it_stands(make, store, options, record=True)
     while further is not None:
         plan, progress = further, track(Progress(further, options.json, show))
-        outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=options.rerun_stale)
+        rerun = options.rerun_stale
+        outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=rerun, budget=budget)
         further = None
         if plan.record["looks"] and outcome.stopped is None:
             sentence, further = sequential.look(make, plan, store)
@@ -484,7 +495,9 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
 
 def _code_of(stopped: str) -> int:
     """The exit code of a run that ended early for this reason."""
-    return INCOMPLETE if stopped.startswith(("Interrupted", "The budget")) else ERROR
+    from lnl import runner
+
+    return INCOMPLETE if stopped.startswith(runner.UNFINISHED) else ERROR
 
 
 def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -525,7 +538,12 @@ def _short(value: Any) -> str:
 
 
 def _search(
-    plan: Plan, store: Store, settings: Any, options: argparse.Namespace, track: Callable[[Any], Any]
+    plan: Plan,
+    store: Store,
+    settings: Any,
+    options: argparse.Namespace,
+    track: Callable[[Any], Any],
+    budget: Any,
 ) -> str | None:
     """Every search until its budget is spent; a sentence where it ended early."""
     from lnl import runner, search
@@ -535,7 +553,8 @@ def _search(
         return None
     show = partial(_logs_command, plan.study, storage=options.storage)
     progress = track(SearchProgress(searches, options.json, show))
-    stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=options.rerun_stale)
+    rerun = options.rerun_stale
+    stopped = runner.run_search(plan, searches, settings, progress, rerun_stale=rerun, budget=budget)
     if stopped is None:
         for one in searches.searches:
             if (standing := one.in_words()).finished < standing.budget:

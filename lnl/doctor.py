@@ -32,7 +32,8 @@ def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
         )
     belongs = bool(os.environ.get("RAY_ADDRESS")) or CLUSTER_FILE.exists()
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)).expanduser()
-    if belongs and os.environ.get("RAY_AUTH_MODE") != "token" and not token.exists():
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if belongs and (mode == "disabled" or (mode != "token" and not token.exists())):
         yield "this machine belongs to a Ray cluster without a token: set RAY_AUTH_MODE=token on all of its machines."
     if token.exists() and token.stat().st_mode & 0o077:
         yield f"the token {token} can be read by others: chmod 600 {token}."

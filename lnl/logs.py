@@ -18,14 +18,15 @@ from urllib.parse import quote
 NAMES = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)  # of environment variables that hold secrets
 SHORTEST = 6  # characters of a secret: TOKENIZERS_PARALLELISM=false and KEYMAP=us are none
 HIDDEN = "***"
-PASSWORD = re.compile(r"""(?<=://)([^\s/:@"']*):([^\s/"']+)@""")  # in a URL
+PASSWORD = re.compile(r"""(?<=://)([^\s/:@"']*):([^\s/"]+)@""")  # in a URL
+ASKED = re.compile(r"""([?&](?:password|passwd|token|secret)=)([^&\s"']+)""", re.IGNORECASE)  # in its query
 
 HALF = 2**19  # characters of a log that are kept of its beginning, and of its end
 
 
 def mask(text: str) -> str:
     """The text without passwords in URLs and without the values of this process's secret environment variables."""
-    text = PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    text = ASKED.sub(rf"\1{HIDDEN}", PASSWORD.sub(rf"\1:{HIDDEN}@", text))
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
@@ -43,7 +44,8 @@ def masked(value: Any) -> Any:
 def _secrets() -> set[str]:
     """In every spelling that a text may have them in: as they are, in JSON, in Python, in a URL; line by line."""
     values = [value for name, value in os.environ.items() if NAMES.search(name)]
-    values += [found[1] for value in os.environ.values() for found in PASSWORD.findall(value)]
+    hidden = (PASSWORD, ASKED)
+    values += [found[1] for value in os.environ.values() for kind in hidden for found in kind.findall(value)]
     lines = {line.strip() for value in values for line in value.splitlines()}
     spellings = (
         str,

@@ -249,7 +249,7 @@ def short_hash(text: str) -> str:
 def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
     """Call `write(temporary_path)`, flush to disk and rename to `path`: readers see the whole file or none.
 
-    Object storage gets the whole file in one PUT; `once`: only where it has none of that name, whoever else writes.
+    Object storage gets the whole file in one PUT.  `once`: only where none has that name, whoever else writes.
     Raises `StorageError` where the disk is full or the place cannot be written; nothing half-written stays behind.
     """
     if isinstance(path, ObjectPath):
@@ -261,12 +261,26 @@ def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not once:
+            os.replace(temporary, path)
+        elif not _linked(temporary, path):
+            raise _there_already(path)
+    except StorageError:
+        raise
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError without a number
         raise _storage_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file its name, unless another has it: unlike a renaming, a link never replaces."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return os.stat(temporary).st_nlink == 2  # over NFS the answer to our own link may have been lost
+    return True
 
 
 def _put(path: ObjectPath, write: Any, once: bool) -> None:
@@ -283,8 +297,12 @@ def _put(path: ObjectPath, write: Any, once: bool) -> None:
             raise _there_already(path)
 
 
-def _there_already(path: Place) -> StorageError:
-    return StorageError(f"{path} is there already, and attempts are never overwritten: run again.")
+class Overtaken(StorageError):
+    """Somebody else has written this attempt's row."""
+
+
+def _there_already(path: Place) -> Overtaken:
+    return Overtaken(f"{path} is there already, and attempts are never overwritten: run again.")
 
 
 def _storage_error(path: Path, error: Exception) -> StorageError:

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
+from lnl.packing import Budget  # noqa: E402
 from lnl.results import (  # noqa: E402
     StorageError,
     Store,
@@ -85,8 +86,11 @@ PENDING = 200  # trials that wait for devices within Ray, where an autoscaler se
 NODE_ANSWERS_S = 120.0  # until a node that does not answer is left alone
 # until a node that could take a trial is given up, where nothing says that one will come
 NODE_JOINS_S = float(os.environ.get("LNL_NODE_JOINS_S", 120))
-BUDGET = "The budget"  # begins the sentence of a run that has spent it
 POLL_S = 2.0  # while another driver finishes its trials
+
+
+INTERRUPTED, BLOCKED = "Interrupted", "Not trained"
+UNFINISHED = (INTERRUPTED, BLOCKED, packing.BUDGET)  # begin the sentences of runs that ended in order
 
 
 @dataclass
@@ -98,9 +102,17 @@ class Outcome:
 
 
 def run_plan(
-    plan: Plan, settings: Settings, progress: Any, *, arms: Sequence[str] | None = None, rerun_stale: bool = False
+    plan: Plan,
+    settings: Settings,
+    progress: Any,
+    *,
+    arms: Sequence[str] | None = None,
+    rerun_stale: bool = False,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Run what the plan lacks (failed trials again, stale ones on request) and return how it then stands.
+
+    `budget`: what the whole run may still take; none where none is given.
 
     `progress` has `start(todo, statuses)`, `epoch(trial, metrics)`, `end(trial, outcome)`, `say(sentence)` and
     `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
@@ -123,8 +135,9 @@ def run_plan(
     with contextlib.ExitStack() as stack:
         while stopped is None:
             waiting = _waiting(plan, statuses, again, tried, store)
-            if any(_ready(planned, waiting, store) for planned in waiting):
-                cluster = cluster or stack.enter_context(_cluster(plan, settings, progress, len(waiting)))
+            ids = {planned.id for planned in waiting}
+            if any(_ready(planned, ids, store) for planned in waiting):
+                cluster = cluster or stack.enter_context(_cluster(plan, settings, progress, len(waiting), budget))
                 progress.start(waiting, statuses)
                 stack.callback(progress.finish)
                 expected = {status.planned.id: status.seconds for status in statuses}
@@ -158,12 +171,20 @@ class _Queue:
         self.running: dict[str, Planned] = {}
         self.cluster, self.expected, self.store = cluster, expected, store
         self.tried: set[str] = set()
+        self.blocked: set[str] = set()  # until another trial ends
         self.stopped: str | None = None
 
     def next(self, capacity: int) -> Planned | None:
-        pending = [*self.waiting, *self.running.values()]
+        shares = self.cluster.shares
+        pending = {planned.id for planned in (*self.waiting, *self.running.values())}
+        measuring = {
+            shares.kind_of(planned.trial) for planned in self.running.values() if shares.of(planned.trial) is None
+        }
         for place, planned in enumerate(self.waiting):
-            if not _ready(planned, pending, self.store) or self._measured_by_another(planned):
+            if shares.of(planned.trial) is None and shares.kind_of(planned.trial) in measuring:
+                continue  # another trial of its kind measures their memory
+            if planned.id in self.blocked or not _ready(planned, pending, self.store):
+                self.blocked.add(planned.id)
                 continue
             if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.gpus(planned.trial)):
                 self.stopped = self.cluster.budget.sentence if not self.running else None
@@ -173,13 +194,6 @@ class _Queue:
             return planned
         return None
 
-    def _measured_by_another(self, planned: Planned) -> bool:
-        """Whether a trial of its kind runs that measures their memory."""
-        shares = self.cluster.shares
-        if shares.of(planned.trial) is not None:
-            return False
-        return any(shares.same(planned.trial, other.trial) for other in self.running.values())
-
     def busy(self) -> bool:
         return bool(self.running)
 
@@ -188,12 +202,14 @@ class _Queue:
 
     def ended(self, trial: str, outcome: Mapping[str, Any]) -> str | None:
         """A sentence where it goes on with more."""
-        planned, shares = self.running.pop(trial, None), self.cluster.shares
-        if planned is None or outcome.get("failure") != "oom" or not shares.widen(planned.trial):
+        self.blocked.clear()
+        planned = self.running.pop(trial, None)
+        if planned is None or trial not in self.cluster.widened:
             return None
         self.waiting.insert(0, planned)
         self.tried.discard(trial)
-        return f"{planned.arm} {trial} ran out of memory: it goes on with {shares.of(planned.trial):g} of a GPU."
+        share = self.cluster.gpus(planned.trial)
+        return f"{planned.arm} {trial} ran out of memory: it goes on with {share:g} of a GPU."
 
 
 def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], Job]:
@@ -245,13 +261,10 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
     return [planned for planned in plan.trials if planned.id in ids - tried]
 
 
-def _ready(planned: Planned, waiting: Sequence[Planned], store: Store) -> bool:
-    """All that it starts from is trained and will not be trained again before it."""
-    if not planned.trial.prerequisites:
-        return True
-    ids = {other.id for other in waiting}
+def _ready(planned: Planned, pending: Collection[str], store: Store) -> bool:
+    """All that it starts from is trained and will not be trained again before it: it is not `pending`."""
     return all(
-        trial.id not in ids and trained_path(store.trained, trial).exists()
+        trial.id not in pending and trained_path(store.trained, trial).exists()
         for trial in planned.trial.prerequisites.values()
     )
 
@@ -268,7 +281,7 @@ def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], store: Stor
     first = lacking[0]
     why = (first.failure or "it is not trained yet: run again").splitlines()[0]
     return (
-        f"{len(waiting)} trials start from others that are not trained; "
+        f"{BLOCKED}: {len(waiting)} trials start from others that are not trained; "
         f"{first.planned.id} ({first.planned.trial.method_name}): {why}"
     )
 
@@ -307,9 +320,10 @@ class _Cluster:
 
     settings: Settings
     shares: packing.Shares
-    budget: _Budget
+    budget: Budget
     stopped: str | None = None  # why the run ended early
     running: dict[str, Trial] = field(default_factory=dict)
+    widened: set[str] = field(default_factory=set)  # trials that ran out of memory and get more
 
     def gpus(self, trial: Trial) -> float:
         """Of a GPU; a trial that is to measure its kind's memory has a whole one."""
@@ -319,72 +333,31 @@ class _Cluster:
     def begin(self, trial: Trial, seconds: float | None) -> float:
         """A trial is handed to Ray, with this share of a GPU.  `seconds`: what it is expected to take."""
         self.running[trial.id] = trial
-        self.budget.begin(trial.id, gpus := self.gpus(trial), seconds)
+        self.budget.begin(trial.id, gpus := self.shares.give(trial), seconds)
         return gpus
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
         """It comes back, with what it measured."""
         self.budget.end(trial)
-        if (one := self.running.pop(trial, None)) is not None and outcome["outcome"] in ("done", "pruned"):
+        self.widened.discard(trial)
+        if (one := self.running.pop(trial, None)) is None:
+            return
+        if outcome.get("failure") == "oom":
+            if self.shares.widen(one):
+                self.widened.add(trial)
+        elif outcome["outcome"] in ("done", "pruned") and "peak_memory_mb" in outcome:
             self.shares.learn_of(one, outcome)
 
 
-class _Budget:
-    """Device-hours of one run: what trials took, and what those that run are expected to."""
-
-    def __init__(self, hours: float | None, cpus: float) -> None:
-        self.hours, self.cpus = hours, cpus
-        self.spent = 0.0  # device-seconds of trials that have ended
-        self.running: dict[str, tuple[float, float | None]] = {}  # trial -> devices that it takes, since when
-        self.expected: dict[str, float] = {}
-
-    @property
-    def sentence(self) -> str:
-        return f"{BUDGET} of {self.hours:g} device-hours holds no more. What is finished is stored: run again to go on."
-
-    def holds(self, seconds: float | None, gpus: float) -> bool:
-        """Whether one more trial fits, as far as it has been timed."""
-        if self.hours is None:
-            return True
-        promised = sum(max(self.expected.get(trial, 0.0), taken) for trial, taken in self._taken().items())
-        return self.spent + promised + (seconds or 0.0) * self._devices(gpus) < self.hours * 3600
-
-    def begin(self, trial: str, gpus: float, seconds: float | None) -> None:
-        """It waits for its devices."""
-        self.running[trial] = (self._devices(gpus), None)
-        self.expected[trial] = (seconds or 0.0) * self._devices(gpus)
-
-    def start(self, trial: str) -> None:
-        """It has them."""
-        devices, since = self.running.get(trial, (0.0, None))
-        self.running[trial] = (devices, time.monotonic() if since is None else since)
-
-    def end(self, trial: str) -> None:
-        self.spent += self._taken().get(trial, 0.0)
-        self.running.pop(trial, None)
-
-    def is_spent(self) -> bool:
-        return self.hours is not None and self.spent + sum(self._taken().values()) >= self.hours * 3600
-
-    def _taken(self) -> dict[str, float]:
-        clock = time.monotonic()
-        return {
-            trial: 0.0 if since is None else devices * (clock - since)
-            for trial, (devices, since) in self.running.items()
-        }
-
-    def _devices(self, gpus: float) -> float:
-        return gpus or self.cpus
-
-
 @contextlib.contextmanager
-def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Iterator[_Cluster]:
+def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
     with _ray(settings.address):
-        resources = ray.cluster_resources()
-        has_gpus = resources.get("GPU", 0) > 0
         gpus = settings.gpus_per_trial
+        if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
+            _check_room(replace(settings, gpus_per_trial=0.0), packing.Shares(0.0), progress)
+        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
         if gpus is None or (gpus == packing.AUTO and not has_gpus and settings.address == "local"):
             gpus = 1.0 if has_gpus else 0.0
         settings = replace(settings, gpus_per_trial=gpus)
@@ -395,12 +368,13 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int) -> Ite
             _check_nodes(settings, store.identity(), progress)
         _check_room(settings, shares, progress)
         about: dict[str, Any] = {"run": run, "preset": plan.preset}
+        resources = ray.cluster_resources()
         counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
         hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
         told: dict[str, Any] = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
         store.write_event(plan.study, "run_started", **about, **told, trials=waiting)
         began = time.monotonic()
-        cluster = _Cluster(settings, shares, _Budget(settings.budget_hours, settings.cpus_per_trial))
+        cluster = _Cluster(settings, shares, budget or Budget())
         try:
             yield cluster
         finally:
@@ -423,7 +397,7 @@ def _ray(address: str) -> Iterator[None]:
             options |= {"runtime_env": {"py_modules": [str(here / name) for name in ("lnl", "analysis")]}}
         try:
             _knock(address)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: of a port that is no number
             sentence = f"No Ray cluster answers at '{address}': start one, or use --address local. ({error})"
             raise ConnectionError(sentence) from None
         with _standard_error() as said:
@@ -454,6 +428,9 @@ def _standard_error() -> Iterator[Callable[[], str]]:
 
 def _refusal(address: str, reason: str) -> str:
     """Why somebody listens at the address and no connection came about, and what to do."""
+    first = (reason.strip().splitlines() or ["no answer"])[0]
+    if address == "local":
+        return f"Ray cannot start on this machine: is it out of memory or much too busy? ({first})"
     _, mismatch, versions = reason.partition("Version mismatch:")
     if mismatch:
         return (
@@ -465,7 +442,6 @@ def _refusal(address: str, reason: str) -> str:
             f"The Ray cluster at '{address}' refuses this driver's token: set RAY_AUTH_MODE=token and put the "
             "cluster's own token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
         )
-    first = reason.strip().splitlines()[0]
     return f"No Ray cluster can be used at '{address}': start one, or use --address local. ({first})"
 
 
@@ -523,7 +499,7 @@ def _check_nodes(settings: Settings, identity: str, progress: Any) -> None:
 
 def _check_room(settings: Settings, shares: packing.Shares, progress: Any) -> None:
     """Ask for a node that can take a trial, and wait for it.  Raises `ConnectionError` where none comes."""
-    gpus = 1.0 if settings.gpus_per_trial == packing.AUTO else shares.smallest()
+    gpus = shares.given
     wanted = {"CPU": settings.cpus_per_trial, "GPU": gpus}
     asked = f"{settings.cpus_per_trial:g} CPUs and {gpus:g} GPUs"
     deadline = time.monotonic() + (0 if settings.address == "local" else NODE_JOINS_S)
@@ -650,6 +626,7 @@ class _Watch(tune.Callback):
         self.end(str(trial), {"outcome": "failed", "message": message})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.cluster.budget.wait(str(trial))
         name = f"{json.loads(trial.config['job']['job'])['arm']} {trial}"
         self.guarded(self.progress.say, f"lost    {name}: {self._reason(trial)}; it goes on from its last checkpoint.")
 
@@ -701,7 +678,13 @@ class _Stop(tune.Stopper):
 
 
 def run_search(
-    plan: Plan, searches: Any, settings: Settings, progress: Any, *, rerun_stale: bool = False
+    plan: Plan,
+    searches: Any,
+    settings: Settings,
+    progress: Any,
+    *,
+    rerun_stale: bool = False,
+    budget: Budget | None = None,
 ) -> str | None:
     """Train what the searches ask for until all have spent their budgets; returns a sentence where it ended early.
 
@@ -717,7 +700,7 @@ def run_search(
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        cluster = stack.enter_context(_cluster(plan, settings, progress, len(searches.searches)))
+        cluster = stack.enter_context(_cluster(plan, settings, progress, len(searches.searches), budget))
         stack.callback(progress.finish)
         progress.start()
         watch = _Watch(progress, searches, cluster)
@@ -778,7 +761,7 @@ class _Work(Searcher):
 def _capacity(cluster: _Cluster) -> int:
     """How many trials are wanted at once: what the cluster trains, and one more that makes it grow, if it can."""
     has, settings = ray.cluster_resources(), cluster.settings
-    wanted = {"CPU": settings.cpus_per_trial, "GPU": cluster.shares.smallest()}
+    wanted = {"CPU": settings.cpus_per_trial, "GPU": cluster.shares.given}
     now = max(1, int(min(has.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
     return now if settings.address == "local" else now + 1
 
@@ -846,7 +829,7 @@ def _interrupts(watch: _Watch) -> Iterator[None]:
 
     def handle(number: int, frame: Any) -> None:
         watch.stopped = (
-            "Interrupted. Finished trials are stored, running ones keep their last checkpoint: run again to go on."
+            f"{INTERRUPTED}. Finished trials are stored, running ones keep their last checkpoint: run again to go on."
         )
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

@@ -5,6 +5,7 @@ The runner's workers call `execute`; it knows no Ray, so tests call it, too.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 import time
@@ -23,6 +24,7 @@ from lnl.logs import Output, mask
 from lnl.results import (
     FAILURES_THAT_ARE_OUTCOMES,
     Lease,
+    Overtaken,
     Place,
     StorageError,
     Store,
@@ -48,7 +50,6 @@ class Settings:
     device: str = "auto"
     checkpoint_s: float = 10.0  # seconds of training between checkpoints
     wait: bool = True  # for trials that another driver holds
-    budget_hours: float | None = None  # of this run: GPU-hours, CPU-hours where trials have no GPU
 
     def execution(self) -> Execution:
         device = "cpu" if self.device == "auto" and self.gpus_per_trial == 0 else self.device
@@ -90,7 +91,9 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
     try:
         store.check_identity(job.store)
         _check_code(job, trial)
-        lease, holder = claim(store, trial.id, study=job.study, run=job.run)
+        about = _about(job, trial, settings)
+        held = {name: about[name] for name in ("gpus", "cpus", "device")}
+        lease, holder = claim(store, trial.id, study=job.study, run=job.run, **held)
         if lease is None:
             report({"outcome": "taken"})
             return
@@ -107,16 +110,17 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
             attempt = store.next_attempt(job.study, trial.id)
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
-                lost = "The worker was lost (killed, or its machine went away); the trial went on in the next attempt."
+                lost = "The worker was stopped or lost (killed, or its machine went away); the next attempt goes on."
                 failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}
                 last_seen = {
+                    **{name: holder[name] for name in held if name in holder},
                     "host": holder["host"].split("/")[0],
                     "started_at": datetime.fromisoformat(holder["since"]),
                     "ended_at": lease.previous_beat,
                 }
-                about = {**_about(job, trial, settings), **last_seen, **failure, "attempt": attempt}
-                store.write_attempt(job.study, about, [])
-                store.write_event(job.study, "lost", trial.id, attempt=attempt)
+                with contextlib.suppress(Overtaken):  # it was cut off, and has written its row by now
+                    store.write_attempt(job.study, {**about, **last_seen, **failure, "attempt": attempt}, [])
+                    store.write_event(job.study, "lost", trial.id, attempt=attempt)
                 attempt += 1
             output = Output()
             try:
@@ -155,6 +159,7 @@ def _attempt(
     facts: Mapping[str, Any] = {}
     failure: dict[str, Any] = {}
     refused = False
+    broken: Exception | None = None
     total_mb = _share_accelerator(device, settings)
     try:
         for row in run(trial, execution, state["run"] if state else None):
@@ -172,12 +177,13 @@ def _attempt(
             if job.search is not None and store.is_given_up(trial.id):
                 failure = {"status": "pruned"}
                 break
-    except (StorageError, torch.AcceleratorError):
-        raise  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
+    except StorageError:
+        raise
     except Exception as error:
         traceback.print_exc()  # all of it, into the log
         failure = {"status": "failed", **_failure(error)}
         refused = isinstance(error, data.Unfit)
+        broken = error if isinstance(error, torch.AcceleratorError) and failure["failure_class"] != "oom" else None
     if not lease.holds():
         return {"outcome": "taken"}
     final = {
@@ -190,7 +196,7 @@ def _attempt(
         "attempt": attempt,
         "epochs_done": history[-1][0] if history else 0,
         "seconds": seconds,
-        "peak_memory_mb": torch.cuda.max_memory_reserved(device) / 2**20 if total_mb else None,
+        "peak_memory_mb": torch.cuda.max_memory_reserved(device) / 2**20 if total_mb and not broken else None,
         "device_memory_mb": total_mb,
         "started_at": started,
         "ended_at": now(),
@@ -208,6 +214,8 @@ def _attempt(
         if lease.holds():
             raise
         return {"outcome": "taken"}  # cut off at this very moment
+    if broken is not None:  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again
+        raise broken
     accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
@@ -248,7 +256,9 @@ def _failure(error: Exception) -> dict[str, str]:
     """The class and the message of a failed attempt."""
     if isinstance(error, Diverged):
         return {"failure_class": "nan", "failure_message": str(error)}
-    if isinstance(error, torch.OutOfMemoryError):
+    if (isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)) or isinstance(
+        error, torch.OutOfMemoryError
+    ):
         message = f"Out of accelerator memory: raise --gpus-per-trial. {error}"
         return {"failure_class": "oom", "failure_message": message}
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in str(error):  # a RuntimeError without a class

@@ -16,9 +16,9 @@ import pytest
 
 from lnl import packing
 from lnl.cli import find_study
-from lnl.packing import Shares, memory_fraction, share
+from lnl.packing import Budget, Shares, memory_fraction, share
 from lnl.results import Store, canonical
-from lnl.runner import Settings, _Budget, _Cluster, _Queue, _refusal
+from lnl.runner import Settings, _Cluster, _Queue, _refusal
 from lnl.study import Planned
 from lnl.trial import Noise, Trial
 from tests.test_runner import command, declare, environment
@@ -61,11 +61,17 @@ def test_the_first_of_a_kind_measures() -> None:
     shares.learn(pd.DataFrame([row(TRIAL, 3_000.0), row(TRIAL.override({"replicate": 1}), 8_000.0)]))
     assert shares.of(TRIAL) == 1 / 4, "of several the largest counts: 8,000 × 1.1 + 700 fits four times"
     same = TRIAL.override({"replicate": 7, "noise": Noise("symmetric", 0.4), "epochs": 3})
-    assert shares.of(same) == 1 / 4 and shares.same(TRIAL, same)
-    assert shares.of(OTHER) is None and not shares.same(TRIAL, OTHER), "another batch size takes other memory"
+    assert shares.of(same) == 1 / 4
+    assert shares.of(TRIAL.override({"method.optimizer.learning_rate": 0.5})) == 1 / 4, "a suggestion of a search"
+    assert shares.of(OTHER) is None, "another batch size takes other memory"
     shares.learn_of(OTHER, {"peak_memory_mb": None, "device_memory_mb": None})
     assert shares.of(OTHER) == 1, "nothing could be measured"
-    assert shares.smallest() == 1 / 4
+    assert shares.given == 1 and shares.give(OTHER) == 1 and shares.given == 1, "what others left says nothing of now"
+    assert shares.give(TRIAL) == shares.given == 1 / 4
+
+    unknown = Shares("auto")
+    unknown.learn(pd.DataFrame([row(TRIAL, None, None), row(TRIAL, 2_999.0), row(TRIAL, 0.0)]))
+    assert unknown.of(TRIAL) == 0.1, "a lost worker, a CPU and a failure before the first byte have measured nothing"
 
 
 def test_more_after_running_out_of_memory() -> None:
@@ -74,21 +80,28 @@ def test_more_after_running_out_of_memory() -> None:
     assert [shares.widen(TRIAL), shares.of(TRIAL)] == [True, 1.0]
     assert not shares.widen(TRIAL), "there is no more than a whole GPU"
     assert not Shares(0.0).widen(TRIAL) and not Shares(1.0).widen(TRIAL)
+    learnt = Shares("auto")
+    learnt.learn(pd.DataFrame([row(TRIAL, 2_999.0)]))
+    assert learnt.widen(TRIAL)
+    assert learnt.of(TRIAL.override({"replicate": 5})) == 0.2, "its whole kind was measured too small"
 
 
 def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("lnl.runner.time.monotonic", lambda: clock[0])
-    budget = _Budget(1.0, cpus=2)  # one hour: 3,600 s of one GPU, or 1,800 s of two CPUs
+    monkeypatch.setattr("lnl.packing.time.monotonic", lambda: clock[0])
+    budget = Budget(1.0, cpus=2)  # one hour: 3,600 s of one GPU, or 1,800 s of two CPUs
     assert budget.holds(3_500, 1.0) and not budget.holds(3_700, 1.0) and not budget.holds(1_900, 0.0)
     budget.begin("a", 0.5, 2_000)
     assert budget.holds(2_500, 1.0) and not budget.holds(2_700, 1.0), "a promises 1,000"
     clock[0] = 500.0
     assert not budget.is_spent() and budget.holds(2_500, 1.0), "it still waits for its devices"
     budget.start("a")
-    clock[0] = 4_500.0
-    budget.start("a")  # tried again after a lost worker: its time goes on
-    assert not budget.holds(1_700, 1.0), "a has taken 2,000, more than was expected"
+    clock[0] = 2_500.0
+    budget.wait("a")  # its worker was lost
+    clock[0] = 90_000.0
+    budget.start("a")
+    clock[0] = 92_000.0
+    assert not budget.holds(1_700, 1.0), "a has taken 1,000 and 1,000"
     budget.end("a")
     assert budget.spent == 2_000 and not budget.is_spent()
     budget.begin("b", 0.0, None)
@@ -97,18 +110,21 @@ def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest
     assert not budget.is_spent()
     clock[0] += 1
     assert budget.is_spent() and "1 device-hours" in budget.sentence
-    assert _Budget(None, 1).holds(1e9, 1.0) and not _Budget(None, 1).is_spent()
+    assert Budget(None, 1).holds(1e9, 1.0) and not Budget(None, 1).is_spent()
 
 
 def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_out(tmp_path: Path) -> None:
     a, b, other = (Planned(trial, "arm", "{}") for trial in (TRIAL, TRIAL.override({"replicate": 1}), OTHER))
-    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), _Budget(None, 1))
+    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1))
     queue = _Queue([a, b, other], cluster, {}, Store(tmp_path))
     assert queue.next(9) is a and cluster.begin(a.trial, None) == 1, "a whole GPU to measure on"
     assert queue.next(9) is other and cluster.begin(other.trial, None) == 1
     assert queue.next(9) is None and queue.busy(), "b waits for what a measures"
 
     done = {"outcome": "done", "peak_memory_mb": 8_000.0, "device_memory_mb": 40_000.0}
+    cluster.end(a.id, {"outcome": "done"})  # by another driver, which did not say what it measured
+    assert cluster.shares.of(b.trial) is None
+    cluster.begin(a.trial, None)
     cluster.end(a.id, done)
     assert queue.ended(a.id, done) is None
     assert queue.next(9) is b and cluster.begin(b.trial, None) == 0.25

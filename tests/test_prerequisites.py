@@ -292,7 +292,7 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
 
     def next_ones() -> list[object]:
         waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), store)
-        return [one for one in waiting if _ready(one, waiting, store)]
+        return [one for one in waiting if _ready(one, {other.id for other in waiting}, store)]
 
     assert next_ones() == [source]
     path = trained_path(store.trained, source.trial)
@@ -319,5 +319,5 @@ def test_what_diverged_is_not_trained_again_and_says_why(tmp_path: Path) -> None
     store.write_attempt("transfer", row_of(source, **diverged), [])
     statuses = reconcile(plan, store)
     waiting = _waiting(plan, statuses, {"missing", "failed"}, set(), store)
-    assert waiting == [dependent] and not _ready(dependent, waiting, store)
+    assert waiting == [dependent] and not _ready(dependent, {dependent.id}, store)
     assert message in _blocked(waiting, statuses, store)
