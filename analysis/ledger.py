@@ -55,7 +55,8 @@ class Ledger:
     spent: pd.DataFrame  # arm, unit, kind, reason, device, hours: one row per attempt, two where part of it was of use
     idle: dict[str, float]  # unit -> hours that runs could have used and nothing did
     runs: int  # that said what they could use
-    unended: int  # of these; still running, or killed
+    silent: int  # runs that did not
+    unended: int  # of all; still running, or killed
     unreadable: list[Place]
 
     def arms(self) -> pd.DataFrame:
@@ -90,9 +91,10 @@ class Ledger:
             for row in statistics.records(arms[arms["unit"] == unit]):
                 rows.append([words(row["arm"]), unit, *_cells(here[here["arm"] == row["arm"]])])
                 numbers.append(row)
-            rows.append([IDLE, unit, *[""] * (1 + len(KINDS)), _hours(idle)])
+            least = "≥ " * bool(self.silent and not np.isnan(idle))
+            rows.append([IDLE, unit, *[""] * (1 + len(KINDS)), least + _hours(idle)])
             *cells, _ = _cells(here)
-            missing = here["hours"].isna().any() or np.isnan(idle)
+            missing = here["hours"].isna().any() or np.isnan(idle) or least
             total = _sum(pd.Series([*here["hours"], idle]))
             rows.append(["all", unit, *cells, "≥ " * bool(missing) + _hours(total)])
             numbers += [{"arm": IDLE, "unit": unit, "total": idle}, {"arm": "all", "unit": unit, "total": total}]
@@ -119,6 +121,8 @@ class Ledger:
             yield f"{row['device']}: {attempts}, {_hours(row['hours'])} {row['unit']}."
         if not self.runs:
             yield "Idle time is not known: no run has told what it could use."
+        elif self.silent:
+            yield f"Runs that have not told what they could use, so that their idle time is not known: {self.silent}."
         if self.unended:
             yield f"Runs without an end, running or killed, counted up to their last attempt's end: {self.unended}."
 
@@ -146,15 +150,17 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
         wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
         there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
         raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
-    busy = _timed(store.read("trials", columns=TIMES)[0]) if runs else mine
-    idle = _idle(runs, busy)
+    telling = [run for run in runs if any(run["resources"].values())]  # zeros are a cluster that was not asked
+    busy = _timed(store.read("trials", columns=TIMES)[0]) if telling else mine
+    idle = _idle(telling, busy)
     for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
         idle[unit] = max(0.0, idle[unit] - spent.loc[spent["unit"] == unit, "unseen"].sum())
     label = spent["arm"].where(spent["search"].isna(), spent["arm"] + ", search")
     spent = spent.assign(arm=label, reason=spent["failure_class"])
     columns = ["trial", "attempt", "arm", "unit", "kind", "reason", "device", "hours"]
     unended = sum(run["open"] for run in runs)
-    return Ledger(study, spent[columns].reset_index(drop=True), idle, len(runs), unended, [*broken, *damaged])
+    spent, counts = spent[columns].reset_index(drop=True), (len(telling), len(runs) - len(telling))
+    return Ledger(study, spent, idle, *counts, unended, [*broken, *damaged])
 
 
 # ----------------------------------------------------------------------------------------------------------- attempts

@@ -4,9 +4,10 @@ A cell's mean of tonight is compared with what its last k quiet nights predict, 
 before with what the nights before those predict: a step too small for one night shows in two.  The spread of a
 replicate is estimated from all replicates of these nights within their nights, made wider by how much more the means of
 nights scatter than that explains, over all cells together (a machine, a library), and in a cell itself.  A replicate
-counts at most `OUTLYING` standard deviations from its night's median, so that no single one makes a step.  p is
-corrected for the two questions (Bonferroni) and over all cells of the night (Holm): of nights on which nothing moved at
-most 5 % alarm, if spreads are not far from normal; tests/test_nights.py has figures for this and for others.
+counts at most `OUTLYING` standard deviations from its night's median, so that no single one makes a step by itself.
+That takes `REPLICATES` of them: a night with fewer of a cell is neither judged nor a reference for it.  p is corrected
+for the two questions (Bonferroni) and over all cells of the night (Holm): of nights on which nothing moved at most 5 %
+alarm, if spreads are not far from normal; tests/test_nights.py has figures for this and for others.
 
 Nights on which a cell moved are no reference for later ones, so a step does not hide itself.  After `FEWEST` nights in
 a row on which it moved the same way they are its new level, and the alarm ends.
@@ -37,6 +38,7 @@ from lnl.results import Place, Store, canonical, is_outcome, latest
 ALPHA = 0.05  # of a quiet night, over its cells
 NIGHTS = 14  # that are the reference
 FEWEST = 4  # quiet nights that make a reference, and nights in a row that make a new level
+REPLICATES = 3  # of a cell on a night, for its median to outvote one of them
 OUTLYING = 3.0  # standard deviations from the night's median that a replicate counts at most
 FINEST = 0.001  # the least standard deviation of a replicate: what a test set of 10,000 images resolves at 99 %
 RESTLESS = 0.05  # p of the F test by which a cell's own nights scatter more than its replicates explain
@@ -57,7 +59,7 @@ class Judged(NamedTuple):
 
     mean: float  # of tonight, outlying replicates counted as far as they count
     n: int
-    expected: float  # NaN where too few nights make a reference
+    expected: float  # NaN where replicates or nights before are too few
     low: float  # outside of which tonight alone is an alarm; all cells' hold together on 95 % of quiet nights
     high: float
     p_holm: float
@@ -92,6 +94,8 @@ def replay(nights: Mapping[str, Mapping[Cell, Values]], k: int = NIGHTS) -> dict
         samples = {cell: _Sample.of(here) for cell, here in values.items()}
         asked: list[dict[Cell, tuple[list[_Sample], list[_Sample]]]] = [{}, {}]
         for cell, here in samples.items():
+            if len(here.values) < REPLICATES:
+                continue
             before = quiet.get(cell, [])
             asked[0][cell] = [one for _, one in before[-k:]], [here]
             if before and not moving.get(cell):  # else the night before is known to have moved
@@ -107,7 +111,8 @@ def replay(nights: Mapping[str, Mapping[Cell, Values]], k: int = NIGHTS) -> dict
                 names = tuple(name for name, _ in before)
                 few = Judged(here.mean, len(here.values), np.nan, np.nan, np.nan, np.nan, "", 1, "", names, np.nan)
                 verdicts[night][cell] = few
-                before.append((night, here))
+                if len(here.values) >= REPLICATES:
+                    before.append((night, here))
                 continue
             alone, both = found[0][cell], found[1].get(cell)
             share = ALPHA / SPANS / len(cells)
@@ -237,6 +242,12 @@ class Night:
     name: str  # of the night; of another plan its study, preset or hash
     plan: dict[str, Any]
     trials: pd.DataFrame
+    prerequisites: pd.DataFrame  # what these start from, where it is none of them
+
+    @property
+    def finished(self) -> bool:
+        """Whether anything is."""
+        return bool((self.trials["state"] == "finished").any())
 
     def values(self) -> dict[Cell, Values]:
         """Accuracies of the cells that have some."""
@@ -274,14 +285,20 @@ def _listed(trials: pd.DataFrame) -> list[Cell]:
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
-def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame, rule: str) -> Night:
+def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
     """`rows`: the newest of each trial, with their scores."""
-    planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
-    planned["setting"] = planned["setting"].map(canonical)
+    trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
+    also = [{**one, "setting": {}} for one in plan.get("prerequisites", [])]
+    before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
+    return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
+
+
+def _with_states(planned: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    planned = planned.assign(setting=planned["setting"].map(canonical))
     trials = planned.merge(rows.drop(columns="replicate"), on="trial", how="left")
     ended = trials["failure_class"].where(trials["status"] != "ok", "finished").fillna(trials["status"])
     state = ended.where(trials["status"].notna(), "not run").where(~is_outcome(trials), "finished")
-    return Night(name, plan, trials.assign(state=state, score=trials["score"].where(state == "finished")))
+    return trials.assign(state=state, score=trials["score"].where(state == "finished"))
 
 
 def _plans(store: Store, study: str) -> pd.DataFrame:
@@ -320,7 +337,7 @@ def read(
     mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
     rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
     rows = _rows(store, study, rule, [("replicate", ">=", first_replicate(mine["record"].iloc[0]))])
-    return [_joined(one["night"], one["record"], rows, rule) for one in statistics.records(mine)], rule
+    return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule
 
 
 # ------------------------------------------------------------------------------------------------------- the difference
@@ -336,14 +353,16 @@ class Difference:
     night: str | None
     selection: str
     cells: pd.DataFrame  # judged ones, in the order of the plan
-    few: list[Cell]  # with too few nights, or replicates, before a verdict
+    few: dict[Cell, str]  # not judged yet, and what that takes
     changes: dict[Cell, list[str]]  # of moved cells: what changed since the last quiet night
     crashed: list[tuple[Cell, str]]  # that did not crash before
     told: list[str]  # sentences: missing, new and vanished cells, old crashes, divergences, slower ones
+    finished: bool  # anything at all
     twins: list[dict[str, Any]] = field(default_factory=list)  # one configuration under two names
     nights: tuple[Night, ...] = ()
     verdicts: Mapping[str, Mapping[Cell, Judged]] = field(default_factory=dict)
-    shown: str = ""  # how to look deeper: a command
+    report: str = ""  # flags of the report that shows more
+    storage: str = ""  # the flag without which commands would look elsewhere
 
     @property
     def moved(self) -> pd.DataFrame:
@@ -351,7 +370,13 @@ class Difference:
 
     @property
     def quiet(self) -> bool:
-        return self.moved.empty and not self.crashed
+        return self.finished and self.moved.empty and not self.crashed
+
+    @property
+    def deeper(self) -> list[str]:
+        """Commands."""
+        logs = [f"lnl logs {self.study} --preset {self.preset}{self.storage}"] if self.crashed else []
+        return [f"lnl report {self.study} {self.report}{self.storage}", *logs]
 
 
 def tonight(
@@ -380,8 +405,9 @@ def tonight(
     by_name = {one.name: one for one in nights}
     since = {cell: by_name[here[cell].reference[-1]] for cell in moved}
     pairs = {cell: (since[cell].of(cell), last.of(cell)) for cell in moved}
-    crashed, known = _crashes(nights)
-    told = [*_missing(last), *known, *_coming_and_going(nights), *_diverged(nights), *_slower(nights, here)]
+    crashed, known = _crashes(last, before, FEWEST)
+    still = [f"Still crashing, as on the {FEWEST} nights before: {words(cell)} ({text})." for cell, text in known]
+    told = [*_missing(last), *still, *_coming_and_going(nights), *_diverged(nights), *_slower(nights, here)]
     ends = list(dict.fromkeys([one.name for one in before[-k:]][:: max(len(before[-k:]) - 1, 1)]))
     span = f" ({' to '.join(ends)})" if ends else ""
     of = f"{study}, preset {last.plan['preset']}, night {last.name}"
@@ -392,17 +418,24 @@ def tonight(
         night=last.name,
         selection=rule,
         cells=cells,
-        few=[cell for cell in last.cells if cell in here and np.isnan(here[cell].p_holm)],
+        few={
+            cell: f"it takes {REPLICATES} replicates"
+            if here[cell].n < REPLICATES
+            else f"{FEWEST} quiet nights make a reference"
+            for cell in last.cells
+            if cell in here and np.isnan(here[cell].p_holm)
+        },
         changes={
             cell: [f"since {since[cell].name}: {text}" for text in found]
             for cell, found in _changes(store, study, store, study, pairs).items()
         },
         crashed=crashed,
         told=told,
+        finished=last.finished,
         twins=_twins(nights),
         nights=tuple(nights),
         verdicts=verdicts,
-        shown=f"lnl report {study} --preset {last.plan['preset']} --night {last.name}",
+        report=f"--preset {last.plan['preset']} --night {last.name}",
     )
 
 
@@ -433,7 +466,7 @@ def against(
     sides = []
     for one, where in ((theirs, place), (mine, store)):
         rows = _rows(where, one["study"], rule)
-        sides.append(_joined(f"{one['study']} {one['preset']} {one['plan_hash']}", one["record"], rows, rule))
+        sides.append(_joined(f"{one['study']} {one['preset']} {one['plan_hash']}", one["record"], rows))
     before, now = sides
     shared = [cell for cell in now.cells if cell in set(before.cells)]
     compared = {cell: statistics.compare(_finished(now.of(cell)), _finished(before.of(cell)), rule) for cell in shared}
@@ -450,7 +483,13 @@ def against(
     cells = pd.DataFrame(rows_of, columns=columns)
     moved_cells = [(row["arm"], row["setting"]) for row in rows_of if row["moved"]]
     pairs = {cell: (before.of(cell), now.of(cell)) for cell in moved_cells}
-    told = [*_missing(now), *_missing(before, " of the other")]
+    crashed, both = _crashes(now, [before], 1)
+    told = [
+        *_missing(now),
+        *_missing(before, " of the other"),
+        *(f"Crashing in both: {words(cell)} ({text})." for cell, text in both),
+        *(f"Crashed in the other: {words(cell)} ({text})." for cell, text in _crashes(before, [], 1)[0]),
+    ]
     for names, text in (
         (set(now.cells) - set(before.cells), "Only here"),
         (set(before.cells) - set(now.cells), "Only there"),
@@ -465,11 +504,12 @@ def against(
         night=None,
         selection=rule,
         cells=cells,
-        few=[cell for cell in shared if cell not in judged],
+        few={cell: f"it takes {evidence.FEWEST} replicates" for cell in shared if cell not in judged},
         changes=_changes(place, theirs["study"], store, study, pairs),
-        crashed=[],
+        crashed=crashed,
         told=told,
-        shown=f"lnl report {study} --preset {mine['preset']}",
+        finished=now.finished,
+        report=f"--preset {mine['preset']}" + (f" --night {mine['night']}" if mine["night"] else ""),
     )
 
 
@@ -485,7 +525,8 @@ def _other(store: Store, mine: Mapping[str, Any], other: str | None) -> dict[str
     plans = plans.assign(record=records, night=[record.get("night") for record in records])
     same = (plans["study"] == mine["study"]) & (plans["preset"] == mine["preset"])
     if other is None:
-        candidates = [same]
+        tonight = plans["night"].isna() if mine["night"] is None else plans["night"] == mine["night"]
+        candidates = [same & tonight, same]
     else:
         of_study = plans["study"] == other
         candidates = [
@@ -508,23 +549,50 @@ def _finished(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["state"] == "finished"]
 
 
-def _crashes(nights: Sequence[Night]) -> tuple[list[tuple[Cell, str]], list[str]]:
-    """Cells of the last night with a crash; those that crashed on the `FEWEST` nights before, too, are only told."""
-    fresh, known = [], []
-    broken = [night.counts(night.trials["state"].isin(OWN_FAULT)) for night in nights]
-    for cell in nights[-1].cells:
-        if not (count := broken[-1][cell]):
+def _crashes(now: Night, before: Sequence[Night], fewest: int) -> tuple[list[tuple[Cell, str]], list[tuple[Cell, str]]]:
+    """Cells with a crash, prerequisites among them: new ones and known ones, and what happened.
+
+    Known are those that crashed on the last `fewest` nights that had them, in no other way than on one of these, and in
+    no larger part of their trials.
+    """
+    fresh: list[tuple[Cell, str]] = []
+    known: list[tuple[Cell, str]] = []
+    earlier = [_broken(night) for night in before]
+    for cell, crash in _broken(now).items():
+        if not crash.ways:
             continue
-        before = [one[cell] for one, night in zip(broken[:-1], nights, strict=False) if night.planned(cell)]
-        trials = nights[-1].of(cell)
-        first = trials[trials["state"].isin(OWN_FAULT)].iloc[0]
-        line = str(first["failure_message"]).strip().split("\n")[0]
-        text = f"{count} of {len(trials)}, {first['failure_class']}: {line}"
-        if len(before) >= FEWEST and all(before[-FEWEST:]):
-            known.append(f"Still crashing, as on the {FEWEST} nights before: {words(cell)} ({text}).")
-        else:
-            fresh.append((cell, text))
+        there = [one[cell] for one in earlier if cell in one][-fewest:]
+        often = len(there) == fewest and all(one.ways for one in there)
+        new = [way for way in crash.ways if way not in {way for one in there for way in one.ways}]
+        more = len(crash.ways) / crash.planned > max((len(one.ways) / one.planned for one in there), default=0)
+        shown = crash.ways.index(new[0]) if new else 0
+        text = f"{len(crash.ways)} of {crash.planned}, {crash.ways[shown][0]}: {crash.lines[shown]}"
+        (known if often and not new and not more else fresh).append((cell, text))
     return fresh, known
+
+
+class _Crash(NamedTuple):
+    """What went wrong in a cell."""
+
+    planned: int
+    ways: list[tuple[str, str]]  # failure class and exception of each trial that crashed
+    lines: list[str]
+
+
+def _broken(night: Night) -> dict[Cell, _Crash]:
+    """Every cell of a night and every prerequisite, if only with how many trials there were to be."""
+    found: dict[Cell, _Crash] = {}
+    for trials in (night.trials, night.prerequisites):
+        about = (trials[column] for column in ("state", "failure_message"))
+        for cell, state, message in zip(_listed(trials), *about, strict=True):
+            crash = found.get(cell, _Crash(0, [], []))
+            found[cell] = crash = crash._replace(planned=crash.planned + 1)
+            if state in OWN_FAULT:
+                line = str(message).strip().split("\n")[0]
+                name = re.match(r"[\w.]+(?=:)", line)
+                crash.ways.append((state, name[0] if name else ""))
+                crash.lines.append(line)
+    return found
 
 
 def _missing(night: Night, of: str = "") -> Iterator[str]:
@@ -683,16 +751,18 @@ def _named(cells: Any) -> str:
 
 def headline(found: Difference) -> str:
     """How many of how many moved."""
-    judged = f"{_count(len(found.cells), 'cell')} judged"
-    if found.cells.empty and not found.crashed:
-        few = f": {FEWEST} quiet nights make a reference" if found.night else f": it takes {evidence.FEWEST} replicates"
-        return f"Nothing can be judged yet{few}."
-    words = []
+    words = [] if found.finished else [f"Nothing finished {'tonight' if found.night else 'here'}"]
     for way in ("down", "up"):
         if count := int((found.cells["moved"] == way).sum()):
             words.append(f"{count} {way}")
     if found.crashed:
         words.append(f"{len(found.crashed)} crashed")
+    if not found.finished:
+        return f"{', '.join(words)}."
+    if found.cells.empty and not found.crashed:
+        none = "no trial has an accuracy under the selection rule" if found.night else "no cell is in both"
+        return f"Nothing can be judged yet: {', '.join(dict.fromkeys(found.few.values())) or none}."
+    judged = f"{_count(len(found.cells), 'cell')} judged"
     return f"{', '.join(words) if words else 'Quiet'}; {judged}, {statistics.SELECTION[found.selection]}."
 
 
@@ -723,8 +793,10 @@ def _where(found: Difference, row: Mapping[str, Any]) -> str:
 def _twin(one: Mapping[str, Any]) -> str:
     pair = f"A/A: {one['arm']} − {one['twin']}"
     pair += "".join(f" {key}={value}" for key, value in json.loads(one["setting"]).items())
-    if np.isnan(one["p"]):
+    if min(one["n"], one["n_twin"]) < 2:
         return f"{pair}: too few replicates tonight."
+    if np.isnan(one["p"]):
+        return f"{pair}: {_points(one['difference'])} points, without an interval: the replicates of each agree."
     state = "ALARM, zero lies outside" if one["alarm"] else "holds zero"
     return (
         f"{pair}: {_points(one['difference'])} [{_points(one['low'])}, {_points(one['high'])}] points, "
@@ -744,12 +816,13 @@ def lines(found: Difference) -> Iterator[str]:
     for cell, text in found.crashed:
         yield f"crashed {words(cell)}: {text}"
     yield from _rest(found)
-    yield f"Look deeper: {found.shown}"
+    yield f"Look deeper: {', '.join(found.deeper)}"
 
 
 def _rest(found: Difference) -> Iterator[str]:
-    if found.few and len(found.cells):
-        yield f"Not judged yet: {_named(found.few)}."
+    reasons = dict.fromkeys(found.few.values())
+    for why in reasons if len(found.cells) or found.crashed or len(reasons) > 1 else ():
+        yield f"Not judged yet, {why}: {_named(cell for cell, text in found.few.items() if text == why)}."
     yield from found.told
     yield from map(_twin, found.twins)
 
@@ -775,7 +848,7 @@ def markdown(found: Difference) -> str:
         ]
         parts.append("\n".join(["What changed:", "", *changed]))
     parts += [_cell_text(text) for text in _rest(found)]
-    parts.append(f"Look deeper: `{found.shown}`" + (f", `lnl logs {found.study}`" if found.crashed else ""))
+    parts.append("Look deeper: " + ", ".join(f"`{command}`" for command in found.deeper))
     return "\n\n".join(parts) + "\n"
 
 
@@ -792,10 +865,13 @@ def as_json(found: Difference) -> dict[str, Any]:
     ]
     for row in cells:
         row["changes"] = found.changes.get((row["arm"], canonical(row["setting"])), [])
+    names = ("title", "study", "preset", "night", "selection", "quiet", "finished", "told")
     return {
-        **{name: getattr(found, name) for name in ("title", "study", "preset", "night", "selection", "quiet", "told")},
+        **{name: getattr(found, name) for name in names},
         "cells": cells,
-        "few": [{"arm": arm, "setting": json.loads(setting)} for arm, setting in found.few],
+        "few": [
+            {"arm": arm, "setting": json.loads(setting), "why": text} for (arm, setting), text in found.few.items()
+        ],
         "crashed": [
             {"arm": arm, "setting": json.loads(setting), "why": text} for (arm, setting), text in found.crashed
         ],

@@ -10,6 +10,7 @@ starting Python costs.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -36,16 +37,19 @@ if __name__ == "__main__":
 """
 SHAPES = {1: (1, 1, 1), 100: (5, 4, 5), 1_000: (10, 10, 10), 10_000: (20, 10, 50)}  # arms, levels, replicates
 COMMANDS = {
-    "--plan": ["{study}", "--plan", "--storage", "{storage}"],
-    "lnl status": [
-        "-c",
-        "import sys, lnl.cli; sys.exit(lnl.cli.main())",
-        "status",
-        "{study}",
-        "--storage",
-        "{storage}",
-    ],
+    "--plan": ["runpy.run_path(sys.argv.pop(1), run_name='__main__')", "{study}", "--plan", "--storage", "{storage}"],
+    "lnl status": ["import lnl.cli; sys.exit(lnl.cli.main())", "status", "{study}", "--storage", "{storage}"],
 }
+# What at its end prints its CPU seconds and largest memory (MB).  Only the process itself can tell the latter: of one
+# that has ended the kernel tells the peak of the process that started it, where that is larger.
+MEASURED = r"""
+import json, os, re, runpy, sys
+try:
+    exec(sys.argv.pop(1))
+finally:
+    status = open("/proc/self/status").read()
+    print("\n" + json.dumps([sum(os.times()[:4]), int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024]))
+"""
 
 
 def finish(store: Store, planned: Planned) -> None:
@@ -92,10 +96,11 @@ def prepare(folder: Path, size: int, done: bool) -> tuple[Path, Path]:
 def cost(arguments: list[str]) -> tuple[float, float]:
     """CPU seconds and largest memory (MB) of a Python process."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
-    _, status, used = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) in (0, 3), arguments  # 3: trials are missing
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    command = [sys.executable, "-c", MEASURED, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode in (0, 3), arguments  # 3: trials are missing
+    seconds, memory = json.loads(done.stdout.splitlines()[-1])
+    return seconds, memory
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -574,9 +575,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    """Exit code 3 where a cell moved or crashed."""
+    """Exit code 3 where a cell moved or crashed, or nothing finished."""
     from analysis import nights as nightly
 
+    _check_figure(options.figure)
     night = options.night and options.night.isoformat()
     asked = (options.storage, options.study, options.preset, night)
     if options.against or options.against_storage:
@@ -585,6 +587,7 @@ def _diff(options: argparse.Namespace) -> int:
         found = nightly.against(*asked, options.against, options.against_storage, options.selection)
     else:
         found = nightly.tonight(*asked, nightly.NIGHTS if options.nights is None else options.nights, options.selection)
+    found = replace(found, storage=_storage_words(options.storage))
     if options.json:
         print(json.dumps(nightly.as_json(found), indent=1))
     else:
@@ -596,10 +599,19 @@ def _diff(options: argparse.Namespace) -> int:
     elif options.figure:
         from analysis import night_plots
 
-        plot = night_plots.strips(found)
-        content = plot.pdf() if options.figure.suffix == ".pdf" else plot.png()
-        write_atomically(options.figure, lambda temporary: temporary.write_bytes(content))
+        _write_figure(options.figure, night_plots.strips(found))
     return COMPLETE if found.quiet else INCOMPLETE
+
+
+def _check_figure(path: Path | None) -> None:
+    """Before any work.  Raises `UsageError`."""
+    if path is not None and path.suffix not in (".png", ".pdf"):
+        raise UsageError(f"--figure takes a .png or a .pdf, not '{path}'.")
+
+
+def _write_figure(path: Path, plot: Any) -> None:
+    content = plot.pdf() if path.suffix == ".pdf" else plot.png()
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _relative(path: Place) -> Place:
@@ -743,15 +755,14 @@ def _ledger(options: argparse.Namespace) -> int:
     """A line per arm: attempts and device-hours, by what became of them."""
     from analysis import ledger
 
-    if options.figure and options.figure.suffix not in (".png", ".pdf"):
-        raise UsageError(f"--figure takes a .png or a .pdf, not '{options.figure}'.")
+    _check_figure(options.figure)
     found = ledger.of(options.storage, options.study, options.preset, options.night)
     drawn = found.table()
     if options.csv:
-        options.csv.write_text(drawn.frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+        text = drawn.frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+        write_atomically(options.csv, lambda temporary: temporary.write_text(text))
     if options.figure:
-        plot = found.figure()
-        options.figure.write_bytes(plot.png() if options.figure.suffix == ".png" else plot.pdf())
+        _write_figure(options.figure, found.figure())
     if options.json:
         rows = drawn.frame.astype(object).where(drawn.frame.notna(), None).to_dict("records")
         about = {"study": options.study, "preset": options.preset, "hours": rows, "notes": list(found.sentences())}
@@ -831,8 +842,12 @@ def _attempt_in_words(row: Mapping[str, Any]) -> str:
 
 
 def _logs_command(study: str, trial: str, storage: Place) -> str:
-    where = "" if storage == place(_default_storage()) else f" --storage {storage}"
-    return f"lnl logs {study} {trial}{where}"
+    return f"lnl logs {study} {trial}{_storage_words(storage)}"
+
+
+def _storage_words(storage: Place) -> str:
+    """The flag that a command needs to look there, too."""
+    return "" if storage == place(_default_storage()) else f" --storage {storage}"
 
 
 # --------------------------------------------------------------------------------------------------- methods, doctor

@@ -229,7 +229,8 @@ def commands() -> set[tuple[str, ...]]:
         if file.suffix == ".py":
             continue
         for words in re.findall(r"(?:cluster/nightly/night\.py|studies/\w+\.py)[^\n&|;`#>']*", file.read_text()):
-            script, *flags = shlex.split(words.replace('"$DO"', "submit"))
+            filled = words.replace('"$DO"', "submit").replace(r"$(date +\%F)", "2026-11-21")
+            script, *flags = shlex.split(filled)
             found.add((script, *(flag for flag in flags if flag != "--")))
     return found
 
@@ -247,6 +248,12 @@ def test_commands_in_the_files_work_as_they_stand(tmp_path: Path, monkeypatch: p
         else:
             assert study_main(find_study(str(ROOT / script)), [*flags, "--plan", "--storage", str(tmp_path)]) == 0
     assert {"cluster/nightly/night.py", "studies/robmix_ablation.py"} <= seen
+
+
+def test_both_lines_of_the_crontab_mean_one_night() -> None:
+    """Cron's clock is the machine's and a night's default is a day in UTC: of two days in one morning, elsewhere."""
+    lines = [line for line in (CLUSTER / "nightly" / "crontab").read_text().splitlines() if "night.py" in line]
+    assert [" --night $(date +\\%F) " in line for line in lines] == [True, True], lines
 
 
 def test_a_job_knows_the_commit_that_it_was_sent_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,19 @@ def test_drivers_that_overlap_count_a_machine_once(made: Made, first: Any, secon
     assert made.ledger().idle == pytest.approx({"GPU-hours": expected})
 
 
+def test_a_run_that_asked_for_nothing_has_not_told_what_it_could_use(made: Made) -> None:
+    made.run(0, 4, {"GPU": 0.0, "CPU": 0.0})
+    made.attempt("a", 0, 1)
+    found = made.ledger()
+    assert (found.idle, found.runs, found.silent) == ({}, 0, 1)
+    assert "Idle time is not known: no run has told what it could use." in list(found.sentences())
+    made.run(5, 7, {"GPU": 1.0, "CPU": 4.0})
+    found = made.ledger()
+    assert (found.idle, found.runs, found.silent) == ({"GPU-hours": 2.0}, 1, 1)
+    assert [row[-1] for row in found.table().rows] == ["1", "≥ 2", "≥ 3"]
+    assert any(sentence.endswith("idle time is not known: 1.") for sentence in found.sentences())
+
+
 def test_time_between_runs_and_attempts_outside_are_nobodys(made: Made) -> None:
     made.run(0, 1)
     made.run(5, 6)
@@ -307,3 +320,15 @@ def test_a_mistake_gets_one_sentence(
     assert main(["ledger", *flags, "--storage", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert sentence in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--figure"])
+def test_what_cannot_be_written_gets_one_sentence(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    made.attempt("a", 0, 1)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert main(["ledger", "quick", "--storage", str(tmp_path), flag, str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert f"Cannot write {folder}" in said and len(said.splitlines()) == 1

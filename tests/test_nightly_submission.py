@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +142,36 @@ def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, t
             assert code == 1 and out == "" and sentence in err and err.count("\n") == 1, err
         code, _, err = machine.run(*night, "collect", "--night", "2020-01-01")
         assert code == 1 and "knows no job nightly-2020-01-01" in err
+
+
+class Dying(BaseHTTPRequestHandler):
+    """A dashboard that wants a token, and which is gone once it has told its version."""
+
+    def do_GET(self) -> None:
+        token = self.headers.get("Authorization") or self.headers.get("X-Ray-Authorization")
+        if token and self.path != "/api/version":
+            self.close_connection = True
+            return
+        about = {"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__, "session_name": "s"}
+        self.send_response(200 if token else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(about).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("command", ["submit", "collect"])
+def test_a_cluster_that_is_gone_gets_one_sentence(command: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        night = [sys.executable, ROOT / "cluster" / "nightly" / "night.py", command, "--address", address]
+        environment = {**os.environ, "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+        done = subprocess.run(night, env=environment, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1, done.stderr
+    assert f"The cluster at {address} answers no more (ConnectionError)" in done.stderr
 
 
 def test_an_open_cluster_gets_no_night(project: Path, tmp_path: Path) -> None:

@@ -126,25 +126,44 @@ def test_what_scatters_all_cells_from_night_to_night_widens_the_band_of_each() -
     assert last[8].deviation > 2 * within
 
 
-def test_one_outlying_replicate_is_no_step_and_all_of_them_are() -> None:
-    values = drawn("normal", 5, 16, np.full(6, 0.004))
+@pytest.mark.parametrize("replicates", [3, 4, 5, 9])
+def test_one_outlying_replicate_is_no_step_and_all_of_them_are(replicates: int) -> None:
+    values = drawn("normal", 5, 16, np.full(6, 0.004), replicates)
+    values[-1, 0] = 0.9
     values[-1, 0, 0] = 0.1
     values[-1, 1] = 0.1
     *_, last = replayed(values)
     assert [cell.moved for cell in last] == ["", "down", "", "", "", ""]
 
 
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_replicates_that_cannot_outvote_one_are_neither_judged_nor_a_reference(replicates: int) -> None:
+    """The median of two lies between them."""
+    values = drawn("normal", 5, 16, np.full(2, 0.004))
+    history = {
+        night: {("full", "{}"): row[0], ("short", "{}"): row[1, : replicates if night in names(16)[8:] else None]}
+        for night, row in zip(names(16), values, strict=True)
+    }
+    history[names(16)[12]]["short", "{}"][0] = 0.1
+    history[names(16)[15]]["short", "{}"] = values[15, 1]
+    verdicts = replay(history)
+    short = [verdicts[night]["short", "{}"] for night in names(16)]
+    assert [np.isnan(cell.p_holm) for cell in short] == [True] * 4 + [False] * 4 + [True] * 7 + [False]
+    assert not any(cell.moved for cell in short) and list(short[-1].reference) == names(8)
+    assert len(verdicts[names(16)[-1]]["full", "{}"].reference) == 14
+
+
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
 def found_within(nights_after: int, step: float, spread: float, k: int, replicates: int = REPLICATES) -> float:
-    """Share of the cells that made a step, 48 of 504 in twelve runs, which are found by then, in its direction."""
+    """Share of 48 runs in which the one cell of 42 that made a step is found by then, in its direction."""
     found = []
-    for seed in range(12):
+    for seed in range(48):
         values = drawn("normal", 100 + seed, k + nights_after, np.full(42, spread), replicates)
-        values[k:, :4] += step
+        values[k:, 0] += step
         after = replayed(values, k)[k:]
-        found += [any(night[cell].moved == ("up" if step > 0 else "down") for night in after) for cell in range(4)]
+        found.append(any(night[0].moved == ("up" if step > 0 else "down") for night in after))
     return float(np.mean(found))
 
 
@@ -224,9 +243,13 @@ def write(
     absent: Sequence[str] = (),
     effects: Mapping[str, float] | None = None,
     submitted: bool = True,
+    replicates: int = REPLICATES,
+    prerequisites: Mapping[str, Mapping[str, Any]] | None = None,
     **columns: Any,
 ) -> None:
-    """A night's plan and rows.  `changes`: columns of an arm's rows; `absent`: arms that were planned and never ran."""
+    """A night's plan and rows.  `changes`: columns of an arm's rows; `absent`: planned and never run;
+    `prerequisites`: their rows by name.
+    """
     start, random = first_replicate(date.fromisoformat(night)), np.random.default_rng([1, int(night.replace("-", ""))])
     plan = {
         "study": STUDY,
@@ -236,7 +259,7 @@ def write(
         "base_levels": {},
         "factors": {},
         "arms": arms,
-        "replicates": REPLICATES,
+        "replicates": replicates,
         "night": night,
         "looks": [],
         "selection": "last",
@@ -245,12 +268,16 @@ def write(
         "trials": [
             {"trial": f"{arm}-{night}-{r}", "arm": arm, "setting": {}, "replicate": start + own.get("replicate", 0) + r}
             for arm, own in arms.items()
-            for r in range(REPLICATES)
+            for r in range(replicates)
         ],
-        "prerequisites": [],
+        "prerequisites": [{"trial": f"{arm}-{night}", "arm": arm} for arm in prerequisites or {}],
         "search": None,
     }
-    rows = []
+    rows = [
+        {"trial": f"{arm}-{night}", "arm": arm, "setting": "{}", "replicate": start, "attempt": 1, "preset": "digits"}
+        | {"status": "ok", **row}
+        for arm, row in (prerequisites or {}).items()
+    ]
     for entry in plan["trials"]:
         arm = entry["arm"]
         draw = float(random.normal(LEVEL.get(arm, 0.9) + (effects or {}).get(arm, 0), SPREAD))
@@ -370,6 +397,98 @@ def test_a_crashed_arm_is_flagged_until_it_is_known(folder: Path, capsys: pytest
     assert code == 0 and "Still crashing, as on the 4 nights before: gce" in text
 
 
+def crashed(message: str = "KeyError: 'x'", kind: str = "code_error") -> dict[str, Any]:
+    return {"status": "failed", "failure_class": kind, "failure_message": message, "accuracy_last": None}
+
+
+@pytest.mark.parametrize(
+    ("tonight", "arms", "text"),
+    [
+        (crashed("OutOfMemoryError: 3 GB", "oom"), ["gce"], "4 of 4, oom: OutOfMemoryError: 3 GB"),  # another class
+        (crashed("IndexError: 3"), ["gce"], "4 of 4, code_error: IndexError: 3"),  # another error
+        (crashed(), ["gce", "robmix"], "crashed robmix: 4 of 4"),  # another cell
+        (crashed("KeyError: 'y'"), ["gce"], ""),  # the same, as far as it can be told
+    ],
+)
+def test_a_known_crash_hides_no_other(
+    folder: Path, capsys: pytest.CaptureFixture[str], tonight: dict[str, Any], arms: list[str], text: str
+) -> None:
+    for night in names(12)[8:]:
+        write(folder, night, changes={"gce": crashed()})
+    write(folder, names(13)[-1], changes=dict.fromkeys(arms, tonight))
+    code, said = diff(capsys, folder)
+    assert (code, text in said) == (3 if text else 0, True), said
+
+
+def test_a_known_crash_hides_no_larger_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for night in names(13)[8:]:  # two of its four trials
+        write(folder, night, absent=["gce"])
+        rows = [
+            {"trial": f"gce-{night}-{place}", "arm": "gce", "setting": "{}", "attempt": 1, "preset": "digits"}
+            | {"replicate": first_replicate(date.fromisoformat(night)) + place, **crashed()}
+            for place in range(2)
+        ]
+        write_rows(folder / "trials" / f"study={STUDY}" / f"{night}-gce.parquet", TRIALS, rows)
+    assert diff(capsys, folder, "--night", names(13)[-1])[0] == 0
+    write(folder, names(14)[-1], changes={"gce": crashed()})
+    code, text = diff(capsys, folder)
+    assert code == 3 and "crashed gce: 4 of 4" in text
+
+
+def test_a_crashed_prerequisite_is_a_crash(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {"init_from: simclr": {}}
+    write(folder, names(9)[-1], prerequisites=before)
+    assert diff(capsys, folder)[0] == 0
+    write(folder, names(10)[-1], prerequisites={"init_from: simclr": crashed()}, absent=["robmix"])
+    code, text = diff(capsys, folder)
+    assert code == 3 and "1 crashed; 4 cells judged" in text and "Missing, not run: robmix." in text
+    assert "crashed init_from: simclr: 1 of 1, code_error: KeyError: 'x'" in text
+    assert f"Look deeper: lnl report nightly --preset digits --night {names(10)[-1]} --storage {folder}, " in text
+    assert f"lnl logs nightly --preset digits --storage {folder}" in text
+
+
+def test_a_night_in_which_nothing_finished_is_not_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, TONIGHT, absent=list(ARMS))
+    code, text = diff(capsys, folder)
+    assert code == 3 and text.splitlines()[1] == "Nothing finished tonight."
+    code, text = diff(capsys, folder, "--json")
+    assert code == 3 and json.loads(text)["finished"] is False
+    write(folder, names(10)[-1], changes=dict.fromkeys(ARMS, crashed()))
+    code, text = diff(capsys, folder)
+    assert code == 3 and text.splitlines()[1] == "Nothing finished tonight, 5 crashed."
+    code, text = diff(capsys, folder, "--night", TONIGHT, "--against", names(8)[-1])
+    assert code == 3 and text.splitlines()[1] == "Nothing finished here."
+
+
+def test_too_few_replicates_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, TONIGHT, replicates=2, effects={"gce": -0.5})
+    code, text = diff(capsys, folder)
+    assert code == 0 and "Nothing can be judged yet: it takes 3 replicates." in text
+
+
+def test_crashes_are_told_of_study_against_study(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write(folder, TONIGHT, changes={"gce": crashed(), "robmix": crashed()})
+    write(elsewhere, TONIGHT, changes={"gce": crashed(), "dividemix": crashed("OSError: gone")})
+    code, text = diff(capsys, folder, "--against-storage", str(elsewhere))
+    assert code == 3 and "crashed robmix: 4 of 4, code_error: KeyError: 'x'" in text and "crashed gce" not in text
+    assert "Crashing in both: gce (4 of 4" in text and "Crashed in the other: dividemix (4 of 4" in text
+
+
+def test_another_storage_is_asked_for_the_same_night(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for night in names(8)[-2:]:
+        write(elsewhere, night)
+    flags = ("--against-storage", str(elsewhere))
+    code, text = diff(capsys, folder, "--night", names(8)[-2], *flags)
+    assert code == 0 and text.splitlines()[0].count(f"night {names(8)[-2]}") == 2
+    assert f"lnl report nightly --preset digits --night {names(8)[-2]} --storage {folder}" in text
+
+
 def test_what_did_not_run_is_missing_and_infrastructure_is_nobodys_fault(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -386,7 +505,11 @@ def test_new_and_vanished_arms_are_told(folder: Path, capsys: pytest.CaptureFixt
     write(folder, TONIGHT, arms=arms)
     code, text = diff(capsys, folder)
     assert code == 0
-    assert "New: mixup." in text and "Vanished since 2026-10-08: gce." in text and "Not judged yet: mixup." in text
+    assert (
+        "New: mixup." in text
+        and "Vanished since 2026-10-08: gce." in text
+        and "Not judged yet, 4 quiet nights make a reference: mixup." in text
+    )
 
 
 def test_a_diverged_trial_counts_as_chance_and_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,7 +524,7 @@ def test_a_diverged_trial_counts_as_chance_and_is_told(folder: Path, capsys: pyt
 def test_a_rule_without_a_value_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, TONIGHT)
     code, text = diff(capsys, folder, "--selection", "val_selected")
-    assert code == 0 and "Nothing can be judged yet" in text
+    assert code == 0 and "Nothing can be judged yet: no trial has an accuracy under the selection rule." in text
     assert "Without an accuracy under the selection rule: canary, canary_again, gce, dividemix, robmix." in text
 
 
@@ -412,6 +535,12 @@ def test_twins_that_differ_are_an_alarm_of_their_own(folder: Path, capsys: pytes
     assert "ALARM, zero lies outside" in text
 
 
+def test_twins_whose_replicates_agree_are_told_as_such(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, TONIGHT, changes={arm: {"accuracy_last": 0.8} for arm in ("canary", "canary_again")})
+    _, text = diff(capsys, folder)
+    assert "A/A: canary − canary_again: +0.00 points, without an interval: the replicates of each agree." in text
+
+
 def test_the_wrong_night_study_or_number_gets_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags, words in (
         (["--night", "2026-12-24"], ["no night 2026-12-24", "2026-10-08"]),
@@ -419,6 +548,7 @@ def test_the_wrong_night_study_or_number_gets_one_sentence(folder: Path, capsys:
         (["--nights", "2"], ["2 nights are too few"]),
         (["--against", "elsewhere"], ["'elsewhere'", "nightly digits"]),
         (["--against", "digits", "--figure", "x.png"], ["--against"]),
+        (["--figure", "x.jpg"], ["takes a .png or a .pdf, not 'x.jpg'"]),
     ):
         assert cli.main(["diff", STUDY, "--storage", str(folder), *flags]) == 2
         error = capsys.readouterr().err
@@ -510,7 +640,7 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     for preset in (None, *declared.presets):
         plan = declared.plan(preset, night=date(2026, 11, 21))
         assert {planned.trial.method_name for planned in plan.trials} == set(methods.names())
-        assert plan.record["replicates"] == (2 if preset == "smoke" else REPLICATES)
+        assert plan.record["replicates"] == (nights.REPLICATES if preset == "smoke" else REPLICATES)
     twins = [arm for arm, own in declared.arms.items() if not set(own) - {"replicate"}]
     assert len(twins) == 2
 
@@ -533,4 +663,4 @@ def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: 
     assert "2026-11-21" in (tmp_path / "reports" / "nightly-smoke-night" / "index.html").read_text()
     assert cli.main(["diff", "nightly", "--storage", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "Nothing can be judged yet: 4 quiet nights make a reference." in text and "Missing, not run: mixup" in text
+    assert "Nothing can be judged yet: it takes 3 replicates." in text and "Missing, not run: mixup" in text

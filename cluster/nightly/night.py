@@ -2,9 +2,9 @@
 
 `submit` sends this working tree to the cluster, where studies/nightly.py runs and `lnl diff` compares; a night that is
 there already is not submitted again.  `collect` waits for it, prints the comparison as Markdown and says by its exit
-code whether something moved.  The token is read from $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+code whether somebody should look.  The token is read from $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 
-Exit codes: 0 submitted, or nothing moved; 1 error; 2 bad usage; 3 something moved.
+Exit codes: 0 submitted, or a quiet night; 1 error; 2 bad usage; 3 something moved or crashed, or nothing finished.
 """
 
 from __future__ import annotations
@@ -55,11 +55,18 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     options = parser().parse_args()
     name = f"nightly-{options.night}"
+    address = options.address.rstrip("/")
     try:
-        client = connect(options.address.rstrip("/"))
+        client = connect(address)
         return collect(client, name) if options.command == "collect" else submit(client, name, options)
     except (ConnectionError, RuntimeError) as error:
         print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 1
+    except OSError as error:  # those of `requests` say where in it they come from
+        why = f"The cluster at {address} answers no more ({type(error).__name__})"
+        print(
+            f"error: {why}: a night that it has goes on; collect it once the tunnel to the head is up.", file=sys.stderr
+        )
         return 1
 
 
