@@ -9,7 +9,7 @@ study: $(VENV)/installed
 
 # Three processes on two cores: tests of clusters wait more than they work.  What a file's tests share is made once.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

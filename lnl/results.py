@@ -431,6 +431,11 @@ class Store:
             self._mark(trial).unlink(missing_ok=True)
         return marked
 
+    def tidy(self, trial: str) -> None:
+        """Remove what a worker that was killed after its last row has left of a finished trial."""
+        self.checkpoint_path(trial).unlink(missing_ok=True)
+        self._mark(trial).unlink(missing_ok=True)
+
     def _mark(self, trial: str) -> Place:
         return self.root / "leases" / f"{trial}.pruned"
 
@@ -777,6 +782,16 @@ def leases(store: Store) -> dict[str, dict[str, Any]]:
         if (seen := _look(path)).record:
             found[path.stem] = {**seen.record, "alive": seen.alive()}
     return found
+
+
+def tidy_leases(store: Store, finished: Collection[str]) -> None:
+    """Remove the leases of finished trials whose holders died between their row and their lease's end."""
+    for trial, record in leases(store).items():
+        if trial in finished and not record["alive"]:
+            lease, _ = claim(store, trial)
+            if lease is not None:
+                with lease:
+                    store.tidy(trial)
 
 
 def is_held(store: Store, trial: str) -> bool:

@@ -65,10 +65,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
-from lnl.results import (  # noqa: E402
-    StorageError,
-    Store,
-)
+from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
@@ -154,6 +151,7 @@ def run_plan(
             else:
                 break
             statuses = standing()
+    tidy_leases(store, {status.planned.id for status in statuses if status.state in ("done", "stale")})
     return Outcome(statuses, stopped)
 
 
@@ -715,6 +713,8 @@ def run_search(
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
             else:
                 break
+    rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
+    tidy_leases(store, set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"]))
     return stopped
 
 

@@ -104,7 +104,8 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             current = trial_code_hash(trial) in set(finished["code_hash"])
             kept = not job.prerequisite or trained_path(store.trained, trial).exists()
             if len(finished) and kept and (current or not job.rerun_stale):
-                report({"outcome": "done"})  # by another driver, since this one planned
+                store.tidy(trial.id)
+                report({"outcome": "done"})  # by another driver, since this one planned, or by a worker lost since
                 return
             if job.search is not None:
                 store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
