@@ -280,6 +280,10 @@ def _linked(temporary: Path, path: Path) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return os.stat(temporary).st_nlink == 2  # over NFS the answer to our own link may have been lost
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP) or path.exists():  # file systems without links
+            raise
+        os.replace(temporary, path)
     return True
 
 

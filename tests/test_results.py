@@ -33,6 +33,7 @@ from lnl.results import (
     latest,
     leases,
     selection_rules,
+    tidy_leases,
     write_atomically,
     write_rows,
 )
@@ -748,3 +749,39 @@ def test_a_damaged_lease_holds_nothing(store):
         lease.path.write_text(content)
         assert leases(store) == {}
         assert claim(store, "a")[0] is not None
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_written_once_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Also where somebody else writes it after the look whether it is there."""
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)  # as some file systems do
+    path = tmp_path / "row.parquet"
+    write_atomically(path, lambda temporary: temporary.write_text("first"), once=True)
+    with pytest.raises(StorageError):
+        write_atomically(path, lambda temporary: temporary.write_text("second"), once=True)
+    assert path.read_text() == "first" and [one.name for one in tmp_path.iterdir()] == ["row.parquet"]
+    write_atomically(path, lambda temporary: temporary.write_text("third"))
+    assert path.read_text() == "third", "what may be replaced is"
+
+
+def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for trial in ("finished", "unfinished"):
+        lease, _ = claim(store, trial)
+        assert lease is not None  # never entered, so never released: its holder ends without a word
+        record = json.loads(store.lease_path(trial).read_text())
+        store.lease_path(trial).write_text(json.dumps({**record, "pid": 2**22 + 1}))
+        store.checkpoint_path(trial).parent.mkdir(exist_ok=True)
+        store.checkpoint_path(trial).write_text("state")
+        store.give_up(trial)
+    living, _ = claim(store, "living")
+    assert living is not None
+    tidy_leases(store, {"finished", "living"})
+    assert sorted(leases(store)) == ["living", "unfinished"]
+    assert not store.checkpoint_path("finished").exists() and store.checkpoint_path("unfinished").exists()
+    assert not store.is_given_up("finished") and store.is_given_up("unfinished")
