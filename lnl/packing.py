@@ -63,6 +63,7 @@ class Shares:
         self.measured: dict[str, float] = {}  # by kind
         self.raised: dict[str, float] = {}  # trial -> its share after it ran out of memory
         self.given = 1.0 if asked == AUTO else float(asked)  # the least that a trial of this run has had
+        self._had: dict[str, float] = {}  # trial -> its share when it was handed out last
         self._kinds: dict[str, str] = {}
 
     def learn(self, rows: pd.DataFrame) -> None:
@@ -86,11 +87,16 @@ class Shares:
             return self.raised[trial.id]
         return self.measured.get(self.kind_of(trial)) if self.asked == AUTO else float(self.asked)
 
+    def gpus(self, trial: Trial) -> float:
+        """As `of`, or the whole one that it is to measure on."""
+        share = self.of(trial)
+        return 1.0 if share is None else share
+
     def give(self, trial: Trial) -> float:
-        """Its share, from now on."""
-        gpus = self.of(trial)
-        gpus = 1.0 if gpus is None else gpus
+        """The share with which it is handed out now."""
+        gpus = self.gpus(trial)
         self.given = min(self.given, gpus)
+        self._had[trial.id] = gpus
         return gpus
 
     def kind_of(self, trial: Trial) -> str:
@@ -100,7 +106,7 @@ class Shares:
 
     def widen(self, trial: Trial) -> bool:
         """After it ran out of memory: twice its share, if there is more to have, for others of its kind, too."""
-        before = self.of(trial) or 1.0  # the whole one that it measured on
+        before = self._had.get(trial.id, self.gpus(trial))  # its kind may have got more since
         if not 0 < before < 1:
             return False
         self.raised[trial.id] = min(1.0, 2 * before)

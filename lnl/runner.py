@@ -184,7 +184,7 @@ class _Queue:
             if planned.id in self.blocked or not _ready(planned, pending, self.store):
                 self.blocked.add(planned.id)
                 continue
-            if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.gpus(planned.trial)):
+            if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.shares.gpus(planned.trial)):
                 self.stopped = self.cluster.budget.sentence if not self.running else None
                 return None
             self.running[planned.id] = self.waiting.pop(place)
@@ -206,7 +206,7 @@ class _Queue:
             return None
         self.waiting.insert(0, planned)
         self.tried.discard(trial)
-        share = self.cluster.gpus(planned.trial)
+        share = self.cluster.shares.gpus(planned.trial)
         return f"{planned.arm} {trial} ran out of memory: it goes on with {share:g} of a GPU."
 
 
@@ -322,11 +322,6 @@ class _Cluster:
     stopped: str | None = None  # why the run ended early
     running: dict[str, Trial] = field(default_factory=dict)
     widened: set[str] = field(default_factory=set)  # trials that ran out of memory and get more
-
-    def gpus(self, trial: Trial) -> float:
-        """Of a GPU; a trial that is to measure its kind's memory has a whole one."""
-        share = self.shares.of(trial)
-        return 1.0 if share is None else share
 
     def begin(self, trial: Trial, seconds: float | None) -> float:
         """A trial is handed to Ray, with this share of a GPU.  `seconds`: what it is expected to take."""

@@ -77,13 +77,19 @@ def test_the_first_of_a_kind_measures() -> None:
 def test_more_after_running_out_of_memory() -> None:
     shares = Shares(0.25)
     assert [shares.widen(TRIAL), shares.of(TRIAL), shares.of(OTHER)] == [True, 0.5, 0.25]
+    shares.give(TRIAL)
     assert [shares.widen(TRIAL), shares.of(TRIAL)] == [True, 1.0]
+    shares.give(TRIAL)
     assert not shares.widen(TRIAL), "there is no more than a whole GPU"
     assert not Shares(0.0).widen(TRIAL) and not Shares(1.0).widen(TRIAL)
     learnt = Shares("auto")
     learnt.learn(pd.DataFrame([row(TRIAL, 2_999.0)]))
     assert learnt.widen(TRIAL)
     assert learnt.of(TRIAL.override({"replicate": 5})) == 0.2, "its whole kind was measured too small"
+    one, other = TRIAL.override({"replicate": 6}), TRIAL.override({"replicate": 7})
+    assert [learnt.give(one), learnt.give(other)] == [0.2, 0.2]
+    assert learnt.widen(one) and learnt.widen(other)
+    assert learnt.of(one) == learnt.of(other) == 0.4, "both ran out of 0.2"
 
 
 def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
