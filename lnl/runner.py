@@ -709,7 +709,9 @@ def run_search(
             else:
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
-    tidy_leases(store, set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"]))
+    trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
+    told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
+    tidy_leases(store, trials | {f"search-{path.stem}" for path in told})
     return stopped
 
 
