@@ -35,7 +35,7 @@ def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
     mode = os.environ.get("RAY_AUTH_MODE")
     if belongs and (mode == "disabled" or (mode != "token" and not token.exists())):
         yield "this machine belongs to a Ray cluster without a token: set RAY_AUTH_MODE=token on all of its machines."
-    if token.exists() and token.stat().st_mode & 0o077:
+    if belongs and token.exists() and token.stat().st_mode & 0o077:  # Ray itself leaves one so where it needs none
         yield f"the token {token} can be read by others: chmod 600 {token}."
 
 

@@ -76,8 +76,11 @@ def test_a_token_that_others_can_read_and_a_cluster_without_one_are_told(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone.chmod(0o644)
+    assert list(doctor.of_cluster(1)) == [], "this machine belongs to no cluster"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     (told,) = doctor.of_cluster(1)
     assert told == f"the token {alone} can be read by others: chmod 600 {alone}."
+    monkeypatch.delenv("RAY_ADDRESS")
     alone.unlink()
     assert list(doctor.of_cluster(1)) == [], "this machine belongs to no cluster"
     (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379")
