@@ -1,6 +1,7 @@
 """The `lnl` command, and the flags that every study script has.
 
-Exit codes: 0 complete, 1 error, 2 bad usage, 3 incomplete; of `lnl diff` 3 where something moved.
+Exit codes: 0 complete, 1 error, 2 bad usage, 3 incomplete; of `lnl diff` 3 where something moved
+or crashed, or nothing finished.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import psutil
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
-CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # written by `ray start`
+CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # written by `ray start` on every node
 
 
 def of_cluster(port: int = DASHBOARD) -> Iterator[str]:

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-_RAY_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"  # written by `ray start` on every node of a cluster
+from lnl.doctor import CLUSTER_FILE
 
 
 def _prepare_environment() -> str:
@@ -38,7 +38,7 @@ def _prepare_environment() -> str:
     A Ray of our own gets a token of its own, in this process's environment only.  A cluster's authentication is its
     own, and so is that of a program that imported Ray before us.
     """
-    address = os.environ.get("RAY_ADDRESS") or ("auto" if os.path.exists(_RAY_CLUSTER_FILE) else "local")
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if CLUSTER_FILE.exists() else "local")
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -440,8 +440,8 @@ def _refusal(address: str, reason: str) -> str:
 
 def _knock(address: str) -> None:
     """Raise `OSError` where nobody listens at host:port; Ray would try for minutes."""
-    if address == "auto" and os.path.exists(_RAY_CLUSTER_FILE):  # written by `ray start`, and left by a dead cluster
-        address = Path(_RAY_CLUSTER_FILE).read_text().strip()
+    if address == "auto" and CLUSTER_FILE.exists():  # a dead cluster leaves it
+        address = CLUSTER_FILE.read_text().strip()
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()

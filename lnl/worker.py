@@ -126,7 +126,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             output = Output()
             try:
                 with output:
-                    last = _attempt(store, job, trial, settings, attempt, report, lease)
+                    last = _attempt(store, job, trial, settings, about, attempt, report, lease)
             finally:
                 if (said := output.text()) and lease.holds():
                     store.write_log(job.study, trial.id, attempt, said)
@@ -145,10 +145,16 @@ def _check_code(job: Job, trial: Trial) -> None:
 
 
 def _attempt(
-    store: Store, job: Job, trial: Trial, settings: Settings, attempt: int, report: Report, lease: Lease
+    store: Store,
+    job: Job,
+    trial: Trial,
+    settings: Settings,
+    about: Mapping[str, Any],
+    attempt: int,
+    report: Report,
+    lease: Lease,
 ) -> dict[str, Any]:
     """Train a claimed trial to its end, write its rows; returns the last report."""
-    about = _about(job, trial, settings)
     execution = replace(settings.execution(), embeddings=job.embeddings if trial.replicate == 0 else 0)
     device = execution.torch_device()
     checkpoint = store.checkpoint_path(trial.id)
