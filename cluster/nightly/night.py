@@ -86,6 +86,7 @@ def connect(address: str) -> JobSubmissionClient:
             "start it with RAY_AUTH_MODE=token."
         )
     os.environ["RAY_AUTH_MODE"] = "token"  # counts only before Ray is imported
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray takes this and $RAY_ADDRESS before what its client is given
     import ray
     from ray.job_submission import JobSubmissionClient
 
