@@ -43,6 +43,7 @@ COLOURS = {
     "repeated": "#56B4E9",
     IDLE: "#c4c4c4",
 }
+RUN_EVENTS = ["run_started", "run_resized", "run_ended"]
 TIMES = ("started_at", "ended_at", "device", "gpus", "cpus")
 COLUMNS = ("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class", "seconds", *TIMES)
 
@@ -135,7 +136,7 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
     """The ledger of a study, of one preset or one night if given.  Raises `LoadError` where nothing was ever tried."""
     store = Store(place(root))
     rows, broken = store.read("trials", study, COLUMNS)
-    told, damaged = store.read("events", filters=[("kind", "in", ["run_started", "run_ended"])], files="*-run_*")
+    told, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
     mine = _timed(rows)
     runs = _runs(told[told["study"] == study], preset, mine)
     spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
@@ -150,7 +151,8 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
         wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
         there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
         raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
-    telling = [run for run in runs if any(run["resources"].values())]  # zeros are a cluster that was not asked
+    # Zeros are a cluster that was not asked.
+    telling = [run for run in runs if any(any(part["resources"].values()) for part in run["parts"])]
     busy = _timed(store.read("trials", columns=TIMES)[0]) if telling else mine
     idle = _idle(telling, busy)
     for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
@@ -215,7 +217,10 @@ def _waste(row: Mapping[str, Any]) -> str:
 
 
 def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each with start, end, resources, hosts, and `open` where nobody told its end: then its last attempt's."""
+    """Each with start, end, and `open` where nobody told its end: then its last attempt's.
+
+    Its `parts` have start, end, resources and hosts: machines came or went between them.
+    """
     told = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
     ends = {row["run"]: row["at"] for row in told if row["kind"] == "run_ended"}
     started = [row for row in told if row["kind"] == "run_started" and preset in (None, row["preset"])]
@@ -227,9 +232,13 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
             during = attempts[(attempts["started_at"] >= row["at"])]
             during = during[during["started_at"] < min(later)] if later else during
             end = max([row["at"], *during["ended_at"].dropna()])
-        hosts = frozenset(row.get("hosts") or ())
-        about = {"start": row["at"], "end": end, "open": row["run"] not in ends}
-        runs.append({**about, "resources": row["resources"], "hosts": hosts})
+        sizes = [row, *(other for other in told if other["kind"] == "run_resized" and other["run"] == row["run"])]
+        borders = [*(min(size["at"], end) for size in sizes), end]
+        parts = [
+            {"start": start, "end": until, "resources": size["resources"], "hosts": frozenset(size.get("hosts") or ())}
+            for size, (start, until) in zip(sizes, pairwise(borders), strict=True)
+        ]
+        runs.append({"start": row["at"], "end": end, "open": row["run"] not in ends, "parts": parts})
     return runs
 
 
@@ -240,9 +249,10 @@ def _idle(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str
     counted.
     """
     idle: dict[str, float] = {}
-    borders = sorted({time for run in runs for time in (run["start"], run["end"])})
+    parts = [part for run in runs for part in run["parts"]]
+    borders = sorted({time for part in parts for time in (part["start"], part["end"])})
     for start, end in pairwise(borders):
-        now = [run for run in runs if run["start"] <= start and end <= run["end"]]
+        now = [part for part in parts if part["start"] <= start and end <= part["end"]]
         capacity = _capacity(now)
         for unit, devices in capacity.items():
             those = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
@@ -250,11 +260,11 @@ def _idle(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str
     return idle
 
 
-def _capacity(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Devices per unit of the runs' machines, each machine once."""
     clusters: list[tuple[frozenset[str], dict[str, float]]] = []
-    for run in runs:
-        hosts, most = run["hosts"], dict(run["resources"])
+    for part in parts:
+        hosts, most = part["hosts"], dict(part["resources"])
         apart = []
         for other, resources in clusters:
             if hosts & other or not hosts or not other:  # who does not tell its hosts may be on any

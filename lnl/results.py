@@ -185,7 +185,7 @@ EVENTS = pa.schema(
         ("at", TIME),
         ("study", pa.string()),
         ("trial", pa.string()),
-        ("kind", pa.string()),  # run_started | run_ended | retried | lost | failed | looked
+        ("kind", pa.string()),  # run_started | run_resized | run_ended | retried | lost | failed | looked
         ("payload", pa.string()),  # JSON
         ("schema_version", pa.int32()),
     ]

@@ -84,6 +84,7 @@ NODE_ANSWERS_S = 120.0  # until a node that does not answer is left alone
 # until a node that could take a trial is given up, where nothing says that one will come
 NODE_JOINS_S = float(os.environ.get("LNL_NODE_JOINS_S", 120))
 POLL_S = 2.0  # while another driver finishes its trials
+LOOK_S = 10.0  # between two looks at the machines
 
 
 INTERRUPTED, BLOCKED = "Interrupted", "Not trained"
@@ -198,16 +199,13 @@ class _Queue:
     def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
         return False
 
-    def ended(self, trial: str, outcome: Mapping[str, Any]) -> str | None:
-        """A sentence where it goes on with more."""
+    def ended(self, trial: str, outcome: Mapping[str, Any]) -> None:
         self.blocked.clear()
-        planned = self.running.pop(trial, None)
-        if planned is None or trial not in self.cluster.widened:
-            return None
-        self.waiting.insert(0, planned)
+        self.running.pop(trial, None)
+
+    def again(self, trial: str) -> None:
+        self.waiting.insert(0, self.running.pop(trial))
         self.tried.discard(trial)
-        share = self.cluster.shares.gpus(planned.trial)
-        return f"{planned.arm} {trial} ran out of memory: it goes on with {share:g} of a GPU."
 
 
 def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], Job]:
@@ -319,27 +317,37 @@ class _Cluster:
     settings: Settings
     shares: packing.Shares
     budget: Budget
+    machines_changed: Callable[[dict[str, Any]], None]
+    machines: dict[str, Any] = field(default_factory=dict)
     stopped: str | None = None  # why the run ended early
-    running: dict[str, Trial] = field(default_factory=dict)
-    widened: set[str] = field(default_factory=set)  # trials that ran out of memory and get more
+    running: dict[str, Planned] = field(default_factory=dict)
+    looked: float = field(default_factory=time.monotonic)
 
-    def begin(self, trial: Trial, seconds: float | None) -> float:
+    def look(self) -> None:
+        """Tell where machines have come or gone, now and then."""
+        if time.monotonic() - self.looked >= LOOK_S:
+            self.looked = time.monotonic()
+            if (now := _machines()) != self.machines:
+                self.machines = now
+                self.machines_changed(now)
+
+    def begin(self, planned: Planned, seconds: float | None) -> float:
         """A trial is handed to Ray, with this share of a GPU.  `seconds`: what it is expected to take."""
-        self.running[trial.id] = trial
-        self.budget.begin(trial.id, gpus := self.shares.give(trial), seconds)
+        self.running[planned.id] = planned
+        self.budget.begin(planned.id, gpus := self.shares.give(planned.trial), seconds)
         return gpus
 
-    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        """It comes back, with what it measured."""
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> str | None:
+        """It comes back, with what it measured; a sentence where it ran out of memory and is to go on with more."""
         self.budget.end(trial)
-        self.widened.discard(trial)
-        if (one := self.running.pop(trial, None)) is None:
-            return
-        if outcome.get("failure") == "oom":
-            if self.shares.widen(one):
-                self.widened.add(trial)
-        elif outcome["outcome"] in ("done", "pruned") and "peak_memory_mb" in outcome:
-            self.shares.learn_of(one, outcome)
+        if (planned := self.running.pop(trial, None)) is None:
+            return None
+        if outcome.get("failure") == "oom" and self.shares.widen(planned.trial):
+            share = self.shares.gpus(planned.trial)
+            return f"{planned.arm} {trial} ran out of memory: it goes on with {share:g} of a GPU."
+        if outcome["outcome"] in ("done", "pruned") and "peak_memory_mb" in outcome:
+            self.shares.learn_of(planned.trial, outcome)
+        return None
 
 
 @contextlib.contextmanager
@@ -361,19 +369,25 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget
             _check_nodes(settings, store.identity(), progress)
         _check_room(settings, shares, progress)
         about: dict[str, Any] = {"run": run, "preset": plan.preset}
-        resources = ray.cluster_resources()
-        counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
-        hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
-        told: dict[str, Any] = {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
-        store.write_event(plan.study, "run_started", **about, **told, trials=waiting)
+        machines = _machines()
+        store.write_event(plan.study, "run_started", **about, **machines, trials=waiting)
         began = time.monotonic()
-        cluster = _Cluster(settings, shares, budget or Budget())
+        changed = functools.partial(store.write_event, plan.study, "run_resized", **about)
+        cluster = _Cluster(settings, shares, budget or Budget(), lambda now: changed(**now), machines)
         try:
             yield cluster
         finally:
             with contextlib.suppress(StorageError):  # it has ended the run already
                 seconds = time.monotonic() - began
                 store.write_event(plan.study, "run_ended", **about, stopped=cluster.stopped, seconds=seconds)
+
+
+def _machines() -> dict[str, Any]:
+    """What the cluster has at this moment, as events tell it."""
+    resources = ray.cluster_resources()
+    hosts = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
+    counts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    return {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
 
 
 @contextlib.contextmanager
@@ -599,6 +613,7 @@ class _Watch(tune.Callback):
         self.guarded(self.progress.begin, str(trial), json.loads(trial.config["job"]["job"]))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.guarded(self.cluster.look)
         if self.stopped is None and self.cluster.budget.is_spent():
             self.stopped = self.cluster.budget.sentence
 
@@ -632,10 +647,11 @@ class _Watch(tune.Callback):
         return "its worker died"
 
     def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        self.cluster.end(trial, outcome)
-        if again := self.guarded(self.source.ended, trial, outcome):
-            self.guarded(self.progress.say, again)
+        if more := self.cluster.end(trial, outcome):
+            self.guarded(self.source.again, trial)
+            self.guarded(self.progress.say, more)
         else:
+            self.guarded(self.source.ended, trial, outcome)
             self.guarded(self.progress.end, trial, outcome)
 
     def guarded(self, act: Callable[..., Any], *arguments: Any) -> Any:
@@ -736,7 +752,7 @@ class _Work(Searcher):
         if planned is None:
             return None if source.busy() and not self.watch.stopped else Searcher.FINISHED
         self.living[trial_id] = planned
-        gpus = self.cluster.begin(planned.trial, getattr(source, "expected", {}).get(planned.id))
+        gpus = self.cluster.begin(planned, getattr(source, "expected", {}).get(planned.id))
         return {"job": _as_config(planned, self.job_of(planned), gpus)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

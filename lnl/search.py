@@ -699,6 +699,10 @@ class Searches:
                     search.fail(suggestion, outcome.get("message") or "It failed.", refused)
                     self.open.remove(suggestion)
 
+    def again(self, trial: str) -> None:
+        """It ended for want of memory: `next` gives it once more."""
+        self.flying.discard(trial)
+
     def _done(self, suggestion: Open, planned: Planned, outcome: Mapping[str, Any]) -> None:
         if planned.prerequisite and not self._trained(planned.trial):
             if outcome.get("failure"):

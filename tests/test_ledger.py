@@ -184,6 +184,25 @@ def test_time_between_runs_and_attempts_outside_are_nobodys(made: Made) -> None:
     assert made.ledger().idle == pytest.approx({"GPU-hours": 1})
 
 
+def test_machines_that_come_and_go_count_while_they_are_there(made: Made) -> None:
+    """One GPU; three from hour 1 to 3, whose host is lost; then one. Two attempts of two hours; an open run beside."""
+    hosts = {"hosts": ["head", "one"]}
+    made.run(0, 4, **hosts)
+    about = {"run": "0-4", "preset": "base"}
+    more = {"resources": {"GPU": 3.0, "CPU": 48.0}, "hosts": ["head", "one", "two"]}
+    made.event(1, "quick", "run_resized", {**about, **more})
+    made.event(3, "quick", "run_resized", {**about, "resources": {"GPU": 1.0, "CPU": 16.0}, **hosts})
+    made.attempt("a", 0, 2)
+    made.attempt("b", 1, 3)
+    assert made.ledger().idle == pytest.approx({"GPU-hours": 1 + 2 * 3 + 1 - 4})
+    assert (made.ledger().runs, made.ledger().unended) == (1, 0)
+
+    made.run(5, None, {"GPU": 1.0}, **hosts)
+    made.attempt("c", 5, 6)
+    made.event(9, "quick", "run_resized", {"run": "5-None", "preset": "base", "resources": {"GPU": 9.0}, **hosts})
+    assert made.ledger().idle == pytest.approx({"GPU-hours": 4}), "what came after all that is known of a run"
+
+
 def test_another_study_on_the_machine_is_not_idle_time(made: Made) -> None:
     made.run(0, 2)
     made.attempt("a", 0, 1)

@@ -121,27 +121,27 @@ def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest
 
 def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_out(tmp_path: Path) -> None:
     a, b, other = (Planned(trial, "arm", "{}") for trial in (TRIAL, TRIAL.override({"replicate": 1}), OTHER))
-    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1))
+    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda _: None)
     queue = _Queue([a, b, other], cluster, {}, Store(tmp_path))
-    assert queue.next(9) is a and cluster.begin(a.trial, None) == 1, "a whole GPU to measure on"
-    assert queue.next(9) is other and cluster.begin(other.trial, None) == 1
+    assert queue.next(9) is a and cluster.begin(a, None) == 1, "a whole GPU to measure on"
+    assert queue.next(9) is other and cluster.begin(other, None) == 1
     assert queue.next(9) is None and queue.busy(), "b waits for what a measures"
 
     done = {"outcome": "done", "peak_memory_mb": 8_000.0, "device_memory_mb": 40_000.0}
     cluster.end(a.id, {"outcome": "done"})  # by another driver, which did not say what it measured
     assert cluster.shares.of(b.trial) is None
-    cluster.begin(a.trial, None)
-    cluster.end(a.id, done)
-    assert queue.ended(a.id, done) is None
-    assert queue.next(9) is b and cluster.begin(b.trial, None) == 0.25
+    cluster.begin(a, None)
+    assert cluster.end(a.id, done) is None
+    queue.ended(a.id, done)
+    assert queue.next(9) is b and cluster.begin(b, None) == 0.25
 
     ran_out = {"outcome": "failed", "failure": "oom"}
-    cluster.end(b.id, ran_out)
-    assert queue.ended(b.id, ran_out) == f"arm {b.id} ran out of memory: it goes on with 0.5 of a GPU."
-    assert b.id not in queue.tried and queue.next(9) is b and cluster.begin(b.trial, None) == 0.5
-    cluster.end(other.id, ran_out)
-    assert queue.ended(other.id, ran_out) is None, "it had a whole GPU"
-    cluster.end(b.id, done)
+    assert cluster.end(b.id, ran_out) == f"arm {b.id} ran out of memory: it goes on with 0.5 of a GPU."
+    queue.again(b.id)
+    assert b.id not in queue.tried and queue.next(9) is b and cluster.begin(b, None) == 0.5
+    assert cluster.end(other.id, ran_out) is None, "it had a whole GPU"
+    queue.ended(other.id, ran_out)
+    assert cluster.end(b.id, done) is None
     queue.ended(b.id, done)
     assert queue.next(9) is None and not queue.busy() and queue.tried == {a.id, b.id, other.id}
 

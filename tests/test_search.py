@@ -345,6 +345,22 @@ def test_an_older_copy_of_the_storage_gets_what_it_lacks(store: Store) -> None:
     assert [trial.values for trial in trials] == before["values"].tolist()
 
 
+def test_a_suggestion_that_ran_out_of_memory_goes_on_in_the_same_run(store: Store) -> None:
+    plan = declare(arms={"full": {}}).plan()
+    searches = Searches(plan, store)
+    first, second = searches.next(2), searches.next(2)
+    assert first is not None and second is not None and searches.next(2) is None
+    searches.again(first.id)
+    assert searches.next(2) == first and searches.next(2) is None
+    for planned in (second, first):
+        train(store, plan, planned, 0.5)
+        searches.ended(planned.id, {"outcome": "done"})
+    while planned := searches.next(1):
+        train(store, plan, planned, 0.5)
+        searches.ended(planned.id, {"outcome": "done"})
+    assert searches.spent() and {trial.state.name for trial in optuna_trials(plan, store)} == {"COMPLETE"}
+
+
 def test_accidents_are_suggested_again_by_the_next_run(store: Store) -> None:
     plan = declare(arms={"full": {}}).plan()
     searches = Searches(plan, store)
