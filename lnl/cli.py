@@ -12,31 +12,27 @@ import json
 import math
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import psutil
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, methods, nights, trackers
+from lnl import catalogue, doctor, methods, nights, standing, trackers
 from lnl.data import DataError
-from lnl.doctor import of_cluster
 from lnl.logs import mask
-from lnl.progress import Progress, SearchProgress, arm_table, duration, interval
-from lnl.results import Place, StorageError, Store, attempt_name, leases, place, write_atomically
-from lnl.study import Plan, Status, Study, by_state, reconcile
+from lnl.progress import Progress, SearchProgress, arm_table
+from lnl.results import Place, StorageError, Store, attempt_name, place, write_atomically
+from lnl.study import Plan, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
-PILOT = 3  # replicates whose spread is better than a guess
 
 
 class UsageError(ValueError):
@@ -330,22 +326,20 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         copies = {"tensorboard": options.tensorboard, "wandb": options.wandb, "mlflow": options.mlflow}
         with trackers.following(store.root, partial(print, file=sys.stderr), **copies) as track:
             return _run(make, store, options, track)
-    standing = _as_it_stands(make, store, options)
-    chosen = standing.of_arms(options.arms)
-    statuses = [status for status in reconcile(standing, store) if status.planned.id in chosen]
-    complete = all(status.state in ("done", "stale") for status in statuses) and _found(standing, options)
+    plan = _as_it_stands(make, store, options)
+    chosen = plan.of_arms(options.arms)
+    statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
     if options.json:
-        print(json.dumps({**_as_json(standing, statuses), "contrasts": _contrasts(standing, store)}, indent=1))
+        print(json.dumps(standing.as_json(plan, statuses, store), indent=1))
     elif command == "plan":
-        _print_plan(standing, statuses)
-        _print_detectable(standing, store)
+        standing.print_plan(plan, statuses)
+        standing.print_detectable(plan, store)
     else:
-        Console().print(arm_table(_arm_rows(statuses)))
-        print(_totals(statuses))
-        _print_verdicts(_contrasts(standing, store), standing.record["looks"])
+        Console().print(arm_table(standing.arm_rows(statuses)))
+        standing.print_summary(plan, statuses, store)
     if not options.json:
-        _print_searches(standing, options, statuses)
-    return COMPLETE if complete or command == "plan" else INCOMPLETE
+        standing.print_searches(plan, options.arms, statuses)
+    return COMPLETE if command == "plan" or standing.is_complete(plan, options.arms, statuses) else INCOMPLETE
 
 
 def _search_wishes(study: Study, options: argparse.Namespace, command: str) -> dict[str, Any] | None:
@@ -468,7 +462,6 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
             sentence, further = sequential.look(make, plan, store)
             progress.say(sentence)
     statuses = outcome.statuses
-    complete = outcome.stopped is None and all(status.state in ("done", "stale") for status in statuses)
     page = None
     if not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses):
         from analysis import report
@@ -476,10 +469,9 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
         page = report.build(store.root, plan.study, plan.preset, night=plan.record["night"])
     if options.json:
         about = {"report": str(page) if page else None, "stopped": outcome.stopped}
-        print(json.dumps({**_as_json(plan, statuses), "contrasts": _contrasts(plan, store), **about}, indent=1))
+        print(json.dumps({**standing.as_json(plan, statuses, store), **about}, indent=1))
     else:
-        print(_totals(statuses))
-        _print_verdicts(_contrasts(plan, store), plan.record["looks"])
+        standing.print_summary(plan, statuses, store)
         failures: dict[str, list[str]] = defaultdict(list)
         for status in statuses:
             if status.state == "failed" and status.failure:
@@ -492,7 +484,7 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
             print(f"Report: {_relative(page)}")
     if outcome.stopped:
         return _code_of(outcome.stopped)
-    return COMPLETE if complete and _found(plan, options) else INCOMPLETE
+    return COMPLETE if standing.is_complete(plan, options.arms, statuses) else INCOMPLETE
 
 
 def _code_of(stopped: str) -> int:
@@ -500,43 +492,6 @@ def _code_of(stopped: str) -> int:
     from lnl import runner
 
     return INCOMPLETE if stopped.startswith(runner.UNFINISHED) else ERROR
-
-
-def _searches(plan: Plan, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The plan's searches, of the chosen arms."""
-    cells = plan.record["search"]["cells"] if plan.search else []
-    return [cell for cell in cells if options.arms is None or cell["arm"] in options.arms]
-
-
-def _found(plan: Plan, options: argparse.Namespace) -> bool:
-    """Whether all of them have spent their budgets."""
-    return all(cell["finished"] == plan.search.suggestions for cell in _searches(plan, options) if plan.search)
-
-
-def _print_searches(plan: Plan, options: argparse.Namespace, statuses: Sequence[Status]) -> None:
-    """A line for each search, and what is left of all, estimated from the arms' own trials."""
-    cost = {status.planned.arm: status.seconds for status in statuses if status.seconds is not None}
-    left, unknown = 0.0, False
-    for cell in _searches(plan, options):
-        budget = plan.record["search"]["suggestions"]
-        place = " ".join([cell["searched_arm"], *(f"{key}={value}" for key, value in cell["setting"].items())])
-        found = f"over {', '.join(cell['space'])}"
-        if cell["winner"] is not None:
-            values = ", ".join(f"{key}={_short(value)}" for key, value in cell["winner"]["params"].items())
-            found = f"best: suggestion {cell['winner']['number']}, {values}"
-        print(f"search  {place}: {cell['finished']} of {budget} suggestions, {found}")
-        trials = (budget - cell["finished"]) * plan.record["search"]["replicates"]
-        unknown |= trials > 0 and cell["arm"] not in cost
-        left += trials * cost.get(cell["arm"], 0.0)
-    if left:
-        rest = ", and that of arms without a timed trial" if unknown else ""
-        print(f"Work left in the searches: about {duration(left)}, one trial at a time{rest}.")
-    elif unknown:
-        print("Work left in the searches: not known before a trial of their arms has been timed.")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _search(
@@ -618,135 +573,6 @@ def _write_figure(path: Path, plot: Any) -> None:
 def _relative(path: Place) -> Place:
     here = Path.cwd()
     return path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path
-
-
-def _as_json(plan: Plan, statuses: Sequence[Status]) -> dict[str, Any]:
-    return {
-        "study": plan.study,
-        "preset": plan.preset,
-        "night": plan.record["night"],
-        "plan": plan.hash,
-        "counts": by_state(statuses),
-        "search": plan.record["search"],
-        "trials": [
-            {
-                "trial": s.planned.id,
-                "arm": s.planned.arm,
-                "setting": json.loads(s.planned.setting),
-                "replicate": s.planned.trial.replicate,
-                "state": s.state,
-                "accuracy": s.accuracy,
-                "seconds": s.seconds,
-            }
-            for s in statuses
-        ],
-    }
-
-
-def _print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
-    width = max((len(status.planned.arm) for status in statuses), default=0)
-    for status in statuses:
-        planned = status.planned
-        setting = " ".join(f"{key}={value}" for key, value in json.loads(planned.setting).items())
-        cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
-        name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
-        print(f"{status.state:8}{cost}  {name}  {setting}".rstrip())
-    night = f", night {plan.record['night']}" if plan.record["night"] else ""
-    print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {_totals(statuses)}")
-
-
-def _contrasts(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """The declared contrasts as they stand, JSON-able."""
-    from analysis import statistics
-    from analysis.load import of_plan
-
-    if not plan.record["contrasts"]:
-        return []
-    frame = of_plan(store, dict(plan.record), plan.hash).contrasts()
-    return [
-        {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in row.items()}
-        for row in statistics.records(frame)
-    ]
-
-
-def _print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
-    """A line for each declared contrast."""
-    last = looks[-1] if looks else None  # after which none gets more
-    width = max((len(f"{row['arm']} against {row['against']}") for row in contrasts), default=0)
-    for row in contrasts:
-        more = f"about {row['more']:g} more replicates" if row["more"] else ""
-        text = row["why"] or (more if last is None or row["looked"] != last else "")
-        if row["difference"] is not None:
-            n = f"n = {row['n']}" + ("" if row["paired"] else f" and {row['n_against']}, unpaired")
-            between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-            text = f"{100 * row['difference']:+.2f}{between} points, {n}" + (f"; {text}" if text else "")
-        print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
-
-
-def _print_detectable(plan: Plan, store: Store) -> None:
-    """What the planned replicates can show of each declared contrast, from the spread of results so far."""
-    from analysis import evidence
-
-    contrasts, looks = _contrasts(plan, store), plan.record["looks"]
-    if not contrasts:
-        return
-    count = (looks or [plan.record["replicates"]])[-1]
-    asked, family = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((count, "replicate"), (len(contrasts), "contrast")))
-    if count < evidence.FEWEST:
-        least = f"{evidence.FEWEST} (--seeds {evidence.FEWEST})"
-        print(f"No verdict on {family} comes of {asked}: ask for at least {least}.")
-        return
-    alpha = evidence.ALPHA / len(contrasts)
-    alpha = evidence.level_of_a_look(alpha, looks) if looks else alpha
-    at_most = "up to " if looks else ""
-    print(f"Differences that {at_most}{asked} find with a chance of {evidence.POWER:.0%}, at 5 % over {family}:")
-    width = max(len(f"{row['arm']} against {row['against']}") for row in contrasts)
-    for row in contrasts:
-        pilot = row["deviation"] is not None and row["n"] >= PILOT
-        spread = row["deviation"] if pilot else evidence.SPREAD
-        found = evidence.detectable_effect(spread, count, alpha)
-        source = f"spread {100 * spread:.2f}, " + (f"of {row['n']} replicates" if pilot else "assumed: no pilot yet")
-        text = f"{100 * found:.2f} points ({source})"
-        if smallest := row["smallest_effect"]:
-            needed = evidence.replicates_needed(smallest, spread, 0.0, alpha)
-            finders = f"{needed:g}" if needed <= evidence.MOST else f"more than {evidence.MOST:,}"
-            enough = "enough" if needed <= count else f"which {finders} replicates find"
-            text += f"; declared to matter from {100 * smallest:g}: {enough}"
-        print(f"  {row['arm'] + ' against ' + row['against']:{width}}  {text}")
-
-
-def _totals(statuses: Sequence[Status]) -> str:
-    counts = {state: count for state, count in by_state(statuses).items() if count}
-    waiting = [status.seconds for status in statuses if status.state in ("missing", "failed")]
-    text = f"{len(statuses)} trials: " + (", ".join(f"{count} {state}" for state, count in counts.items()) or "none")
-    if waiting and (known := [seconds for seconds in waiting if seconds is not None]):
-        device = next((status.device for status in statuses if status.device), None)
-        text += f"; about {duration(fmean(known) * len(waiting))} of work left, one trial at a time"
-        text += f" on {device}" if device else ""
-    if counts.get("stale"):
-        text += " (stale: run by code that has changed since; --rerun-stale runs them again)"
-    return text + "."
-
-
-def _arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
-    """Arm, done/planned, running, failed, mean accuracy at the base setting ± half a 95 % interval."""
-    by_arm: dict[str, list[Status]] = defaultdict(list)
-    for status in statuses:
-        by_arm[status.planned.arm].append(status)
-    rows: list[tuple[str, ...]] = []
-    for arm, mine in by_arm.items():
-        counts = Counter(status.state for status in mine)
-        scores = [s.accuracy for s in mine if s.planned.setting == "{}" and s.accuracy is not None]
-        rows.append(
-            (
-                arm,
-                f"{counts['done'] + counts['stale']}/{len(mine)}",
-                str(counts["running"]),
-                str(counts["failed"]),
-                interval(scores),
-            )
-        )
-    return rows
 
 
 # ------------------------------------------------------------------------------------------------------ ledger, logs
@@ -875,69 +701,10 @@ def _methods(name: str | None) -> int:
 
 
 def _doctor(storage: Place, as_json: bool) -> int:
-    """Environment, unreadable parts, abandoned leases, refused checkpoints: exit code 1 where something is wrong."""
-    import torch
-
-    store = Store(storage)
-    problems: list[str] = []
-    versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
-    problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
-    remedies = {
-        "trials": "remove it, then run the study again",
-        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
-        "arrays": "remove it and its row below trials, then run the study again",
-        "suggestions": "remove it; the search goes on without it",
-        "studies": "remove it",
-        "events": "remove it",
-    }
-    for table, remedy in remedies.items():
-        _, broken = store.read(table, check=True)
-        problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
-    for trial, lease in leases(store).items():
-        if not lease["alive"]:
-            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
-            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
-            problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
-    problems += [
-        f"refused checkpoint {name}: remove it once looked at."
-        for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
-    ]
-    problems += of_cluster()
-    on_disk = _doctor_disk(storage, problems) if isinstance(storage, Path) else {}
-    facts = {
-        "python": sys.version.split()[0],
-        **versions,
-        "cpus": os.cpu_count(),
-        "gpus": torch.cuda.device_count(),
-        "bfloat16": bool(torch.cuda.is_bf16_supported())
-        if torch.cuda.is_available()
-        else bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")),
-        **on_disk,
-    }
+    facts, problems = doctor.examine(Store(storage))
     if as_json:
         print(json.dumps({"facts": facts, "problems": problems}, indent=1))
     else:
         print("  ".join(f"{name} {value}" for name, value in facts.items()))
         print("\n".join(problems) or "No problem found.")
     return ERROR if problems else COMPLETE
-
-
-def _doctor_disk(folder: Path, problems: list[str]) -> dict[str, float]:
-    """What only a folder can suffer from: files of killed writers, and a full disk."""
-    problems += [
-        f"half-written {path.relative_to(folder)}: left by a killed process; remove it."
-        for path in folder.rglob(".*.tmp")
-    ]
-    free = psutil.disk_usage(str(folder if folder.exists() else Path.cwd())).free / 2**30
-    if free < 1:
-        problems.append(f"only {free:.1f} GiB free where results are written.")
-    return {"free_gib": round(free, 1)}
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

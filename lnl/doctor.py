@@ -1,4 +1,4 @@
-"""What `lnl doctor` looks for around a Ray cluster: doors that are open to everybody.
+"""What `lnl doctor` looks for: parts that are missing or damaged, and doors that are open to everybody.
 
 Whoever reaches the dashboard of a cluster without a token runs code on it (CVE-2023-48022).
 """
@@ -8,14 +8,81 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from lnl.results import Store, leases
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
 CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # written by `ray start` on every node
+
+
+def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
+    """Facts of the environment, and a sentence for everything that is wrong there or in the results folder."""
+    import torch
+
+    problems: list[str] = []
+    versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
+    problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
+    remedies = {
+        "trials": "remove it, then run the study again",
+        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
+        "arrays": "remove it and its row below trials, then run the study again",
+        "suggestions": "remove it; the search goes on without it",
+        "studies": "remove it",
+        "events": "remove it",
+    }
+    for table, remedy in remedies.items():
+        _, broken = store.read(table, check=True)
+        problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
+    for trial, lease in leases(store).items():
+        if not lease["alive"]:
+            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
+            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+            problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
+    problems += [
+        f"refused checkpoint {name}: remove it once looked at."
+        for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
+    ]
+    problems += of_cluster()
+    on_disk = _disk(store.root, problems) if isinstance(store.root, Path) else {}
+    facts = {
+        "python": sys.version.split()[0],
+        **versions,
+        "cpus": os.cpu_count(),
+        "gpus": torch.cuda.device_count(),
+        "bfloat16": bool(torch.cuda.is_bf16_supported())
+        if torch.cuda.is_available()
+        else bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")),
+        **on_disk,
+    }
+    return facts, problems
+
+
+def _disk(folder: Path, problems: list[str]) -> dict[str, float]:
+    """What only a folder can suffer from: files of killed writers, and a full disk."""
+    problems += [
+        f"half-written {path.relative_to(folder)}: left by a killed process; remove it."
+        for path in folder.rglob(".*.tmp")
+    ]
+    free = psutil.disk_usage(str(folder if folder.exists() else Path.cwd())).free / 2**30
+    if free < 1:
+        problems.append(f"only {free:.1f} GiB free where results are written.")
+    return {"free_gib": round(free, 1)}
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
