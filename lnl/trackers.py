@@ -108,9 +108,10 @@ class Wandb:
     name = "W&B"
 
     def __init__(self, project: str, folder: Path | None) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its maker hears of runs, and of nothing else
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        os.environ.setdefault("WANDB_SILENT", "true")
         if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
             raise ValueError("W&B knows no key of yours: run `wandb login` first, or set WANDB_MODE=offline.")
         # neither the command line nor the console: both may hold what must not leave this machine
@@ -150,6 +151,7 @@ class MLflow:
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import entities
         from mlflow.tracking import MlflowClient
 
