@@ -462,12 +462,10 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
             sentence, further = sequential.look(make, plan, store)
             progress.say(sentence)
     statuses = outcome.statuses
-    page = None
-    if not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses):
-        from analysis import report
-
-        page = report.build(store.root, plan.study, plan.preset, night=plan.record["night"])
+    wished = not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses)
+    draw = partial(_draw_report, store.root, plan.study, plan.preset, night=plan.record["night"])
     if options.json:
+        page = draw() if wished else None
         about = {"report": str(page) if page else None, "stopped": outcome.stopped}
         print(json.dumps({**standing.as_json(plan, statuses, store), **about}, indent=1))
     else:
@@ -480,8 +478,8 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
             print(f"failed  {failure} ({len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {show(trials[0])})")
         if outcome.stopped:
             print(outcome.stopped)
-        if page:
-            print(f"Report: {_relative(page)}")
+        if wished:
+            print(f"Report: {_relative(draw())}")
     if outcome.stopped:
         return _code_of(outcome.stopped)
     return COMPLETE if standing.is_complete(plan, options.arms, statuses) else INCOMPLETE
@@ -522,12 +520,19 @@ def _search(
 
 
 def _report(options: argparse.Namespace) -> int:
-    from analysis import report
-
-    root, night = options.storage, options.night and options.night.isoformat()
-    page = report.build(root, options.study, options.preset, options.selection, night=night)
+    night = options.night and options.night.isoformat()
+    page = _draw_report(options.storage, options.study, options.preset, options.selection, night=night)
     print(f"Report: {_relative(page)}")
     return COMPLETE
+
+
+def _draw_report(*what: Any, **about: Any) -> Place:
+    """Of dozens of arms it takes a minute, which a terminal is told meanwhile."""
+    from analysis import report
+
+    sys.stdout.flush()
+    with Console(stderr=True).status("Drawing the report"):
+        return report.build(*what, **about)
 
 
 def _diff(options: argparse.Namespace) -> int:
