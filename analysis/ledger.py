@@ -234,8 +234,10 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
             end = max([row["at"], *during["ended_at"].dropna()])
         sizes = [row, *(other for other in told if other["kind"] == "run_resized" and other["run"] == row["run"])]
         borders = [*(min(size["at"], end) for size in sizes), end]
+        kind = "GPU" if any(size["resources"].get("GPU") for size in sizes) else "CPU"
         parts = [
-            {"start": start, "end": until, "resources": size["resources"], "hosts": frozenset(size.get("hosts") or ())}
+            {"start": start, "end": until, "hosts": frozenset(size.get("hosts") or ())}
+            | {"resources": {kind: size["resources"].get(kind, 0.0)}}
             for size, (start, until) in zip(sizes, pairwise(borders), strict=True)
         ]
         runs.append({"start": row["at"], "end": end, "open": row["run"] not in ends, "parts": parts})
@@ -268,15 +270,15 @@ def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         apart = []
         for other, resources in clusters:
             if hosts & other or not hosts or not other:  # who does not tell its hosts may be on any
-                hosts, most = hosts | other, {name: max(most.get(name, 0), resources.get(name, 0)) for name in most}
+                names = most | resources
+                hosts, most = hosts | other, {name: max(most.get(name, 0), resources.get(name, 0)) for name in names}
             else:
                 apart.append((other, resources))
         clusters = [*apart, (hosts, most)]
     found: dict[str, float] = {}
     for _, resources in clusters:
-        name = "gpus" if resources.get("GPU") else "cpus"
-        count = resources.get("GPU") or resources.get("CPU", 0.0)
-        found[UNITS[name]] = found.get(UNITS[name], 0.0) + count
+        name, kind = ("gpus", "GPU") if "GPU" in resources else ("cpus", "CPU")
+        found[UNITS[name]] = found.get(UNITS[name], 0.0) + resources[kind]
     return found
 
 

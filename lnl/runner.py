@@ -146,6 +146,8 @@ def run_plan(
                 stopped = cluster.stopped = watch.stopped or queue.stopped
                 tried |= queue.tried - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
+                if cluster:
+                    cluster.look()
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             elif waiting:
                 stopped = _blocked(waiting, statuses, store)
@@ -721,6 +723,7 @@ def run_search(
                 _tune(watch, work, scheduler)
                 stopped = cluster.stopped = watch.stopped
             elif settings.wait:
+                cluster.look()
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
             else:
                 break

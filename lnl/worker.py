@@ -130,7 +130,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             finally:
                 if (said := output.text()) and lease.holds():
                     store.write_log(job.study, trial.id, attempt, said)
-            report(last)
+        report(last)  # without the lease, which whoever goes on with the trial finds free
     except StorageError as error:
         report({"outcome": "storage", "message": str(error)})
 

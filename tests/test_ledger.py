@@ -203,6 +203,14 @@ def test_machines_that_come_and_go_count_while_they_are_there(made: Made) -> Non
     assert made.ledger().idle == pytest.approx({"GPU-hours": 4}), "what came after all that is known of a run"
 
 
+def test_processors_are_not_idle_where_a_run_has_lost_its_gpus(made: Made) -> None:
+    made.run(0, 3, {"GPU": 1.0, "CPU": 20.0}, hosts=["head", "one"])
+    gone = {"resources": {"GPU": 0.0, "CPU": 4.0}, "hosts": ["head"]}
+    made.event(1, "quick", "run_resized", {"run": "0-3", "preset": "base", **gone})
+    made.attempt("a", 0, 0.5)
+    assert made.ledger().idle == pytest.approx({"GPU-hours": 0.5}) and made.ledger().units() == ["GPU-hours"]
+
+
 def test_another_study_on_the_machine_is_not_idle_time(made: Made) -> None:
     made.run(0, 2)
     made.attempt("a", 0, 1)
