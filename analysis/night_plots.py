@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,6 +12,7 @@ from analysis.nights import Cell, Difference, words
 from analysis.plots import Plot
 
 MOST = 12  # strips in one figure
+TICKS = 6  # nights that are named below a strip, at most
 COLOURS = {"down": "#b2182b", "up": "#2166ac", "": "#4d4d4d"}
 
 
@@ -42,9 +43,9 @@ def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
     for axes, cell in zip(figure.subplots(rows, columns, squeeze=False, sharex=True).flat, chosen, strict=False):
         here = frame[(frame["arm"] == cell[0]) & (frame["setting"] == cell[1])]
         x = here["night"].map(places).to_numpy()
-        band = 100 * here[["low", "expected", "high"]].to_numpy(float)
-        axes.fill_between(x, band[:, 0], band[:, 2], step="mid", color="#d9d9d9", linewidth=0)
-        axes.plot(x, band[:, 1], color="#969696", linewidth=0.8, drawstyle="steps-mid")
+        low, expected, high = 100 * here[["low", "expected", "high"]].to_numpy(float).T
+        axes.bar(x, high - low, width=1, bottom=low, color="#d9d9d9", linewidth=0)
+        axes.hlines(expected, x - 0.5, x + 0.5, color="#969696", linewidth=0.8)
         axes.plot(x, 100 * here["mean"], color="#4d4d4d", linewidth=0.6)
         for way, marker in (("", "o"), ("down", "v"), ("up", "^")):
             points = (here["moved"] == way).to_numpy()
@@ -53,7 +54,7 @@ def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
         axes.set_title(words(cell), fontsize=9, loc="left")
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
-        ticks = sorted(set(np.linspace(0, len(names) - 1, min(4, len(names))).round().astype(int)))
+        ticks = range(len(names) - 1, -1, -math.ceil(len(names) / TICKS))  # evenly, with tonight
         axes.set_xticks(ticks, [names[place][5:] for place in ticks], fontsize=8)
         axes.tick_params(axis="y", labelsize=8)
     for place, axes in enumerate(figure.axes):

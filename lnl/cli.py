@@ -33,6 +33,7 @@ from lnl.results import Place, StorageError, Store, attempt_name, place, write_a
 from lnl.study import Plan, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
+WIDE = 1000  # columns
 
 
 class UsageError(ValueError):
@@ -335,7 +336,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         standing.print_plan(plan, statuses)
         standing.print_detectable(plan, store)
     else:
-        Console().print(arm_table(standing.arm_rows(statuses)))
+        _show(arm_table(standing.arm_rows(statuses)))
         standing.print_summary(plan, statuses, store)
     if not options.json:
         standing.print_searches(plan, options.arms, statuses)
@@ -564,6 +565,11 @@ def _diff(options: argparse.Namespace) -> int:
     return COMPLETE if found.quiet else INCOMPLETE
 
 
+def _show(table: Table) -> None:
+    """As wide as the terminal; in a file or a pipe as wide as it is."""
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
 def _check_figure(path: Path | None) -> None:
     """Before any work.  Raises `UsageError`."""
     if path is not None and path.suffix not in (".png", ".pdf"):
@@ -602,13 +608,13 @@ def _ledger(options: argparse.Namespace) -> int:
         print(json.dumps(about, indent=1))
         return COMPLETE
     for unit in found.units():
-        table = Table(Column(unit, no_wrap=True), box=None, pad_edge=False)
+        table = Table(Column(unit, overflow="fold"), box=None, pad_edge=False)
         for name in drawn.header[2:]:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)  # a number is shown whole
         for arm, of, *cells in drawn.rows:
             if of == unit:
                 table.add_row(escape(arm), *cells)
-        Console().print(table)
+        _show(table)
     print("\n".join(found.sentences()))
     for path in found.unreadable:
         print(f"unreadable and left out: {path}", file=sys.stderr)
@@ -701,7 +707,7 @@ def _methods(name: str | None) -> int:
             texts = (catalogue.default_text(switch.default), switch.search, switch.meaning)
             table.add_row(f"method.{switch.name}", *map(escape, texts))
         table.caption = f"A search tries, of the trial's own fields: {one.search}." if one.search else None
-    Console().print(table)
+    _show(table)
     return COMPLETE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,20 @@ def test_the_command_has_a_line_per_arm(made: Made, tmp_path: Path, capsys: pyte
     told = json.loads(capsys.readouterr().out)
     assert [row["total"] for row in told["hours"]] == [2, 1, 1, 4, 4, None, 4]
     assert told["notes"][0] == "Failed, GPU-hours: oom 1."
+
+
+def test_a_number_is_shown_whole_whatever_the_width(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = "robmix_with_a_name_that_leaves_no_room_for_its_hours"
+    made.attempt("a", 0, 0.00123, arm=arm)
+    for terminal in (True, False):
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert main(["ledger", "quick", "--storage", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert out.count("0.00123") == 5 and "…" not in out, "useful and total, of the arm and of all; the device"
+        assert (arm.replace("_", " ") in out) == (not terminal), "a narrow terminal folds names"
 
 
 @pytest.mark.parametrize(
