@@ -319,7 +319,7 @@ class _Cluster:
     settings: Settings
     shares: packing.Shares
     budget: Budget
-    machines_changed: Callable[[dict[str, Any]], None]
+    machines_changed: Callable[[dict[str, Any]], None]  # hears what there is then
     machines: dict[str, Any] = field(default_factory=dict)
     stopped: str | None = None  # why the run ended early
     running: dict[str, Planned] = field(default_factory=dict)
