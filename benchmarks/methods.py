@@ -78,7 +78,9 @@ def main() -> None:
         print(f"| {name} | {ratios[name]:.1f} |", flush=True)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, 1 thread"
     about = {"device": where, "network": options.network, "dataset": options.dataset, "batch_size": options.batch_size}
-    Path(__file__).with_suffix(".json").write_text(json.dumps({**about, "ratios": ratios}, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps({**about, "ratios": ratios}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

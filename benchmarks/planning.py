@@ -47,7 +47,7 @@ import json, os, re, runpy, sys
 try:
     exec(sys.argv.pop(1))
 finally:
-    status = open("/proc/self/status").read()
+    status = open("/proc/self/status", encoding="utf-8").read()
     print("\n" + json.dumps([sum(os.times()[:4]), int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024]))
 """
 
@@ -84,7 +84,7 @@ def prepare(folder: Path, size: int, done: bool) -> tuple[Path, Path]:
     """A study of that many trials, and a results folder that has all of them or nothing."""
     arms, levels, replicates = SHAPES[size]
     study, storage = folder / f"{size}.py", folder / f"{size}-{done}"
-    study.write_text(STUDY.format(arms=arms, levels=levels, replicates=replicates))
+    study.write_text(STUDY.format(arms=arms, levels=levels, replicates=replicates), encoding="utf-8")
     if done and not storage.exists():
         plan, store = find_study(str(study)).plan(), Store(storage)
         store.write_plan(plan_row(plan, None))
@@ -97,7 +97,7 @@ def cost(arguments: list[str]) -> tuple[float, float]:
     """CPU seconds and largest memory (MB) of a Python process."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURED, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
     assert done.returncode in (0, 3), arguments  # 3: trials are missing
     seconds, memory = json.loads(done.stdout.splitlines()[-1])
     return seconds, memory

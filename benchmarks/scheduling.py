@@ -83,7 +83,9 @@ def measure(name: str, folder: Path, trials: int) -> None:
         began, used = time.perf_counter(), time.process_time()
         LOOPS[name](study, Path(results, "measured"))
         spent = [time.perf_counter() - began, time.process_time() - used]
-    status = Path("/proc/self/status").read_text()  # getrusage would tell our parent's peak where that is larger
+    status = Path("/proc/self/status").read_text(
+        encoding="utf-8"
+    )  # getrusage would tell our parent's peak where that is larger
     largest = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
     ray.shutdown()
     print(json.dumps([*spent, largest]))
@@ -119,7 +121,7 @@ def main() -> None:
                     "--trials",
                     str(options.trials),
                 ]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
                 measured.append(json.loads(done.stdout.splitlines()[-1]))
     print(
         f"{options.trials:,} trials, {options.rounds} rounds in turn, {os.cpu_count()} CPU cores, load "

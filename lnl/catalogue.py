@@ -97,7 +97,7 @@ def _comments(kind: type) -> dict[str, str]:
 
 def costs() -> dict[str, float]:
     """Method -> measured time of a step, that of cross-entropy being 1; empty where nothing has been measured."""
-    return dict(json.loads(COSTS.read_text())["ratios"]) if COSTS.exists() else {}
+    return dict(json.loads(COSTS.read_text(encoding="utf-8"))["ratios"]) if COSTS.exists() else {}
 
 
 def page() -> str:
@@ -149,4 +149,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")

@@ -555,7 +555,9 @@ def _diff(options: argparse.Namespace) -> int:
     else:
         print("\n".join(nightly.lines(found)))
     if options.markdown:
-        write_atomically(options.markdown, lambda temporary: temporary.write_text(nightly.markdown(found)))
+        write_atomically(
+            options.markdown, lambda temporary: temporary.write_text(nightly.markdown(found), encoding="utf-8")
+        )
     if options.figure and found.moved.empty:
         print("Nothing moved: there is no figure to draw.", file=sys.stderr)
     elif options.figure:
@@ -598,7 +600,7 @@ def _ledger(options: argparse.Namespace) -> int:
     drawn = found.table()
     if options.csv:
         text = drawn.frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-        write_atomically(options.csv, lambda temporary: temporary.write_text(text))
+        write_atomically(options.csv, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     if options.figure:
         _write_figure(options.figure, found.figure())
     if options.json:
@@ -653,7 +655,7 @@ def _logs(options: argparse.Namespace) -> int:
         for stem, row in ordered:
             print(f"--- {_attempt_in_words(row)}")
             path = store.log_path(options.study, row["trial"], row["attempt"])
-            print(path.read_text() if stem in said else row["failure_message"] or "It printed nothing.")
+            print(path.read_text(encoding="utf-8") if stem in said else row["failure_message"] or "It printed nothing.")
         return COMPLETE
     if options.arm is not None:
         ordered = [(stem, row) for stem, row in ordered if row["arm"] == options.arm]

@@ -160,8 +160,8 @@ class ObjectPath:
             return _kept(self.bucket, self.key, self.listed.tag)
         return self.read().content
 
-    def read_text(self) -> str:
-        return self.read_bytes().decode()
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Objects right below with such names, in order."""
@@ -201,8 +201,8 @@ class ObjectPath:
 
         self._ask(lambda store: put(store, self.key, content, max_concurrency=UPLOADS))
 
-    def write_text(self, text: str) -> None:
-        self.write_bytes(text.encode())
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.write_bytes(text.encode(encoding))
 
     def upload(self, file: Path) -> None:
         """The whole of a local file."""

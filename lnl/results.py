@@ -365,7 +365,7 @@ class Store:
 
     def _identity(self) -> str | None:
         try:
-            return (self.root / ".identity").read_text()
+            return (self.root / ".identity").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
@@ -852,7 +852,7 @@ def _exchange(path: Place, text: str, tag: str | None) -> str | None:
     with locked(path.parent):
         if _look(path).tag != tag:
             return None
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return _look(path).tag
 
 
@@ -870,7 +870,7 @@ def locked(folder: Place) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a")
+        file = open(folder / ".lock", "a", encoding="utf-8")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise _storage_error(folder / ".lock", error) from error

@@ -426,7 +426,7 @@ def _standard_error() -> Iterator[Callable[[], str]]:
     """Keep aside what is written there, by threads of Ray too: twenty lines say what its one error leaves out."""
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile("w+") as kept:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield lambda: (kept.seek(0), kept.read())[1]
@@ -457,7 +457,7 @@ def _refusal(address: str, reason: str) -> str:
 def _knock(address: str) -> None:
     """Raise `OSError` where nobody listens at host:port; Ray would try for minutes."""
     if address == "auto" and CLUSTER_FILE.exists():  # a dead cluster leaves it
-        address = CLUSTER_FILE.read_text().strip()
+        address = CLUSTER_FILE.read_text(encoding="utf-8").strip()
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -643,7 +643,7 @@ class _Watch(tune.Callback):
     def _reason(self, trial: Any) -> str:
         """What ended its worker, in a line."""
         with contextlib.suppress(OSError):
-            text = Path(trial.error_file or os.devnull).read_text().strip()
+            text = Path(trial.error_file or os.devnull).read_text(encoding="utf-8").strip()
             if text and "The actor died" not in text and "The actor is dead" not in text:
                 return mask(f"its worker failed ({text.splitlines()[-1].strip()})")
         return "its worker died"
@@ -866,7 +866,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", check=True, timeout=10
         ).stdout.strip()
 
     try:

@@ -127,7 +127,7 @@ class _FileLock(BaseJournalFileLock):
         self.path = path
 
     def acquire(self) -> bool:
-        self.file = open(self.path, "a")
+        self.file = open(self.path, "a", encoding="utf-8")
         fcntl.flock(self.file, fcntl.LOCK_EX)
         return True
 

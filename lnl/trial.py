@@ -596,7 +596,7 @@ def _file_hash(path: Path, changed: int) -> str:
 @cache
 def _read(path: Path, changed: int) -> tuple[str, list[str]]:
     """What counts of a source file, and the modules of lnl that it imports."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return ast.dump(_without_docstrings(_without_spaces(tree))), sorted(_imports(tree))
 
 

@@ -43,7 +43,7 @@ def condensed(schema: dict[str, Any]) -> dict[str, Any]:
 def main(folder: Path, version: str) -> None:
     kinds = {}
     for kind, file in KINDS.items():
-        published = yaml.safe_load((folder / file).read_text())["spec"]["versions"]
+        published = yaml.safe_load((folder / file).read_text(encoding="utf-8"))["spec"]["versions"]
         schema = next(one["schema"]["openAPIV3Schema"] for one in published if one["name"] == "v1")
         kinds[kind] = condensed(schema)
         del kinds[kind]["properties"]["status"]
@@ -51,7 +51,7 @@ def main(folder: Path, version: str) -> None:
     kinds["RayJob"]["properties"]["spec"]["properties"]["rayClusterSpec"] = cluster
     source = f"github.com/ray-project/kuberay {version}, ray-operator/config/crd/bases, by tests/condense_crds.py"
     text = json.dumps({"source": source, "kinds": kinds}, indent=1, sort_keys=True)
-    (HERE / "kuberay_schema.json").write_text(text + "\n")
+    (HERE / "kuberay_schema.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -116,14 +116,14 @@ class Host:
         """Exit code and output, errors included."""
         done = subprocess.run(
             self.inside(*command, cwd=cwd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=timeout, check=False,
+            encoding="utf-8", timeout=timeout, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout
 
     def start(self, *command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.inside(*command, cwd=cwd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )  # fmt: skip
 
     def kill(self) -> None:
@@ -209,7 +209,7 @@ class Network:
         new = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         process = subprocess.Popen(
             [*where, "env", *exports, *new, "bash", "-c", script + WAIT],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
         )  # fmt: skip
         if not where:
             _expect(process, "up")
@@ -225,7 +225,7 @@ def reason_to_skip() -> str | None:
     trial = "ip link add switch type bridge && ip link add one type veth peer name two && mount -t tmpfs tmpfs /run"
     tried = subprocess.run(
         ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--mount-proc", "bash", "-c", trial],
-        capture_output=True, text=True, check=False, env={**os.environ, "PATH": PATH},
+        capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PATH": PATH},
     )  # fmt: skip
     if tried.returncode:
         return f"namespaces are not allowed here: {tried.stderr.strip().splitlines()[-1]}"
@@ -241,17 +241,21 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     for part in ("disks", "disk", "shared", "etc"):
         (folder / part).mkdir(parents=True)
     etc = folder / "etc"
-    users = Path("/etc/passwd").read_text().splitlines()
+    users = Path("/etc/passwd").read_text(encoding="utf-8").splitlines()
     root = f"root:x:0:0:root:{lan.client.home}:/bin/bash"
-    (etc / "passwd").write_text("\n".join([root, *(user for user in users if not user.startswith("root:"))]) + "\n")
+    (etc / "passwd").write_text(
+        "\n".join([root, *(user for user in users if not user.startswith("root:"))]) + "\n", encoding="utf-8"
+    )
     everyone = [lan.client, *lan.hosts.values()]
-    (etc / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{one.address} {one.name}\n" for one in everyone))
-    (etc / "sshd_config").write_text(SSHD_CONFIG.format(folder=folder))
+    (etc / "hosts").write_text(
+        "127.0.0.1 localhost\n" + "".join(f"{one.address} {one.name}\n" for one in everyone), encoding="utf-8"
+    )
+    (etc / "sshd_config").write_text(SSHD_CONFIG.format(folder=folder), encoding="utf-8")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / "host_key")], check=True)
     try:
         lan.client.process = lan.boot(CLIENT, lan.client.address, CLIENT_BOOTS)
         key = lan.client.seen(lan.client.home / ".ssh" / "id_ed25519.pub")
-        (etc / "authorized_keys").write_text(key.read_text())
+        (etc / "authorized_keys").write_text(key.read_text(encoding="utf-8"))
         for host in lan.hosts.values():
             host.boot()
         yield lan
@@ -262,8 +266,11 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
 
 def _first(pid: int) -> int:
     """Process 1 of the host that this process made (nsenter and unshare have one child each)."""
-    while "1" != Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].splitlines()[0].split()[-1]:
-        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    while (
+        "1"
+        != Path(f"/proc/{pid}/status").read_text(encoding="utf-8").partition("NSpid:")[2].splitlines()[0].split()[-1]
+    ):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()[0])
     return pid
 
 
@@ -284,6 +291,6 @@ def _expect(process: subprocess.Popen[str], text: str) -> None:
 
 
 def _sh(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": PATH})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PATH": PATH})
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")

@@ -31,7 +31,7 @@ def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: s
         arguments(study, storage, *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         env=swift(environment),
         cwd=study.parent,  # Ray's workers look there first for packages, then on PYTHONPATH
         start_new_session=True,
@@ -44,7 +44,7 @@ def execute(
     return subprocess.run(
         arguments(study, storage, *flags),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=GENEROUS_S,
         env=swift(environment),
         cwd=study.parent,

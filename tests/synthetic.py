@@ -109,11 +109,13 @@ def lab(folder: Path, arms: Mapping[str, Mapping[str, Any]], search: str) -> Lab
     """`search`: further fields of the study's `Search`, as source."""
     for package in ("lnl", "analysis"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "lnl" / "methods" / "synthetic.py").write_text(METHOD)
+    (folder / "lnl" / "methods" / "synthetic.py").write_text(METHOD, encoding="utf-8")
     data, study = folder / "classes.npz", folder / "synthetic.py"
     classes = np.arange(IMAGES + 20) % 2
     images = np.zeros((len(classes), 8, 8), np.uint8)
     images[:, 0, 0] = 255 * classes
     np.savez(data, x_train=images, y_train=classes, x_test=images[:20], y_test=classes[:20], flip=False)
-    study.write_text(STUDY.format(data=data, images=IMAGES, arms=dict(arms), space=SPACE, search=search))
+    study.write_text(
+        STUDY.format(data=data, images=IMAGES, arms=dict(arms), space=SPACE, search=search), encoding="utf-8"
+    )
     return Lab(folder, study)

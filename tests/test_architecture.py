@@ -13,7 +13,7 @@ LINT = Path(sys.executable).parent / "lint-imports"
 
 
 def lint(folder):
-    return subprocess.run([LINT, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([LINT, "--no-cache"], cwd=folder, capture_output=True, encoding="utf-8", timeout=60)
 
 
 def test_imports_run_as_declared():
@@ -41,7 +41,7 @@ def test_every_rule_of_the_house_is_kept_up(tmp_path, file, line, contract):
     for name in ("lnl", "analysis", "studies"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    with open(tmp_path / file, "a") as text:
+    with open(tmp_path / file, "a", encoding="utf-8") as text:
         text.write(f"\n{line}\n")
     done = lint(tmp_path)
     assert done.returncode == 1 and contract in done.stdout, done.stdout
@@ -52,7 +52,9 @@ def test_results_and_analysis_need_neither_torch_nor_ray():
     modules = sorted(path.stem for path in (REPOSITORY / "analysis").glob("*.py") if path.stem != "__init__")
     imports = "; ".join(["import sys, lnl, lnl.results, analysis", *(f"import analysis.{name}" for name in modules)])
     code = f"{imports}; print(sorted({{'torch', 'torchvision', 'ray', 'optuna'}} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=60
+    )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
@@ -74,7 +76,7 @@ def test_everything_public_has_a_docstring():
         *REPOSITORY.glob("analysis/**/*.py"),
         *REPOSITORY.glob("studies/*.py"),
     ]:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         told = {"Config", "Method"} if path.parent.name == "methods" and path.stem != "__init__" else set()
         silent += [
             f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', 'the module')}"

@@ -21,7 +21,7 @@ LISTS += ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_
 
 def pretended(head_node: str) -> dict:
     """cluster/gpu.yaml with machines that are processes of this one."""
-    ours = yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text())
+    ours = yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text(encoding="utf-8"))
     head, gpu = (ours["available_node_types"][name] for name in ("head", "gpu_spot"))
     return {
         **{name: [] for name in LISTS},
@@ -48,7 +48,7 @@ def test_a_study_makes_the_cluster_grow(tmp_path: Path) -> None:
     head, provider = node_provider.FAKE_HEAD_NODE_ID, Path(node_provider.__file__).parent
     whole = shutil.copytree(provider, tmp_path / "provider")  # Ray's wheel lacks the defaults that belong there
     file = whole / "example.yaml"
-    file.write_text(yaml.safe_dump(pretended(head)))
+    file.write_text(yaml.safe_dump(pretended(head)), encoding="utf-8")
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "PYTHONPATH": str(ROOT)}
     settings |= {"RAY_FAKE_CLUSTER": "1", "RAY_CLOUD_INSTANCE_ID": head, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head}
     settings |= {"RAY_NODE_TYPE_NAME": "ray.head.default", "RAY_enable_autoscaler_v2": "1"}

@@ -9,7 +9,9 @@ from lnl.cli import main
 
 
 def test_the_page_is_what_the_files_say() -> None:
-    assert catalogue.PAGE.read_text() == catalogue.page(), "run `python -m lnl.catalogue` and commit the page"
+    assert catalogue.PAGE.read_text(encoding="utf-8") == catalogue.page(), (
+        "run `python -m lnl.catalogue` and commit the page"
+    )
 
 
 @pytest.mark.parametrize("name", methods.names())

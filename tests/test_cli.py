@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch):
     """An empty working folder with studies/quick.py."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "quick.py").write_text(QUICK)
+    (tmp_path / "studies" / "quick.py").write_text(QUICK, encoding="utf-8")
     for name in ("LNL_STORAGE", "LNL_DATA", "LNL_GPUS_PER_TRIAL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -188,7 +188,7 @@ def test_changes_of_the_base_are_json_or_text(lnl):
 def test_a_study_is_found_by_name_here_or_beside_the_package_and_by_file(lnl, here):
     assert lnl("plan", "quick")[0] == lnl("plan", "studies/quick.py")[0] == COMPLETE
     assert "54 trials: 54 missing." in lnl("plan", "robmix_ablation", "--preset", "smoke")[1]
-    (here / "quick.py").write_text(QUICK.replace("replicates=2", "replicates=1"))
+    (here / "quick.py").write_text(QUICK.replace("replicates=2", "replicates=1"), encoding="utf-8")
     assert lnl("plan", "quick.py")[1].splitlines()[-1].endswith("4 trials: 4 missing.")
 
 
@@ -227,9 +227,9 @@ def test_storage_is_a_flag_or_an_environment_variable(lnl, here, monkeypatch):
     ],
 )
 def test_a_mistake_gets_one_sentence_and_exit_code_2(lnl, here, arguments, words):
-    (here / "empty.py").write_text("")
-    (here / "broken.py").write_text("study = (")
-    (here / "flawed.py").write_text(FLAWED)
+    (here / "empty.py").write_text("", encoding="utf-8")
+    (here / "broken.py").write_text("study = (", encoding="utf-8")
+    (here / "flawed.py").write_text(FLAWED, encoding="utf-8")
     code, out, err = lnl(*arguments)
     assert (code, out) == (USAGE, "")
     assert err.startswith("error: ") and err.count("\n") == 1, err
@@ -281,8 +281,8 @@ def test_doctor_names_everything_that_is_wrong_and_nothing_else(lnl, here):
     curve.write_bytes(b"")
     half = truncated.with_name(".x-1.parquet.99-aa.tmp")
     half.write_bytes(b"PAR1")
-    record = json.loads(lease.path.read_text())
-    lease.path.write_text(canonical({**record, "born": 0.0}))
+    record = json.loads(lease.path.read_text(encoding="utf-8"))
+    lease.path.write_text(canonical({**record, "born": 0.0}), encoding="utf-8")
     refused = store.checkpoint_path("abc").with_suffix(".refused-20260101T000000")
     refused.parent.mkdir()
     refused.write_bytes(b"")
@@ -404,7 +404,7 @@ def test_intervals(scores, text):
 def python(*arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=60
+        [sys.executable, *arguments], capture_output=True, encoding="utf-8", cwd=cwd, env=environment, timeout=60
     )
 
 
@@ -457,7 +457,7 @@ study = Study(
 
 @pytest.fixture
 def searched(here):
-    (here / "studies" / "quick.py").write_text(SEARCHED)
+    (here / "studies" / "quick.py").write_text(SEARCHED, encoding="utf-8")
     return here
 
 

@@ -30,7 +30,11 @@ cluster.shutdown()
 def test_a_study_on_two_nodes_with_gpus(tmp_path: Path) -> None:
     open_cluster = {**environment(), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     cluster = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=open_cluster
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=open_cluster,
     )
     assert cluster.stdin and cluster.stdout
     try:
@@ -39,7 +43,12 @@ def test_a_study_on_two_nodes_with_gpus(tmp_path: Path) -> None:
             flag for flag in command(declare(tmp_path), tmp_path / "results") if flag not in ("--address", "local")
         ]
         done = subprocess.run(
-            [*flags, "--address", address], capture_output=True, text=True, timeout=180, env=open_cluster, check=False
+            [*flags, "--address", address],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=180,
+            env=open_cluster,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         rows = pd.read_parquet(tmp_path / "results" / "trials")

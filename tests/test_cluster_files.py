@@ -28,7 +28,7 @@ CLUSTER = ROOT / "cluster"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 LAUNCHED = sorted(CLUSTER.glob("*.yaml"))
 KUBERNETES = "1.31"  # the oldest with a stable podFailurePolicy
-KUBERAY = json.loads((ROOT / "tests" / "kuberay_schema.json").read_text())
+KUBERAY = json.loads((ROOT / "tests" / "kuberay_schema.json").read_text(encoding="utf-8"))
 
 
 def relative(path: Path) -> str:
@@ -43,10 +43,12 @@ def test_rays_schema(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     monkeypatch.chdir(ROOT)
-    config = yaml.safe_load(file.read_text())
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
     validate_config(prepare_config(config))
     assert config["file_mounts"]["~/lnl"] == "."
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     assert not any("#" in line for name, lines in config.items() if name.endswith("commands") for line in lines)
     folders = {part for path in tracked for part in Path(path).parts}
     assert not folders & set(config["rsync_exclude"]), "rsync would leave out part of the project"
@@ -54,9 +56,9 @@ def test_rays_schema(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("file", LAUNCHED, ids=relative)
 def test_clusters_are_closed(file: Path) -> None:
-    config = yaml.safe_load(file.read_text())
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
     head = " ".join(config["head_start_ray_commands"])
-    assert "--dashboard-host=127.0.0.1" in head and "RAY_AUTH_MODE=token" in file.read_text()
+    assert "--dashboard-host=127.0.0.1" in head and "RAY_AUTH_MODE=token" in file.read_text(encoding="utf-8")
     assert "~/.ray/auth_token" in config["file_mounts"]
     for node in config.get("available_node_types", {}).values():
         assert node["node_config"]["SecurityGroupIds"], "Ray would open port 22 to the world"
@@ -64,7 +66,7 @@ def test_clusters_are_closed(file: Path) -> None:
 
 def test_cloud_machines_are_what_ec2_takes() -> None:
     """Ray passes a node's configuration on unseen."""
-    config = yaml.safe_load((CLUSTER / "gpu.yaml").read_text())
+    config = yaml.safe_load((CLUSTER / "gpu.yaml").read_text(encoding="utf-8"))
     asked = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for node in config["available_node_types"].values():
         wish = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
@@ -83,7 +85,7 @@ def test_cloud_machines_are_what_ec2_takes() -> None:
 MANIFESTS = {
     manifest["kind"]: manifest
     for file in sorted((CLUSTER / "kuberay").glob("*.yaml"))
-    for manifest in yaml.safe_load_all(file.read_text())
+    for manifest in yaml.safe_load_all(file.read_text(encoding="utf-8"))
 }
 each_manifest = pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
 
@@ -133,7 +135,7 @@ def test_published_schemas_of_kubernetes(manifest: dict[str, Any]) -> None:
     ],
 )
 def test_a_slip_of_the_pen_is_found(file: str, right: str, wrong: str) -> None:
-    text = (CLUSTER / "kuberay" / file).read_text()
+    text = (CLUSTER / "kuberay" / file).read_text(encoding="utf-8")
     assert right in text
     assert any(complaints(manifest) for manifest in yaml.safe_load_all(text.replace(right, wrong)))
 
@@ -193,7 +195,7 @@ def test_the_workflow_passes_githubs_schema_and_zizmor() -> None:
         ["zizmor", "--offline", "--no-config", "--no-progress", "--persona", "auditor", "--min-severity", "low", file],
     ):
         installed = Path(sys.executable).parent / command[0]
-        done = subprocess.run([installed, *command[1:]], capture_output=True, text=True, check=False)
+        done = subprocess.run([installed, *command[1:]], capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -202,9 +204,11 @@ def test_the_workflow_passes_githubs_schema_and_zizmor() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_versions_of_ray_are_the_projects(file: Path) -> None:
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     ours = SpecifierSet(next(text for text in needed if text.startswith("ray[")).split("]")[1])
-    named = re.findall(r"(?:rayVersion: |rayproject/ray:|ray\[default\]==)(\d+\.\d+\.[\d*]+)", file.read_text())
+    named = re.findall(
+        r"(?:rayVersion: |rayproject/ray:|ray\[default\]==)(\d+\.\d+\.[\d*]+)", file.read_text(encoding="utf-8")
+    )
     assert all(ours.contains(version.replace("*", "0")) for version in named), (named, str(ours))
     assert ours.contains(importlib.metadata.version("ray"))
     assert named or file.name not in ("Dockerfile", "cluster.yaml", "github-actions.yml")
@@ -213,7 +217,7 @@ def test_versions_of_ray_are_the_projects(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_nothing_floats(file: Path) -> None:
     """Images and actions are pinned or to be filled in, and what is to be filled in says so."""
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         if image := re.search(r"(?:image: (?:&\w+ )?|FROM )(\S+)", line):
             assert image[1].startswith("*") or image[1].endswith(":EDIT") or re.search(r":\d+\.\d+\.\d+", image[1])
         if action := re.search(r"uses: (\S+)", line):
@@ -228,7 +232,9 @@ def commands() -> set[tuple[str, ...]]:
     for file in FILES:
         if file.suffix == ".py":
             continue
-        for words in re.findall(r"(?:cluster/nightly/night\.py|studies/\w+\.py)[^\n&|;`#>']*", file.read_text()):
+        for words in re.findall(
+            r"(?:cluster/nightly/night\.py|studies/\w+\.py)[^\n&|;`#>']*", file.read_text(encoding="utf-8")
+        ):
             filled = words.replace('"$DO"', "submit").replace(r"$(date +\%F)", "2026-11-21")
             script, *flags = shlex.split(filled)
             found.add((script, *(flag for flag in flags if flag != "--")))
@@ -252,7 +258,11 @@ def test_commands_in_the_files_work_as_they_stand(tmp_path: Path, monkeypatch: p
 
 def test_both_lines_of_the_crontab_mean_one_night() -> None:
     """Cron's clock is the machine's and a night's default is a day in UTC: of two days in one morning, elsewhere."""
-    lines = [line for line in (CLUSTER / "nightly" / "crontab").read_text().splitlines() if "night.py" in line]
+    lines = [
+        line
+        for line in (CLUSTER / "nightly" / "crontab").read_text(encoding="utf-8").splitlines()
+        if "night.py" in line
+    ]
     assert [" --night $(date +\\%F) " in line for line in lines] == [True, True], lines
 
 

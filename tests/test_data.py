@@ -414,9 +414,9 @@ def test_damaged_cache_is_rebuilt_and_reported(root, mine, damage, caplog):
         shutil.rmtree(place)
         place.mkdir()
     else:
-        kept = json.loads(facts.read_text())
+        kept = json.loads(facts.read_text(encoding="utf-8"))
         changed = {"json": "{", "json keys": "{}", "json list": "[1]", "format": json.dumps(kept | {"format": 0})}
-        facts.write_text(changed[damage])
+        facts.write_text(changed[damage], encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         after = data.load("npz:mine.npz", root)
     assert "is rebuilt" in caplog.text and len(caplog.records) == 1
@@ -436,7 +436,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(root, monkeypatch):
 
 
 def test_root_that_cannot_be_written(root):
-    (root / "file").write_text("")
+    (root / "file").write_text("", encoding="utf-8")
     refused("digits", root / "file", "Not a directory", "LNL_DATA")
 
 
@@ -474,7 +474,7 @@ print(data.load("npz:mine.npz", Path(sys.argv[1])).checksum)
 def worker(root, log, seconds):
     command = [sys.executable, "-c", WORKER, str(root), str(log), str(seconds)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
 
 
 def test_of_many_processes_one_prepares_and_all_agree(root, tmp_path):
@@ -483,7 +483,7 @@ def test_of_many_processes_one_prepares_and_all_agree(root, tmp_path):
     checksums = {process.communicate(timeout=60)[0] for process in workers}
     assert [process.returncode for process in workers] == [0] * 4
     assert len(checksums) == 1 and checksums.pop().strip() == data.load("npz:mine.npz", root).checksum
-    assert len((tmp_path / "log").read_text().split()) == 1
+    assert len((tmp_path / "log").read_text(encoding="utf-8").split()) == 1
 
 
 def test_after_the_death_of_the_process_that_prepares_the_next_one_does_it(root, tmp_path):

@@ -43,7 +43,7 @@ def dashboard(host: str, status: int) -> Iterator[int]:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of no cluster, with a token of its own; returns the token's path."""
     token = tmp_path / "token"
-    token.write_text("secret")
+    token.write_text("secret", encoding="utf-8")
     token.chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setattr(doctor, "CLUSTER_FILE", tmp_path / "ray_current_cluster")
@@ -83,7 +83,7 @@ def test_a_token_that_others_can_read_and_a_cluster_without_one_are_told(
     monkeypatch.delenv("RAY_ADDRESS")
     alone.unlink()
     assert list(doctor.of_cluster(1)) == [], "this machine belongs to no cluster"
-    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379")
+    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379", encoding="utf-8")
     (told,) = doctor.of_cluster(1)
     assert "belongs to a Ray cluster without a token" in told
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -113,7 +113,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with hosts.network(tmp_path_factory.mktemp("lan"), ["head", "one", "two"]) as lan:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         install = INSTALL.format(packages=sysconfig.get_paths()["purelib"], version=version)
-        (lan.folder / "etc" / "install").write_text(install)
+        (lan.folder / "etc" / "install").write_text(install, encoding="utf-8")
         clone = lan.client.home / "clone"
         for command in (
             "git config --global safe.directory '*'",
@@ -123,7 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             code, output = lan.client.run("bash", "-c", command)
             assert code == 0, output
         file = clone / "cluster" / "onprem-test.yaml"
-        lan.client.seen(file).write_text(fill_in((ROOT / "cluster" / "onprem.yaml").read_text(), lan))
+        lan.client.seen(file).write_text(fill_in((ROOT / "cluster" / "onprem.yaml").read_text(encoding="utf-8"), lan))
         cluster = Cluster(lan, clone, file)
         cluster.up()
         yield cluster
@@ -148,14 +148,14 @@ def test_the_study_on_three_hosts(cluster: Cluster) -> None:
 def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Cluster) -> None:
     """The driver brings its own code; `ray up` came to the workers long ago."""
     old = cluster.lan.hosts["two"].seen(cluster.head.home / "lnl" / "lnl" / "task.py")
-    text = old.read_text()
-    old.write_text("raise SystemExit('an old version')")
+    text = old.read_text(encoding="utf-8")
+    old.write_text("raise SystemExit('an old version')", encoding="utf-8")
     try:
         storage, command = quick(cluster, "other_version")
         process = command()
         output, _ = process.communicate(timeout=300)
     finally:
-        old.write_text(text)
+        old.write_text(text, encoding="utf-8")
     assert process.returncode == 0, output
     assert set(pd.read_parquet(storage / "trials")["host"]) == {"one", "two"}
 
@@ -313,7 +313,7 @@ def leases(storage: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in (storage / "leases").glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            found[path.stem] = json.loads(path.read_text())
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -81,7 +81,7 @@ def test_what_is_printed_warned_and_logged_is_kept_and_everything_is_restored() 
 
 def test_warnings_are_kept() -> None:
     code = "import warnings; from lnl.logs import Output\nwith Output() as o: warnings.warn('odd')\nprint(o.text())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, cwd=ROOT)
     assert "UserWarning: odd" in done.stdout and not done.stderr
 
 
@@ -103,7 +103,7 @@ def test_half_a_secret_at_the_cut_is_not_kept(monkeypatch: pytest.MonkeyPatch, t
         with Output() as output:
             print("x" * shift, *["0123456789abcdef\n"] * 40)
         Store(tmp_path).write_log("quick", "t", shift, output.text())
-        assert "456789" not in Store(tmp_path).log_path("quick", "t", shift).read_text()
+        assert "456789" not in Store(tmp_path).log_path("quick", "t", shift).read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------- trials
@@ -165,7 +165,7 @@ def test_no_secret_reaches_a_file_of_the_results(tmp_path: Path, monkeypatch: py
     frames = [store.read(table)[0] for table in ("trials", "events")]
     assert_clean(" ".join(str(value) for frame in frames for value in frame.to_numpy().ravel()))
     assert_clean(frames[0]["failure_message"].iloc[0])
-    text = next(tmp_path.glob("logs/study=quick/*-1.txt")).read_text()
+    text = next(tmp_path.glob("logs/study=quick/*-1.txt")).read_text(encoding="utf-8")
     assert "HF_TOKEN': '***'" in text and "ERROR x: ***" in text and "Traceback" in text
 
 

@@ -548,9 +548,9 @@ def test_golden_curves(method: str, tiny: Tiny, request: pytest.FixtureRequest) 
     trial = tiny(method, {"epochs": 3, "steps": 1})
     curves = {arm: curve(trial.override(changes)) for arm, changes in {"default": {}, **ARMS.get(method, {})}.items()}
     if request.config.getoption("--update-golden"):
-        path.write_text(as_text(curves))
+        path.write_text(as_text(curves), encoding="utf-8")
     assert path.exists(), "run `pytest tests/test_methods.py --update-golden` and commit the file"
-    expected = json.loads(path.read_text())
+    expected = json.loads(path.read_text(encoding="utf-8"))
     assert curves.keys() == expected.keys()
     for arm, columns in curves.items():
         assert columns.keys() == expected[arm].keys()

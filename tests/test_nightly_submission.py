@@ -45,13 +45,15 @@ class Machine:
             [*SEPARATE, "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"], stdout=subprocess.PIPE
         )
         assert self.outside.stdout and self.outside.stdout.readline() == b"up\n"
-        children = Path(f"/proc/{self.outside.pid}/task/{self.outside.pid}/children").read_text()
+        children = Path(f"/proc/{self.outside.pid}/task/{self.outside.pid}/children").read_text(encoding="utf-8")
         self.enter = ["nsenter", "--target", children.split()[0], "--net", "--pid", "--mount"]
 
     def start(self, command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
         words = [*self.enter, *map(str, command)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(words, env={**self.environment, **environment}, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            words, env={**self.environment, **environment}, stdout=pipe, stderr=pipe, encoding="utf-8"
+        )
 
     def run(self, *command: object, **environment: str) -> tuple[int, str, str]:
         process = self.start(command, **environment)
@@ -67,7 +69,9 @@ class Machine:
 @contextlib.contextmanager
 def cluster(folder: Path, *flags: str, mounts: Sequence[Path] = (), **environment: str) -> Iterator[Machine]:
     """A machine that is a cluster's head.  `mounts`: a folder and another one in whose place it stands there."""
-    allowed = subprocess.run([*SEPARATE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
+    allowed = subprocess.run(
+        [*SEPARATE, "ip", "link", "set", "lo", "up"], capture_output=True, encoding="utf-8", check=False
+    )
     if allowed.returncode != 0:
         pytest.skip(f"no namespaces here: {allowed.stderr.strip()}")
     machine = Machine(folder, environment)
@@ -95,9 +99,9 @@ def project(tmp_path: Path) -> Path:
         "ends": "0",
         "moved": "3",
     }.items():
-        (project / name).write_text(text)
+        (project / name).write_text(text, encoding="utf-8")
     lnl = tmp_path / "bin" / "lnl"
-    lnl.write_text(DIFF)
+    lnl.write_text(DIFF, encoding="utf-8")
     lnl.chmod(0o755)
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
@@ -108,14 +112,16 @@ def project(tmp_path: Path) -> Path:
 def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, tmp_path: Path) -> None:
     night = [sys.executable, project / "cluster" / "nightly" / "night.py"]
     token = tmp_path / "token"
-    token.write_text("0123456789abcdef" * 4)
+    token.write_text("0123456789abcdef" * 4, encoding="utf-8")
     with cluster(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)) as machine:
         tonight = ("--night", "2026-11-21", "--budget-hours", "0.5", "--preset", "smoke")
         both = [machine.start([*night, "submit", *tonight]) for _ in range(2)]
         said, quiet = zip(*sorted(process.communicate(timeout=120) for process in both), strict=True)
         assert [process.returncode for process in both] == [0, 0] and quiet == ("", ""), quiet
         assert said[0] == "nightly-2026-11-21 is submitted.\n" and "is there already" in said[1]
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, encoding="utf-8", check=True
+        )
         sent = f"# {[*tonight]} {commit.stdout.strip()} False\n"
         compared = "diff nightly --night 2026-11-21 --preset smoke --markdown night.md\n"
         assert machine.run(*night, "collect", *tonight) == (3, sent + compared, "")
@@ -123,8 +129,8 @@ def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, t
 
         # The budget is spent, nothing moved; then the sweep itself fails, which must not show the comparison before it.
         for ends, moved, expected in (("3", "0", 0), ("1", "0", 1)):
-            (project / "ends").write_text(ends)
-            (project / "moved").write_text(moved)
+            (project / "ends").write_text(ends, encoding="utf-8")
+            (project / "moved").write_text(moved, encoding="utf-8")
             assert machine.run(*night, "submit", *tonight, "--again")[1] == "nightly-2026-11-21 is submitted.\n"
             code, out, err = machine.run(*night, "collect", *tonight)
             assert (code, out) == (
@@ -133,7 +139,7 @@ def test_a_night_is_submitted_once_and_its_comparison_collected(project: Path, t
             ), err
         assert err.splitlines()[-1].startswith("error: nightly-2026-11-21 ended without a comparison (FAILED)")
 
-        (tmp_path / "wrong").write_text("f" * 64)
+        (tmp_path / "wrong").write_text("f" * 64, encoding="utf-8")
         for flags, environment, sentence in (
             ([], {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, "refuses the token"),
             (["--address", "http://127.0.0.1:9"], {}, "No Ray dashboard answers at http://127.0.0.1:9"),
@@ -169,7 +175,7 @@ def test_a_cluster_that_is_gone_gets_one_sentence(command: str) -> None:
         night = [sys.executable, ROOT / "cluster" / "nightly" / "night.py", command, "--address", address]
         # Ray's client would go where RAY_ADDRESS says, whatever address it is given.
         environment = {**os.environ, "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "RAY_ADDRESS": "local"}
-        done = subprocess.run(night, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(night, env=environment, capture_output=True, encoding="utf-8", timeout=120)
         server.shutdown()
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1, done.stderr
     assert f"The cluster at {address} answers no more (ConnectionError)" in done.stderr

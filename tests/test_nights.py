@@ -372,11 +372,11 @@ def test_a_step_is_exit_code_3_with_what_changed_beside_it(
     for part in ("code dividemix-c0 → another-code", "commit 0123456 → fedcba9", "torch 2.15.0 → 2.16.0",
                  "host one → two", "method.temperature 0.5 → 0.7", f"since {names(8)[-1]}"):  # fmt: skip
         assert part in text, part
-        assert part in markdown.read_text(), part
+        assert part in markdown.read_text(encoding="utf-8"), part
     assert "replicate 9" not in text, "replicates differ every night"
     assert "Slower: dividemix (10 → 25 s a trial)" in text
-    assert markdown.read_text().startswith("### nightly, preset digits, night 2026-10-09")
-    assert "lnl report nightly --preset digits --night 2026-10-09" in markdown.read_text()
+    assert markdown.read_text(encoding="utf-8").startswith("### nightly, preset digits, night 2026-10-09")
+    assert "lnl report nightly --preset digits --night 2026-10-09" in markdown.read_text(encoding="utf-8")
     assert figure.read_bytes().startswith(b"\x89PNG")
     code, text = diff(capsys, folder, "--json")
     assert code == 3
@@ -660,7 +660,7 @@ def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: 
         assert len(loaded.trials) == 2 and loaded.left.empty and loaded.earlier == () and loaded.night == night
     assert load(tmp_path, "nightly").night == "2026-11-21"
     assert cli.main(["report", "nightly", "--storage", str(tmp_path)]) == 0
-    assert "2026-11-21" in (tmp_path / "reports" / "nightly-smoke-night" / "index.html").read_text()
+    assert "2026-11-21" in (tmp_path / "reports" / "nightly-smoke-night" / "index.html").read_text(encoding="utf-8")
     assert cli.main(["diff", "nightly", "--storage", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "Nothing can be judged yet: it takes 3 replicates." in text and "Missing, not run: mixup" in text

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +91,7 @@ def process(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as child:
+    with subprocess.Popen(command, encoding="utf-8", env=environment, **pipes) as child:
         try:
             yield child
         finally:
@@ -166,10 +165,10 @@ def test_a_path_of_either_kind_does_the_same(root):
     (root / "b").mkdir()
     names = ["a/study=x/k-1.txt", "a/study=x/k-2.txt", "a/study=x/kk-1.txt", "a/study=x/.k-3.txt", "b/k-4.txt"]
     for name in names:
-        (root / name).write_text(name)
+        (root / name).write_text(name, encoding="utf-8")
     folder, one = root / "a" / "study=x", root / names[0]
 
-    assert [(root / name).read_text() for name in names] == names
+    assert [(root / name).read_text(encoding="utf-8") for name in names] == names
     assert one.read_bytes() == names[0].encode() and one.stat().st_size == len(names[0]) and one.exists()
     assert abs(one.stat().st_mtime - time.time()) < 60 and one.stat().st_mtime_ns // 10**9 == int(one.stat().st_mtime)
 
@@ -194,12 +193,17 @@ def test_a_path_of_either_kind_does_the_same(root):
     with pytest.raises(ValueError):
         folder.relative_to(root / "b")
     again = pickle.loads(pickle.dumps(one))
-    assert again == one and hash(again) == hash(one) and str(again) == str(one) and again.read_text() == names[0]
+    assert (
+        again == one
+        and hash(again) == hash(one)
+        and str(again) == str(one)
+        and again.read_text(encoding="utf-8") == names[0]
+    )
 
     moved = one.replace(root / "b" / "moved.txt")
-    assert moved.read_text() == names[0] and not one.exists()
+    assert moved.read_text(encoding="utf-8") == names[0] and not one.exists()
     moved.write_bytes(b"other")
-    assert moved.read_text() == "other"
+    assert moved.read_text(encoding="utf-8") == "other"
     for act in (one.read_bytes, one.stat, one.unlink):
         with pytest.raises(FileNotFoundError):
             act()
@@ -212,15 +216,17 @@ def test_a_path_of_either_kind_does_the_same(root):
 
 def test_what_glob_found_needs_no_further_request(bucket, server, monkeypatch):
     for number in range(3):
-        (bucket / f"k-{number}").write_text(str(number))
+        (bucket / f"k-{number}").write_text(str(number), encoding="utf-8")
     paths = list(bucket.glob("k-*"))
-    assert [path.read_text() for path in paths] == ["0", "1", "2"]
+    assert [path.read_text(encoding="utf-8") for path in paths] == ["0", "1", "2"]
     reach(monkeypatch, free_port())  # nobody there
     assert [path.stat().st_size for path in paths] == [1, 1, 1] and all(path.exists() for path in paths)
-    assert [path.read_text() for path in paths] == ["0", "1", "2"], "small ones stay in memory, by their tags"
+    assert [path.read_text(encoding="utf-8") for path in paths] == ["0", "1", "2"], (
+        "small ones stay in memory, by their tags"
+    )
     reach(monkeypatch, server[0])
-    (bucket / "k-1").write_text("new")
-    assert [path.read_text() for path in bucket.glob("k-*")] == ["0", "new", "2"]
+    (bucket / "k-1").write_text("new", encoding="utf-8")
+    assert [path.read_text(encoding="utf-8") for path in bucket.glob("k-*")] == ["0", "new", "2"]
 
 
 def test_a_large_object_goes_up_in_parts_and_comes_back_whole(bucket, tmp_path):
@@ -279,7 +285,7 @@ def test_what_cannot_be_reached_gets_one_sentence_without_secrets(bucket, server
     try:
         sentence = refusal(monkeypatch, capsys, str(bucket))
         with pytest.raises(StorageError, match="refuses these credentials"):
-            (bucket / "x").write_text("1")
+            (bucket / "x").write_text("1", encoding="utf-8")
     finally:
         tell(server[0], "/moto-api/reset-auth", b"inf")
     assert "refuses these credentials (InvalidAccessKeyId): set AWS_ACCESS_KEY_ID" in sentence
@@ -435,7 +441,7 @@ from lnl.results import locked, place
 root = place(sys.argv[1])
 for _ in range(15):
     with locked(root / "locks"):
-        (root / "count").write_text(str(int((root / "count").read_text()) + 1))
+        (root / "count").write_text(str(int((root / "count").read_text(encoding="utf-8")) + 1))
 print("counted", flush=True)
 """
 
@@ -523,7 +529,7 @@ def test_a_heartbeat_between_the_look_and_the_takeover_keeps_the_lease(store, el
 def test_a_damaged_lease_holds_nothing(store):
     for content in ("", '{"token": "ab', "[]"):
         lease, _ = claim(store, "a")
-        lease.path.write_text(content)
+        lease.path.write_text(content, encoding="utf-8")
         assert leases(store) == {} and not lease.holds()
         again, previous = claim(store, "a")
         assert again is not None and previous is None
@@ -532,10 +538,10 @@ def test_a_damaged_lease_holds_nothing(store):
 
 
 def test_a_lock_lets_one_in_at_a_time(root):
-    (root / "count").write_text("0")
+    (root / "count").write_text("0", encoding="utf-8")
     with process(COUNTS, root) as one, process(COUNTS, root) as other:
         assert one.stdout.readline() == other.stdout.readline() == "counted\n"
-    assert (root / "count").read_text() == "30"
+    assert (root / "count").read_text(encoding="utf-8") == "30"
 
 
 # ----------------------------------------------------------------------------------------------- a network that fails
@@ -650,8 +656,8 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     def usurp() -> None:
         """As if another had found its lease lapsed."""
         path = store.lease_path(trial.id)
-        record = {**json.loads(path.read_text()), "token": "another", "host": "elsewhere/0/"}
-        path.write_text(canonical(record))
+        record = {**json.loads(path.read_text(encoding="utf-8")), "token": "another", "host": "elsewhere/0/"}
+        path.write_text(canonical(record), encoding="utf-8")
 
     def cut_off(report: dict) -> None:
         said.append(report)
@@ -719,7 +725,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     assert len(runs) == 2, "both drivers ran"
 
     page = bucket / "reports" / "quick-base" / "index.html"
-    assert page.read_text().startswith("<!doctype html>") and f"Report: {page}" in said[0]
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>") and f"Report: {page}" in said[0]
     capsys.readouterr()
     assert main(["status", str(study), "--storage", str(bucket)]) == 0
     assert f"{TRIALS} trials: {TRIALS} done" in capsys.readouterr().out

@@ -161,7 +161,11 @@ cluster.shutdown()
 def one_gpu() -> Iterator[str]:
     """Address of a cluster of one node that pretends to have one GPU."""
     cluster = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=guarded("a" * 64)
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=guarded("a" * 64),
     )
     assert cluster.stdin and cluster.stdout
     yield cluster.stdout.readline().strip()
@@ -177,7 +181,12 @@ def execute(
 ) -> subprocess.CompletedProcess[str]:
     arguments = [flag for flag in command(study, storage, *flags) if flag not in ("--address", "local")]
     return subprocess.run(
-        [*arguments, "--address", address], capture_output=True, text=True, timeout=180, env=guarded(token), check=False
+        [*arguments, "--address", address],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=180,
+        env=guarded(token),
+        check=False,
     )
 
 

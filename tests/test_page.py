@@ -72,7 +72,7 @@ def assert_it_fits(page: Path, width: int) -> None:
     """Every picture is decoded, nothing overflows but what scrolls in its own box, and nothing else is asked for."""
     found = look(page, width)
     assert found["width"] <= found["screen"] == width and found["outside"] == []
-    assert found["decoded"] == found["pictures"] == page.read_text().count("<img") > 0
+    assert found["decoded"] == found["pictures"] == page.read_text(encoding="utf-8").count("<img") > 0
     assert found["said"] == [] and found["beyond"] == []
 
 
@@ -105,7 +105,8 @@ def test_what_is_wrong_is_seen(tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<!doctype html><body style='background: #fff'><p style='width: 900px; color: #ccc'>faint</p>"
-        "<img src='data:image/png;base64,AAAA'><img src='http://example.org/x.png'><script>nothing()</script>"
+        "<img src='data:image/png;base64,AAAA'><img src='http://example.org/x.png'><script>nothing()</script>",
+        encoding="utf-8",
     )
     found = look(bad, 390)
     assert found["width"] == 908 and "P" in found["outside"] and found["decoded"] == 0 and found["pictures"] == 2

@@ -254,7 +254,7 @@ RATES = 'noise = "symmetric"\ncolumns = [{ rate = 0.2 }, { rate = 0.5 }]'
     ],
 )
 def test_what_cannot_be_right_is_refused(folder: Path, table: str, cells: str, row: str, message: str | None) -> None:
-    (folder / "a.toml").write_text(SHORT.format(table=table, cells=cells, row=row))
+    (folder / "a.toml").write_text(SHORT.format(table=table, cells=cells, row=row), encoding="utf-8")
     if message is None:
         assert [entry.value for entry in papers.entries()] == [0.961, 0.946]
     else:
@@ -264,14 +264,16 @@ def test_what_cannot_be_right_is_refused(folder: Path, table: str, cells: str, r
 
 def test_a_dash_is_no_number_and_unknown_is_none(folder: Path) -> None:
     row = ', probe = "unknown", network = "unknown", settings = { b = 2 }'
-    (folder / "a.toml").write_text(SHORT.format(table=RATES + "\nsettings = { a = 1 }", cells="- 94.6±0.3", row=row))
+    (folder / "a.toml").write_text(
+        SHORT.format(table=RATES + "\nsettings = { a = 1 }", cells="- 94.6±0.3", row=row), encoding="utf-8"
+    )
     (entry,) = papers.entries()
     assert (entry.rate, entry.sd, entry.spread, entry.probe, entry.network) == (0.5, 0.003, "unknown", None, None)
     assert entry.settings == {"a": 1, "b": 2}
 
 
 def test_a_file_that_is_no_toml_is_named(folder: Path) -> None:
-    (folder / "a.toml").write_text("title = ")
+    (folder / "a.toml").write_text("title = ", encoding="utf-8")
     with pytest.raises(papers.PaperError, match=r"a\.toml"):
         papers.papers()
 

@@ -39,14 +39,14 @@ def page(root):
 
 def text_of(page: Path) -> str:
     """What a reader sees, without tags, pictures and line breaks."""
-    body = page.read_text().partition("</head>")[2]
+    body = page.read_text(encoding="utf-8").partition("</head>")[2]
     shown = html.unescape(re.sub(r"<[^>]*>", " ", body)).replace("\u00a0", " ")
     return re.sub(r"\s+", " ", shown)
 
 
 def test_one_file_that_needs_nothing_else(page, root):
     assert page == root / "reports" / "robmix_ablation-digits" / "index.html"
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', source)
     assert len(pictures) == source.count("<img") == 1 + 2 + 2 + 3 + 1 + 1  # contrasts, two panels, across, rules, cost
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
@@ -194,13 +194,13 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     for each in statistics.records(contrasts):
         word, said, numbers = report.verdict(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
 
 
 def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
     """The Python under a figure, run as it stands, draws the rows that lie beside the page."""
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     figures = re.findall(r'<figure id="([^"]+)">(.*?)</figure>', source, re.DOTALL)
     assert len(figures) == source.count("<img") == 10
     for stem, body in figures:
@@ -219,7 +219,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
 
 
 def test_every_file_that_the_page_links_to_lies_beside_it(page):
-    linked = set(re.findall(r'href="([^"#]+)"', page.read_text()))
+    linked = set(re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")))
     assert linked == {path.name for path in page.parent.iterdir()} - {"index.html"}
 
 
@@ -251,7 +251,7 @@ def test_whether_papers_can_be_compared_is_said_first(comparable, said):
 
 
 def test_tables_as_papers_have_them_are_folded(page):
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     for stem, heading in (("ratios-levels", "As tables of papers have it"), ("ratios", None)):
         before = source[: source.index(f'href="{stem}.md"')]
         folded = before.rindex("<details>") > before.rindex("</details>")
@@ -345,7 +345,7 @@ def test_many_contrasts_in_words_are_folded(tmp_path, count):
 def test_names_cannot_break_the_page(tmp_path):
     plan = simulated.plan(2, panels=["frozen_head"], question='Is <b>"a & b"</b> enough?')
     simulated.Simulation(tmp_path).submit(plan)
-    source = build(tmp_path, simulated.STUDY).read_text()
+    source = build(tmp_path, simulated.STUDY).read_text(encoding="utf-8")
     assert "Is &lt;b&gt;&#34;a &amp; b&#34;&lt;/b&gt; enough?" in source
 
 
@@ -358,7 +358,7 @@ def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):
     simulation.submit(plan)
     simulation.run(plan["trials"])
     inside = build(tmp_path, simulated.STUDY)
-    source = inside.read_text()
+    source = inside.read_text(encoding="utf-8")
     assert '<a href="#inside">Inside the methods</a>' in source
     for kind in ("selection", "labels", "loss-full", "clean-full", "transition-full", "embeddings-full"):
         assert f'<figure id="inside-{kind}">' in source

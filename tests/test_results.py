@@ -115,16 +115,16 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
 )
 def test_a_writer_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, error):
     target = tmp_path / "deep" / "plan.json"
-    write_atomically(target, lambda temporary: temporary.write_text("old"))
+    write_atomically(target, lambda temporary: temporary.write_text("old", encoding="utf-8"))
 
     def fail(temporary):
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise error
 
     expected = StorageError if isinstance(error, OSError | RuntimeError) else type(error)
     with pytest.raises(expected):
         write_atomically(target, fail)
-    assert target.read_text() == "old" and files(tmp_path) == ["deep/plan.json"]
+    assert target.read_text(encoding="utf-8") == "old" and files(tmp_path) == ["deep/plan.json"]
 
 
 def test_while_it_is_written_a_file_has_a_hidden_name_that_readers_do_not_see(store):
@@ -146,7 +146,7 @@ def test_while_it_is_written_a_file_has_a_hidden_name_that_readers_do_not_see(st
 
 
 def test_a_folder_that_cannot_be_made_gives_one_sentence(tmp_path):
-    (tmp_path / "results").write_text("a file where the folder should be")
+    (tmp_path / "results").write_text("a file where the folder should be", encoding="utf-8")
     store = Store(tmp_path / "results")
     with pytest.raises(StorageError, match=r"Cannot write .*results.*: check the folder's permissions"):
         store.write_attempt("noise", row(), [])
@@ -409,7 +409,7 @@ SCHEMA_1 = REPOSITORY / "tests" / "fixture" / "schema1"  # files of schema versi
 
 @pytest.mark.parametrize("table", ["trials", "epochs"])
 def test_files_of_schema_1_are_read_in_full(table):
-    expected = json.loads((SCHEMA_1 / "rows.json").read_text())[table]
+    expected = json.loads((SCHEMA_1 / "rows.json").read_text(encoding="utf-8"))[table]
     frame, broken = Store(SCHEMA_1).read(table, "schema1")
     found = frame.assign(**{name: frame[name].map(datetime.isoformat) for name in frame if name.endswith("_at")})
     assert broken == [] and found[list(expected[0])].to_dict("records") == expected
@@ -645,7 +645,7 @@ sys.stdin.read()  # a lease lives as long as its process
 def process(script, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
     try:
         yield child
     finally:
@@ -701,8 +701,8 @@ def test_within_one_process_a_trial_is_claimed_once_and_released_at_the_end(stor
 
 def test_a_lease_of_another_host_lapses_with_its_heartbeat(store):
     lease, _ = claim(store, "a")
-    record = {**json.loads(lease.path.read_text()), "host": "elsewhere/0/", "pid": 1}
-    lease.path.write_text(canonical(record))
+    record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "elsewhere/0/", "pid": 1}
+    lease.path.write_text(canonical(record), encoding="utf-8")
     recent, old = time.time() - results.EXPIRY_S + 20, time.time() - results.EXPIRY_S - 1
     os.utime(lease.path, (recent, recent))
     assert claim(store, "a") == (None, record) and leases(store)["a"]["alive"] is True
@@ -737,8 +737,8 @@ def test_a_held_lease_beats(store, monkeypatch):
 
 def test_a_number_that_another_process_got_meanwhile_is_no_holder(store):
     lease, _ = claim(store, "a")
-    record = json.loads(lease.path.read_text())
-    lease.path.write_text(canonical({**record, "born": record["born"] - 3600}))
+    record = json.loads(lease.path.read_text(encoding="utf-8"))
+    lease.path.write_text(canonical({**record, "born": record["born"] - 3600}), encoding="utf-8")
     assert leases(store)["a"]["alive"] is False
     assert claim(store, "a")[0] is not None
 
@@ -746,7 +746,7 @@ def test_a_number_that_another_process_got_meanwhile_is_no_holder(store):
 def test_a_damaged_lease_holds_nothing(store):
     lease, _ = claim(store, "a")
     for content in ("", '{"token": "ab', "[]"):
-        lease.path.write_text(content)
+        lease.path.write_text(content, encoding="utf-8")
         assert leases(store) == {}
         assert claim(store, "a")[0] is not None
 
@@ -761,12 +761,12 @@ def test_what_is_written_once_is_never_replaced(tmp_path: Path, monkeypatch: pyt
 
         monkeypatch.setattr(os, "link", refuse)  # as some file systems do
     path = tmp_path / "row.parquet"
-    write_atomically(path, lambda temporary: temporary.write_text("first"), once=True)
+    write_atomically(path, lambda temporary: temporary.write_text("first", encoding="utf-8"), once=True)
     with pytest.raises(StorageError):
-        write_atomically(path, lambda temporary: temporary.write_text("second"), once=True)
-    assert path.read_text() == "first" and [one.name for one in tmp_path.iterdir()] == ["row.parquet"]
-    write_atomically(path, lambda temporary: temporary.write_text("third"))
-    assert path.read_text() == "third", "what may be replaced is"
+        write_atomically(path, lambda temporary: temporary.write_text("second", encoding="utf-8"), once=True)
+    assert path.read_text(encoding="utf-8") == "first" and [one.name for one in tmp_path.iterdir()] == ["row.parquet"]
+    write_atomically(path, lambda temporary: temporary.write_text("third", encoding="utf-8"))
+    assert path.read_text(encoding="utf-8") == "third", "what may be replaced is"
 
 
 def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Path) -> None:
@@ -774,10 +774,10 @@ def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Pat
     for trial in ("finished", "unfinished"):
         lease, _ = claim(store, trial)
         assert lease is not None  # never entered, so never released: its holder ends without a word
-        record = json.loads(store.lease_path(trial).read_text())
-        store.lease_path(trial).write_text(json.dumps({**record, "pid": 2**22 + 1}))
+        record = json.loads(store.lease_path(trial).read_text(encoding="utf-8"))
+        store.lease_path(trial).write_text(json.dumps({**record, "pid": 2**22 + 1}), encoding="utf-8")
         store.checkpoint_path(trial).parent.mkdir(exist_ok=True)
-        store.checkpoint_path(trial).write_text("state")
+        store.checkpoint_path(trial).write_text("state", encoding="utf-8")
         store.give_up(trial)
     living, _ = claim(store, "living")
     assert living is not None

@@ -40,7 +40,7 @@ TWO_ARMS = {"plain": {}, "mixed": {"method": "mixmatch", "method.batch_size": 16
 
 def declare(folder: Path, arms: dict = TWO_ARMS, replicates: int = 2, epochs: int = 3, steps: int = 3) -> Path:
     path = folder / "quick.py"
-    path.write_text(STUDY.format(arms=arms, replicates=replicates, epochs=epochs, steps=steps))
+    path.write_text(STUDY.format(arms=arms, replicates=replicates, epochs=epochs, steps=steps), encoding="utf-8")
     return path
 
 
@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
 
 def execute(study: Path, storage: Path, *flags: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     arguments = command(study, storage, *flags)
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=240, env=environment(), cwd=cwd)
+    return subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=240, env=environment(), cwd=cwd)
 
 
 def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
         command(study, storage, *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         env=environment(),
         start_new_session=True,
     )
@@ -115,7 +115,7 @@ def leased_process(storage: Path, since: float = 0.0) -> int | None:
     for path in (storage / "checkpoints").glob("*.pt"):
         lease = storage / "leases" / f"{path.stem}.json"
         if lease.exists() and path.stat().st_mtime >= since:
-            return int(json.loads(lease.read_text())["pid"])
+            return int(json.loads(lease.read_text(encoding="utf-8"))["pid"])
     return None
 
 
@@ -161,7 +161,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert "5 trials to run, 0 done before." in first.stdout and "5 trials: 4 done, 1 failed" in first.stdout
     assert "failed  broken" in first.stdout and "this trial leaves none" in first.stdout
     rows = pd.read_parquet(storage / "trials").set_index("arm")
-    logs = {path.stem: path.read_text() for path in (storage / "logs" / "study=quick").iterdir()}
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in (storage / "logs" / "study=quick").iterdir()}
     failed = rows.loc[["broken", "diverges"], "trial"]
     assert logs.keys() == {f"{trial}-1" for trial in failed} and all("Traceback" in text for text in logs.values())
     shown = f"lnl logs quick {failed['broken']} --storage {storage}"
@@ -322,8 +322,8 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     )
     lease, _ = results.claim(store, trial.id, study="quick", run="this run")
     assert lease is not None
-    record = {**json.loads(lease.path.read_text()), "host": "a machine that went away"}
-    lease.path.write_text(json.dumps(record))
+    record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "a machine that went away"}
+    lease.path.write_text(json.dumps(record), encoding="utf-8")
     long_ago = time.time() - results.EXPIRY_S + 2
     os.utime(lease.path, (long_ago, long_ago))
 

@@ -276,7 +276,7 @@ searches.ended(first.id, {{"outcome": "done"}})
 print(*[searches.next(3).id for _ in range(3)], flush=True)
 os._exit(9)
 """
-    lost = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    lost = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert lost.returncode == 9, lost.stderr
     held = lost.stdout.split()
     running = [trial for trial in optuna_trials(plan, store) if trial.state.name == "RUNNING"]

@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 def declare(folder: Path, pruner: str = "none", suggestions: int = BUDGET, epochs: int = 20) -> Path:
     path = folder / "digits.py"
-    path.write_text(STUDY.format(pruner=pruner, suggestions=suggestions, epochs=epochs))
+    path.write_text(STUDY.format(pruner=pruner, suggestions=suggestions, epochs=epochs), encoding="utf-8")
     return path
 
 

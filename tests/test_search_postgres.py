@@ -83,7 +83,7 @@ def server() -> Iterator[Server]:
     if os.getuid() == 0 and (not shutil.which("runuser") or subprocess.run(["id", "postgres"]).returncode):
         pytest.skip("PostgreSQL refuses root, and there is no user postgres")
     folder = Path(tempfile.mkdtemp(prefix="lnl-postgresql-"))  # pytest's own folders are closed to other users
-    (folder / "password").write_text(PASSWORD)
+    (folder / "password").write_text(PASSWORD, encoding="utf-8")
     if os.getuid() == 0:
         for path in (folder, folder / "password"):
             shutil.chown(path, "postgres")

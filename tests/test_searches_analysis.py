@@ -465,7 +465,7 @@ def test_more_than_four_searches_are_folded_on_the_page(tmp_path):
     cells = [simulated.cell(f"arm_{i}") for i in range(5)]
     simulation = empty_study(tmp_path, cells)
     simulation.suggest(cells[0], 0, simulated.OWN, 0.5, 0.8)
-    source = build(tmp_path, simulated.STUDY).read_text()
+    source = build(tmp_path, simulated.STUDY).read_text(encoding="utf-8")
     assert source.count('<details class="part"') == source.count("<summary><h3>") == 5
 
 
@@ -519,7 +519,7 @@ def test_the_page_tells_how_values_were_chosen_and_what_is_not_comparable(page):
     assert "Compare searches up to 12 suggestions only." in text
     assert text.index("full tpe against full") < text.index("Values were chosen") < text.rindex("Searched values")
     assert 'load("results", "robmix_ablation", "digits").plot_search("full_tpe", selection="last")' in text
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     assert '<a href="#suggestions">Search</a>' in source and '<details class="part"' not in source
     assert "Arms that left" not in text
 
@@ -542,7 +542,7 @@ def test_the_audit_table_adds_up(study, suggestions):
 
 
 def test_figures_are_on_the_page_and_beside_it(page):
-    source = page.read_text()
+    source = page.read_text(encoding="utf-8")
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', source)
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     stems = re.findall(r'<figure id="([^"]+)">', source)

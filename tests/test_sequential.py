@@ -321,7 +321,7 @@ if __name__ == "__main__":
 def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     """Real training: the arm without training is found out at the first look, the arm's twin goes on to the last."""
     file, storage = tmp_path / "quick.py", tmp_path / "results"
-    file.write_text(STUDY)
+    file.write_text(STUDY, encoding="utf-8")
     first = execute(file, storage, "--json")
     assert first.returncode == 0, first.stderr
     verdicts = {row["arm"]: row for row in json.loads(first.stdout)["contrasts"]}

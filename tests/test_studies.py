@@ -68,7 +68,7 @@ def test_the_search_of_all_methods_tries_what_each_declares_but_no_more_trusted_
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_studies_are_declarations(path: Path) -> None:
     """No function, no loop, no import but of what declares."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While | ast.With | ast.Try), path
         if isinstance(node, ast.ImportFrom):

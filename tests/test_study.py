@@ -334,8 +334,8 @@ def test_a_held_trial_is_running_whatever_it_was_and_a_dead_lease_is_not(store):
     finish(store, plan.trials[0], code_hash="0" * 12)
     claim(store, plan.trials[0].id)
     lease, _ = claim(store, plan.trials[1].id)
-    record = json.loads(lease.path.read_text())
-    lease.path.write_text(canonical({**record, "born": 0.0}))
+    record = json.loads(lease.path.read_text(encoding="utf-8"))
+    lease.path.write_text(canonical({**record, "born": 0.0}), encoding="utf-8")
     assert [status.state for status in reconcile(plan, store)[:2]] == ["running", "missing"]
 
 

@@ -132,10 +132,10 @@ def test_latex_compiles_and_stays_on_its_page(all_tables, tmp_path):
         "words": tables.Table("", ["name", "note"], [["x", "a sentence that goes on and on " * 8]] * 40, frame),
     }
     pages = "\\clearpage\n".join(table.latex(name) for name, table in made.items())
-    (tmp_path / "all.tex").write_text(f"{PACKAGES}\n{pages}\\end{{document}}\n")
+    (tmp_path / "all.tex").write_text(f"{PACKAGES}\n{pages}\\end{{document}}\n", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     for _ in range(2):  # the widths of long tables are known after the first
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
         assert done.returncode == 0, done.stdout[-2000:]
     log = (tmp_path / "all.log").read_text(errors="replace")
     assert [float(points) for points in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(points) > 1] == []

@@ -117,7 +117,7 @@ def test_beside_object_storage_its_files_are_local(tmp_path: Path, monkeypatch: 
 
 
 def test_a_tracker_that_fails_says_so_once_and_nothing_else_happens(tmp_path: Path) -> None:
-    (tmp_path / "tensorboard").write_text("a file where the folder would be")
+    (tmp_path / "tensorboard").write_text("a file where the folder would be", encoding="utf-8")
     said: list[str] = []
     follow(tmp_path, range(1, 20), said, tensorboard=True)
     assert len(said) == 1 and said[0].startswith("TensorBoard gets no more of this run (")
@@ -189,13 +189,13 @@ study.main()
 
 @pytest.mark.slow
 def test_a_run_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "quick.py").write_text(STUDY)
+    (tmp_path / "quick.py").write_text(STUDY, encoding="utf-8")
     flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--tensorboard", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(tmp_path / "quick.py"), *flags],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
         env=environment,
     )

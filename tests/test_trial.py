@@ -270,9 +270,9 @@ def tree(real, tmp_path, monkeypatch):
 
     def rewrite(path, change):
         file = tmp_path / "lnl" / path
-        before = file.read_text()
-        file.write_text(change(before))
-        assert file.read_text() != before
+        before = file.read_text(encoding="utf-8")
+        file.write_text(change(before), encoding="utf-8")
+        assert file.read_text(encoding="utf-8") != before
 
     return SimpleNamespace(hash=fresh, real=real, rewrite=rewrite)
 
@@ -304,7 +304,7 @@ def test_a_change_of_what_a_method_runs_moves_its_hash(tree, name):
 
 def test_what_a_search_may_try_does_not_move_it(tree):
     for path in ("methods/robmix.py", "semisupervised.py"):
-        before = (PACKAGE / path).read_text()
+        before = (PACKAGE / path).read_text(encoding="utf-8")
         assert re.search(r"SEARCH(: .*)? = \{", before) and "from lnl.space import" in before
         tree.rewrite(path, lambda text: re.sub(r"SEARCH(: .*)? = \{", 'SEARCH = {"method.new": None, ', text))
         tree.rewrite(path, lambda text: re.sub(r"from lnl.space import .*", "from lnl.space import Choice", text))

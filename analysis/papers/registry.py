@@ -115,7 +115,7 @@ def papers() -> dict[str, Paper]:
     found = {}
     for path in sorted(FOLDER.glob("*.toml")):
         try:
-            found[path.stem] = Paper(name=path.stem, **tomllib.loads(path.read_text()))
+            found[path.stem] = Paper(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8")))
         except (tomllib.TOMLDecodeError, ValidationError) as error:
             raise PaperError(f"{path.name}: {error}") from None
     return found

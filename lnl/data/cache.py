@@ -138,7 +138,7 @@ class _Unusable(Exception):
 def _locked(path: Path) -> Iterator[None]:
     """Waits for the other processes that hold the lock; the system frees it when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,7 +150,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _open(folder: Path, name: str, stamp: str) -> Dataset:
     """Checks sizes, headers and the labels' checksums; the images' would cost seconds at every start."""
     try:
-        facts = json.loads((folder / "dataset.json").read_text())
+        facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if facts["format"] != FORMAT:
             raise ValueError("it was written by another version")
         if facts["stamp"] != stamp:
@@ -217,7 +217,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
             "checksum": _checksum(arrays),
             "arrays": arrays,
         }
-        with (partial / "dataset.json").open("w") as file:
+        with (partial / "dataset.json").open("w", encoding="utf-8") as file:
             json.dump(facts, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
