@@ -187,7 +187,8 @@ def contrasts(
 
     `trials`, `missing`: finished and other planned trials of the base setting.  A verdict waits for all trials that the
     plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
-    often.  Trials that failed by accident are not waited for.
+    often.  A trial on data that were replaced since (`stale`) has not run.  Trials that failed by accident are not
+    waited for.
 
     deviation: standard deviation of one replicate's difference.  diverged, diverged_against: trials of either arm that
     count as chance: a rare divergence moves a mean far, and few replicates may hold none.  p, p_equivalence: of a
@@ -199,7 +200,7 @@ def contrasts(
     low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks:
     where looks decided when to stop, they hold the truth in 92 to 95 % of studies.
     """
-    waiting = missing[missing["status"].isin(["not run", "preempted"])]
+    waiting = missing[missing["status"].isin(["not run", "preempted", "stale"])]
     planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
     counts = planned_rows.groupby("arm")["replicate"].max() + 1
     rows: list[dict[str, Any]] = []

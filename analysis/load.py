@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,21 @@ import pandas as pd
 
 from analysis import evidence, statistics
 from lnl import nights
-from lnl.results import Place, Store, attempt_name, counting, is_outcome, latest, place
+from lnl.results import (
+    CHANGED_CODE,
+    CHANGED_DATA,
+    CHANGED_SOURCES,
+    Place,
+    Sources,
+    Store,
+    attempt_name,
+    counting,
+    is_outcome,
+    latest,
+    place,
+    sources_from,
+    why_stale,
+)
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -58,6 +72,7 @@ class Study:
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
     unreadable: list[Place]  # files that could not be read; grows when `epochs` or `arrays` meets one
+    remarks: tuple[str, ...] = ()  # sentences on results that are left out, or were made by several versions of code
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -244,23 +259,45 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
     counts = {one["replicates"] for one in here if not one.get("looks")}
     most = (plan.get("looks") or [plan["replicates"]])[-1]
     earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < most))
-    return replace(of_plan(store, plan, row["plan_hash"], unreadable), earlier=earlier)
+    return replace(of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable), earlier=earlier)
 
 
-def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: Sequence[Place] = ()) -> Study:
-    """A plan's record, submitted or not, and its results.  `unreadable`: files already found so."""
+def of_plan(
+    store: Store,
+    plan: dict[str, Any],
+    plan_hash: str,
+    current: Mapping[str, Sources],
+    unreadable: Sequence[Place] = (),
+) -> Study:
+    """A plan's record, submitted or not, and its results.
+
+    `current`: the code and data that its trials, by id, and searches, by name, would use; of a stored plan those when
+    it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
+    versions of a data set.  `unreadable`: files already known to be so.
+    """
     name, preset = plan["study"], plan["preset"]
     rows, broken = store.read("trials", name)
     names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
     suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
     unreadable = [*unreadable, *broken, *lost]
     _report_unreadable(unreadable)
-    rows = latest(rows)
+    scored_on = why_stale(suggested.assign(trial=suggested["search"]), current)
+    suggested = suggested[~scored_on.isin([CHANGED_DATA, CHANGED_SOURCES])]
+    of_search = {
+        trial: current[search]
+        for search, trials in zip(suggested["search"], suggested["trials"], strict=True)
+        if search in current
+        for trial in _listed(trials)
+    }
+    rows = latest(rows, {**of_search, **current})
+    other_data = on_other_data(rows, current)
     # the plan names a trial's arm and setting: a row may be older than a change of names
     planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
     rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
-    trials = planned.merge(rows_of_plan[is_outcome(rows).astype(bool)], on="trial")
+    finished = is_outcome(rows).astype(bool)
+    trials = planned.merge(rows_of_plan[finished & ~other_data], on="trial")
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
+    failures = failures.assign(status=failures["status"].mask(finished & other_data, "stale"))
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
     outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
@@ -278,7 +315,39 @@ def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable:
         suggested=suggested,
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
+        remarks=tuple(_remarks(planned.merge(rows_of_plan[finished], on="trial"), missing)),
     )
+
+
+def on_other_data(rows: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
+    """Rows on another version of their data than the one that counts.
+
+    That is the one of `current`; where it is not known there (plans of earlier versions, data that the driver lacked),
+    the one of the newest result on that data set.
+    """
+    wanted = pd.Series(
+        [current[t].data_hash if t in current else None for t in rows["trial"]], rows.index, dtype=object
+    )
+    ended = rows[is_outcome(rows).astype(bool) & rows["data_hash"].notna()].sort_values("ended_at", kind="stable")
+    newest = ended.groupby("dataset")["data_hash"].last()
+    newest.update(wanted.groupby(rows["dataset"]).last().dropna())
+    counting_hash = rows["dataset"].map(newest)
+    other = rows["data_hash"].notna() & counting_hash.notna() & (rows["data_hash"] != counting_hash)
+    return rows["stale"].isin([CHANGED_DATA, CHANGED_SOURCES]) | (wanted.isna() & other)
+
+
+def _remarks(finished: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
+    """Sentences on results that are left out, and on those that stand beside others of another version of the code."""
+    if count := int((missing["status"] == "stale").sum()):
+        yield (
+            f"{count} of {len(finished)} results were made on other data, which have been replaced since (data set, "
+            "human labels or the data that a trial starts from), and are left out: --rerun-stale trains them again."
+        )
+    if count := int((finished["stale"] == CHANGED_CODE).sum()):
+        yield (
+            f"{count} of {len(finished)} results were made by code that has changed since: --rerun-stale trains them "
+            "again."
+        )
 
 
 def first_replicate(plan: Mapping[str, Any]) -> int:

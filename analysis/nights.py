@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from analysis import evidence, statistics
-from analysis.load import LoadError, first_replicate
-from lnl.results import Place, Store, canonical, is_outcome, latest
+from analysis.load import LoadError, first_replicate, on_other_data
+from lnl.results import Place, Store, canonical, is_outcome, latest, sources_from
 
 ALPHA = 0.05  # of a quiet night, over its cells
 NIGHTS = 14  # that are the reference
@@ -231,7 +231,16 @@ _FACTS = {  # of a trial's row: what may have changed
 }
 _COLUMNS = (
     *("trial", "attempt", "replicate", "status", "failure_class", "failure_message", "transition", "seconds"),
-    *("noise_hash", "split_hash", "git_dirty", *_FACTS, *(f"accuracy_{rule}" for rule in statistics.SELECTION)),
+    *(
+        "dataset",
+        "ended_at",
+        "sources_hash",
+        "noise_hash",
+        "split_hash",
+        "git_dirty",
+        *_FACTS,
+        *(f"accuracy_{rule}" for rule in statistics.SELECTION),
+    ),
 )
 
 
@@ -310,15 +319,32 @@ def _plans(store: Store, study: str) -> pd.DataFrame:
     return plans.assign(record=records, night=[record.get("night") for record in records])
 
 
-def _rows(store: Store, study: str, rule: str, filters: Sequence[tuple[str, str, Any]] = ()) -> pd.DataFrame:
-    rows = latest(store.read("trials", study, list(_COLUMNS), list(filters) or None)[0])
-    return rows.assign(score=statistics.accuracy(rows, rule))
+def _rows(
+    store: Store,
+    study: str,
+    rule: str,
+    plans: Sequence[Mapping[str, Any]],
+    filters: Sequence[tuple[str, str, Any]] = (),
+) -> tuple[pd.DataFrame, int]:
+    """The attempt that counts of each trial of these plans, oldest plan first, with its score.
+
+    Results on other data than those that the last plan was submitted with are left out; returns how many.
+    """
+    listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
+    current = sources_from(plans[-1]["current"])
+    rows = store.read("trials", study, list(_COLUMNS), list(filters) or None)[0]
+    rows = latest(rows[rows["trial"].isin(listed)], current)
+    other_data = on_other_data(rows, current)
+    rows = rows[~other_data]
+    return rows.assign(score=statistics.accuracy(rows, rule)), int(other_data.sum())
 
 
 def read(
     store: Store, study: str, preset: str | None = None, night: str | None = None, selection: str | None = None
-) -> tuple[list[Night], str]:
+) -> tuple[list[Night], str, int]:
     """The stored nights of one preset up to this one (the latest without), oldest first, and the selection rule.
+
+    Last the number of results that are left out, because they were made on other data than the last night's.
 
     Raises LoadError where there is no such night.
     """
@@ -336,8 +362,9 @@ def read(
     mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
     mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
     rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
-    rows = _rows(store, study, rule, [("replicate", ">=", first_replicate(mine["record"].iloc[0]))])
-    return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule
+    since = [("replicate", ">=", first_replicate(mine["record"].iloc[0]))]
+    rows, on_other = _rows(store, study, rule, statistics.records(mine), since)
+    return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other
 
 
 # ------------------------------------------------------------------------------------------------------- the difference
@@ -391,7 +418,7 @@ def tonight(
     if k < FEWEST:
         raise ValueError(f"{k} nights are too few for a reference: give --nights {FEWEST} or more.")
     store = Store(root)
-    nights, rule = read(store, study, preset, night, selection)
+    nights, rule, on_other_data = read(store, study, preset, night, selection)
     last, before = nights[-1], nights[:-1]
     verdicts = replay({one.name: one.values() for one in nights}, k)
     here = verdicts[last.name]
@@ -407,7 +434,14 @@ def tonight(
     pairs = {cell: (since[cell].of(cell), last.of(cell)) for cell in moved}
     crashed, known = _crashes(last, before, FEWEST)
     still = [f"Still crashing, as on the {FEWEST} nights before: {words(cell)} ({text})." for cell, text in known]
-    told = [*_missing(last), *still, *_coming_and_going(nights), *_diverged(nights), *_slower(nights, here)]
+    told = [
+        *_left_out(on_other_data),
+        *_missing(last),
+        *still,
+        *_coming_and_going(nights),
+        *_diverged(nights),
+        *_slower(nights, here),
+    ]
     ends = list(dict.fromkeys([one.name for one in before[-k:]][:: max(len(before[-k:]) - 1, 1)]))
     span = f" ({' to '.join(ends)})" if ends else ""
     of = f"{study}, preset {last.plan['preset']}, night {last.name}"
@@ -463,9 +497,10 @@ def against(
     if theirs["plan_hash"] == mine["plan_hash"] and place.root == store.root:
         raise LoadError("Both are the same plan: give --against another one, or --against-storage.")
     rule = statistics.check_selection(selection or mine["record"].get("selection", "last"))
-    sides = []
+    sides, left_out = [], 0
     for one, where in ((theirs, place), (mine, store)):
-        rows = _rows(where, one["study"], rule)
+        rows, count = _rows(where, one["study"], rule, [one])
+        left_out += count
         sides.append(_joined(f"{one['study']} {one['preset']} {one['plan_hash']}", one["record"], rows))
     before, now = sides
     shared = [cell for cell in now.cells if cell in set(before.cells)]
@@ -485,6 +520,7 @@ def against(
     pairs = {cell: (before.of(cell), now.of(cell)) for cell in moved_cells}
     crashed, both = _crashes(now, [before], 1)
     told = [
+        *_left_out(left_out),
         *_missing(now),
         *_missing(before, " of the other"),
         *(f"Crashing in both: {words(cell)} ({text})." for cell, text in both),
@@ -593,6 +629,12 @@ def _broken(night: Night) -> dict[Cell, _Crash]:
                 crash.ways.append((state, name[0] if name else ""))
                 crash.lines.append(line)
     return found
+
+
+def _left_out(count: int) -> Iterator[str]:
+    """Results that no mean may hold beside the others."""
+    if count:
+        yield f"{_count(count, 'result')} on other data, which have been replaced since, left out."
 
 
 def _missing(night: Night, of: str = "") -> Iterator[str]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import median
 
 from lnl.cli import find_study
+from lnl.provenance import Current
 from lnl.results import TRIALS, Store, now, selection_rules, write_rows
 from lnl.study import Planned, plan_row
-from lnl.trial import trial_code_hash
 
 STUDY = """
 from lnl import Noise, Study, Trial
@@ -67,7 +67,7 @@ def finish(store: Store, planned: Planned) -> None:
         "method": trial.method_name,
         "dataset": trial.dataset,
         "network": trial.network,
-        "code_hash": trial_code_hash(trial),
+        "code_hash": Current().sources(trial).code_hash,
         "config": trial.model_dump_json(),
         "status": "ok",
         "failure_class": None,

@@ -18,12 +18,13 @@ from statistics import median
 
 import optuna
 
+from lnl.provenance import Current
 from lnl.results import Store
 from lnl.search import Searches, open_storage
 from lnl.space import Uniform
 from lnl.study import Plan, Planned, Search, Study
 from lnl.task import Noise, Validation
-from lnl.trial import Trial, trial_code_hash
+from lnl.trial import Trial
 
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
 
@@ -47,7 +48,7 @@ def train(store: Store, plan: Plan, planned: Planned) -> float:
     """Write the trial's rows; returns the seconds that took."""
     began = time.perf_counter()
     key = {"trial": planned.id, "attempt": 1}
-    row = {**key, "status": "ok", "epochs_done": 1, "seconds": 1.0, "code_hash": trial_code_hash(planned.trial)}
+    row = {**key, "status": "ok", "epochs_done": 1, "seconds": 1.0, **Current().sources(planned.trial)._asdict()}
     accuracy = {**key, "epoch": 1, "step": 1, "split": "validation", "metric": "accuracy", "value": 0.5}
     store.write_attempt(plan.study, row, [accuracy])
     return time.perf_counter() - began

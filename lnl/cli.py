@@ -29,8 +29,9 @@ from lnl import catalogue, doctor, methods, nights, standing, trackers
 from lnl.data import DataError
 from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table
+from lnl.provenance import Current
 from lnl.results import Place, StorageError, Store, attempt_name, place, write_atomically
-from lnl.study import Plan, Study, reconcile
+from lnl.study import Plan, Planned, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 WIDE = 1000  # columns
@@ -327,17 +328,20 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         copies = {"tensorboard": options.tensorboard, "wandb": options.wandb, "mlflow": options.mlflow}
         with trackers.following(store.root, partial(print, file=sys.stderr), **copies) as track:
             return _run(make, store, options, track)
-    plan = _as_it_stands(make, store, options)
+    current = Current(options.data)
+    plan = _as_it_stands(make, store, current, options)
     chosen = plan.of_arms(options.arms)
-    statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
+    statuses = [status for status in reconcile(plan, store, current) if status.planned.id in chosen]
     if options.json:
-        print(json.dumps(standing.as_json(plan, statuses, store), indent=1))
+        print(json.dumps(standing.as_json(plan, statuses, store, current), indent=1))
     elif command == "plan":
         standing.print_plan(plan, statuses)
-        standing.print_detectable(plan, store)
+        standing.print_detectable(plan, store, current)
     else:
         _show(arm_table(standing.arm_rows(statuses)))
-        standing.print_summary(plan, statuses, store)
+        standing.print_summary(plan, statuses, store, current)
+    for name in current.missing_data(status.planned.trial for status in statuses if status.state == "done"):
+        print(f"The data set {name} is not on this machine: its results are not checked against it.", file=sys.stderr)
     if not options.json:
         standing.print_searches(plan, options.arms, statuses)
     return COMPLETE if command == "plan" or standing.is_complete(plan, options.arms, statuses) else INCOMPLETE
@@ -387,20 +391,22 @@ def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bo
     return looks
 
 
-def _as_it_stands(make: Callable[..., Plan], store: Store, options: argparse.Namespace, record: bool = False) -> Plan:
+def _as_it_stands(
+    make: Callable[..., Plan], store: Store, current: Current, options: argparse.Namespace, record: bool = False
+) -> Plan:
     """The plan with what results so far ask for: replicates of undecided contrasts, or searched arms.
 
     `record`: keep looks that no driver lived to keep.
     """
     plan = make()
     if not plan.record["looks"]:
-        return _confirmed(plan, store, options)
+        return _confirmed(plan, store, current, options)
     from lnl import sequential
 
-    return sequential.grown(make, store, record)[0]
+    return sequential.grown(make, store, current, record)[0]
 
 
-def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
+def _confirmed(plan: Plan, store: Store, current: Current, options: argparse.Namespace) -> Plan:
     """The plan with the searched arms that stand by now; `--arms a` means these, too."""
     if plan.search is None:
         return plan
@@ -409,7 +415,7 @@ def _confirmed(plan: Plan, store: Store, options: argparse.Namespace) -> Plan:
     if options.arms:
         asked = set(options.arms)
         options.arms = [*options.arms, *(cell.searched_arm for cell in plan.cells if cell.arm in asked)]
-    return search.confirmed(plan, store)
+    return search.confirmed(plan, store, current)
 
 
 def _changes(pairs: Sequence[str]) -> dict[str, Any]:
@@ -453,14 +459,16 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
         else:
             print(stopped, file=sys.stderr)
         return _code_of(stopped)
-    further: Plan | None = _as_it_stands(make, store, options, record=True)
+    current = Current(settings.data)
+    further: Plan | None = _as_it_stands(make, store, current, options, record=True)
     while further is not None:
         plan, progress = further, track(Progress(further, options.json, show))
         rerun = options.rerun_stale
         outcome = runner.run_plan(plan, settings, progress, arms=options.arms, rerun_stale=rerun, budget=budget)
+        current = Current(settings.data)  # with data sets that were fetched for the run
         further = None
         if plan.record["looks"] and outcome.stopped is None:
-            sentence, further = sequential.look(make, plan, store)
+            sentence, further = sequential.look(make, plan, store, current)
             progress.say(sentence)
     statuses = outcome.statuses
     wished = not getattr(options, "no_report", False) and any(status.state == "done" for status in statuses)
@@ -468,9 +476,9 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
     if options.json:
         page = draw() if wished else None
         about = {"report": str(page) if page else None, "stopped": outcome.stopped}
-        print(json.dumps({**standing.as_json(plan, statuses, store), **about}, indent=1))
+        print(json.dumps({**standing.as_json(plan, statuses, store, current), **about}, indent=1))
     else:
-        standing.print_summary(plan, statuses, store)
+        standing.print_summary(plan, statuses, store, current)
         failures: dict[str, list[str]] = defaultdict(list)
         for status in statuses:
             if status.state == "failed" and status.failure:
@@ -504,7 +512,11 @@ def _search(
     """Every search until its budget is spent; a sentence where it ended early."""
     from lnl import runner, search
 
-    searches = search.Searches(plan, store, url=options.optuna, arms=options.arms, new=options.new_search)
+    cells = [cell for cell in plan.cells if options.arms is None or cell.arm in options.arms]
+    runner.check_data([Planned(cell.trial, cell.arm, cell.setting) for cell in cells], settings.data)
+    searches = search.Searches(
+        plan, store, url=options.optuna, arms=options.arms, new=options.new_search, current=Current(settings.data)
+    )
     if searches.spent():
         return None
     show = partial(_logs_command, plan.study, storage=options.storage)

@@ -41,7 +41,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,8 @@ TRIALS = pa.schema(
         ("noise_realised", pa.float64()),  # share of labelled images whose label is wrong
         ("transition", pa.string()),  # JSON K × K: realised P(given label | true label)
         ("parameters", pa.int64()),
-        ("data_hash", pa.string()),
+        ("data_hash", pa.string()),  # of the data set's images and labels
+        ("sources_hash", pa.string()),  # of all data behind the trial: its data set, human labels, prerequisites' data
         ("noise_hash", pa.string()),
         ("split_hash", pa.string()),  # labelled, probe and validation images
         ("unlabelled_hash", pa.string()),
@@ -162,6 +163,7 @@ SUGGESTIONS = pa.schema(
         ("refused", pa.bool_()),  # it failed because its values cannot be trained with
         ("curve", pa.string()),  # JSON: epoch -> validation accuracy, where a pruner looked at it
         ("code_hash", pa.string()),
+        ("sources_hash", pa.string()),  # of the data behind its trials, as in trials
         ("space", pa.string()),  # JSON: the whole space it was drawn from
         ("preset", pa.string()),
         ("asked_at", TIME),
@@ -175,6 +177,7 @@ STUDIES = pa.schema(
         ("preset", pa.string()),
         ("plan_hash", pa.string()),
         ("plan", pa.string()),  # JSON, see lnl.study.Study.plan
+        ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
         ("submitted_at", TIME),
         ("git_commit", pa.string()),
         ("schema_version", pa.int32()),
@@ -627,11 +630,63 @@ def _newest(versions: pa.ChunkedArray) -> int:
     return pc.max(versions).as_py() or 0
 
 
-def latest(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row per trial: its newest finished attempt (`ok`, or failed as an outcome), else its newest."""
+class Sources(NamedTuple):
+    """The code and the data that a trial would use now, as hashes; None: not known on this machine."""
+
+    code_hash: str
+    data_hash: str | None
+    sources_hash: str | None
+
+
+def sources_text(current: Mapping[str, Sources]) -> str:
+    """What trials and searches would use, as JSON: each distinct triple of hashes once, and which of them each uses."""
+    distinct = list(dict.fromkeys(current.values()))
+    place = {sources: index for index, sources in enumerate(distinct)}
+    return canonical({"sources": distinct, "of": {name: place[sources] for name, sources in current.items()}})
+
+
+def sources_from(text: str | None) -> dict[str, Sources]:
+    """What `sources_text` wrote; nothing where a plan of an earlier version has none."""
+    if not isinstance(text, str):
+        return {}
+    record = json.loads(text)
+    distinct = [Sources(*hashes) for hashes in record["sources"]]
+    return {name: distinct[place] for name, place in record["of"].items()}
+
+
+CHANGED_CODE, CHANGED_DATA, CHANGED_SOURCES = "code", "data set", "human labels or prerequisites' data"
+
+
+def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
+    """What has changed since each attempt ran, one of `CHANGED_…`; empty where nothing has that is known of.
+
+    `current`: of trials, what they would use now.  An attempt whose row lacks a hash (it diverged in its first epoch,
+    or was written by an earlier version) is judged by those that it has.  Rows of data come before code: numbers of
+    other data never stand beside current ones, those of other code may.
+    """
+    now = [current.get(trial) for trial in trials["trial"]]
+    reason = pd.Series("", trials.index, dtype=object)
+    for name, why in (
+        ("code_hash", CHANGED_CODE),
+        ("sources_hash", CHANGED_SOURCES),
+        ("data_hash", CHANGED_DATA),
+    ):
+        wanted = pd.Series([one and getattr(one, name) for one in now], trials.index, dtype=object)
+        had = trials[name] if name in trials else pd.Series(None, trials.index, dtype=object)
+        reason[wanted.notna() & had.notna() & (wanted != had)] = why
+    return reason
+
+
+def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame:
+    """One row per trial, the attempt that counts, with the column `stale` (see `why_stale`).
+
+    Among finished attempts (`ok`, or failed as an outcome) the newest of the current code and data, else the newest of
+    the current data, else the newest; where none is finished the newest attempt.
+    """
+    trials = trials.assign(stale=why_stale(trials, current))
     if trials.empty:
         return trials
-    rank = is_outcome(trials).astype(int)
+    rank = is_outcome(trials) * (1 + trials["stale"].isin(["", CHANGED_CODE]) + (trials["stale"] == ""))
     order = trials.assign(_rank=rank).sort_values(["_rank", "attempt"], kind="stable")
     return order.groupby("trial", sort=False).tail(1).drop(columns="_rank").sort_index()
 

@@ -11,13 +11,16 @@ Ray reads both when it is imported itself.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
 import logging
 import math
 import os
+import pickle
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +68,16 @@ from ray.tune.search import Searcher  # noqa: E402
 from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
+from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
     Execution,
     Trial,
-    code_hash,
     run,
-    trained_path,
-    trial_code_hash,
 )
-from lnl.worker import Job, Settings, execute, flat  # noqa: E402
+from lnl.worker import Job, Settings, flat  # noqa: E402
 
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
 PENDING = 200  # trials that wait for devices within Ray, where an autoscaler sees them
@@ -117,7 +118,6 @@ def run_plan(
     had, `ConnectionError` where the cluster cannot.
     """
     store = Store(settings.storage)
-    job_of = _submit(plan, store, rerun_stale)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
     tried: set[str] = set()
     stopped: str | None = None
@@ -126,20 +126,29 @@ def run_plan(
     chosen = plan.of_arms(arms)
 
     def standing() -> list[Status]:
-        return [status for status in reconcile(plan, store) if status.planned.id in chosen]
+        return [status for status in reconcile(plan, store, current) if status.planned.id in chosen]
 
+    def is_trained(trial: Trial) -> bool:
+        return current.is_trained(store.trained, trial)
+
+    current = Current(settings.data)
     statuses = standing()
     check_data([status.planned for status in statuses if status.state in again], settings.data)
+    current = Current(settings.data)  # with data sets that were fetched: results of other data are known only now
+    statuses = standing()
+    check_data([status.planned for status in statuses if status.state in again], settings.data)
+    job_of = _submit(plan, store, current, rerun_stale)
     with contextlib.ExitStack() as stack:
         while stopped is None:
-            waiting = _waiting(plan, statuses, again, tried, store)
+            waiting = _waiting(plan, statuses, again, tried, is_trained)
             ids = {planned.id for planned in waiting}
-            if any(_ready(planned, ids, store) for planned in waiting):
-                cluster = cluster or stack.enter_context(_cluster(plan, settings, progress, len(waiting), budget))
+            if any(_ready(planned, ids, is_trained) for planned in waiting):
+                connection = _cluster(plan, settings, progress, len(waiting), budget, current)
+                cluster = cluster or stack.enter_context(connection)
                 progress.start(waiting, statuses)
                 stack.callback(progress.finish)
                 expected = {status.planned.id: status.seconds for status in statuses}
-                queue = _Queue(waiting, cluster, expected, store)
+                queue = _Queue(waiting, cluster, expected, is_trained)
                 watch = _Watch(progress, queue, cluster)
                 work = _Work(watch, cluster, job_of, ahead=PENDING)
                 _tune(watch, work, _Scheduler(work, store))
@@ -150,7 +159,7 @@ def run_plan(
                     cluster.look()
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             elif waiting:
-                stopped = _blocked(waiting, statuses, store)
+                stopped = _blocked(waiting, statuses, is_trained)
             else:
                 break
             statuses = standing()
@@ -166,11 +175,15 @@ class _Queue:
     pruner = "none"
 
     def __init__(
-        self, waiting: Sequence[Planned], cluster: _Cluster, expected: Mapping[str, float | None], store: Store
+        self,
+        waiting: Sequence[Planned],
+        cluster: _Cluster,
+        expected: Mapping[str, float | None],
+        is_trained: Callable[[Trial], bool],
     ) -> None:
         self.waiting = list(waiting)
         self.running: dict[str, Planned] = {}
-        self.cluster, self.expected, self.store = cluster, expected, store
+        self.cluster, self.expected, self.is_trained = cluster, expected, is_trained
         self.tried: set[str] = set()
         self.blocked: set[str] = set()  # until another trial ends
         self.stopped: str | None = None
@@ -184,7 +197,7 @@ class _Queue:
         for place, planned in enumerate(self.waiting):
             if shares.of(planned.trial) is None and shares.kind_of(planned.trial) in measuring:
                 continue  # another trial of its kind measures their memory
-            if planned.id in self.blocked or not _ready(planned, pending, self.store):
+            if planned.id in self.blocked or not _ready(planned, pending, self.is_trained):
                 self.blocked.add(planned.id)
                 continue
             if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.shares.gpus(planned.trial)):
@@ -210,11 +223,11 @@ class _Queue:
         self.tried.discard(trial)
 
 
-def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], Job]:
+def _submit(plan: Plan, store: Store, current: Current, rerun_stale: bool) -> Callable[[Planned], Job]:
     """Write the plan to the store; returns what makes jobs of its trials."""
     identity, run = store.identity(), secrets.token_hex(8)
     commit, dirty = git_state()
-    store.write_plan(plan_row(plan, commit))
+    store.write_plan(plan_row(plan, commit, current))
 
     def job(planned: Planned) -> Job:
         return Job(
@@ -231,7 +244,7 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
             study=plan.study,
             preset=plan.preset,
             plan_hash=plan.hash,
-            code_hash=trial_code_hash(planned.trial),
+            sources=current.sources(planned.trial),
             git_commit=commit,
             git_dirty=dirty,
         )
@@ -239,15 +252,17 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
     return job
 
 
-def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], store: Store) -> list[Planned]:
-    """Trials to run, with those of their prerequisites that the current code has not trained yet, finished or not.
+def _waiting(
+    plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], is_trained: Callable[[Trial], bool]
+) -> list[Planned]:
+    """Trials to run, with those of their prerequisites that are not trained by current code on current data.
 
     One that diverged would diverge again.
     """
     of = {status.planned.id: status for status in statuses}
     ids = {status.planned.id for status in statuses if status.state in again}
     untouched = list(ids)
-    is_trained = functools.cache(lambda trial: trained_path(store.trained, trial).exists())  # many start from one
+    is_trained = functools.cache(is_trained)  # many start from one
     while untouched:
         for trial in of[untouched.pop()].planned.trial.prerequisites.values():
             status = of[trial.id]
@@ -259,22 +274,16 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
     return [planned for planned in plan.trials if planned.id in ids - tried]
 
 
-def _ready(planned: Planned, pending: Collection[str], store: Store) -> bool:
+def _ready(planned: Planned, pending: Collection[str], is_trained: Callable[[Trial], bool]) -> bool:
     """All that it starts from is trained and will not be trained again before it: it is not `pending`."""
-    return all(
-        trial.id not in pending and trained_path(store.trained, trial).exists()
-        for trial in planned.trial.prerequisites.values()
-    )
+    return all(trial.id not in pending and is_trained(trial) for trial in planned.trial.prerequisites.values())
 
 
-def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], store: Store) -> str:
+def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], is_trained: Callable[[Trial], bool]) -> str:
     """Why none of them can run."""
     of = {status.planned.id: status for status in statuses}
     lacking = [
-        of[trial.id]
-        for planned in waiting
-        for trial in planned.trial.prerequisites.values()
-        if not trained_path(store.trained, trial).exists()
+        of[trial.id] for planned in waiting for trial in planned.trial.prerequisites.values() if not is_trained(trial)
     ]
     first = lacking[0]
     why = (first.failure or "it is not trained yet: run again").splitlines()[0]
@@ -353,7 +362,9 @@ class _Cluster:
 
 
 @contextlib.contextmanager
-def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None) -> Iterator[_Cluster]:
+def _cluster(
+    plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None, current: Current
+) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
     with _ray(settings.address):
@@ -368,7 +379,8 @@ def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget
         if gpus == packing.AUTO:
             shares.learn(store.read("trials", columns=packing.COLUMNS)[0])
         if settings.address != "local":
-            _check_nodes(settings, store.identity(), progress)
+            trials = [planned.trial for planned in plan.trials] + [cell.trial for cell in plan.cells]
+            _check_nodes(settings, store.identity(), trials, current, progress)
         _check_room(settings, shares, progress)
         about: dict[str, Any] = {"run": run, "preset": plan.preset}
         machines = _machines()
@@ -402,8 +414,7 @@ def _ray(address: str) -> Iterator[None]:
         if address == "local":
             options |= {"include_dashboard": False, "object_store_memory": 200_000_000}
         else:  # the code of this driver, whatever lies on the other machines
-            here = Path(__file__).parents[1]
-            options |= {"runtime_env": {"py_modules": [str(here / name) for name in ("lnl", "analysis")]}}
+            options |= {"runtime_env": {"py_modules": [str(_code() / "lnl")]}}
         try:
             _knock(address)
         except (OSError, ValueError) as error:  # ValueError: of a port that is no number
@@ -463,11 +474,12 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _check_nodes(settings: Settings, identity: str, progress: Any) -> None:
+def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], current: Current, progress: Any) -> None:
     """Ask every node of the cluster whether trials can run there.
 
-    Raises `StorageError` where one does not see the results folder or runs other code; says where GPUs are none.
-    A node that joins later is asked by its first trial.
+    Raises `StorageError` where one does not see the results folder, runs other code, or has (of those that can take a
+    trial) no or other data than this driver; says where GPUs are none.  A node that joins later is asked by its first
+    trial.
     """
 
     def look(node: str) -> tuple[str | None, str | None]:
@@ -478,13 +490,29 @@ def _check_nodes(settings: Settings, identity: str, progress: Any) -> None:
             return str(error), None
         if (theirs := code_hash("supervised")) != mine:
             return f"{name} runs another version of lnl ({theirs}) than this driver ({mine}).", None
+        for (dataset, column), expected in checksums.items() if node in with_room else ():
+            try:
+                found = data_checksum(dataset, column, settings.data)
+            except data.DataError as error:
+                return f"{name} cannot use the data: {error}", None
+            if found != expected:
+                what = f"'{column}' of {dataset}" if column else dataset
+                return (
+                    f"{name} has another version of {what} ({found}) than this driver ({expected}): give all machines "
+                    "the same files.",
+                    None,
+                )
         if node in with_gpus and not torch.cuda.is_available():
             return None, f"{name} offers GPUs that PyTorch cannot use: trials there train on its CPU."
         return None, None
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
+    with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
+    if settings.gpus_per_trial:
+        with_room &= with_gpus
     mine = code_hash("supervised")
+    checksums = {key: data_checksum(*key, settings.data) for key in data_keys(trials)}
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     ask = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
@@ -549,17 +577,15 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(PENDING)
     settings = work.cluster.settings
 
-    def trainable(config: dict[str, Any]) -> None:
-        mine = replace(settings, gpus_per_trial=config["job"]["gpus"])
-        execute(Job(**json.loads(config["job"]["job"])), mine, tune.report)
+    cpus = settings.cpus_per_trial
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
+        wanted = {"CPU": cpus, "GPU": config["job"]["gpus"]}
         return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
     with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(_work_of(str(_code()), pickle.dumps(settings)), resources),
             tune_config=tune.TuneConfig(
                 search_alg=work,
                 scheduler=scheduler,
@@ -583,9 +609,35 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
             watch.stopped = f"Ray was lost ({type(error).__name__}). What is finished is stored: run again to go on."
 
 
+def _work_of(code: str, settings: bytes) -> Callable[[dict[str, Any]], None]:
+    """What a worker does with a trial's configuration.
+
+    It travels as it is, with plain data only, and imports lnl when it is called: from the folder `code`, where the
+    machine has it, whatever has happened to the files that the driver was started from.
+    """
+
+    def work(config: dict[str, Any]) -> None:
+        if os.path.isdir(code) and code not in sys.path:
+            sys.path.insert(0, code)
+        from lnl.worker import Job, execute
+
+        here = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
+        execute(Job.from_text(config["job"]["job"]), here, tune.report)
+
+    return work
+
+
+@functools.cache
+def _code() -> Path:
+    """The folder with this process's code that workers import from; it lives as long as the process."""
+    folder = Path(tempfile.mkdtemp(prefix="lnl-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return snapshot(folder)
+
+
 def _as_config(planned: Planned, job: Job, gpus: float) -> dict[str, Any]:
     """A Tune configuration; text, because Tune takes dots and slashes in keys for its own."""
-    return {"id": planned.id, "job": json.dumps(asdict(job)), "gpus": gpus}
+    return {"id": planned.id, "job": job.to_text(), "gpus": gpus}
 
 
 def _trial_name(trial: Any) -> str:
@@ -699,19 +751,16 @@ def run_search(
 ) -> str | None:
     """Train what the searches ask for until all have spent their budgets; returns a sentence where it ended early.
 
-    `searches` is a `lnl.search.Searches`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where
-    results or data cannot be had.
+    `searches` is a `lnl.search.Searches`.  Raises `StorageError` before anything starts where results cannot be had.
     """
     store = Store(settings.storage)
-    check_data(
-        [Planned(search.cell.trial, search.cell.arm, search.cell.setting) for search in searches.searches],
-        settings.data,
-    )
-    job_of = _submit(plan, store, rerun_stale)
+    job_of = _submit(plan, store, searches.current, rerun_stale)
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        cluster = stack.enter_context(_cluster(plan, settings, progress, len(searches.searches), budget))
+        cluster = stack.enter_context(
+            _cluster(plan, settings, progress, len(searches.searches), budget, searches.current)
+        )
         stack.callback(progress.finish)
         progress.start()
         watch = _Watch(progress, searches, cluster)

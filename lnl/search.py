@@ -43,7 +43,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from lnl.provenance import Current
 from lnl.results import (
+    CHANGED_CODE,
     Lease,
     Place,
     StorageError,
@@ -58,17 +60,19 @@ from lnl.results import (
     now,
     selection_rules,
     short_hash,
+    why_stale,
 )
 from lnl.space import Choice, Integer, Space, as_json
 from lnl.study import SEARCH_REPLICATES, Cell, Plan, Planned, trials_record, with_prerequisites
-from lnl.trial import Trial, trained_path, trial_code_hash
+from lnl.trial import Trial
 
 JOURNAL = "optuna.journal"  # below the results folder; `optuna-dashboard results/optuna.journal` opens it
 CONNECT_S = 10  # until a database that does not answer is given up
 PAUSE_S = 2.0  # before a search is asked again that had nothing to do
 COUNTING = (TrialState.COMPLETE, TrialState.PRUNED)  # suggestions that count in a budget, as `lnl.results.counting`
 ENDED = (*COUNTING, TrialState.FAIL)
-ROW = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space", "code_hash"]
+ROW = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space"]
+ROW += ["code_hash", "sources_hash"]
 
 logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -242,9 +246,17 @@ class CellSearch:
     """The search of one cell: Optuna's study beside the rows of table `suggestions`."""
 
     def __init__(
-        self, plan: Plan, cell: Cell, store: Store, storage: optuna.storages.BaseStorage, rows: pd.DataFrame
+        self,
+        plan: Plan,
+        cell: Cell,
+        store: Store,
+        storage: optuna.storages.BaseStorage,
+        rows: pd.DataFrame,
+        current: Current,
     ) -> None:
         assert plan.search is not None
+        self.sources = current.sources(cell.trial)
+        self.current = current
         self.plan, self.cell, self.store, self.settings, self.rows = plan, cell, store, plan.search, rows
         self.failed_here = 0
         self.refused_here = 0
@@ -337,7 +349,7 @@ class CellSearch:
             pruned=standing["pruned"],
             failed=standing["failed"],
             rebuilt=self.rebuilt,
-            stale=int((rows["code_hash"] != trial_code_hash(self.cell.trial)).sum()),
+            stale=int((rows["code_hash"] != self.sources.code_hash).sum()),
             scores=scores,
         )
 
@@ -431,7 +443,7 @@ class CellSearch:
 
     def complete(self, suggestion: Open) -> None:
         """Close it with the means over its replicates' rows."""
-        outcomes = [outcome_of(self.store, self.plan, trial) for trial in suggestion.trials]
+        outcomes = [outcome_of(self.store, self.plan, trial, self.current) for trial in suggestion.trials]
         if missing := [trial.id for trial, one in zip(suggestion.trials, outcomes, strict=True) if one is None]:
             self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see `lnl doctor`.")
             return
@@ -470,7 +482,8 @@ class CellSearch:
                 "diverged": 0,
                 "refused": False,
                 "curve": canonical(suggestion.curve) if suggestion.curve else None,
-                "code_hash": trial_code_hash(self.cell.trial),
+                "code_hash": self.sources.code_hash,
+                "sources_hash": self.sources.sources_hash,
                 "space": canonical({key: as_json(space) for key, space in self.cell.space.items()}),
                 "preset": self.plan.preset,
                 "asked_at": suggestion.asked_at,
@@ -520,14 +533,14 @@ class Outcome(NamedTuple):
     diverged: bool
 
 
-def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
-    """Of a trial that this code has finished; None where it has not, or where its rows cannot be read.
+def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outcome | None:
+    """Of a trial that is finished by the current code on the current data; None where it is not, or its rows are lost.
 
     Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
     """
     rows, _ = store.read("trials", plan.study, files=f"{trial.id}-*")
-    rows = rows[rows["code_hash"] == trial_code_hash(trial)]
-    if rows.empty or not is_outcome(final := latest(rows)).all():
+    final = latest(rows, {trial.id: current.sources(trial)})
+    if final.empty or final["stale"].any() or not is_outcome(final).all():
         return None
     row = final.iloc[0]
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
@@ -578,9 +591,11 @@ class Searches:
         url: str | None = None,
         arms: Sequence[str] | None = None,
         new: bool = False,
+        current: Current | None = None,
     ) -> None:
         assert plan.search is not None
         self.plan, self.store, self.pruner = plan, store, plan.search.pruner
+        self.current = current or Current()
         self._place = place_of(url, store.root)
         cells = [cell for cell in plan.cells if arms is None or cell.arm in arms]
         storage = open_storage(url, store.root)
@@ -588,7 +603,10 @@ class Searches:
         with self._guard():
             if not new:
                 _refuse_changed(cells, rows, store, storage)
-            self.searches = [CellSearch(plan, cell, store, storage, rows_of(rows, cell)) for cell in cells]
+            _refuse_other_data(cells, rows, self.current)
+            self.searches = [
+                CellSearch(plan, cell, store, storage, rows_of(rows, cell), self.current) for cell in cells
+            ]
         self.open: list[Open] = []
         self.flying: set[str] = set()  # ids of trials being trained for us
         self.taken: set[str] = set()  # ids of trials that another driver trains
@@ -627,7 +645,7 @@ class Searches:
         own = {trial.id for trial in suggestion.trials}
         for planned in list(suggestion.waiting.values()):
             kept = not planned.prerequisite or self._trained(planned.trial)
-            if kept and (planned.id not in own or outcome_of(self.store, self.plan, planned.trial)):
+            if kept and (planned.id not in own or outcome_of(self.store, self.plan, planned.trial, self.current)):
                 suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)
@@ -653,7 +671,7 @@ class Searches:
         return True
 
     def _trained(self, trial: Trial) -> bool:
-        return trained_path(self.store.trained, trial).exists()
+        return self.current.is_trained(self.store.trained, trial)
 
     def _is_prerequisite(self, trial: str) -> bool:
         return any(suggestion.waiting[trial].prerequisite for suggestion in self._asking_for(trial))
@@ -759,6 +777,24 @@ def _refuse_changed(
         )
 
 
+def _refuse_other_data(cells: Sequence[Cell], rows: pd.DataFrame, current: Current) -> None:
+    """Raise `ValueError` where a search has suggestions that were scored on other data."""
+    for cell in cells:
+        of_cell = rows_of(rows, cell)
+        if count := len(of_cell) - len(_on_current_data(of_cell, cell, current)):
+            raise ValueError(
+                f"The data of the search of arm '{cell.arm}' have changed since {count} of its suggestions were made, "
+                "and new ones cannot be compared with them: put the data back, begin another search with "
+                "--search-seed, or use another --storage."
+            )
+
+
+def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.DataFrame:
+    """A cell's suggestions that were scored on the data that are there now, as far as that is known."""
+    stale = why_stale(rows.assign(trial=cell.name), {cell.name: current.sources(cell.trial)})
+    return rows[stale.isin(["", CHANGED_CODE])].reset_index(drop=True)
+
+
 # ------------------------------------------------------------------------------------------------- from rows to a plan
 
 
@@ -824,8 +860,10 @@ def importances(rows: pd.DataFrame, cell: Cell) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
-def confirmed(plan: Plan, store: Store) -> Plan:
+def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
     """The plan with a searched arm for each search that has spent its budget: the arm with the best values found.
+
+    Suggestions that were scored on other data than those of `current` do not count.
 
     It is trained on the study's replicates beside the arm itself, is compared with it, and stands for it in a second
     copy of every contrast and of every panel that goes across factors.
@@ -836,7 +874,8 @@ def confirmed(plan: Plan, store: Store) -> Plan:
     stored = all_rows(store, plan.study)
     best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
     for cell, said in zip(plan.cells, plan.record["search"]["cells"], strict=True):
-        rows = counting(rows_of(stored, cell), plan.search.suggestions)
+        rows = _on_current_data(rows_of(stored, cell), cell, current or Current())
+        rows = counting(rows, plan.search.suggestions)
         found = winner(rows) if len(rows) == plan.search.suggestions else None
         record = {**said, "finished": len(rows), "importance": importances(rows, cell)}
         if found is not None:

@@ -14,8 +14,9 @@ import pandas as pd
 
 from analysis import evidence, statistics
 from analysis.load import looks_taken, of_plan
+from lnl.provenance import Current
 from lnl.results import Store
-from lnl.study import Plan
+from lnl.study import Plan, sources_of
 
 BLOCK = 2  # replicates from one look to the next
 JUDGED = ("arm", "against", "looked", "p_holm", "p_equivalence_holm", "verdict")  # what makes a look another one
@@ -29,7 +30,7 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     return (*range(first, last, BLOCK), last)
 
 
-def grown(make: Callable[..., Plan], store: Store, record: bool = False) -> tuple[Plan, pd.DataFrame]:
+def grown(make: Callable[..., Plan], store: Store, current: Current, record: bool = False) -> tuple[Plan, pd.DataFrame]:
     """The plan with as many replicates as the results so far ask for, and the contrasts as they stand.
 
     `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.  `record`: keep every
@@ -38,7 +39,7 @@ def grown(make: Callable[..., Plan], store: Store, record: bool = False) -> tupl
     reached: dict[str, int] = {}
     while True:
         plan = make(reached=reached)
-        contrasts = of_plan(store, dict(plan.record), plan.hash).contrasts()
+        contrasts = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
         if record:
             _record(store, plan, contrasts)
         further = _further(contrasts, plan.record["looks"], reached)
@@ -58,18 +59,18 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
     return further
 
 
-def look(make: Callable[..., Plan], plan: Plan, store: Store) -> tuple[str, Plan | None]:
+def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
-    results = of_plan(store, dict(plan.record), plan.hash)
+    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
     contrasts = results.contrasts()
-    further, _ = grown(make, store, record=True)
+    further, _ = grown(make, store, current, record=True)
     sentence = "No look yet"
     if contrasts["looked"].notna().any():
         counts = contrasts["verdict"].value_counts()
         shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in evidence.VERDICTS if verdict in counts)
         sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
     if further.hash == plan.hash:
-        waiting = sorted(set(results.missing.loc[results.missing["status"] == "not run", "arm"]))
+        waiting = sorted(set(results.missing.loc[results.missing["status"].isin(["not run", "stale"]), "arm"]))
         rest = f"trials of {', '.join(waiting)} have not run" if waiting else "no further look"
         return f"{sentence}; {rest}.", None
     more = sorted(_growing(plan, further))

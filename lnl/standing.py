@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from lnl.progress import duration, interval
-from lnl.results import Store
-from lnl.study import Plan, Status, by_state
+from lnl.provenance import Current
+from lnl.results import CHANGED_CODE, Store
+from lnl.study import Plan, Status, by_state, sources_of
 
 PILOT = 3  # replicates whose spread is better than a guess
 
@@ -22,7 +23,7 @@ def is_complete(plan: Plan, arms: Collection[str] | None, statuses: Sequence[Sta
     return found and all(status.state in ("done", "stale") for status in statuses)
 
 
-def as_json(plan: Plan, statuses: Sequence[Status], store: Store) -> dict[str, Any]:
+def as_json(plan: Plan, statuses: Sequence[Status], store: Store, current: Current) -> dict[str, Any]:
     """What `--json` prints of a plan: JSON-able."""
     return {
         "study": plan.study,
@@ -38,12 +39,13 @@ def as_json(plan: Plan, statuses: Sequence[Status], store: Store) -> dict[str, A
                 "setting": json.loads(s.planned.setting),
                 "replicate": s.planned.trial.replicate,
                 "state": s.state,
+                "changed": s.changed or None,
                 "accuracy": s.accuracy,
                 "seconds": s.seconds,
             }
             for s in statuses
         ],
-        "contrasts": contrasts(plan, store),
+        "contrasts": contrasts(plan, store, current),
     }
 
 
@@ -55,25 +57,26 @@ def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         setting = " ".join(f"{key}={value}" for key, value in json.loads(planned.setting).items())
         cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
         name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
-        print(f"{status.state:8}{cost}  {name}  {setting}".rstrip())
+        why = f"(stale: the {status.changed} changed)" if status.changed else ""
+        print(f"{status.state:8}{cost}  {name}  {setting}  {why}".rstrip())
     night = f", night {plan.record['night']}" if plan.record["night"] else ""
     print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {totals(statuses)}")
 
 
-def print_summary(plan: Plan, statuses: Sequence[Status], store: Store) -> None:
+def print_summary(plan: Plan, statuses: Sequence[Status], store: Store, current: Current) -> None:
     """How many trials are in which state, and the verdicts."""
     print(totals(statuses))
-    print_verdicts(contrasts(plan, store), plan.record["looks"])
+    print_verdicts(contrasts(plan, store, current), plan.record["looks"])
 
 
-def contrasts(plan: Plan, store: Store) -> list[dict[str, Any]]:
+def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]]:
     """The declared contrasts as they stand, JSON-able."""
     from analysis import statistics
     from analysis.load import of_plan
 
     if not plan.record["contrasts"]:
         return []
-    frame = of_plan(store, dict(plan.record), plan.hash).contrasts()
+    frame = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
     return [
         {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in row.items()}
         for row in statistics.records(frame)
@@ -94,11 +97,11 @@ def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) ->
         print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
 
 
-def print_detectable(plan: Plan, store: Store) -> None:
+def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     """What the planned replicates can show of each declared contrast, from the spread of results so far."""
     from analysis import evidence
 
-    declared, looks = contrasts(plan, store), plan.record["looks"]
+    declared, looks = contrasts(plan, store, current), plan.record["looks"]
     if not declared:
         return
     count = (looks or [plan.record["replicates"]])[-1]
@@ -135,8 +138,11 @@ def totals(statuses: Sequence[Status]) -> str:
         device = next((status.device for status in statuses if status.device), None)
         text += f"; about {duration(fmean(known) * len(waiting))} of work left, one trial at a time"
         text += f" on {device}" if device else ""
-    if counts.get("stale"):
-        text += " (stale: run by code that has changed since; --rerun-stale runs them again)"
+    if reasons := Counter(status.changed for status in statuses if status.changed):
+        changed = ", ".join(f"the {what} of {count}" for what, count in sorted(reasons.items()))
+        text += f" (stale: {changed} changed since; --rerun-stale runs them again"
+        left_out = any(what != CHANGED_CODE for what in reasons)
+        text += "; results on other data are left out until then)" if left_out else ")"
     return text + "."
 
 

@@ -32,9 +32,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
-from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
+from lnl.provenance import Current
+from lnl.results import Sources, Store, canonical, is_outcome, latest, leases, now, short_hash, sources_text
 from lnl.space import Choice, Integer, Space, Uniform, as_json
-from lnl.trial import Noise, Trial, trial_code_hash
+from lnl.trial import Noise, Trial
 
 logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
@@ -599,12 +600,20 @@ class Status:
     accuracy: float | None = None
     failure: str | None = None
     device: str = ""  # on which `seconds` are expected
+    changed: str = ""  # what has changed since a stale trial ran: `lnl.results.CHANGED_…`
 
 
-def reconcile(plan: Plan, store: Store) -> list[Status]:
-    """Done, failed, stale (done by other code), running (leased by a living process) or missing, per planned trial.
+def sources_of(plan: Plan, current: Current) -> dict[str, Sources]:
+    """The code and data that the plan's trials, by id, and its searches, by name, would use now."""
+    trials = {planned.id: current.sources(planned.trial) for planned in plan.trials}
+    return trials | {cell.name: current.sources(cell.trial) for cell in plan.cells}
+
+
+def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[Status]:
+    """Done, failed, stale (done by other code or data), running (leased by a living process) or missing, per trial.
 
     `failed` are accidents (out of memory, errors), which the next run tries again; a method that diverged is done.
+    `current`: what a new trial would use; by default this process's code and the default folder of data.
     """
     columns = [
         "trial",
@@ -615,6 +624,8 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         "accuracy_last",
         "seconds",
         "code_hash",
+        "data_hash",
+        "sources_hash",
         "method",
         "dataset",
         "network",
@@ -626,7 +637,7 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
     rows, unreadable = store.read("trials", plan.study, columns)
     for path in unreadable:
         _tell_unreadable(path)
-    rows = latest(rows)
+    rows = latest(rows, sources_of(plan, current or Current()))
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
     pace = _Pace(timings)
@@ -643,9 +654,10 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         elif not row["finished"]:
             statuses.append(expected("failed", failure=f"{row['failure_class']}: {row['failure_message']}"))
         else:
-            state: State = "done" if row["code_hash"] == trial_code_hash(trial) else "stale"
+            state: State = "stale" if row["stale"] else "done"
             failure = row["failure_message"] if row["status"] != "ok" else None
-            statuses.append(Status(planned, state, _known(row["seconds"]), _known(row["accuracy_last"]), failure))
+            measured = _known(row["seconds"]), _known(row["accuracy_last"])
+            statuses.append(Status(planned, state, *measured, failure, changed=row["stale"]))
     return statuses
 
 
@@ -682,13 +694,14 @@ class _Pace:
         return None if pace is None else pace * trial.total_epochs
 
 
-def plan_row(plan: Plan, git_commit: str | None) -> dict[str, Any]:
+def plan_row(plan: Plan, git_commit: str | None, current: Current | None = None) -> dict[str, Any]:
     """The row of table `studies`."""
     return {
         "study": plan.study,
         "preset": plan.preset,
         "plan_hash": plan.hash,
         "plan": json.dumps(plan.record),  # in declared order: figures and tables keep it
+        "current": sources_text(sources_of(plan, current or Current())),
         "submitted_at": now(),
         "git_commit": git_commit,
     }

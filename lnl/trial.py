@@ -6,16 +6,13 @@ Everything in `Trial` is identity: it may change the result, and it is hashed in
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import difflib
-import hashlib
 import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,15 +31,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
+from lnl.provenance import Current
 from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
-__all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "code_hash", "run"]
+__all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "run"]
 
 _METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
-ROOT = Path(__file__).parents[1]  # of the sources that `code_hash` reads
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 
@@ -322,11 +319,6 @@ def stateful(method: Any) -> dict[str, Any]:
     return {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
 
 
-def trained_path(folder: Place, trial: Trial) -> Place:
-    """Where the state of a trained prerequisite is kept: one file per configuration and code."""
-    return folder / f"{trial.id}-{trial_code_hash(trial)}.pt"
-
-
 def load_state(path: Place) -> Any:
     """What `torch.save` wrote there, on the CPU: tensors and plain data, never code."""
     return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
@@ -338,7 +330,7 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
         *_, row = run(trial, execution)
         parts: dict[str, Any] = row.snapshot()["parts"]
         return parts
-    path = trained_path(execution.trained, trial)
+    path = Current(execution.data).trained_path(execution.trained, trial)
     try:
         parts = load_state(path)
     except StorageError:
@@ -353,8 +345,9 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
 
 def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
     """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
-    kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
-    if kept:
+    kept = None
+    if execution.trained:
+        kept = Current(execution.data).trained_path(execution.trained, teacher).with_suffix(".labels.npy")
         with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
             labels: np.ndarray = np.load(io.BytesIO(kept.read_bytes()))
             return labels
@@ -556,88 +549,3 @@ def embed(method: Any, truth: task.Truth, count: int) -> Arrays:
 
 def _share(matches: Tensor) -> float:
     return float(matches.double().mean())
-
-
-# ----------------------------------------------------------------------------------------------------- code identity
-
-
-def trial_code_hash(trial: Trial) -> str:
-    """Hash of the source behind a trial's result: its method's, and that of its prerequisites."""
-    before = [trial_code_hash(prerequisite) for prerequisite in trial.prerequisites.values()]
-    if trial.weights is not None and (path := Path(trial.weights)).is_file():
-        before.append(_file_hash(path, path.stat().st_mtime_ns))  # another file under the same name: other weights
-    mine = code_hash(trial.method_name)
-    return short_hash("".join([mine, *before])) if before else mine
-
-
-@cache
-def code_hash(method: str) -> str:
-    """Hash of the source that a trial of `method` runs: its file, this one, and all that they import from lnl.
-
-    Comments, docstrings, formatting and what a search may try do not count.
-    """
-    waiting, seen = [f"lnl.methods.{method}", __name__], {}
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.space"):
-            continue
-        if path := _source(name):
-            seen[name], imports = _read(path, path.stat().st_mtime_ns)
-            waiting += imports
-    return short_hash("".join(seen[name] for name in sorted(seen)))
-
-
-@cache
-def _file_hash(path: Path, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def _read(path: Path, changed: int) -> tuple[str, list[str]]:
-    """What counts of a source file, and the modules of lnl that it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return ast.dump(_without_docstrings(_without_spaces(tree))), sorted(_imports(tree))
-
-
-def _imports(tree: ast.AST) -> set[str]:
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("lnl.")}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lnl":
-            found.add(node.module)
-            found |= {name for alias in node.names if _source(name := f"{node.module}.{alias.name}")}
-    return found
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module of lnl, if there is one; `find_spec` would import what it lies in, and so torchvision."""
-    place = ROOT.joinpath(*module.split("."))
-    return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
-
-
-def _without_spaces(tree: ast.Module) -> ast.Module:
-    """Without SEARCH, MIXMATCH_SEARCH and the like, and the import of their words."""
-    tree.body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.ImportFrom) and node.module == "lnl.space")
-        and not (isinstance(node, ast.Assign | ast.AnnAssign) and _names_a_space(node))
-    ]
-    return tree
-
-
-def _names_a_space(node: ast.Assign | ast.AnnAssign) -> bool:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return all(isinstance(target, ast.Name) and target.id.endswith("SEARCH") for target in targets)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree

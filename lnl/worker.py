@@ -6,12 +6,13 @@ The runner's workers call `execute`; it knows no Ray, so tests call it, too.
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +22,13 @@ import torch
 
 from lnl import data, packing
 from lnl.logs import Output, mask
+from lnl.provenance import Current
 from lnl.results import (
     FAILURES_THAT_ARE_OUTCOMES,
     Lease,
     Overtaken,
     Place,
+    Sources,
     StorageError,
     Store,
     canonical,
@@ -33,9 +36,10 @@ from lnl.results import (
     is_outcome,
     now,
     selection_rules,
+    why_stale,
     write_atomically,
 )
-from lnl.trial import Diverged, Execution, Row, Trial, load_state, parse, run, trained_path, trial_code_hash
+from lnl.trial import Diverged, Execution, Row, Trial, load_state, parse, run
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,19 @@ class Job:
     study: str
     preset: str
     plan_hash: str
-    code_hash: str  # of the trial, where the driver runs
+    sources: Sources  # the trial's code and data, where the driver runs
     git_commit: str | None
     git_dirty: bool | None
+
+    def to_text(self) -> str:
+        """As JSON, for `from_text`."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_text(text: str) -> Job:
+        """What `to_text` wrote."""
+        record = json.loads(text)
+        return Job(**{**record, "sources": Sources(*record["sources"])})
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -90,7 +104,8 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
     store, trial = Store(settings.storage), parse(job.trial)
     try:
         store.check_identity(job.store)
-        _check_code(job, trial)
+        current = Current(settings.data)
+        _check_sources(job, trial, current)
         about = _about(job, trial, settings)
         held = {name: about[name] for name in ("gpus", "cpus", "device")}
         lease, holder = claim(store, trial.id, study=job.study, run=job.run, **held)
@@ -98,12 +113,12 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             report({"outcome": "taken"})
             return
         with lease:
-            columns = ["trial", "attempt", "status", "failure_class", "code_hash"]
+            columns = ["trial", "attempt", "status", "failure_class", "code_hash", "data_hash", "sources_hash"]
             rows, _ = store.read("trials", job.study, columns, files=f"{trial.id}-*")
             finished = rows[is_outcome(rows)]
-            current = trial_code_hash(trial) in set(finished["code_hash"])
-            kept = not job.prerequisite or trained_path(store.trained, trial).exists()
-            if len(finished) and kept and (current or not job.rerun_stale):
+            done = (why_stale(finished, {trial.id: job.sources}) == "").any() or not job.rerun_stale
+            kept = not job.prerequisite or current.trained_path(store.trained, trial).exists()
+            if len(finished) and kept and done:
                 store.tidy(trial.id)
                 report({"outcome": "done"})  # by another driver, since this one planned, or by a worker lost since
                 return
@@ -135,13 +150,26 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
         report({"outcome": "storage", "message": str(error)})
 
 
-def _check_code(job: Job, trial: Trial) -> None:
-    """Raise `StorageError` where this machine runs other code than the driver: its rows would not be the plan's."""
-    if trial_code_hash(trial) != job.code_hash:
+def _check_sources(job: Job, trial: Trial, current: Current) -> None:
+    """Raise `StorageError` where this machine has other code or data than the driver: its rows would not be the plan's.
+
+    Data that are not here are a matter of the trial, which will fail and say so.
+    """
+    here = current.sources(trial)
+    if here.code_hash != job.sources.code_hash:
         raise StorageError(
             f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parent}) than this driver: bring the "
             "same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
         )
+    for kind, ours, theirs in (
+        (f"the data set {trial.dataset}", here.data_hash, job.sources.data_hash),
+        ("the human labels, or the data of what its trials start from,", here.sources_hash, job.sources.sources_hash),
+    ):
+        if None not in (ours, theirs) and ours != theirs:
+            raise StorageError(
+                f"{socket.gethostname()} has another version of {kind} than this driver had when the run began "
+                f"(checksums {ours} and {theirs}): give all machines the same files; then run again."
+            )
 
 
 def _attempt(
@@ -179,7 +207,7 @@ def _attempt(
                 _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history, arrays)
                 saved = time.monotonic()
             elif row.epoch == trial.total_epochs and job.prerequisite:
-                _save(trained_path(store.trained, trial), row.snapshot()["parts"])
+                _save(Current(settings.data).trained_path(store.trained, trial), row.snapshot()["parts"])
             report(flat(row))  # comes back once the driver has looked at it
             if job.search is not None and store.is_given_up(trial.id):
                 failure = {"status": "pruned"}
@@ -302,7 +330,8 @@ def _about(job: Job, trial: Trial, settings: Settings) -> dict[str, Any]:
         "cpus": settings.cpus_per_trial,
         "gpus": settings.gpus_per_trial,
         "host": socket.gethostname(),
-        "code_hash": trial_code_hash(trial),
+        "code_hash": job.sources.code_hash,
+        "sources_hash": job.sources.sources_hash,
         "git_commit": job.git_commit,
         "git_dirty": job.git_dirty,
         "version_python": platform.python_version(),

@@ -10,9 +10,9 @@ import pytest
 
 from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
 from lnl.progress import Progress, SearchProgress, duration, interval
+from lnl.provenance import code_hash
 from lnl.results import Store, canonical, claim
 from lnl.study import reconcile
-from lnl.trial import code_hash
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = """

@@ -121,7 +121,7 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
         "run": "this run",
         "study": "quick",
         "preset": "base",
-        "code_hash": worker.trial_code_hash(trial),
+        "sources": worker.Current().sources(trial),
         "embeddings": 0,
         "prerequisite": False,
         "rerun_stale": False,

@@ -574,7 +574,7 @@ def test_study_against_study(folder: Path, tmp_path: Path, capsys: pytest.Captur
 def test_files_are_judged_by_the_rule(folder: Path) -> None:
     write(folder, TONIGHT)
     found = tonight(folder, STUDY)
-    stored, _ = nights.read(Store(folder), STUDY)
+    stored, *_ = nights.read(Store(folder), STUDY)
     again = replay({night.name: night.values() for night in stored})
     assert [night.name for night in stored] == names(9)
     assert again[TONIGHT]["gce", "{}"].p_holm == found.cells.set_index("arm").loc["gce", "p_holm"]

@@ -600,13 +600,14 @@ def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypat
     import torch
 
     from lnl.data import DataError
-    from lnl.trial import Execution, parse, run, trained_path
+    from lnl.provenance import Current
+    from lnl.trial import Execution, parse, run
 
     small = {"dataset": "digits", "network": "small_convnet", "epochs": 1, "steps": 1, "method.batch_size": 16}
     semantic = {"kind": "semantic", "teacher": {"labels": 100}}
     trial = parse({"method": "supervised"}).override({**small, "noise": semantic})
     teacher, execution = trial.prerequisites["teacher"], Execution(trained=store.trained)
-    path = trained_path(store.trained, teacher)
+    path = Current().trained_path(store.trained, teacher)
     kept = path.with_suffix(".labels.npy")
     with pytest.raises(DataError, match="cannot be read from"):
         next(run(trial, execution))
@@ -632,12 +633,13 @@ def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypat
 
 def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
     from lnl import worker
-    from lnl.trial import Trial, trial_code_hash
+    from lnl.provenance import Current
+    from lnl.trial import Trial
 
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=epochs, steps=1)
     known = {
         **{"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "quick"},
-        **{"store": store.identity(), "run": "this run", "code_hash": trial_code_hash(trial), "preset": "base"},
+        **{"store": store.identity(), "run": "this run", "sources": Current().sources(trial), "preset": "base"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": ""},
     }
     return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from lnl import Noise, Study, Trial
 from lnl.data import DataError, load
 from lnl.learner import trained_backbone
+from lnl.provenance import Current
 from lnl.results import Store
 from lnl.runner import _blocked, _ready, _waiting
 from lnl.study import reconcile
-from lnl.trial import Execution, assemble, parse, run, trained_path, trial_code_hash
+from lnl.trial import Execution, assemble, parse, run
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -116,8 +118,8 @@ def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     before = trial.prerequisites["teacher"]
     assert (before.method_name, before.labels, before.noise) == ("supervised", 100, Noise())
     *_, row = run(before)
-    trained_path(tmp_path, before).parent.mkdir(exist_ok=True)
-    torch.save(row.snapshot()["parts"], trained_path(tmp_path, before))
+    Current().trained_path(tmp_path, before).parent.mkdir(exist_ok=True)
+    torch.save(row.snapshot()["parts"], Current().trained_path(tmp_path, before))
     made = [assemble(trial, execution) for execution in (Execution(trained=tmp_path), Execution())]
     for _, seen, truth in made:
         rate = (seen.labels != truth.labels).double().mean()
@@ -136,7 +138,7 @@ def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
 
 def test_a_damaged_prerequisite_gets_one_sentence(tmp_path: Path) -> None:
     trial = digits_trial(init_from=SIMCLR)
-    path = trained_path(tmp_path, trial.prerequisites["initialisation"])
+    path = Current().trained_path(tmp_path, trial.prerequisites["initialisation"])
     for content in (None, b"", b"no weights"):
         if content is not None:
             path.write_bytes(content)
@@ -267,8 +269,8 @@ def test_other_weights_under_the_same_name_make_a_result_stale(tmp_path: Path) -
     hashes = []
     for content in (b"one", b"other"):
         path.write_bytes(content)
-        hashes.append(trial_code_hash(digits_trial(weights=str(path))))
-    assert len({*hashes, trial_code_hash(digits_trial())}) == 3
+        hashes.append(Current().sources(digits_trial(weights=str(path))).code_hash)
+    assert len({*hashes, Current().sources(digits_trial()).code_hash}) == 3
 
 
 def planned(tmp_path: Path) -> tuple[object, Store, dict[str, object]]:
@@ -281,7 +283,7 @@ def planned(tmp_path: Path) -> tuple[object, Store, dict[str, object]]:
 
 def row_of(planned: object, **fields: object) -> dict[str, object]:
     trial = planned.trial
-    about = {"trial": trial.id, "attempt": 1, "status": "ok", "code_hash": trial_code_hash(trial), "method": "simclr"}
+    about = {"trial": trial.id, "attempt": 1, "status": "ok", "method": "simclr", **Current().sources(trial)._asdict()}
     return {**about, "dataset": "digits", "network": "small_convnet", "epochs_done": 3, "seconds": 1.0, **fields}
 
 
@@ -290,12 +292,14 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     plan, store, by_arm = planned(tmp_path)
     source, dependent = by_arm["initialisation: simclr"], by_arm["transfer"]
 
+    is_trained = partial(Current().is_trained, store.trained)
+
     def next_ones() -> list[object]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), store)
-        return [one for one in waiting if _ready(one, {other.id for other in waiting}, store)]
+        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), is_trained)
+        return [one for one in waiting if _ready(one, {other.id for other in waiting}, is_trained)]
 
     assert next_ones() == [source]
-    path = trained_path(store.trained, source.trial)
+    path = Current().trained_path(store.trained, source.trial)
     path.parent.mkdir()
     path.touch()
     assert next_ones() == [source], "another study has trained it, but this one has no row of it"
@@ -318,6 +322,7 @@ def test_what_diverged_is_not_trained_again_and_says_why(tmp_path: Path) -> None
     diverged = {"status": "failed", "failure_class": "nan", "failure_message": message}
     store.write_attempt("transfer", row_of(source, **diverged), [])
     statuses = reconcile(plan, store)
-    waiting = _waiting(plan, statuses, {"missing", "failed"}, set(), store)
-    assert waiting == [dependent] and not _ready(dependent, {dependent.id}, store)
-    assert message in _blocked(waiting, statuses, store)
+    is_trained = partial(Current().is_trained, store.trained)
+    waiting = _waiting(plan, statuses, {"missing", "failed"}, set(), is_trained)
+    assert waiting == [dependent] and not _ready(dependent, {dependent.id}, is_trained)
+    assert message in _blocked(waiting, statuses, is_trained)

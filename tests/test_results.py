@@ -249,7 +249,7 @@ def test_an_empty_store_reads_as_empty_tables_of_the_right_columns(store):
         frame, broken = store.read(table)
         assert len(frame) == 0 and broken == []
         assert list(frame.columns) == [*(["study"] if table in PARTITIONED else []), *schema.names]
-    assert latest(store.read("trials")[0]).empty and len(store.plans()) == 0 and leases(store) == {}
+    assert latest(store.read("trials")[0], {}).empty and len(store.plans()) == 0 and leases(store) == {}
 
 
 @pytest.fixture
@@ -547,7 +547,7 @@ def attempts(*rows):
 def test_the_latest_attempt_is_the_newest_finished_one_else_the_newest(history, expected):
     for order in (history, history[::-1]):
         frame = attempts(*(("a", *entry) for entry in order), ("b", 1, "failed", "oom"))
-        found = latest(frame).set_index("trial")
+        found = latest(frame, {}).set_index("trial")
         assert found.loc["a", "attempt"] == expected and found.loc["b", "attempt"] == 1 and len(found) == 2
         assert list(found.columns) == ["attempt", "status", "failure_class"]
 
@@ -566,7 +566,7 @@ def test_latest_works_on_what_the_store_reads(store):
     store.write_attempt("noise", row("a", 1, "preempted", "preempted"), [])
     store.write_attempt("noise", row("a", 2), [])
     store.write_attempt("noise", row("b", 1), [])
-    frame = latest(store.read("trials")[0])
+    frame = latest(store.read("trials")[0], {})
     assert frame[["trial", "attempt"]].to_numpy().tolist() == [["a", 2], ["b", 1]]
 
 

@@ -298,7 +298,8 @@ def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> Non
 def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     """Ray restarts a lost node's trial before the lease of the node's worker has lapsed."""
     from lnl import results, worker
-    from lnl.trial import Trial, trial_code_hash
+    from lnl.provenance import Current
+    from lnl.trial import Trial
 
     store = Store(tmp_path)
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
@@ -318,7 +319,7 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         plan_hash="",
         git_commit=None,
         git_dirty=None,
-        code_hash=trial_code_hash(trial),
+        sources=Current().sources(trial),
     )
     lease, _ = results.claim(store, trial.id, study="quick", run="this run")
     assert lease is not None

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lnl import Choice, Contrast, Integer, Noise, Panel, Preset, Search, Study, Trial, Uniform, Validation
+from lnl.provenance import Current
 from lnl.results import TABLES, StorageError, Store, leases, write_rows
 from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
 from lnl.study import SEARCH_REPLICATES, Plan, Planned
-from lnl.trial import trained_path, trial_code_hash
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
@@ -71,7 +71,7 @@ def train(store: Store, plan: Plan, planned: Planned, accuracy: float | None) ->
         "transition": json.dumps([[0.25] * 4] * 4),
         "epochs_done": 3,
         "seconds": 2.0 + planned.trial.replicate % 10,
-        "code_hash": trial_code_hash(planned.trial),
+        "code_hash": Current().sources(planned.trial).code_hash,
     }
     values = [] if accuracy is None else [0.1, 0.99, accuracy]
     curve = [
@@ -407,7 +407,7 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     before = searches.next(4)
     assert before is not None and before.prerequisite and before.trial.method_name == "simclr" and before.search is None
     assert searches.next(4) is None, "all wait for it"
-    path = trained_path(store.trained, before.trial)
+    path = Current().trained_path(store.trained, before.trial)
     path.parent.mkdir()
     path.write_bytes(b"")
     searches.ended(before.id, {"outcome": "done"})

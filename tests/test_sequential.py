@@ -8,12 +8,15 @@ import pytest
 
 from analysis import evidence, load
 from analysis.load import looks_taken
-from lnl import Contrast, Noise, Preset, Search, Study, Trial, sequential
+from lnl import Contrast, Noise, Preset, Search, Study, Trial, data, sequential
 from lnl.cli import main, study_main
+from lnl.provenance import Current
 from lnl.results import Store, now
 from lnl.study import FEWEST_AT_A_LOOK, plan_row
 from tests.test_runner import execute
 
+CURRENT = Current()
+DIGITS = data.load("digits").checksum
 LOOKS = (4, 6, 8)
 BASE = {"cross_entropy": 0.80, "better": 0.90, "same": 0.80, "unclear": 0.801}
 SPREAD = {
@@ -57,7 +60,7 @@ def finish(store, plan, skip=(), scores=None):
         row = {
             **{"trial": planned.id, "attempt": 1, "preset": plan.preset, "arm": arm, "setting": planned.setting},
             **{"replicate": replicate, "status": "ok", "accuracy_last": score, "seconds": 1.0, "epochs_done": 2},
-            **{"data_hash": "digits", "noise_hash": f"{replicate}", "split_hash": f"{replicate}", "device": "cpu"},
+            **{"data_hash": DIGITS, "noise_hash": f"{replicate}", "split_hash": f"{replicate}", "device": "cpu"},
         }
         store.write_attempt(plan.study, row, [])
 
@@ -70,19 +73,19 @@ def counts(plan, setting="{}"):
 
 def test_arms_of_undecided_contrasts_go_on_to_the_next_look_and_others_stop(tmp_path):
     study, store = declare(), Store(tmp_path)
-    plan, _ = sequential.grown(study.plan, store)
+    plan, _ = sequential.grown(study.plan, store, CURRENT)
     assert counts(plan) == dict.fromkeys(BASE, 4)  # nothing has run: the first look asks for four
     finish(store, plan)
-    plan, contrasts = sequential.grown(study.plan, store)
+    plan, contrasts = sequential.grown(study.plan, store, CURRENT)
     verdicts = dict(zip(contrasts["arm"], contrasts["verdict"], strict=True))
     assert verdicts == {"better": "helps", "same": "equivalent", "unclear": "undecided"}
     assert counts(plan) == {"cross_entropy": 6, "better": 4, "same": 4, "unclear": 6}
     assert counts(plan, '{"noise.rate":0.4}') == dict.fromkeys(BASE, 4)  # contrasts are judged in the base setting
     finish(store, plan)
-    plan, _ = sequential.grown(study.plan, store)
+    plan, _ = sequential.grown(study.plan, store, CURRENT)
     assert counts(plan) == {"cross_entropy": 8, "better": 4, "same": 4, "unclear": 8}
     finish(store, plan)
-    final, contrasts = sequential.grown(study.plan, store)
+    final, contrasts = sequential.grown(study.plan, store, CURRENT)
     assert final.hash == plan.hash  # after the last look nothing is added
     assert contrasts.set_index("arm")["look"].to_dict() == pytest.approx(
         {"better": 4, "same": 4, "unclear": np.nan}, nan_ok=True
@@ -92,7 +95,7 @@ def test_arms_of_undecided_contrasts_go_on_to_the_next_look_and_others_stop(tmp_
 def test_a_look_waits_for_every_trial_that_it_asks_for(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan(), skip=[("unclear", 2)])
-    plan, contrasts = sequential.grown(study.plan, store)
+    plan, contrasts = sequential.grown(study.plan, store, CURRENT)
     assert counts(plan) == dict.fromkeys(BASE, 4)
     row = contrasts.set_index("arm").loc["unclear"]
     assert (row["verdict"], row["why"]) == ("undecided", "3 replicates are too few: a verdict needs 4")
@@ -102,9 +105,9 @@ def test_decisions_of_earlier_looks_stand_though_more_replicates_follow(tmp_path
     """The base goes on for another contrast; what was decided at four replicates is decided by those four."""
     study, store = declare(), Store(tmp_path)
     for _ in LOOKS:
-        plan, _ = sequential.grown(study.plan, store)
+        plan, _ = sequential.grown(study.plan, store, CURRENT)
         finish(store, plan)
-    contrasts = sequential.grown(study.plan, store)[1].set_index("arm")
+    contrasts = sequential.grown(study.plan, store, CURRENT)[1].set_index("arm")
     assert contrasts.loc["better", ["verdict", "look", "n"]].tolist() == ["helps", 4, 4]
     assert contrasts.loc["unclear", "looked"] == 8
 
@@ -117,19 +120,19 @@ def test_a_hopeless_contrast_stops_early(tmp_path):
     flat = [np.random.default_rng([replicate, 3]).normal() for replicate in range(4)]
     scores["unclear"] -= SPREAD["unclear"] * float(np.mean(flat))  # an estimate of zero
     finish(store, study.plan(), scores=scores)
-    assert counts(sequential.grown(study.plan, store)[0]) == dict.fromkeys(BASE, 4)
+    assert counts(sequential.grown(study.plan, store, CURRENT)[0]) == dict.fromkeys(BASE, 4)
 
 
 def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path):
     study, store = declare(), Store(tmp_path)
     plan = study.plan()
     finish(store, plan)
-    sentence, further = sequential.look(study.plan, plan, store)
+    sentence, further = sequential.look(study.plan, plan, store, CURRENT)
     assert sentence == (
         "Look at 4 replicates: 1 helps, 1 equivalent, 1 undecided; more replicates for cross_entropy, unclear."
     )
     assert further is not None
-    sequential.look(study.plan, plan, store)  # a driver that was killed here and started again
+    sequential.look(study.plan, plan, store, CURRENT)  # a driver that was killed here and started again
     (look,) = looks_taken(store, "looked", "base")
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
@@ -147,7 +150,7 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
 def test_looks_that_no_flags_give_are_asked_for_by_their_declaration(tmp_path):
     study, store = declare(looks=(4, 7, 8)), Store(tmp_path)
     finish(store, study.plan())
-    sequential.look(study.plan, study.plan(), store)
+    sequential.look(study.plan, study.plan(), store, CURRENT)
     with pytest.raises(ValueError, match=r"declare looks=\(4, 7, 8\), or use another --storage"):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8)))
 
@@ -161,13 +164,13 @@ def seen(store):
 def test_a_look_that_a_driver_was_killed_before_it_kept_is_kept_by_the_next(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
-    plan, _ = sequential.grown(study.plan, store)  # the next driver's; `plan` and `status` keep nothing
+    plan, _ = sequential.grown(study.plan, store, CURRENT)  # the next driver's; `plan` and `status` keep nothing
     assert seen(store) == []
     finish(store, plan)
-    sequential.look(study.plan, plan, store)
+    sequential.look(study.plan, plan, store, CURRENT)
     decided = [(4, "helps"), (4, "equivalent")]
     assert seen(store) == [[*decided, (4, "undecided")], [*decided, (6, "undecided")]]
-    sequential.grown(study.plan, store, record=True)
+    sequential.grown(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 2
 
 
@@ -177,17 +180,17 @@ def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
     plan = study.plan()
     later = [(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)]
     finish(store, plan, skip=later)
-    sentence, further = sequential.look(study.plan, plan, store)
+    sentence, further = sequential.look(study.plan, plan, store, CURRENT)
     assert sentence == "Look at 4 replicates: 1 helps, 2 undecided; trials of same, unclear have not run."
     assert further is None
     finish(store, plan)
-    _, further = sequential.look(study.plan, plan, store)
+    _, further = sequential.look(study.plan, plan, store, CURRENT)
     assert [[verdict for _, verdict in look] for look in seen(store)] == [
         ["helps", "undecided", "undecided"],
         ["helps", "equivalent", "undecided"],
     ]
     finish(store, further, skip=[("cross_entropy", replicate) for replicate in (4, 5)])
-    sentence, none = sequential.look(study.plan, further, store)  # as with `--arms unclear`
+    sentence, none = sequential.look(study.plan, further, store, CURRENT)  # as with `--arms unclear`
     assert sentence.endswith("trials of cross_entropy have not run.") and none is None
     assert len(seen(store)) == 2  # no look, so none is kept
 
@@ -195,7 +198,7 @@ def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
 def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan(), skip=[("cross_entropy", 2)])
-    sentence, further = sequential.look(study.plan, study.plan(), store)
+    sentence, further = sequential.look(study.plan, study.plan(), store, CURRENT)
     assert sentence == "No look yet; trials of cross_entropy have not run." and further is None
     assert seen(store) == []
 
@@ -203,7 +206,7 @@ def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
 def test_the_report_reads_the_plan_that_grew(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
-    plan, _ = sequential.grown(study.plan, store)
+    plan, _ = sequential.grown(study.plan, store, CURRENT)
     finish(store, plan)
     store.write_plan(
         {

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lnl import methods
-from lnl import trial as module
 from lnl.data import DataError
+from lnl.provenance import code_hash, hash_of, read_sources
 from lnl.results import TRIALS
 from lnl.task import Task, Truth
-from lnl.trial import Diverged, Execution, Noise, Trial, code_hash, evaluate, parse, run
+from lnl.trial import Diverged, Execution, Noise, Trial, evaluate, parse, run
 
 PACKAGE = Path(__file__).parents[1] / "lnl"
 SEMANTIC = {"noise.kind": "semantic", "noise.teacher": {"labels": 250}}
@@ -253,20 +253,15 @@ def test_a_trial_without_a_method_gets_the_sentence_too():
 # ------------------------------------------------------------------------------------------------------ code identity
 
 
-fresh = code_hash.__wrapped__  # without its memory, which would outlive the copy
-
-
 @pytest.fixture(scope="module")
 def real():
-    return {method: fresh(method) for method in ("supervised", "robmix")}
+    return {method: code_hash(method) for method in ("supervised", "robmix")}
 
 
 @pytest.fixture
-def tree(real, tmp_path, monkeypatch):
-    """A copy of the package that `code_hash` reads instead of the real one."""
+def tree(real, tmp_path):
+    """A copy of the package, whose text is hashed instead of the real one's."""
     shutil.copytree(PACKAGE, tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
-
-    monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def rewrite(path, change):
         file = tmp_path / "lnl" / path
@@ -274,7 +269,7 @@ def tree(real, tmp_path, monkeypatch):
         file.write_text(change(before), encoding="utf-8")
         assert file.read_text(encoding="utf-8") != before
 
-    return SimpleNamespace(hash=fresh, real=real, rewrite=rewrite)
+    return SimpleNamespace(hash=lambda method: hash_of(method, read_sources(tmp_path)), real=real, rewrite=rewrite)
 
 
 def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(tree):

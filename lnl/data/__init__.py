@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, Unfit, cached
+from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, opened
 
-__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names"]
+__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "present"]
 
 _SOURCES = {
     "digits": digits.source,
@@ -38,12 +38,23 @@ def names() -> list[str]:
 
 def load(name: str, root: Path | None = None) -> Dataset:
     """The data set `name`, from its cache or from its source.  Raises `DataError`."""
+    root = _root(root)
+    return cached(name, _source(name, root), root)
+
+
+def present(name: str, root: Path | None = None) -> Dataset | None:
+    """The data set where it is on this machine; None where it would have to be fetched.  Raises `DataError`."""
+    root = _root(root)
+    source = _source(name, root)
+    return cached(name, source, root) if source.local else opened(name, source, root)
+
+
+def _source(name: str, root: Path) -> Source:
     kind, colon, _ = name.partition(":")
     source = _SOURCES.get(f"{kind}:PATH" if colon else name)
     if source is None:
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}.")
-    root = _root(root)
-    return cached(name, source(name, root), root)
+    return source(name, root)
 
 
 def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:

@@ -76,6 +76,7 @@ class Source:
     key: str  # folder name in the cache
     stamp: str  # changes with the files behind the data set
     read: Callable[[], Contents]
+    local: bool = True  # all that `read` needs is on this machine; otherwise it is fetched first
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -128,6 +129,14 @@ def cached(name: str, source: Source, root: Path) -> Dataset:
             f"{name}: its cache cannot be written to {folder} ({error.strerror or reason(error)}): free the disk "
             "or set LNL_DATA to a folder that can be written."
         ) from error
+
+
+def opened(name: str, source: Source, root: Path) -> Dataset | None:
+    """The data set from its cache, None where there is no usable one."""
+    try:
+        return _open(root / "cache" / source.key, name, source.stamp)
+    except _Unusable:
+        return None
 
 
 class _Unusable(Exception):

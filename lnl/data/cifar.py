@@ -32,7 +32,8 @@ _STD = {"cifar10": (0.2023, 0.1994, 0.2010), "cifar100": (0.2675, 0.2565, 0.2761
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path = root / f"{name}.npz"
-    return Source(name, file_stamp(path) if path.exists() else "torchvision", partial(_read, name, root))
+    local = path.exists()
+    return Source(name, file_stamp(path) if local else "torchvision", partial(_read, name, root), local)
 
 
 def _read(name: str, root: Path) -> Contents:

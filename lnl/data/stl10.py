@@ -19,7 +19,8 @@ _CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path = root / "stl10.npz"
-    return Source(name, file_stamp(path) if path.exists() else "torchvision", partial(_read, root))
+    local = path.exists()
+    return Source(name, file_stamp(path) if local else "torchvision", partial(_read, root), local)
 
 
 def _read(root: Path) -> Contents:
