@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,8 @@ class Study:
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
     unreadable: list[Place]  # files that could not be read; grows when `epochs` or `arrays` meets one
-    remarks: tuple[str, ...] = ()  # sentences on results that are left out, or were made by several versions of code
+    on_other_data: str = ""  # a sentence where results are left out because their data were replaced since
+    by_other_code: str = ""  # a sentence where results were made by code that has changed since
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -149,6 +150,11 @@ class Study:
         rows = [row for look in looks for row in look["contrasts"]]
         frame = pd.DataFrame(rows, columns=["arm", "against", "n", *numbers, "verdict"])
         return frame.astype(dict.fromkeys(numbers, float))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on results that are left out, and on those of other code."""
+        return tuple(filter(None, (self.on_other_data, self.by_other_code)))
 
     @property
     def night(self) -> str | None:
@@ -259,7 +265,10 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
     counts = {one["replicates"] for one in here if not one.get("looks")}
     most = (plan.get("looks") or [plan["replicates"]])[-1]
     earlier = tuple(sorted(count for count in counts if evidence.FEWEST <= count < most))
-    return replace(of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable), earlier=earlier)
+    results = of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
+    if results.on_other_data:
+        warnings.warn(results.on_other_data, stacklevel=2)
+    return replace(results, earlier=earlier)
 
 
 def of_plan(
@@ -299,6 +308,7 @@ def of_plan(
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
     failures = failures.assign(status=failures["status"].mask(finished & other_data, "stale"))
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
+    left_out = int((missing["status"] == "stale").sum())
     asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
     outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
     outside &= rows["replicate"] // nights.A_NIGHT == first_replicate(plan) // nights.A_NIGHT  # else another night's
@@ -315,7 +325,8 @@ def of_plan(
         suggested=suggested,
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
-        remarks=tuple(_remarks(planned.merge(rows_of_plan[finished], on="trial"), missing)),
+        on_other_data=_on_other_data_sentence(len(trials) + left_out, left_out),
+        by_other_code=_by_other_code_sentence(len(trials), int((trials["stale"] == CHANGED_CODE).sum())),
     )
 
 
@@ -336,18 +347,19 @@ def on_other_data(rows: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Seri
     return rows["stale"].isin([CHANGED_DATA, CHANGED_SOURCES]) | (wanted.isna() & other)
 
 
-def _remarks(finished: pd.DataFrame, missing: pd.DataFrame) -> Iterator[str]:
-    """Sentences on results that are left out, and on those that stand beside others of another version of the code."""
-    if count := int((missing["status"] == "stale").sum()):
-        yield (
-            f"{count} of {len(finished)} results were made on other data, which have been replaced since (data set, "
-            "human labels or the data that a trial starts from), and are left out: --rerun-stale trains them again."
-        )
-    if count := int((finished["stale"] == CHANGED_CODE).sum()):
-        yield (
-            f"{count} of {len(finished)} results were made by code that has changed since: --rerun-stale trains them "
-            "again."
-        )
+def _on_other_data_sentence(results: int, left_out: int) -> str:
+    if not left_out:
+        return ""
+    return (
+        f"{left_out} of {results} results were made on data that have been replaced since (the data set, human labels, "
+        "or the data of what a trial starts from) and are left out: --rerun-stale trains them again."
+    )
+
+
+def _by_other_code_sentence(results: int, older: int) -> str:
+    if not older:
+        return ""
+    return f"{older} of {results} results were made by code that has changed since: --rerun-stale trains them again."
 
 
 def first_replicate(plan: Mapping[str, Any]) -> int:

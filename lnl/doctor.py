@@ -9,6 +9,7 @@ import http.client
 import ipaddress
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
         f"refused checkpoint {name}: remove it once looked at."
         for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
     ]
+    problems += _on_other_data(store)
     problems += of_cluster()
     on_disk = _disk(store.root, problems) if isinstance(store.root, Path) else {}
     facts = {
@@ -62,6 +64,19 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
         **on_disk,
     }
     return facts, problems
+
+
+def _on_other_data(store: Store) -> Iterator[str]:
+    """A sentence for each study and preset whose newest plan has results on data that were replaced since."""
+    from analysis.load import load
+
+    plans, _ = store.read("studies", columns=["study", "preset"])
+    for study, preset in sorted(set(zip(plans["study"], plans["preset"], strict=True))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unreadable files, which are told above
+            results = load(store.root, study, preset)
+        if results.on_other_data:
+            yield f"{study}, preset {preset}: {results.on_other_data}"
 
 
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:

@@ -785,7 +785,7 @@ def _refuse_other_data(cells: Sequence[Cell], rows: pd.DataFrame, current: Curre
             raise ValueError(
                 f"The data of the search of arm '{cell.arm}' have changed since {count} of its suggestions were made, "
                 "and new ones cannot be compared with them: put the data back, begin another search with "
-                "--search-seed, or use another --storage."
+                "--new-search --search-seed N, or use another --storage."
             )
 
 

@@ -85,7 +85,7 @@ def results(storage: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     trials, broken = store.read("trials", "quick")
     epochs, broken_too = store.read("epochs", "quick")
     assert not broken and not broken_too
-    final = latest(trials)
+    final = latest(trials, {})
     epochs = epochs.merge(final[["trial", "attempt"]], on=["trial", "attempt"])
     measured = [
         *(
@@ -243,7 +243,7 @@ def test_two_drivers_share_the_work_and_a_killed_worker_loses_nothing(tmp_path: 
     rows = pd.read_parquet(storage / "trials")
     lost = rows[rows["status"] == "preempted"]
     assert len(lost) == 1 and lost["failure_class"].tolist() == ["preempted"]
-    assert len(rows) == 4 + 1 and (latest(rows)["status"] == "ok").all(), "no trial was trained twice"
+    assert len(rows) == 4 + 1 and (latest(rows, {})["status"] == "ok").all(), "no trial was trained twice"
     assert_same_results(storage, undisturbed)
 
 
