@@ -136,7 +136,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
         [
             plots.words(row["arm"]),
             plots.words(row["against"]),
-            plots.verdict_word(row),
+            str(row["verdict"]),
             _difference(row),
             *("" if np.isnan(row[p]) else plots.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
             str(row["direction"]),

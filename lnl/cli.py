@@ -336,7 +336,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         standing.print_plan(plan, statuses)
         standing.print_detectable(plan, store)
     else:
-        _show(arm_table(standing.arm_rows(statuses)))
+        _show(arm_table(standing.arm_rows(statuses), plan.record["selection"]))
         standing.print_summary(plan, statuses, store)
     if not options.json:
         standing.print_searches(plan, options.arms, statuses)

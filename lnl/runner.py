@@ -231,6 +231,7 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
             study=plan.study,
             preset=plan.preset,
             plan_hash=plan.hash,
+            selection=plan.record["selection"],
             code_hash=trial_code_hash(planned.trial),
             git_commit=commit,
             git_dirty=dirty,
@@ -242,7 +243,7 @@ def _submit(plan: Plan, store: Store, rerun_stale: bool) -> Callable[[Planned], 
 def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], store: Store) -> list[Planned]:
     """Trials to run, with those of their prerequisites that the current code has not trained yet, finished or not.
 
-    One that diverged would diverge again.
+    Of one that diverged, that is kept: what starts from it has diverged with it.
     """
     of = {status.planned.id: status for status in statuses}
     ids = {status.planned.id for status in statuses if status.state in again}
@@ -251,11 +252,9 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
     while untouched:
         for trial in of[untouched.pop()].planned.trial.prerequisites.values():
             status = of[trial.id]
-            diverged = status.state == "done" and status.failure is not None
-            if trial.id not in ids and not diverged and status.state != "running":
-                if not is_trained(trial):
-                    ids.add(trial.id)
-                    untouched.append(trial.id)
+            if trial.id not in ids and status.state != "running" and not is_trained(trial):
+                ids.add(trial.id)
+                untouched.append(trial.id)
     return [planned for planned in plan.trials if planned.id in ids - tried]
 
 

@@ -25,6 +25,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,9 +49,11 @@ from lnl.results import (
     Place,
     StorageError,
     Store,
+    accuracies,
     canonical,
     claim,
     counting,
+    diverged,
     is_held,
     is_outcome,
     latest,
@@ -531,9 +534,9 @@ def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
         return None
     row = final.iloc[0]
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
-    if row["status"] != "ok":  # at once, perhaps: then nobody has written down how many classes there are
-        chance = 1 / len(json.loads(row["transition"])) if isinstance(row["transition"], str) else 0.0
-        return Outcome(chance, seconds, epochs, True)
+    if diverged(final).all():
+        chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
+        return None if math.isnan(chance) else Outcome(chance, seconds, epochs, True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
     if curve.empty:
@@ -705,11 +708,7 @@ class Searches:
 
     def _done(self, suggestion: Open, planned: Planned, outcome: Mapping[str, Any]) -> None:
         if planned.prerequisite and not self._trained(planned.trial):
-            if outcome.get("failure"):
-                what = f"{planned.trial.method_name}, which it starts from, diverged."
-                suggestion.search.fail(suggestion, what, refused=True)
-                self.open.remove(suggestion)
-            return  # else it was trained before anybody asked to keep what it has learnt: once more
+            return  # it was trained before anybody asked to keep what it has learnt: once more
         suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)

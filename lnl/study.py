@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
-from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
+from lnl.results import Store, accuracies, canonical, diverged, is_outcome, latest, leases, now, short_hash
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
 
@@ -596,8 +596,9 @@ class Status:
     planned: Planned
     state: State
     seconds: float | None  # measured where done, else expected from finished trials of the same kind; None: unknown
-    accuracy: float | None = None
+    accuracy: float | None = None  # on test images under the plan's selection rule; of one that diverged chance
     failure: str | None = None
+    diverged: bool = False  # one that is done, or stale
     device: str = ""  # on which `seconds` are expected
 
 
@@ -612,7 +613,10 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         "status",
         "failure_class",
         "failure_message",
-        "accuracy_last",
+        "classes",
+        "transition",
+        "data_hash",
+        f"accuracy_{plan.record['selection']}",
         "seconds",
         "code_hash",
         "method",
@@ -630,7 +634,8 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
     pace = _Pace(timings)
-    by_id = rows.assign(finished=finished).set_index("trial").to_dict("index") if len(rows) else {}
+    rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record["selection"]), diverged=diverged(rows))
+    by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
     held = {trial for trial, lease in leases(store).items() if lease["alive"]}
     statuses = []
     for planned in plan.trials:
@@ -645,7 +650,8 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         else:
             state: State = "done" if row["code_hash"] == trial_code_hash(trial) else "stale"
             failure = row["failure_message"] if row["status"] != "ok" else None
-            statuses.append(Status(planned, state, _known(row["seconds"]), _known(row["accuracy_last"]), failure))
+            seconds, accuracy = _known(row["seconds"]), _known(row["accuracy"])
+            statuses.append(Status(planned, state, seconds, accuracy, failure, diverged=bool(row["diverged"])))
     return statuses
 
 
