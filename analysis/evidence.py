@@ -224,8 +224,8 @@ def contrasts(
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
-                "diverged": int(statistics.diverged(arm).sum()),
-                "diverged_against": int(statistics.diverged(against).sum()),
+                "diverged": int(statistics.at_chance(arm).sum()),
+                "diverged_against": int(statistics.at_chance(against).sum()),
                 "why": _why(whole, len(mine), bool(enough)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }

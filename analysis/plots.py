@@ -214,12 +214,12 @@ def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
     if selection == "val_selected":
         kinds = sorted(trials["validation_labels"].dropna().unique())
         text = text.replace("validation accuracy", f"accuracy on {' or '.join(kinds) or 'absent'} validation labels")
-    lost, valued = statistics.diverged(trials), statistics.accuracy(trials, selection).notna()
-    if failures := int((lost & valued).sum()):
+    if failures := int(statistics.at_chance(trials).sum()):
         text += f" {failures} diverged {plural('trial', failures)} counted as chance."
-    if absent := int((~lost & ~valued).sum()):
+    unknown = int(statistics.diverged(trials).sum()) - failures
+    if absent := int(statistics.accuracy(trials, selection).isna().sum()) - unknown:
         text += f" {absent} {plural('trial', absent)} without a value under this rule left out."
-    if unknown := int((lost & ~valued).sum()):
+    if unknown:
         text += f" {unknown} diverged {plural('trial', unknown)} left out: nothing tells how many classes there are."
     return text
 

@@ -177,8 +177,10 @@ def summary(study: Study) -> Iterator[str]:
         f"{replicates}: {_count(planned['trial'].nunique(), 'trial')} planned, "
         f"{len(trials)} finished."
     )
-    if count := int(statistics.diverged(trials).sum()):
+    if count := int(statistics.at_chance(trials).sum()):
         yield f"Diverged, and counted as chance accuracy: {count}."
+    if unknown := int(statistics.diverged(trials).sum()) - count:
+        yield f"Diverged, and left out, as nothing tells how many classes there are: {unknown}."
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {plots.words(str(reason))}' for reason, count in reasons.items())}."

@@ -91,6 +91,11 @@ def accuracy(trials: pd.DataFrame, selection: str) -> pd.Series:
     return accuracies(trials, check_selection(selection))
 
 
+def at_chance(trials: pd.DataFrame) -> pd.Series:
+    """Diverged trials that count as chance: all but those of earlier versions of whose classes nothing tells."""
+    return diverged(trials) & accuracy(trials, "last").notna()
+
+
 def mean(values: ArrayLike) -> Estimate:
     """Mean over the last axis with Student's t interval, n - 1 degrees of freedom."""
     values = np.asarray(values, dtype=float)

@@ -10,7 +10,8 @@ written before Optuna is told, and from which a lost storage is made again.  Wha
 - Asking, taking over and closing happen under one lock; of two drivers that both held a suggestion, because the first
   was silent for so long that its lease lapsed, the first to write its row wins.
 - A suggestion that failed by accident does not count; the next run suggests its values again.  Nor do values that a
-  method refuses; others take their place.  One that diverged counts as chance accuracy.
+  method refuses; others take their place.  One that diverged, or started from
+  what did, counts as chance accuracy.
 
 Samplers have Optuna's defaults and the seed `seed_of(cell)`, so that one driver that evaluates one suggestion at a
 time gets what plain Optuna gives; every further driver of a search (a second one, or the next after a kill) has the
@@ -25,7 +26,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -536,7 +536,7 @@ def outcome_of(store: Store, plan: Plan, trial: Trial) -> Outcome | None:
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
     if diverged(final).all():
         chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
-        return None if math.isnan(chance) else Outcome(chance, seconds, epochs, True)
+        return Outcome(chance, seconds, epochs, True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
     if curve.empty:

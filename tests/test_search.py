@@ -429,7 +429,7 @@ def test_what_starts_from_a_prerequisite_that_diverged_diverges_and_counts(store
     while planned := searches.next(4):
         train(store, plan, planned, None)
         searches.ended(planned.id, {"outcome": "done", "failure": "nan"})
-    rows = suggestions(plan, store)
+    rows, _ = store.read("suggestions", plan.study)
     assert rows["state"].tolist() == ["complete"] * 2 and rows["diverged"].tolist() == [1, 1]
     assert [list(values) for values in rows["values"]] == [[0.25]] * 2
 

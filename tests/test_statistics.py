@@ -185,7 +185,7 @@ def test_a_diverged_trial_of_unknown_chance_is_left_out_and_that_is_told():
     assert statistics.compare(frame, rows([0.8, 0.7]), "last").n == 1
     sentence = plots.rule_sentence("last", frame)
     assert sentence.endswith("1 diverged trial left out: nothing tells how many classes there are.")
-    assert "chance" not in sentence
+    assert "chance" not in sentence and not statistics.at_chance(frame).any()
 
 
 def test_an_unknown_selection_rule_names_the_known_ones():
