@@ -32,7 +32,8 @@ POWER = 0.8
 FEWEST = 4  # replicates that allow a verdict
 MOST = 1000  # replicates that are worth naming
 SPREAD = 0.004  # of a difference, where nothing is measured: of two runs of 0.28 points each, the median of public logs
-VERDICTS = ("helps", "hurts", "equivalent", "undecided")
+OPEN = ("undecided", "no verdict")  # what more replicates may change; the second: there can be none yet, and `why`
+VERDICTS = ("helps", "hurts", "equivalent", *OPEN)
 HOPELESS = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
 DRAWS = 500_000  # of the null distribution over looks
 RESOLVED = 200  # draws below a p by which its adjustment is known
@@ -224,8 +225,8 @@ def contrasts(
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
-                "diverged": int(statistics.diverged(arm).sum()),
-                "diverged_against": int(statistics.diverged(against).sum()),
+                "diverged": int(statistics.at_chance(arm).sum()),
+                "diverged_against": int(statistics.at_chance(against).sum()),
                 "why": _why(whole, len(mine), bool(enough)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }
@@ -242,10 +243,11 @@ def contrasts(
     if looks:
         open_after = pd.concat([step["verdict"] == "undecided" for step in steps], axis=1).sum(axis=1)
         frame["look"] = [looks[count] if count < len(looks) else np.nan for count in open_after]
+    frame.loc[frame["why"] != "", "verdict"] = "no verdict"
     level = open_level(frame, looks)
     frame["more"] = [
         np.nan
-        if row["verdict"] != "undecided"
+        if row["verdict"] not in OPEN
         else max(
             replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level)
             - min(row["n"], row["n_against"]),

@@ -231,16 +231,8 @@ _FACTS = {  # of a trial's row: what may have changed
 }
 _COLUMNS = (
     *("trial", "attempt", "replicate", "status", "failure_class", "failure_message", "transition", "seconds"),
-    *(
-        "dataset",
-        "ended_at",
-        "sources_hash",
-        "noise_hash",
-        "split_hash",
-        "git_dirty",
-        *_FACTS,
-        *(f"accuracy_{rule}" for rule in statistics.SELECTION),
-    ),
+    *("classes", "dataset", "ended_at", "sources_hash", "noise_hash", "split_hash", "git_dirty"),
+    *(*_FACTS, *(f"accuracy_{rule}" for rule in statistics.SELECTION)),
 )
 
 

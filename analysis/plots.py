@@ -28,6 +28,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
 from analysis import statistics
+from analysis.evidence import OPEN
 from analysis.load import in_base, in_words
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ VERDICTS = {  # word -> colour, marker
     "hurts": ("#b84a00", "<"),
     "equivalent": ("#007a59", "s"),
     "undecided": ("#6b6b6b", "o"),
+    "no verdict": ("#6b6b6b", "o"),
 }
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
@@ -212,10 +214,13 @@ def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
     if selection == "val_selected":
         kinds = sorted(trials["validation_labels"].dropna().unique())
         text = text.replace("validation accuracy", f"accuracy on {' or '.join(kinds) or 'absent'} validation labels")
-    if failures := int(statistics.diverged(trials).sum()):
+    if failures := int(statistics.at_chance(trials).sum()):
         text += f" {failures} diverged {plural('trial', failures)} counted as chance."
-    if absent := int(statistics.accuracy(trials, selection).isna().sum()):
+    unknown = int(statistics.diverged(trials).sum()) - failures
+    if absent := int(statistics.accuracy(trials, selection).isna().sum()) - unknown:
         text += f" {absent} {plural('trial', absent)} without a value under this rule left out."
+    if unknown:
+        text += f" {unknown} diverged {plural('trial', unknown)} left out: nothing tells how many classes there are."
     return text
 
 
@@ -547,7 +552,7 @@ def forest(contrasts: pd.DataFrame) -> Plot:
     colours, markers = zip(*(VERDICTS[row["verdict"]] for row in rows), strict=True)
     _draw_forest(axes, contrasts, colours, markers, beside=76)
     for position, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        _annotate(axes, position, verdict_word(row), color=colour, fontweight="bold")
+        _annotate(axes, position, row["verdict"], color=colour, fontweight="bold")
     for place, heading in ((8, "verdict"), (76, "difference [95 % interval]")):
         _annotate(axes, -0.8, heading, place, color=DARK)
     axes.set_yticks(range(len(names)), names)
@@ -559,11 +564,6 @@ def forest(contrasts: pd.DataFrame) -> Plot:
         f"Bars: 95 % t interval{_pairing_sentence(contrasts)}{_band_sentence(contrasts)} {VERDICT_SENTENCE}"
     )
     return Plot(_laid_out(figure), contrasts, caption)
-
-
-def verdict_word(contrast: Mapping[str, Any]) -> str:
-    """The verdict, or that there can be none."""
-    return "no verdict" if contrast["why"] else str(contrast["verdict"])
 
 
 @matplotlib.rc_context(STYLE)
@@ -634,7 +634,7 @@ def _draw_forest(
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
         axes.hlines(position, low, high, color=colour, linewidth=2.2)
-        inside = "white" if row.get("verdict") == "undecided" else colour
+        inside = "white" if row.get("verdict") in OPEN else colour
         axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
         text = difference_text(row["difference"], row["low"], row["high"])

@@ -177,8 +177,10 @@ def summary(study: Study) -> Iterator[str]:
         f"{replicates}: {_count(planned['trial'].nunique(), 'trial')} planned, "
         f"{len(trials)} finished."
     )
-    if count := int(statistics.diverged(trials).sum()):
+    if count := int(statistics.at_chance(trials).sum()):
         yield f"Diverged, and counted as chance accuracy: {count}."
+    if unknown := int(statistics.diverged(trials).sum()) - count:
+        yield f"Diverged, and left out, as nothing tells how many classes there are: {unknown}."
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {plots.words(str(reason))}' for reason, count in reasons.items())}."
@@ -198,8 +200,7 @@ def count_sentence(contrasts: pd.DataFrame) -> str:
     """How many declared contrasts came out how."""
     if contrasts.empty:
         return ""
-    words = contrasts.apply(plots.verdict_word, axis=1)
-    counts = {word: int((words == word).sum()) for word in (*plots.VERDICTS, "no verdict")}
+    counts = {word: int((contrasts["verdict"] == word).sum()) for word in plots.VERDICTS}
     several = {"helps": "help", "hurts": "hurt"}
     said = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
     text = f"Of {_count(len(contrasts), 'declared contrast')}: {', '.join(said)}."
@@ -216,7 +217,7 @@ class Verdict(NamedTuple):
 
 def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> Verdict:
     """`row`: of `Study.contrasts`.  `family`: how many are declared.  `looks`: replicates at every declared look."""
-    arm, against, word = plots.words(row["arm"]), plots.words(row["against"]), plots.verdict_word(row)
+    arm, against, word = plots.words(row["arm"]), plots.words(row["against"]), row["verdict"]
     said = {
         "equivalent": f"{arm} is equivalent to {against}",
         "undecided": f"{arm} against {against} is undecided",
@@ -501,7 +502,7 @@ def looks_taken(report: Report) -> Iterator[Section]:
         "looks", "Looks at the contrasts", tables=report.tables(looks=tables.of_looks(report.study, taken))
     )
     now = report.study.contrasts().set_index(["arm", "against"])["verdict"]
-    decided = taken[taken["verdict"] != "undecided"].drop_duplicates(["arm", "against"], keep="last")
+    decided = taken[~taken["verdict"].isin(evidence.OPEN)].drop_duplicates(["arm", "against"], keep="last")
     for row in statistics.records(decided):
         if now.get((row["arm"], row["against"])) not in {row["verdict"], "equivalent"}:
             section.warnings.append(

@@ -6,7 +6,6 @@ replicate: one draw of noise, split and initial weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -16,11 +15,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
-from lnl.results import is_outcome
+from lnl.results import accuracies, is_outcome
+from lnl.results import diverged as diverged  # beside `outcome`
 
 LEVEL = 0.95
 ROUNDING = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
-CLASSES = 10  # of a trial whose row does not hold its transition matrix
 PAIRING = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
 AGREE = "data, noise and split hashes agree"
 DRAWS = 2000  # of a bootstrap
@@ -87,18 +86,14 @@ def outcome(trials: pd.DataFrame) -> pd.Series:
     return is_outcome(trials).astype(bool)
 
 
-def diverged(trials: pd.DataFrame) -> pd.Series:
-    """Trials whose method diverged: outcomes, not accidents."""
-    return trials["failure_class"] == "nan"
-
-
 def accuracy(trials: pd.DataFrame, selection: str) -> pd.Series:
-    """Test accuracy per trial, NaN where the rule gives none; a diverged trial counts as chance, 1 / K."""
-    lost = diverged(trials).to_numpy(bool)
-    scores = trials[f"accuracy_{check_selection(selection)}"].astype(float).to_numpy(copy=True)
-    texts = trials["transition"].to_numpy()[lost]  # of the others it is not needed, and long to read
-    scores[lost] = [1 / (len(json.loads(text)) if isinstance(text, str) else CLASSES) for text in texts]
-    return pd.Series(scores, trials.index)
+    """Test accuracy per trial under a selection rule: see `lnl.results.accuracies`, which the terminal uses, too."""
+    return accuracies(trials, check_selection(selection))
+
+
+def at_chance(trials: pd.DataFrame) -> pd.Series:
+    """Diverged trials that count as chance: all but those of earlier versions of whose classes nothing tells."""
+    return diverged(trials) & accuracy(trials, "last").notna()
 
 
 def mean(values: ArrayLike) -> Estimate:
@@ -160,7 +155,7 @@ def correlation(values: ArrayLike, against: ArrayLike) -> float:
 def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Comparison:
     """Accuracy of one arm minus another's in one setting: paired by replicate where the stored hashes agree, else not.
 
-    The choice looks at hashes alone, never at results.
+    The choice looks at hashes alone, never at results.  Replicates without an accuracy are left out.
     """
     left, right = (rows.assign(score=accuracy(rows, selection)).dropna(subset="score") for rows in (arm, against))
     pairs = left.merge(right, on="replicate", suffixes=("", "_against")).sort_values("replicate")
@@ -184,7 +179,13 @@ def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Compari
 def disagreement(hashes: Sequence[NDArray[np.object_]]) -> str:
     """Why replicates that arms share cannot be compared one by one; empty where they can.
 
-    `hashes`: those of `PAIRING` of each arm, (..., 3), aligned by replicate.
+    `hashes`: those of `PAIRING` of each arm, (..., 3), aligned by replicate, the first axis.
+
+    A hash may be absent: earlier versions did not store those of a trial that diverged in its first epoch.  It says
+    neither yes nor no, and the other replicates decide: a draw is a function of the configuration and the replicate's
+    number, so arms whose draws agree in one replicate draw alike in all.  Divergence thus never changes the test.
+    Where an arm has no hash at all nothing is known to agree, and it stays unpaired; all its trials diverged then and
+    count the same, for which Welch's test and the paired one are equal.
     """
     first, *others = hashes
     if not len(first):
@@ -192,9 +193,15 @@ def disagreement(hashes: Sequence[NDArray[np.object_]]) -> str:
     differing = [
         name.removesuffix("_hash")
         for place, name in enumerate(PAIRING)
-        if pd.isna(first[..., place]).any() or any((first[..., place] != one[..., place]).any() for one in others)
+        if not all(_agree(first[..., place], other[..., place]) for other in others)
     ]
     return f"{' and '.join(differing)} hashes differ or are absent" if differing else ""
+
+
+def _agree(hashes: NDArray[np.object_], others: NDArray[np.object_]) -> bool:
+    """Whether all hashes that both arms have are equal, and each setting has some.  (replicates, ...) twice."""
+    known = pd.notna(hashes) & pd.notna(others)
+    return bool(known.any(axis=0).all() and (hashes == others)[known].all())
 
 
 def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selection: str) -> pd.DataFrame:

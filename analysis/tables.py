@@ -136,7 +136,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
         [
             plots.words(row["arm"]),
             plots.words(row["against"]),
-            plots.verdict_word(row),
+            str(row["verdict"]),
             _difference(row),
             *("" if np.isnan(row[p]) else plots.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
             str(row["direction"]),
@@ -187,7 +187,7 @@ def of_rules(study: Study) -> Table:
         f"{'; '.join(f'{rule}, {statistics.SELECTION[rule]}' for rule in there)}. "
         "How far the oracle is ahead: mean over replicates, and the largest."
     )
-    if failures := int(statistics.diverged(trials).sum()):
+    if failures := int(statistics.at_chance(trials).sum()):
         caption += f" {failures} diverged {plots.plural('trial', failures)} counted as chance under every rule."
     return Table(caption, list(columns), [list(row) for row in zip(*columns.values(), strict=True)], frame)
 

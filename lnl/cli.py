@@ -338,7 +338,7 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
         standing.print_plan(plan, statuses)
         standing.print_detectable(plan, store, current)
     else:
-        _show(arm_table(standing.arm_rows(statuses)))
+        _show(arm_table(standing.arm_rows(statuses), plan.record["selection"]))
         standing.print_summary(plan, statuses, store, current)
     for name in current.missing_data(status.planned.trial for status in statuses if status.state == "done"):
         print(f"The data set {name} is not on this machine: its results are not checked against it.", file=sys.stderr)

@@ -131,6 +131,11 @@ class Learner:
             for owner, mask in self.owned.items()
         }
 
+    @property
+    def networks(self) -> list[Network]:
+        """The one that is trained and, where there is one, its average."""
+        return [self.network] if self.average is None else [self.network, self.average]
+
     def part(self, prefix: str) -> list[int]:
         """Positions of the parameters below `prefix` in every gradient list."""
         return [position for position, name in enumerate(self.names) if name.startswith(prefix + ".")]
@@ -320,13 +325,13 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Te
 
     The problem of scikit-learn's LogisticRegression with C = 1, on standardised features, solved on their own device:
     the sum of the cross-entropies and half the squared length of the weights, with free intercepts.  A class without an
-    example gets 0.  Raises ValueError for fewer than two classes and for features that are not finite.
+    example gets 0.  Raises ValueError for fewer than two classes, FloatingPointError for features that are not finite.
     """
     present, given = labels.to(features.device).unique(return_inverse=True)
     if len(present) < 2:
         raise ValueError("A linear probe needs labelled images of at least two classes.")
     if not features.isfinite().all():
-        raise ValueError("A linear probe needs finite features: training has diverged, try a smaller learning rate.")
+        raise FloatingPointError("a linear probe needs finite features, but some are not")
     bank = features.detach().double()
     mean, deviation = bank.mean(0), bank.std(0, correction=0)
     deviation[bank.amin(0) == bank.amax(0)] = 1.0  # a constant feature stays unscaled, so that no weight reaches it

@@ -16,6 +16,8 @@ from rich.table import Table
 from lnl.results import StorageError
 from lnl.study import Plan, Planned, Status
 
+Row = tuple[str, str, str, str, str]  # of a table of arms
+
 
 def interval(scores: Sequence[float]) -> str:
     """Mean ± half the 95 % t interval, in percent."""
@@ -29,11 +31,22 @@ def interval(scores: Sequence[float]) -> str:
     return f"{100 * fmean(scores):.1f} ± {100 * half:.1f} (n={len(scores)})"
 
 
-def arm_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    """One row per arm: its name, done/planned, running, failed, mean accuracy."""
+def arm_row(arm: str, done: int, total: int, diverged: int, running: int, failed: int, scores: Sequence[float]) -> Row:
+    """A line of `arm_table`.  `scores`: of trials in the base setting, those that diverged among them, at chance."""
+    lost = f", {diverged} diverged" if diverged else ""
+    return arm, f"{done}/{total}{lost}", str(running), str(failed), interval(scores)
+
+
+def measure(rule: str) -> str:
+    """What an arm's score is, under a selection rule."""
+    return f"{rule} test accuracy at the base"
+
+
+def arm_table(rows: Sequence[Row], rule: str) -> Table:
+    """One row per arm: its name, done/planned, running, failed, mean accuracy under the plan's selection rule."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm")
-    for name in ("done", "running", "failed", "last test accuracy at the base, %"):
+    for name in ("done", "running", "failed", f"{measure(rule)}, %"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
@@ -111,7 +124,9 @@ class Progress(Display):
         self.arm = {planned.id: planned.arm for planned in plan.trials}
         self.base = {planned.id for planned in plan.trials if planned.setting == "{}"}
         self.total: Counter[str] = Counter()
+        self.rule = plan.record["selection"]
         self.done: Counter[str] = Counter()
+        self.diverged: Counter[str] = Counter()  # of those that are done
         self.failed: Counter[str] = Counter()
         self.running: dict[str, str] = {}
         self.scores: dict[str, list[float]] = defaultdict(list)
@@ -120,12 +135,14 @@ class Progress(Display):
     def start(self, todo: Sequence[Planned], statuses: Sequence[Status]) -> None:
         self.finish()  # of an earlier round
         self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
+        self.diverged = Counter()
         self.scores = defaultdict(list)
         again = {planned.id for planned in todo}  # stale ones among them
         for status in statuses:
             self.total[status.planned.arm] += 1
             if status.state in ("done", "stale") and status.planned.id not in again:
                 self.done[status.planned.arm] += 1
+                self.diverged[status.planned.arm] += status.diverged
                 self._score(status.planned.id, status.accuracy)
         self.started_with = sum(self.done.values())
         self.say(f"{len(todo)} trials to run, {self.started_with} done before.")
@@ -140,13 +157,15 @@ class Progress(Display):
         self.running.pop(trial, None)
         if outcome["outcome"] == "done":
             self.done[arm] += 1
+            self.diverged[arm] += outcome.get("failure") is not None
             self._score(trial, outcome.get("accuracy"))
         elif outcome["outcome"] == "failed":
             self.failed[arm] += 1
             self._failed(arm, trial, outcome)
         if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
-            score = interval(self.scores[arm])
-            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done, last test accuracy at the base {score} %")
+            lost = f", {self.diverged[arm]} diverged" if self.diverged[arm] else ""
+            score = f"{measure(self.rule)} {interval(self.scores[arm])} %"
+            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done{lost}, {score}")
         self._show()
 
     def _score(self, trial: str, accuracy: float | None) -> None:
@@ -160,10 +179,10 @@ class Progress(Display):
     def _table(self) -> Table:
         running = Counter(self.arm[trial] for trial in self.running)
         rows = [
-            (arm, f"{self.done[arm]}/{total}", str(running[arm]), str(self.failed[arm]), interval(self.scores[arm]))
+            arm_row(arm, self.done[arm], total, self.diverged[arm], running[arm], self.failed[arm], self.scores[arm])
             for arm, total in self.total.items()
         ]
-        table = arm_table(rows)
+        table = arm_table(rows, self.rule)
         table.caption, table.caption_justify = self._summary(), "left"
         return table
 

@@ -80,6 +80,7 @@ TRIALS = pa.schema(
         # what was realised
         ("noise_realised", pa.float64()),  # share of labelled images whose label is wrong
         ("transition", pa.string()),  # JSON K × K: realised P(given label | true label)
+        ("classes", pa.int32()),  # K of the data set
         ("parameters", pa.int64()),
         ("data_hash", pa.string()),  # of the data set's images and labels
         ("sources_hash", pa.string()),  # of all data behind the trial: its data set, human labels, prerequisites' data
@@ -207,6 +208,7 @@ PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # o
 
 SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
+CLASSES = {"digits": 10, "cifar10": 10, "stl10": 10, "cifar100": 100}  # for rows that were written without theirs
 
 
 Place = Path | ObjectPath
@@ -694,6 +696,48 @@ def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame
 def is_outcome(trials: pd.DataFrame) -> pd.Series:
     """True where a trial is finished: it trained to its end, or the method itself diverged."""
     return (trials["status"] == "ok") | trials["failure_class"].isin(FAILURES_THAT_ARE_OUTCOMES)
+
+
+def diverged(trials: pd.DataFrame) -> pd.Series:
+    """Trials whose method diverged: outcomes, not accidents."""
+    return trials["failure_class"].isin(FAILURES_THAT_ARE_OUTCOMES)
+
+
+def accuracies(trials: pd.DataFrame, rule: str) -> pd.Series:
+    """Test accuracy of each trial under a selection rule, NaN where it gives none; a diverged trial counts as chance.
+
+    Chance is 1/K of the K classes of the trial's data set.  Rows of earlier versions have no `classes`: theirs come
+    from their transition matrix, which a trial that diverged in its first epoch lacks, else from the other rows, where
+    those of the same data set agree in theirs, else from the data set's name.  Where all that tells nothing (all
+    trials on somebody's own data set diverged in their first epoch) the accuracy is NaN: such a replicate is left out,
+    and the sentences that count those say so.
+    """
+    scores = trials[f"accuracy_{rule}"].astype(float).to_numpy(copy=True)
+    lost = diverged(trials).to_numpy(bool)
+    if lost.any():
+        scores[lost] = 1 / _classes(trials[lost], trials)
+    return pd.Series(scores, trials.index)
+
+
+def _classes(trials: pd.DataFrame, among: pd.DataFrame) -> np.ndarray:
+    """How many classes the data set of each trial has, NaN where nothing tells; `among`: rows that may tell."""
+    own = [_classes_of(*row) for row in zip(trials["classes"], trials["transition"], strict=True)]
+    of_name: dict[str, float] = dict(CLASSES)
+    for name in set(trials.loc[np.isnan(own), "dataset"]):
+        rows = among[among["dataset"] == name].drop_duplicates(["data_hash", "classes"])
+        told = {_classes_of(*row) for row in zip(rows["classes"], rows["transition"], strict=True)}
+        known = {count for count in told if not np.isnan(count)}
+        if known:
+            of_name[name] = known.pop() if len(known) == 1 else np.nan
+    named = [of_name.get(name, np.nan) for name in trials["dataset"]]
+    return np.where(np.isnan(own), named, own)
+
+
+def _classes_of(classes: float, transition: str | None) -> float:
+    """Of one row; matrices are read only where they must be: those of 100 classes take a millisecond each."""
+    if not pd.isna(classes):
+        return float(classes)
+    return float(len(json.loads(transition))) if isinstance(transition, str) else np.nan
 
 
 def counting(suggestions: pd.DataFrame, budget: int) -> pd.DataFrame:

@@ -244,6 +244,7 @@ def _submit(plan: Plan, store: Store, current: Current, rerun_stale: bool) -> Ca
             study=plan.study,
             preset=plan.preset,
             plan_hash=plan.hash,
+            selection=plan.record["selection"],
             sources=current.sources(planned.trial),
             git_commit=commit,
             git_dirty=dirty,
@@ -257,7 +258,7 @@ def _waiting(
 ) -> list[Planned]:
     """Trials to run, with those of their prerequisites that are not trained by current code on current data.
 
-    One that diverged would diverge again.
+    Of one that diverged, that is kept: what starts from it has diverged with it.
     """
     of = {status.planned.id: status for status in statuses}
     ids = {status.planned.id for status in statuses if status.state in again}
@@ -266,11 +267,9 @@ def _waiting(
     while untouched:
         for trial in of[untouched.pop()].planned.trial.prerequisites.values():
             status = of[trial.id]
-            diverged = status.state == "done" and status.failure is not None
-            if trial.id not in ids and not diverged and status.state != "running":
-                if not is_trained(trial):
-                    ids.add(trial.id)
-                    untouched.append(trial.id)
+            if trial.id not in ids and status.state != "running" and not is_trained(trial):
+                ids.add(trial.id)
+                untouched.append(trial.id)
     return [planned for planned in plan.trials if planned.id in ids - tried]
 
 

@@ -10,7 +10,8 @@ written before Optuna is told, and from which a lost storage is made again.  Wha
 - Asking, taking over and closing happen under one lock; of two drivers that both held a suggestion, because the first
   was silent for so long that its lease lapsed, the first to write its row wins.
 - A suggestion that failed by accident does not count; the next run suggests its values again.  Nor do values that a
-  method refuses; others take their place.  One that diverged counts as chance accuracy.
+  method refuses; others take their place.  One that diverged, or started from
+  what did, counts as chance accuracy.
 
 Samplers have Optuna's defaults and the seed `seed_of(cell)`, so that one driver that evaluates one suggestion at a
 time gets what plain Optuna gives; every further driver of a search (a second one, or the next after a kill) has the
@@ -50,9 +51,11 @@ from lnl.results import (
     Place,
     StorageError,
     Store,
+    accuracies,
     canonical,
     claim,
     counting,
+    diverged,
     is_held,
     is_outcome,
     latest,
@@ -544,8 +547,8 @@ def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outc
         return None
     row = final.iloc[0]
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
-    if row["status"] != "ok":  # at once, perhaps: then nobody has written down how many classes there are
-        chance = 1 / len(json.loads(row["transition"])) if isinstance(row["transition"], str) else 0.0
+    if diverged(final).all():
+        chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
         return Outcome(chance, seconds, epochs, True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
@@ -723,11 +726,7 @@ class Searches:
 
     def _done(self, suggestion: Open, planned: Planned, outcome: Mapping[str, Any]) -> None:
         if planned.prerequisite and not self._trained(planned.trial):
-            if outcome.get("failure"):
-                what = f"{planned.trial.method_name}, which it starts from, diverged."
-                suggestion.search.fail(suggestion, what, refused=True)
-                self.open.remove(suggestion)
-            return  # else it was trained before anybody asked to keep what it has learnt: once more
+            return  # it was trained before anybody asked to keep what it has learnt: once more
         suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)

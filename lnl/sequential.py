@@ -53,7 +53,7 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
     further, level = dict(reached), evidence.open_level(contrasts, looks)
     for row in statistics.records(contrasts):
         later = [look for look in looks if look > row["looked"]]
-        if row["verdict"] == "undecided" and later and not evidence.hopeless(row, looks[-1], level):
+        if row["verdict"] in evidence.OPEN and later and not evidence.hopeless(row, looks[-1], level):
             for arm in (row["arm"], row["against"]):
                 further[arm] = max(further.get(arm, looks[0]), later[0])
     return further
@@ -100,7 +100,8 @@ def _declared(plan: Plan) -> dict[str, Any]:
 
 
 def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    return [[row[name] for name in JUDGED] for row in contrasts]
+    """Earlier versions said "undecided" for "no verdict", too: that is no other look."""
+    return [["undecided" if row[name] == "no verdict" else row[name] for name in JUDGED] for row in contrasts]
 
 
 def check_looks(store: Store, plan: Plan) -> None:

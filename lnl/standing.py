@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import Any
 
-from lnl.progress import duration, interval
+from lnl.progress import Row, arm_row, duration
 from lnl.provenance import Current
 from lnl.results import CHANGED_CODE, Store
 from lnl.study import Plan, Status, by_state, sources_of
@@ -40,6 +40,7 @@ def as_json(plan: Plan, statuses: Sequence[Status], store: Store, current: Curre
                 "replicate": s.planned.trial.replicate,
                 "state": s.state,
                 "changed": s.changed or None,
+                "diverged": s.diverged,
                 "accuracy": s.accuracy,
                 "seconds": s.seconds,
             }
@@ -134,6 +135,8 @@ def totals(statuses: Sequence[Status]) -> str:
     counts = {state: count for state, count in by_state(statuses).items() if count}
     waiting = [status.seconds for status in statuses if status.state in ("missing", "failed")]
     text = f"{len(statuses)} trials: " + (", ".join(f"{count} {state}" for state, count in counts.items()) or "none")
+    if lost := sum(status.diverged for status in statuses):
+        text += f"; {lost} diverged, counted as chance"
     if waiting and (known := [seconds for seconds in waiting if seconds is not None]):
         device = next((status.device for status in statuses if status.device), None)
         text += f"; about {duration(fmean(known) * len(waiting))} of work left, one trial at a time"
@@ -146,24 +149,17 @@ def totals(statuses: Sequence[Status]) -> str:
     return text + "."
 
 
-def arm_rows(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
-    """Arm, done/planned, running, failed, mean accuracy at the base setting ± half a 95 % interval."""
+def arm_rows(statuses: Sequence[Status]) -> list[Row]:
+    """A line for each arm, see `lnl.progress.arm_table`."""
     by_arm: dict[str, list[Status]] = defaultdict(list)
     for status in statuses:
         by_arm[status.planned.arm].append(status)
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for arm, mine in by_arm.items():
         counts = Counter(status.state for status in mine)
         scores = [s.accuracy for s in mine if s.planned.setting == "{}" and s.accuracy is not None]
-        rows.append(
-            (
-                arm,
-                f"{counts['done'] + counts['stale']}/{len(mine)}",
-                str(counts["running"]),
-                str(counts["failed"]),
-                interval(scores),
-            )
-        )
+        done, diverged = counts["done"] + counts["stale"], sum(status.diverged for status in mine)
+        rows.append(arm_row(arm, done, len(mine), diverged, counts["running"], counts["failed"], scores))
     return rows
 
 

@@ -33,7 +33,19 @@ from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
 from lnl.provenance import Current
-from lnl.results import Sources, Store, canonical, is_outcome, latest, leases, now, short_hash, sources_text
+from lnl.results import (
+    Sources,
+    Store,
+    accuracies,
+    canonical,
+    diverged,
+    is_outcome,
+    latest,
+    leases,
+    now,
+    short_hash,
+    sources_text,
+)
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial
 
@@ -597,8 +609,9 @@ class Status:
     planned: Planned
     state: State
     seconds: float | None  # measured where done, else expected from finished trials of the same kind; None: unknown
-    accuracy: float | None = None
+    accuracy: float | None = None  # on test images under the plan's selection rule; of one that diverged chance
     failure: str | None = None
+    diverged: bool = False  # one that is done, or stale
     device: str = ""  # on which `seconds` are expected
     changed: str = ""  # what has changed since a stale trial ran: `lnl.results.CHANGED_…`
 
@@ -621,10 +634,12 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
         "status",
         "failure_class",
         "failure_message",
-        "accuracy_last",
+        "classes",
+        "transition",
+        "data_hash",
+        f"accuracy_{plan.record['selection']}",
         "seconds",
         "code_hash",
-        "data_hash",
         "sources_hash",
         "method",
         "dataset",
@@ -641,7 +656,8 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
     pace = _Pace(timings)
-    by_id = rows.assign(finished=finished).set_index("trial").to_dict("index") if len(rows) else {}
+    rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record["selection"]), diverged=diverged(rows))
+    by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
     held = {trial for trial, lease in leases(store).items() if lease["alive"]}
     statuses = []
     for planned in plan.trials:
@@ -656,8 +672,9 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
         else:
             state: State = "stale" if row["stale"] else "done"
             failure = row["failure_message"] if row["status"] != "ok" else None
-            measured = _known(row["seconds"]), _known(row["accuracy_last"])
-            statuses.append(Status(planned, state, *measured, failure, changed=row["stale"]))
+            seconds, accuracy = _known(row["seconds"]), _known(row["accuracy"])
+            has_diverged, changed = bool(row["diverged"]), str(row["stale"])
+            statuses.append(Status(planned, state, seconds, accuracy, failure, has_diverged, changed=changed))
     return statuses
 
 

@@ -348,6 +348,7 @@ def prepare(
         facts={
             "noise_realised": corrupted.rate,
             "transition": corrupted.transition.tolist(),
+            "classes": classes,
             "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,

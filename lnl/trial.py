@@ -27,7 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
@@ -41,6 +41,7 @@ __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "run"
 _METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
+DIVERGED = "diverged"  # the only entry of the file of a trained prerequisite that diverged: why, in words
 
 
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -255,7 +256,7 @@ class Execution:
 
 
 class Diverged(RuntimeError):
-    """The method itself produced a loss that is not a number: an outcome, not an accident."""
+    """The method's own numbers are no longer finite, in losses, weights or predictions: an outcome, not an accident."""
 
 
 @dataclass(frozen=True)
@@ -273,17 +274,23 @@ class Row:
 
 def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.Truth]:
     """The method before its first step, what it sees, and what it does not.  Raises `lnl.data.DataError`."""
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    device = execution.torch_device()
-    module = methods.load(trial.method_name)
-    before = {name: _trained(prerequisite, execution) for name, prerequisite in trial.prerequisites.items()}
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    seen, truth = task.prepare(
+    seen, truth = draw(trial, execution)
+    return build(trial, execution, seen), seen, truth
+
+
+def draw(trial: Trial, execution: Execution) -> tuple[task.Task, task.Truth]:
+    """What a trial's method sees, and what it does not.  Raises `lnl.data.DataError`."""
+    _set_threads(execution)
+    taught = None
+    if teacher := trial.prerequisites.get("teacher"):
+        try:
+            taught = _taught(teacher, _trained(teacher, execution), execution)
+        except Diverged as error:  # no outcome of this trial's method, which never began: there are no labels
+            raise data.DataError(f"The teacher of the noise gives no labels: {error}") from error
+    return task.prepare(
         trial.dataset,
         Streams(trial.replicate),
-        device,
+        execution.torch_device(),
         execution.data,
         labels=trial.labels,
         unlabelled_ratio=trial.unlabelled_ratio,
@@ -292,9 +299,22 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
         noise_settings=trial.noise,
         epochs=trial.epochs,
         steps=trial.steps,
-        taught=_taught(trial.prerequisites["teacher"], before["teacher"], execution) if "teacher" in before else None,
-        probe_apart="probe" in module.USES,
+        taught=taught,
+        probe_apart="probe" in methods.load(trial.method_name).USES,
     )
+
+
+def _set_threads(execution: Execution) -> None:
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+
+
+def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
+    """The method before its first step.  Raises `lnl.data.DataError`, and `Diverged` where what it starts from did."""
+    source = trial.prerequisites.get("initialisation")
+    initial = learner.trained_backbone(_trained(source, execution)) if source else None
+    _set_threads(execution)
+    device = execution.torch_device()
     _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(
@@ -306,10 +326,10 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
         streams,
         trial.weights,
         trial.resize,
-        learner.trained_backbone(before["initialisation"]) if "initialisation" in before else None,
+        initial,
     )
     try:
-        return module.Method(trial.method, seen, network, streams), seen, truth
+        return methods.load(trial.method_name).Method(trial.method, seen, network, streams)
     except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
         raise data.Unfit(str(error)) from error
 
@@ -325,9 +345,15 @@ def load_state(path: Place) -> Any:
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
-    """The parts of a prerequisite after its last epoch.  Raises `lnl.data.DataError` where they cannot be had."""
+    """The parts of a prerequisite after its last epoch.
+
+    Raises `lnl.data.DataError` where they cannot be had, `Diverged` where there are none because it diverged.
+    """
     if execution.trained is None:
-        *_, row = run(trial, execution)
+        try:
+            *_, row = run(trial, execution)
+        except Diverged as error:
+            raise _diverged_before(trial, str(error)) from error
         parts: dict[str, Any] = row.snapshot()["parts"]
         return parts
     path = Current(execution.data).trained_path(execution.trained, trial)
@@ -340,7 +366,13 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
             f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be read from {path} "
             f"({type(error).__name__}): remove that file if it is there, and run the study again."
         ) from error
+    if DIVERGED in parts:
+        raise _diverged_before(trial, parts[DIVERGED])
     return parts
+
+
+def _diverged_before(trial: Trial, why: str) -> Diverged:
+    return Diverged(f"{trial.method_name}, which it starts from, diverged: {why}")
 
 
 def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
@@ -372,12 +404,23 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
+def run(
+    trial: Trial,
+    execution: Execution = Execution(),
+    state: Mapping[str, Any] | None = None,
+    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None,
+) -> Iterator[Row]:
     """Train and evaluate; one `Row` per epoch.  With an earlier row's snapshot as `state`, go on exactly from there.
 
-    Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
+    `tell` hears of the facts of `Row` as soon as they are known, those of the draw before there is a network, so that
+    an attempt that comes to no row has them, too.
+
+    Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
+    unfit data.
     """
-    method, seen, truth = assemble(trial, execution)
+    seen, truth = draw(trial, execution)
+    tell(truth.facts)
+    method = build(trial, execution, seen)
     parts = stateful(method)
     learners = [part for part in parts.values() if isinstance(part, learner.Learner)]
     facts = {
@@ -385,6 +428,9 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         "parameters": sum(tensor.numel() for one in learners for tensor in one.parameters),
         "init_hash": digest(*(one.parameters[p] for one in learners for p in one.part("backbone"))),
     }
+    tell(facts)
+    if not _weights_are_finite(parts):
+        raise data.Unfit("The weights that training starts from are no finite numbers: give others.")
     done, before = 0, 0.0
     if state is not None:
         for name, part in parts.items():
@@ -392,19 +438,13 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         done, before = state["epoch"], state["seconds"]
     began = time.perf_counter()
     for epoch in range(done, trial.total_epochs):
-        try:
-            scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
-        except (FloatingPointError, torch.linalg.LinAlgError) as error:
-            raise Diverged(f"Training broke down in epoch {epoch + 1} ({error}): lower the learning rate.") from error
-        broken = [name for name, value in scalars.items() if name.startswith("loss") and not math.isfinite(value)]
-        if broken:
-            raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
-        metrics = {("train", name): value for name, value in scalars.items()}
-        metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
-        inside, arrays = diagnose(method, seen, truth)
-        metrics |= inside
-        if execution.embeddings and epoch + 1 in _moments(trial.total_epochs):
-            arrays |= embed(method, truth, execution.embeddings)
+        with _divergence(epoch + 1, method, truth.test_images):
+            metrics = {("train", name): value for name, value in _trained_epoch(method, parts, epoch).items()}
+            metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
+            inside, arrays = diagnose(method, seen, truth)
+            metrics |= inside
+            if execution.embeddings and epoch + 1 in _moments(trial.total_epochs):
+                arrays |= embed(method, truth, execution.embeddings)
         seconds = before + time.perf_counter() - began
 
         def snapshot(epoch: int = epoch, seconds: float = seconds) -> dict[str, Any]:
@@ -419,12 +459,64 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         yield Row(epoch + 1, step, seconds, metrics, facts, arrays, snapshot)
 
 
+def _trained_epoch(method: Any, parts: Mapping[str, Any], epoch: int) -> dict[str, float]:
+    """Train for one epoch; its scalars.  Raises `Diverged`."""
+    scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
+    broken = [name for name, value in scalars.items() if name.startswith("loss") and not math.isfinite(value)]
+    if broken:
+        raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
+    if not _weights_are_finite(parts):  # no loss has seen the last step
+        raise Diverged(f"Weights were no finite numbers after epoch {epoch + 1}: lower the learning rate.")
+    return scalars
+
+
+def _weights_are_finite(parts: Mapping[str, Any]) -> bool:
+    """Parameters and statistics of all networks, averages and others; the device is waited for once."""
+    modules = [
+        module
+        for part in parts.values()
+        for module in (part.networks if isinstance(part, learner.Learner) else [part])
+        if isinstance(module, nn.Module)
+    ]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return not tensors or bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+@contextlib.contextmanager
+def _divergence(epoch: int, method: Any, images: Tensor) -> Iterator[None]:
+    """Raise as `Diverged` what goes wrong in here because the method's own numbers are no longer finite.
+
+    A library raises what it likes when it is handed NaN, so the kind of error tells nothing: it is divergence where
+    weights or features are not finite, and where the arithmetic itself was found to break down.  With finite numbers
+    an error is the code's, and stays what it is.
+    """
+    try:
+        yield
+    except (Diverged, data.DataError, StorageError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # accidents; and of an accelerator that broke nothing can be asked
+    except Exception as error:
+        arithmetic = isinstance(error, FloatingPointError | torch.linalg.LinAlgError)
+        if not arithmetic and _weights_are_finite(stateful(method)) and _features_are_finite(method, images):
+            raise
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Diverged(f"Training broke down in epoch {epoch} ({what}): lower the learning rate.") from error
+
+
+def _features_are_finite(method: Any, images: Tensor) -> bool:
+    """Finite weights may be so large that what they make of images is not."""
+    try:
+        return bool(method.features(images).isfinite().all())
+    except Exception:
+        return True  # it cannot be asked: the error that led here stays what it is
+
+
 @torch.no_grad()
 def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
     """Accuracies as fractions.  What uses true labels of training images stands under `oracle`: for diagnosis only.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
-    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).
+    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  Raises FloatingPointError where
+    probabilities are not finite.
     """
     found: dict[tuple[str, str], float] = {}
     for split, images, labels in (
@@ -432,13 +524,13 @@ def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> 
         ("validation", truth.validation_images, truth.validation_labels),
     ):
         if len(labels):
-            probabilities = method.predict(images)
+            probabilities = _finite(method.predict(images))
             found[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
             found[split, "cross_entropy"] = float(-likelihood.log().mean())
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
-    guessed = seen.over(index, method.predict).argmax(-1)
+    guessed = _finite(seen.over(index, method.predict)).argmax(-1)
     found["train", "accuracy"] = _share(guessed == given)
     found["oracle", "accuracy"] = _share(guessed == true)
     wrong = given != true
@@ -449,8 +541,15 @@ def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> 
         k = min(NEIGHBOURS, len(index))
         for split, labels in (("test", given), ("oracle", true)):
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
-            found[split, "neighbour_accuracy"] = _share(votes.argmax(-1) == truth.test_labels)
+            found[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
     return found
+
+
+def _finite(probabilities: Tensor) -> Tensor:
+    """The same.  Of NaN the first class would be the most probable, and accuracy its share."""
+    if not probabilities.isfinite().all():
+        raise FloatingPointError("class probabilities are no finite numbers")
+    return probabilities
 
 
 Arrays = dict[tuple[str, str], Tensor]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
 import socket
 import time
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 
 from lnl import data, packing
@@ -25,12 +27,14 @@ from lnl.logs import Output, mask
 from lnl.provenance import Current
 from lnl.results import (
     FAILURES_THAT_ARE_OUTCOMES,
+    TRIALS,
     Lease,
     Overtaken,
     Place,
     Sources,
     StorageError,
     Store,
+    accuracies,
     canonical,
     claim,
     is_outcome,
@@ -39,7 +43,7 @@ from lnl.results import (
     why_stale,
     write_atomically,
 )
-from lnl.trial import Diverged, Execution, Row, Trial, load_state, parse, run
+from lnl.trial import DIVERGED, Diverged, Execution, Row, Trial, load_state, parse, run
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Job:
     study: str
     preset: str
     plan_hash: str
+    selection: str  # the plan's rule
     sources: Sources  # the trial's code and data, where the driver runs
     git_commit: str | None
     git_dirty: bool | None
@@ -191,16 +196,16 @@ def _attempt(
     arrays: list[Array] = list(state["arrays"]) if state else []
     seconds = state["run"]["seconds"] if state else 0.0
     started, saved = now(), time.monotonic()
-    facts: Mapping[str, Any] = {}
+    facts: dict[str, Any] = {}
     failure: dict[str, Any] = {}
     refused = False
     broken: Exception | None = None
     total_mb = _share_accelerator(device, settings)
     try:
-        for row in run(trial, execution, state["run"] if state else None):
+        for row in run(trial, execution, state["run"] if state else None, facts.update):
             if lease.lost:
                 return {"outcome": "taken"}  # it was cut off for so long that another goes on from its checkpoint
-            facts, seconds = row.facts, row.seconds
+            seconds = row.seconds
             history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
             arrays += [(row.epoch, *key, list(one.shape), one.flatten()) for key, one in row.arrays.items()]
             if row.epoch < trial.total_epochs and time.monotonic() - saved >= settings.checkpoint_s:
@@ -236,6 +241,8 @@ def _attempt(
         "started_at": started,
         "ended_at": now(),
     }
+    if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # theirs, too, who wait for it
+        _save(Current(settings.data).trained_path(store.trained, trial), {DIVERGED: failure["failure_message"]})
     key = {"trial": trial.id, "attempt": attempt}
     names = ("epoch", "step", "split", "metric", "value", "seconds")
     curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]
@@ -255,13 +262,14 @@ def _attempt(
     if not accident:  # else the next run goes on from it
         checkpoint.unlink(missing_ok=True)
     message = mask(failure.get("failure_message", ""))
+    accuracy = float(accuracies(pd.DataFrame([final], columns=TRIALS.names), job.selection).iloc[0])
     return {
         "outcome": "pruned" if final["status"] == "pruned" else "failed" if accident else "done",
         "message": message,
         "failure": failure.get("failure_class"),
         "refused": refused,
         "seconds": seconds,
-        "accuracy": final.get("accuracy_last"),
+        "accuracy": None if math.isnan(accuracy) else accuracy,
         "peak_memory_mb": final["peak_memory_mb"],
         "device_memory_mb": total_mb,
     }

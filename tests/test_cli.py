@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_plan_tells_what_is_done_and_what_the_rest_will_take(lnl, here):
     states = [line.split()[0] for line in out.splitlines()[:-1]]
     assert states == ["done", "done", "failed", "stale", "running", "missing", "missing", "missing"]
     total = out.splitlines()[-1]
-    assert "8 trials: 2 done, 1 stale, 1 running, 1 failed, 3 missing" in total
+    assert "8 trials: 2 done, 1 stale, 1 running, 1 failed, 3 missing; 1 diverged, counted as chance" in total
     assert "about 4:20 of work left" in total, "four trials of 65 seconds"
     assert "--rerun-stale" in total
 
@@ -121,9 +122,9 @@ def test_plan_tells_what_is_done_and_what_the_rest_will_take(lnl, here):
     assert [entry["trial"] for entry in found["trials"]] == [planned.id for planned in plan.trials]
     assert found["trials"][0] == {
         "trial": plan.trials[0].id, "arm": "plain", "setting": {}, "replicate": 0, "state": "done",
-        "accuracy": 0.75, "seconds": 65.0,
+        "diverged": False, "accuracy": 0.75, "seconds": 65.0,
     }  # fmt: skip
-    assert found["trials"][1]["accuracy"] is None, "a trial that diverged has no accuracy"
+    assert (found["trials"][1]["diverged"], found["trials"][1]["accuracy"]) == (True, 0.1), "chance, of ten classes"
 
 
 def test_status_has_a_line_per_arm_and_an_exit_code(lnl, here):
@@ -142,8 +143,8 @@ def test_status_has_a_line_per_arm_and_an_exit_code(lnl, here):
     header, plain, strong, total = out.splitlines()
     assert header.split()[:4] == ["arm", "done", "running", "failed"]
     assert plain.split(maxsplit=4) == ["plain", "4/4", "0", "0", "60.0 ± 127.1 (n=2)"], "12.706 · 10 at the base only"
-    assert strong.split(maxsplit=4) == ["strong", "2/4", "0", "0", "–"], "one of them diverged"
-    assert total.startswith("8 trials: 6 done, 2 missing")
+    assert re.split(r" {2,}", strong) == ["strong", "2/4, 1 diverged", "0", "0", "10.0 (n=1)"], "it counts as chance"
+    assert total.startswith("8 trials: 6 done, 2 missing; 1 diverged, counted as chance")
 
     assert lnl("status", "quick", "--arms", "plain")[0] == COMPLETE
     code, out, _ = lnl("status", "quick", "--arms", "strong", "--json")
@@ -321,14 +322,15 @@ def test_progress_without_a_terminal_has_one_line_per_finished_arm(here, capsys)
         if planned == todo[-1]:
             progress.end(planned.id, {"outcome": "failed", "message": "KeyError: x\n  a trace"})
         else:
-            progress.end(planned.id, {"outcome": "done", "accuracy": 0.7})
+            failure = {"failure": "nan"} if planned == todo[-2] else {}
+            progress.end(planned.id, {"outcome": "done", "accuracy": 0.7, **failure})
     progress.finish()
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "7 trials to run, 1 done before.",
         "plain: 4 of 4 done, last test accuracy at the base 60.0 ± 127.1 (n=2) %",
         f"failed  {todo[-1].arm}: KeyError: x (lnl logs quick {todo[-1].id})",
-        "strong: 3 of 4 done, last test accuracy at the base 70.0 ± 0.0 (n=2) %",
+        "strong: 3 of 4 done, 1 diverged, last test accuracy at the base 70.0 ± 0.0 (n=2) %",
     ]
 
 

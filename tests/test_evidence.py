@@ -19,7 +19,7 @@ def rows(arm, accuracies, replicates=None, **columns):
     """Finished trials of one arm whose hashes name their replicate."""
     replicates = list(range(len(accuracies))) if replicates is None else replicates
     frame = pd.DataFrame({"arm": arm, "replicate": replicates, "accuracy_last": accuracies})
-    frame = frame.assign(failure_class=None, transition=None, status="ok")
+    frame = frame.assign(failure_class=None, classes=10, transition=None, dataset="digits", status="ok")
     for name in statistics.PAIRING:
         frame[name] = [f"{name}-{replicate}" for replicate in replicates]
     return frame.assign(**columns)
@@ -293,7 +293,7 @@ def test_holm_is_over_all_declared_contrasts_also_those_without_results():
     nothing = pd.DataFrame(columns=["arm", "replicate", "status"])
     frame = evidence.contrasts(declared, pd.concat([full, part]), nothing, "last")
     assert frame["p_holm"].iloc[0] == pytest.approx(2 * frame["p"].iloc[0]) and np.isnan(frame["p_holm"].iloc[1])
-    assert frame["verdict"].tolist() == ["undecided", "undecided"]
+    assert frame["verdict"].tolist() == ["undecided", "no verdict"]
     assert frame["n"].tolist() == [6, 0] and "no finished replicates" in frame["why"].iloc[1]
 
 
@@ -308,13 +308,13 @@ def test_a_study_without_contrasts_has_none():
 def test_no_verdict_under_four_replicates(n):
     draws = np.random.default_rng(n).normal(0, 1e-5, n)
     row = judge(rows("full", np.full(n, 0.5)), rows("part", 0.9 + draws), smallest_effect=0.01).iloc[0]
-    assert row["verdict"] == "undecided" and "too few" in row["why"] and str(n) in row["why"]
+    assert row["verdict"] == "no verdict" and "too few" in row["why"] and str(n) in row["why"]
     assert np.isnan(row["p_holm"]) and np.isnan(row["p_equivalence_holm"])
 
 
 def test_four_replicates_of_one_arm_and_three_of_the_other_are_three():
     row = judge(rows("full", [0.5, 0.51, 0.5, 0.49]), rows("part", [0.9, 0.91, 0.9], noise_hash="other")).iloc[0]
-    assert (row["n"], row["n_against"], row["verdict"]) == (3, 4, "undecided") and "3 replicates" in row["why"]
+    assert (row["n"], row["n_against"], row["verdict"]) == (3, 4, "no verdict") and "3 replicates" in row["why"]
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.1, 1 / 3])
@@ -323,13 +323,12 @@ def test_replicates_that_do_not_differ_give_no_verdict(gap):
     values = np.array([0.1, 0.3, 0.5, 0.6, 0.65])
     for against in (values, np.full(5, 0.5)):
         row = judge(rows("full", against), rows("part", against + gap), smallest_effect=0.2).iloc[0]
-        assert row["verdict"] == "undecided" and "do not differ" in row["why"] and np.isnan(row["p_holm"])
+        assert row["verdict"] == "no verdict" and "do not differ" in row["why"] and np.isnan(row["p_holm"])
 
 
 def test_a_diverged_run_is_chance_and_a_lost_one_is_left_out():
-    ten = {"transition": None}
-    full = rows("full", [0.8, 0.81, 0.79, 0.8, 0.82, 0.8], **ten)
-    part = rows("part", [0.83, 0.84, 0.83, 0.82, 0.86, np.nan], **ten)
+    full = rows("full", [0.8, 0.81, 0.79, 0.8, 0.82, 0.8])
+    part = rows("part", [0.83, 0.84, 0.83, 0.82, 0.86, np.nan])
     part["failure_class"] = [None] * 5 + ["nan"]
     row = judge(full, part).iloc[0]
     differences = np.array([0.03, 0.03, 0.04, 0.02, 0.04, 0.1 - 0.8])
@@ -343,7 +342,7 @@ def test_a_diverged_run_is_chance_and_a_lost_one_is_left_out():
 def test_a_verdict_waits_for_all_planned_trials():
     full, part = arms(0.02, 0.005)
     row = judge(full, part.iloc[:5], missing=[("part", 5, "not run")]).iloc[0]
-    assert row["verdict"] == "undecided" and "1 planned trial has not run" in row["why"]
+    assert row["verdict"] == "no verdict" and "1 planned trial has not run" in row["why"]
     assert np.isfinite(row["p"]) and np.isnan(row["p_holm"])
     elsewhere = judge(full, part, missing=[("third", 0, "not run")]).iloc[0]
     assert elsewhere["verdict"] == "helps"
@@ -407,7 +406,7 @@ def test_a_look_at_which_too_many_runs_are_lost_allows_no_verdict():
     three = judge(
         full[full["replicate"] < 4], lost[lost["replicate"] < 4], looks=LOOKS, missing=[("part", 1, "failed")]
     )
-    assert three.iloc[0]["verdict"] == "undecided" and "too few" in three.iloc[0]["why"]
+    assert three.iloc[0]["verdict"] == "no verdict" and "too few" in three.iloc[0]["why"]
     five = judge(full, lost, looks=LOOKS, missing=[("part", 1, "failed")]).iloc[0]
     assert five["verdict"] == "helps" and five["look"] == 6
 

@@ -123,6 +123,7 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
         "preset": "base",
         "sources": worker.Current().sources(trial),
         "embeddings": 0,
+        "selection": "last",
         "prerequisite": False,
         "rerun_stale": False,
     }

@@ -641,6 +641,7 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
         **{"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "quick"},
         **{"store": store.identity(), "run": "this run", "sources": Current().sources(trial), "preset": "base"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": ""},
+        **{"selection": "last"},
     }
     return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from lnl import Noise, Study, Trial
+from lnl import Noise, Study, Trial, worker
 from lnl.data import DataError, load
 from lnl.learner import trained_backbone
 from lnl.provenance import Current
 from lnl.results import Store
 from lnl.runner import _blocked, _ready, _waiting
-from lnl.study import reconcile
-from lnl.trial import Execution, assemble, parse, run
+from lnl.study import Plan, Planned, reconcile
+from lnl.trial import Diverged, Execution, assemble, parse, run
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -183,7 +183,7 @@ def test_an_arm_of_the_study_can_be_the_prerequisite_of_another() -> None:
 
 
 STUDY = """
-from lnl import Noise, Study, Trial
+from lnl import Noise, Study, Trial, worker
 study = Study(
     name="transfer", question="Does what another trial learnt help?",
     base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3),
@@ -315,14 +315,65 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     assert next_ones() == [], "nothing needs it"
 
 
-def test_what_diverged_is_not_trained_again_and_says_why(tmp_path: Path) -> None:
+def test_what_waits_for_a_trial_that_failed_says_why(tmp_path: Path) -> None:
     plan, store, by_arm = planned(tmp_path)
-    source, dependent = by_arm["initialisation: simclr"], by_arm["transfer"]
-    message = "loss was no finite number in epoch 1: lower the learning rate."
-    diverged = {"status": "failed", "failure_class": "nan", "failure_message": message}
-    store.write_attempt("transfer", row_of(source, **diverged), [])
+    failure = {"status": "failed", "failure_class": "oom", "failure_message": "Out of memory.\nMore."}
+    store.write_attempt("transfer", row_of(by_arm["initialisation: simclr"], **failure), [])
     statuses = reconcile(plan, store)
     is_trained = partial(Current().is_trained, store.trained)
-    waiting = _waiting(plan, statuses, {"missing", "failed"}, set(), is_trained)
-    assert waiting == [dependent] and not _ready(dependent, {dependent.id}, is_trained)
-    assert message in _blocked(waiting, statuses, is_trained)
+    assert _blocked([by_arm["transfer"]], statuses, is_trained).endswith("(simclr): oom: Out of memory.")
+
+
+def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: Path) -> None:
+    """It would wait for ever, and no verdict would come; its draw is known, so its contrasts stay paired."""
+    study = Study(
+        name="transfer",
+        question="?",
+        base=digits_trial(labels=50),
+        arms={"transfer": {"init_from": {**SIMCLR, "method.optimizer.learning_rate": 1e30}}},
+        replicates=1,
+    )
+    plan, store = study.plan(), Store(tmp_path)
+    source, dependent = plan.trials
+
+    is_trained = partial(Current().is_trained, store.trained)
+
+    def waiting() -> list[object]:
+        return _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), is_trained)
+
+    assert waiting() == [source, dependent] and not _ready(dependent, {source.id, dependent.id}, is_trained)
+    execute(store, plan, source)
+    assert waiting() == [dependent] and _ready(dependent, {dependent.id}, is_trained)
+    execute(store, plan, dependent)
+    assert waiting() == []
+    rows = store.read("trials", "transfer")[0].set_index("trial").loc[[source.id, dependent.id]]
+    assert rows["failure_class"].tolist() == ["nan", "nan"] and rows["classes"].tolist() == [10, 10]
+    why = rows["failure_message"].tolist()
+    assert why[1] == f"simclr, which it starts from, diverged: {why[0]}"
+    *_, plain = run(digits_trial(labels=50))
+    for name in ("data_hash", "noise_hash", "split_hash"):
+        assert rows.loc[dependent.id, name] == plain.facts[name]
+
+    told: dict[str, object] = {}  # alone, without the study's stored prerequisites, it ends the same
+    with pytest.raises(Diverged) as error:
+        next(run(dependent.trial, tell=told.update))
+    assert str(error.value) == why[1] and told["noise_hash"] == plain.facts["noise_hash"]
+
+
+def test_a_teacher_that_diverged_leaves_no_labels_which_is_no_doing_of_the_method() -> None:
+    teacher = {"labels": 100, "method.optimizer.learning_rate": 1e30}
+    trial = digits_trial(noise={"kind": "semantic", "teacher": teacher})
+    with pytest.raises(DataError, match=r"The teacher of the noise gives no labels: .* lower the learning rate"):
+        next(run(trial))
+
+
+def execute(store: Store, plan: Plan, planned: Planned) -> None:
+    """As a Ray worker does."""
+    about = {
+        **{"trial": planned.trial.model_dump(mode="json"), "arm": planned.arm, "setting": planned.setting},
+        **{"prerequisite": planned.prerequisite, "store": store.identity(), "run": "this run", "study": plan.study},
+        **{"preset": plan.preset, "plan_hash": plan.hash, "sources": Current().sources(planned.trial)},
+        **{"selection": "last", "embeddings": 0, "rerun_stale": False},
+    }
+    job = worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **about})
+    worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), lambda report: None)

@@ -87,6 +87,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 UNDECIDED = {"verdict": "undecided", "p_holm": 0.2, "more": 6.0}
+NO_VERDICT = {**UNDECIDED, "verdict": "no verdict"}
 LOOKS = [4, 6, 8, 10]
 
 
@@ -154,7 +155,7 @@ LOOKS = [4, 6, 8, 10]
             "Holm over 5 contrasts); declared to matter from 0.5 points.",
         ),
         (
-            UNDECIDED | {"why": "1 replicate is too few: a verdict needs 4", "n": 1, "smallest_effect": 0.0}
+            NO_VERDICT | {"why": "1 replicate is too few: a verdict needs 4", "n": 1, "smallest_effect": 0.0}
             | {"low": np.nan, "high": np.nan, "p_holm": np.nan},
             LOOKS,
             "no verdict",
@@ -162,7 +163,7 @@ LOOKS = [4, 6, 8, 10]
             "+1.20 points, no interval, n = 1 pair; 1 replicate is too few: a verdict needs 4.",
         ),
         (
-            UNDECIDED | {"why": "no finished replicates", "difference": np.nan, "smallest_effect": 0.0},
+            NO_VERDICT | {"why": "no finished replicates", "difference": np.nan, "smallest_effect": 0.0},
             [],
             "no verdict",
             "no verdict on frozen head against full",
@@ -180,7 +181,10 @@ def test_one_contrast_alone_is_no_family():
 
 def test_the_count_of_verdicts():
     rows = [row(), row(**UNDECIDED), row(**UNDECIDED), row(verdict="hurts"), row(verdict="hurts")]
-    rows += [row(verdict="equivalent"), row(**UNDECIDED, why="3 replicates are too few: a verdict needs 4")]
+    rows += [
+        row(verdict="equivalent"),
+        row(**NO_VERDICT, why="3 replicates are too few: a verdict needs 4"),
+    ]
     counted = report.count_sentence(pd.DataFrame(rows))
     assert counted == "Of 7 declared contrasts: 1 helps, 2 hurt, 1 equivalent, 2 undecided, 1 without a verdict."
     assert report.count_sentence(pd.DataFrame(rows[:1])) == "Of 1 declared contrast: 1 helps."

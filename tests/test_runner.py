@@ -168,6 +168,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert first.stdout.count(shown) == 2, "when it fails and at the end"
     assert rows.loc["diverges", ["status", "failure_class"]].tolist() == ["failed", "nan"]
     assert "was no finite number in epoch" in rows.loc["diverges", "failure_message"]
+    assert rows.loc["diverges", "data_hash"] == rows.loc["plain", "data_hash"] and rows.loc["diverges", "classes"] == 10
     assert rows.loc["broken", ["status", "failure_class"]].tolist() == ["failed", "data_error"]
     assert (rows.loc[["plain", "mixed", "mine"], "status"] == "ok").all()
     assert (tmp_path / "cache").is_dir()
@@ -317,6 +318,7 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         study="quick",
         preset="base",
         plan_hash="",
+        selection="last",
         git_commit=None,
         git_dirty=None,
         sources=Current().sources(trial),

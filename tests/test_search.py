@@ -68,7 +68,7 @@ def train(store: Store, plan: Plan, planned: Planned, accuracy: float | None) ->
         "suggestion": planned.suggestion,
         "status": "failed" if accuracy is None else "ok",
         "failure_class": "nan" if accuracy is None else None,
-        "transition": json.dumps([[0.25] * 4] * 4),
+        "classes": 4,
         "epochs_done": 3,
         "seconds": 2.0 + planned.trial.replicate % 10,
         "code_hash": Current().sources(planned.trial).code_hash,
@@ -415,14 +415,23 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     assert [one.suggestion for one in rest if one] == [0, 1, 2]
 
 
-def test_a_prerequisite_that_diverges_ends_what_waits_for_it(store: Store) -> None:
+def test_what_starts_from_a_prerequisite_that_diverged_diverges_and_counts(store: Store) -> None:
+    """Its worker keeps that it diverged where what it has learnt would be: then what waits for it ends, too."""
     arms = {"propagated": {"method": "label_propagation", "init_from": {"method": "simclr", "epochs": 1}}}
     plan = declare(Search(suggestions=2, space={"method.k": Integer(5, 50)}), arms=arms).plan()
     searches = Searches(plan, store)
+    before = searches.next(4)
+    assert before is not None and before.prerequisite
+    path = Current().trained_path(store.trained, before.trial)
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    searches.ended(before.id, {"outcome": "done", "failure": "nan"})
     while planned := searches.next(4):
-        assert planned.prerequisite
+        train(store, plan, planned, None)
         searches.ended(planned.id, {"outcome": "done", "failure": "nan"})
-    assert searches.spent() and searches.searches[0].last_failure == "simclr, which it starts from, diverged."
+    rows, _ = store.read("suggestions", plan.study)
+    assert rows["state"].tolist() == ["complete"] * 2 and rows["diverged"].tolist() == [1, 1]
+    assert [list(values) for values in rows["values"]] == [[0.25]] * 2
 
 
 def test_a_trial_that_another_suggestion_starts_from_is_kept(store: Store) -> None:

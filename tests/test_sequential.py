@@ -98,7 +98,7 @@ def test_a_look_waits_for_every_trial_that_it_asks_for(tmp_path):
     plan, contrasts = sequential.grown(study.plan, store, CURRENT)
     assert counts(plan) == dict.fromkeys(BASE, 4)
     row = contrasts.set_index("arm").loc["unclear"]
-    assert (row["verdict"], row["why"]) == ("undecided", "3 replicates are too few: a verdict needs 4")
+    assert (row["verdict"], row["why"]) == ("no verdict", "3 replicates are too few: a verdict needs 4")
 
 
 def test_decisions_of_earlier_looks_stand_though_more_replicates_follow(tmp_path):
@@ -181,12 +181,12 @@ def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
     later = [(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)]
     finish(store, plan, skip=later)
     sentence, further = sequential.look(study.plan, plan, store, CURRENT)
-    assert sentence == "Look at 4 replicates: 1 helps, 2 undecided; trials of same, unclear have not run."
+    assert sentence == "Look at 4 replicates: 1 helps, 2 no verdict; trials of same, unclear have not run."
     assert further is None
     finish(store, plan)
     _, further = sequential.look(study.plan, plan, store, CURRENT)
     assert [[verdict for _, verdict in look] for look in seen(store)] == [
-        ["helps", "undecided", "undecided"],
+        ["helps", "no verdict", "no verdict"],
         ["helps", "equivalent", "undecided"],
     ]
     finish(store, further, skip=[("cross_entropy", replicate) for replicate in (4, 5)])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis import statistics
+from analysis import plots, statistics
 
 DRAWS = np.random.default_rng(0)
 
@@ -17,7 +17,7 @@ def rows(accuracies, replicates=None, **columns):
     replicates = list(range(len(accuracies))) if replicates is None else replicates
     frame = pd.DataFrame(
         {"replicate": replicates, "accuracy_last": accuracies, "failure_class": None, "transition": None}
-    )
+    ).assign(classes=10, dataset="digits")
     for name in statistics.PAIRING:
         frame[name] = [f"{name}-{replicate}" for replicate in replicates]
     return frame.assign(**columns)
@@ -108,18 +108,38 @@ def test_pairs_are_matched_by_replicate_not_by_position():
 
 
 @pytest.mark.parametrize("name", statistics.PAIRING)
-@pytest.mark.parametrize("other", ["another draw", None])
-def test_one_differing_or_absent_hash_makes_it_unpaired_and_says_so(name, other):
+@pytest.mark.parametrize("where", [[1], [0, 1, 2]])
+def test_one_differing_hash_or_none_at_all_makes_it_unpaired_and_says_so(name, where):
     arm, against = rows([0.8, 0.7, 0.9]), rows([0.79, 0.69, 0.88])
-    against.loc[1, name] = other
-    if other is None:
-        arm.loc[1, name] = None  # null equals nothing, not even null
+    against.loc[where, name] = "another draw" if len(where) == 1 else None
     result = statistics.compare(arm, against, "last")
     assert not result.paired
     assert name.removesuffix("_hash") in result.reason
     assert np.isnan(result.correlation)
     theirs = scipy.stats.ttest_ind([0.8, 0.7, 0.9], [0.79, 0.69, 0.88], equal_var=False)
     assert result.p == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_an_absent_hash_says_nothing_and_the_others_decide(both):
+    """As in rows of earlier versions whose trial diverged in its first epoch."""
+    arm, against = rows([0.8, 0.1, 0.9]), rows([0.79, 0.69, 0.88])
+    for frame in (arm, against)[: 1 + both]:
+        frame.loc[1, list(statistics.PAIRING)] = None
+    result = statistics.compare(arm, against, "last")
+    assert result.paired and result.n == 3 and result.reason == statistics.AGREE
+    assert result.p == pytest.approx(scipy.stats.ttest_rel([0.8, 0.1, 0.9], [0.79, 0.69, 0.88]).pvalue)
+    against.loc[2, "noise_hash"] = "another draw"
+    assert not statistics.compare(arm, against, "last").paired
+
+
+def test_where_all_of_an_arm_diverged_the_unpaired_test_is_the_paired_one():
+    """So that earlier rows without any hash may stay unpaired: the outcome changes nothing."""
+    arm, against = rows([0.1] * 5), rows([0.79, 0.69, 0.88, 0.81, 0.77])
+    paired, unpaired = (statistics.compare(frame, against, "last") for frame in (arm, arm.assign(split_hash=None)))
+    assert paired.paired and not unpaired.paired
+    for name in ("difference", "low", "high", "p", "freedom"):
+        assert getattr(unpaired, name) == pytest.approx(getattr(paired, name))
 
 
 def test_replicates_without_a_partner_are_left_out_and_counted():
@@ -136,11 +156,36 @@ def test_arms_without_a_common_replicate_or_without_rows():
 
 
 def test_a_diverged_trial_is_an_outcome_at_chance():
-    four = json.dumps(np.eye(4).tolist())
-    frame = rows(
-        [0.9, 0.8, np.nan, np.nan], failure_class=[None, "nan", "nan", None], transition=[four, four, None, None]
-    )
-    np.testing.assert_allclose(statistics.accuracy(frame, "last"), [0.9, 1 / 4, 1 / 10, np.nan])
+    frame = rows([0.9, 0.8, np.nan, np.nan], failure_class=[None, "nan", "nan", None], classes=[4, 4, 100, 100])
+    np.testing.assert_allclose(statistics.accuracy(frame, "last"), [0.9, 1 / 4, 1 / 100, np.nan])
+
+
+def test_how_many_classes_there_were_in_rows_of_earlier_versions():
+    """Its own matrix, else that of the same data, else the known name; two data sets of one name leave it open."""
+    three, four = (json.dumps(np.eye(k).tolist()) for k in (3, 4))
+    diverged = [  # dataset, its own matrix, chance
+        ("npz:a.npz", three, 1 / 3),
+        ("npz:b.npz", None, 1 / 4),
+        ("npz:twice.npz", None, np.nan),
+        ("npz:nowhere.npz", None, np.nan),
+        ("cifar100", None, 1 / 100),
+        *((name, None, 1 / 10) for name in ("digits", "cifar10", "stl10")),
+    ]
+    others = [("npz:b.npz", four), ("npz:twice.npz", three), ("npz:twice.npz", four)]
+    frame = rows([np.nan] * len(diverged) + [0.9] * len(others), classes=None)
+    frame["failure_class"] = ["nan"] * len(diverged) + [None] * len(others)
+    frame["dataset"] = [row[0] for row in [*diverged, *others]]
+    frame["transition"] = [row[1] for row in [*diverged, *others]]
+    expected = [chance for _, _, chance in diverged] + [0.9] * len(others)
+    np.testing.assert_allclose(statistics.accuracy(frame, "last"), expected)
+
+
+def test_a_diverged_trial_of_unknown_chance_is_left_out_and_that_is_told():
+    frame = rows([np.nan, 0.5], failure_class=["nan", None], dataset="npz:own.npz", classes=None)
+    assert statistics.compare(frame, rows([0.8, 0.7]), "last").n == 1
+    sentence = plots.rule_sentence("last", frame)
+    assert sentence.endswith("1 diverged trial left out: nothing tells how many classes there are.")
+    assert "chance" not in sentence and not statistics.at_chance(frame).any()
 
 
 def test_an_unknown_selection_rule_names_the_known_ones():
@@ -165,9 +210,10 @@ def test_arm_table_by_hand():
     assert table["high"].tolist() == pytest.approx([np.nan, 0.7 + half, 0.85 + half], nan_ok=True)
 
 
-def test_only_diverged_trials_need_their_transition_matrix():
+def test_only_diverged_trials_of_earlier_versions_need_a_transition_matrix():
     """Of 10,000 trials with 100 classes reading them all would take ten seconds, for each figure and table."""
     rows = pd.DataFrame({"failure_class": [None, "nan", "nan"], "accuracy_last": [0.7, None, None]}, index=[3, 3, 4])
-    rows["transition"] = ["never read", json.dumps(np.eye(4).tolist()), None]
+    rows["transition"] = ["never read", json.dumps(np.eye(4).tolist()), "never read"]
+    rows = rows.assign(classes=[None, None, 5], dataset="digits", data_hash="hash")
     scores = statistics.accuracy(rows, "last")
-    assert scores.tolist() == [0.7, 0.25, 0.1] and scores.index.equals(rows.index)
+    assert scores.tolist() == [0.7, 0.25, 0.2] and scores.index.equals(rows.index)

@@ -326,7 +326,8 @@ def test_every_state_is_told_from_what_is_stored(store):
     assert found["rerun"].accuracy == 0.5
     assert found["failed"].failure.startswith("code_error: KeyError: x")
     assert found["diverged"].failure == "loss …"
-    assert found["diverged"].accuracy is None, "no number, not a NaN that spoils the mean of its arm"
+    assert found["diverged"].accuracy == 0.1, "chance, of ten classes"
+    assert [name for name, status in found.items() if status.diverged] == ["diverged"]
     assert by_state(list(statuses.values())) == {"done": 3, "stale": 1, "running": 1, "failed": 2, "missing": 11}
 
 
