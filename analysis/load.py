@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import evidence, statistics
 from lnl import nights
-from lnl.results import Place, Store, attempt_name, counting, is_outcome, latest, place
+from lnl.results import Place, Store, attempt_name, by_submission, counting, is_outcome, latest, place
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -311,7 +311,7 @@ def _newest(
     if night is not None:
         mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
     if len(mine):
-        return mine.sort_values("submitted_at", kind="stable").iloc[-1]
+        return by_submission(mine).iloc[-1]
     there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
     wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
     known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"

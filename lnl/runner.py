@@ -62,7 +62,7 @@ from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl import checkpoints, data, methods, networks, packing, processes, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
@@ -72,6 +72,7 @@ from lnl.trial import (  # noqa: E402
     Execution,
     Trial,
     code_hash,
+    is_trained,
     run,
     trained_path,
     trial_code_hash,
@@ -142,7 +143,7 @@ def run_plan(
                 queue = _Queue(waiting, cluster, expected, store)
                 watch = _Watch(progress, queue, cluster)
                 work = _Work(watch, cluster, job_of, ahead=PENDING)
-                _tune(watch, work, _Scheduler(work, store))
+                _tune(watch, work, _Scheduler(work, store, plan.study))
                 stopped = cluster.stopped = watch.stopped or queue.stopped
                 tried |= queue.tried - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
@@ -154,7 +155,8 @@ def run_plan(
             else:
                 break
             statuses = standing()
-    tidy_leases(store, {status.planned.id for status in statuses if status.state in ("done", "stale")})
+    tidy_leases(store, plan.study, {status.planned.id for status in statuses if status.state in ("done", "stale")})
+    checkpoints.tidy(store, plan.study)
     return Outcome(statuses, stopped)
 
 
@@ -247,13 +249,13 @@ def _waiting(plan: Plan, statuses: Sequence[Status], again: set[str], tried: set
     of = {status.planned.id: status for status in statuses}
     ids = {status.planned.id for status in statuses if status.state in again}
     untouched = list(ids)
-    is_trained = functools.cache(lambda trial: trained_path(store.trained, trial).exists())  # many start from one
+    trained = functools.cache(lambda trial: is_trained(store, plan.study, trial))  # many start from one
     while untouched:
         for trial in of[untouched.pop()].planned.trial.prerequisites.values():
             status = of[trial.id]
             diverged = status.state == "done" and status.failure is not None
             if trial.id not in ids and not diverged and status.state != "running":
-                if not is_trained(trial):
+                if not trained(trial):
                     ids.add(trial.id)
                     untouched.append(trial.id)
     return [planned for planned in plan.trials if planned.id in ids - tried]
@@ -356,7 +358,8 @@ class _Cluster:
 def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
-    with _ray(settings.address):
+    processes.clear()
+    with processes.scratch("ray") as own, _ray(settings.address, own):
         gpus = settings.gpus_per_trial
         if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
             _check_room(replace(settings, gpus_per_trial=0.0), packing.Shares(0.0), progress)
@@ -393,8 +396,11 @@ def _machines() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
-    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`."""
+def _ray(address: str, scratch: Path) -> Iterator[None]:
+    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`.
+
+    `scratch` is told of the folder of a Ray of our own, for the next run to remove should this driver be killed.
+    """
     own = not ray.is_initialized()
     if own:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -411,9 +417,11 @@ def _ray(address: str) -> Iterator[None]:
             raise ConnectionError(sentence) from None
         with _standard_error() as said:
             try:
-                ray.init(address=address, **options)
+                context: Any = ray.init(address=address, **options)
             except Exception as error:  # Ray's own time-out is no more than that
                 raise ConnectionError(_refusal(address, f"{error} {said()}")) from None
+        if address == "local":
+            (scratch / processes.RAY_SESSION).write_text(context.address_info["session_dir"], encoding="utf-8")
     try:
         yield
     finally:
@@ -557,7 +565,7 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
         wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
         return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
-    with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
+    with _interrupts(watch), processes.scratch("tune") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -570,7 +578,7 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
             ),
             run_config=tune.RunConfig(
                 name=f"run-{secrets.token_hex(4)}",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 verbose=0,
                 callbacks=[watch],
                 stop=_Stop(watch),
@@ -716,7 +724,7 @@ def run_search(
         progress.start()
         watch = _Watch(progress, searches, cluster)
         work = _Work(watch, cluster, job_of)
-        scheduler = _Scheduler(work, store)
+        scheduler = _Scheduler(work, store, plan.study)
         while stopped is None and not searches.spent():
             if searches.work():
                 work.living.clear()
@@ -730,7 +738,8 @@ def run_search(
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
     told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
-    tidy_leases(store, trials | {f"search-{path.stem}" for path in told})
+    tidy_leases(store, plan.study, trials | {f"search-{path.stem}" for path in told})
+    checkpoints.tidy(store, plan.study)
     return stopped
 
 
@@ -788,9 +797,9 @@ class _Scheduler(FIFOScheduler):
     RUNGS = 9  # ASHA first looks after this part of a trial's epochs
     REDUCTION = 3  # and keeps this part of the suggestions at each rung
 
-    def __init__(self, work: _Work, store: Store) -> None:
+    def __init__(self, work: _Work, store: Store, study: str) -> None:
         super().__init__()
-        self.work, self.watch, self.store = work, work.watch, store
+        self.work, self.watch, self.store, self.study = work, work.watch, store, study
         self.asha: dict[str, AsyncHyperBandScheduler] = {}
         self.entered: set[tuple[str, str]] = set()  # searches and trials that their ASHA knows
 
@@ -809,7 +818,7 @@ class _Scheduler(FIFOScheduler):
         if self.watch.source.pruner == "asha":
             stop = self._halves(tune_controller, trial, result)
         if stop:  # its worker sees the mark, writes its rows and ends: Tune would end it before that
-            self.watch.guarded(self.store.give_up, name)
+            self.watch.guarded(self.store.give_up, self.study, name)
         return FIFOScheduler.CONTINUE
 
     def _halves(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:

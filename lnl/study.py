@@ -631,7 +631,7 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
     timings = rows[finished] if len(rows) else rows
     pace = _Pace(timings)
     by_id = rows.assign(finished=finished).set_index("trial").to_dict("index") if len(rows) else {}
-    held = {trial for trial, lease in leases(store).items() if lease["alive"]}
+    held = {trial for (_, trial), lease in leases(store, plan.study).items() if lease["alive"]}
     statuses = []
     for planned in plan.trials:
         trial, row = planned.trial, by_id.get(planned.id)

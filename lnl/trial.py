@@ -10,7 +10,6 @@ import ast
 import contextlib
 import difflib
 import hashlib
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,8 +32,8 @@ from pydantic import (
 from torch import Tensor
 from torch.nn import functional
 
-from lnl import data, graph, learner, methods, networks, noise, task
-from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
+from lnl import checkpoints, data, graph, learner, methods, networks, noise, task
+from lnl.results import Place, Store, canonical, short_hash
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
@@ -309,10 +308,14 @@ def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.T
         streams,
         trial.weights,
         trial.resize,
-        learner.trained_backbone(before["initialisation"]) if "initialisation" in before else None,
+        _backbone(trial.prerequisites["initialisation"], before["initialisation"], execution)
+        if "initialisation" in before
+        else None,
     )
     try:
         return module.Method(trial.method, seen, network, streams), seen, truth
+    except checkpoints.Refused as error:
+        raise Unusable(trial.prerequisites["initialisation"], execution, error) from error
     except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
         raise data.Unfit(str(error)) from error
 
@@ -327,62 +330,101 @@ def trained_path(folder: Place, trial: Trial) -> Place:
     return folder / f"{trial.id}-{trial_code_hash(trial)}.pt"
 
 
-def load_state(path: Place) -> Any:
-    """What `torch.save` wrote there, on the CPU: tensors and plain data, never code."""
-    return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+def save_trained(folder: Place, trial: Trial, parts: Mapping[str, Any]) -> None:
+    """Keep the state of a trained prerequisite, for all studies.  Raises `StorageError`."""
+    path = trained_path(folder, trial)
+    checkpoints.write(path, dict(parts), {"file": path.name})
+
+
+def is_trained(store: Store, study: str, trial: Trial) -> bool:
+    """Whether what a prerequisite has learnt is there and whole; a file of it that is not is set aside."""
+    path = trained_path(store.trained, trial)
+    for kept in (_labels_path(path), path):
+        whole = checkpoints.is_whole(store, study, trial.id, kept, {"file": kept.name})
+    return whole
+
+
+def set_aside_damaged(store: Store, study: str, trial: Trial) -> None:
+    """Of all that a trial starts from, so that `run` finds it missing and says so."""
+    for prerequisite in trial.prerequisites.values():
+        is_trained(store, study, prerequisite)
+        set_aside_damaged(store, study, prerequisite)
+
+
+def _labels_path(trained: Place) -> Place:
+    return trained.with_suffix(".labels")
+
+
+class Unusable(data.DataError):
+    """What a trained prerequisite has left is missing, damaged or does not fit."""
+
+    def __init__(self, trial: Trial, execution: Execution, reason: Exception) -> None:
+        self.trial, self.reason = trial.id, reason
+        self.path = trained_path(execution.trained, trial) if execution.trained is not None else None
+        super().__init__(
+            f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be used from {self.path}, because "
+            f"{reason}: run the study again, which trains it again."
+        )
+
+
+def _backbone(source: Trial, parts: Mapping[str, Any], execution: Execution) -> dict[str, Tensor]:
+    """Where training starts, from the parts of a prerequisite.  Raises `Unusable` where they hold none."""
+    try:
+        with checkpoints.fitting():
+            return learner.trained_backbone(parts)
+    except checkpoints.Refused as error:
+        raise Unusable(source, execution, error) from error
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
-    """The parts of a prerequisite after its last epoch.  Raises `lnl.data.DataError` where they cannot be had."""
+    """The parts of a prerequisite after its last epoch.  Raises `Unusable` where they cannot be had."""
     if execution.trained is None:
         *_, row = run(trial, execution)
         parts: dict[str, Any] = row.snapshot()["parts"]
         return parts
     path = trained_path(execution.trained, trial)
     try:
-        parts = load_state(path)
-    except StorageError:
-        raise
-    except Exception as error:
-        raise data.DataError(
-            f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be read from {path} "
-            f"({type(error).__name__}): remove that file if it is there, and run the study again."
-        ) from error
+        parts = checkpoints.read(path, {"file": path.name})
+    except FileNotFoundError as error:
+        raise Unusable(trial, execution, checkpoints.Refused("it is not there")) from error
+    except checkpoints.Refused as error:
+        raise Unusable(trial, execution, error) from error
     return parts
 
 
 def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
     """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
-    kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
-    if kept:
-        with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
-            labels: np.ndarray = np.load(io.BytesIO(kept.read_bytes()))
-            return labels
-    method, seen, _ = assemble(teacher, execution)
-    for name, part in stateful(method).items():
-        part.load_state_dict(parts[name])
     images = data.load(teacher.dataset, execution.data).train_images
+    kept = _labels_path(trained_path(execution.trained, teacher)) if execution.trained else None
+    if kept:
+        with contextlib.suppress(FileNotFoundError, checkpoints.Refused, KeyError):  # else they are computed again
+            known = checkpoints.read(kept, {"file": kept.name})["labels"]
+            if len(known) == len(images):
+                return np.asarray(known.numpy())
+    method, seen, _ = assemble(teacher, execution)
+    try:
+        with checkpoints.fitting():
+            for name, part in stateful(method).items():
+                part.load_state_dict(parts[name])
+    except checkpoints.Refused as error:
+        raise Unusable(teacher, execution, error) from error
     device = seen.images.device
     still, size = torch.Generator(device), task.PART  # the view `none` draws nothing
     found = []
     for start in range(0, len(images), size):
         part = torch.from_numpy(np.array(images[start : start + size])).to(device)
         found.append(method.predict(seen.views["none"](part, still)).argmax(-1).cpu())
-    labels = torch.cat(found).numpy()
+    labels = torch.cat(found)
     if kept:
-        write_atomically(kept, lambda temporary: _save_array(temporary, labels))
-    return labels
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:  # numpy would append .npy to the temporary name
-        np.save(file, array)
+        checkpoints.write(kept, {"labels": labels}, {"file": kept.name})
+    return labels.numpy()
 
 
 def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, Any] | None = None) -> Iterator[Row]:
     """Train and evaluate; one `Row` per epoch.  With an earlier row's snapshot as `state`, go on exactly from there.
 
-    Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data.
+    Raises `Diverged` where the loss is no longer finite, `lnl.data.DataError` for missing or unfit data, and
+    `lnl.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
     """
     method, seen, truth = assemble(trial, execution)
     parts = stateful(method)
@@ -393,10 +435,14 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
         "init_hash": digest(*(one.parameters[p] for one in learners for p in one.part("backbone"))),
     }
     done, before = 0, 0.0
+    drawn = {name: value for name, value in facts.items() if name.endswith("_hash")}
     if state is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        done, before = state["epoch"], state["seconds"]
+        with checkpoints.fitting():
+            if other := [name for name, value in drawn.items() if state["drawn"][name] != value]:
+                raise checkpoints.Refused(f"it was trained with another {other[0]}")
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            done, before = int(state["epoch"]), float(state["seconds"])
     began = time.perf_counter()
     for epoch in range(done, trial.total_epochs):
         try:
@@ -418,6 +464,7 @@ def run(trial: Trial, execution: Execution = Execution(), state: Mapping[str, An
             return {
                 "epoch": epoch + 1,
                 "seconds": seconds,
+                "drawn": drawn,
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             }
 
@@ -579,7 +626,7 @@ def code_hash(method: str) -> str:
     waiting, seen = [f"lnl.methods.{method}", __name__], {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.space"):
+        if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.checkpoints", "lnl.space"):
             continue
         if path := _source(name):
             seen[name], imports = _read(path, path.stat().st_mtime_ns)

@@ -8,17 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from lnl import Noise, Study, Trial
+from lnl import Noise, Study, Trial, checkpoints
 from lnl.data import DataError, load
 from lnl.learner import trained_backbone
 from lnl.results import Store
 from lnl.runner import _blocked, _ready, _waiting
 from lnl.study import reconcile
-from lnl.trial import Execution, assemble, parse, run, trained_path, trial_code_hash
+from lnl.trial import Execution, assemble, parse, run, save_trained, trained_path, trial_code_hash
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -116,18 +115,17 @@ def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     before = trial.prerequisites["teacher"]
     assert (before.method_name, before.labels, before.noise) == ("supervised", 100, Noise())
     *_, row = run(before)
-    trained_path(tmp_path, before).parent.mkdir(exist_ok=True)
-    torch.save(row.snapshot()["parts"], trained_path(tmp_path, before))
+    save_trained(tmp_path, before, row.snapshot()["parts"])
     made = [assemble(trial, execution) for execution in (Execution(trained=tmp_path), Execution())]
     for _, seen, truth in made:
         rate = (seen.labels != truth.labels).double().mean()
         assert 0.01 < rate < 0.4 and rate == pytest.approx(truth.facts["noise_realised"])
     assert made[0][2].facts["noise_hash"] == made[1][2].facts["noise_hash"]
-    assert len(np.load(next(tmp_path.glob("*.labels.npy")))) == len(load("digits").train_labels)
     # what is kept is what is used, and a damaged file is computed again
-    kept = next(tmp_path.glob("*.labels.npy"))
-    labels = np.load(kept)
-    np.save(kept, np.zeros_like(labels))
+    kept = next(tmp_path.glob("*.labels"))
+    labels = checkpoints.read(kept, {"file": kept.name})["labels"]
+    assert len(labels) == len(load("digits").train_labels)
+    checkpoints.write(kept, {"labels": torch.zeros_like(labels)}, {"file": kept.name})
     assert (assemble(trial, Execution(trained=tmp_path))[1].labels == 0).all()
     kept.write_bytes(b"damaged")
     again = assemble(trial, Execution(trained=tmp_path))[2]
@@ -181,7 +179,7 @@ def test_an_arm_of_the_study_can_be_the_prerequisite_of_another() -> None:
 
 
 STUDY = """
-from lnl import Noise, Study, Trial
+from lnl import Noise, Study, Trial, checkpoints
 study = Study(
     name="transfer", question="Does what another trial learnt help?",
     base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3),
@@ -296,8 +294,7 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
 
     assert next_ones() == [source]
     path = trained_path(store.trained, source.trial)
-    path.parent.mkdir()
-    path.touch()
+    save_trained(store.trained, source.trial, {})
     assert next_ones() == [source], "another study has trained it, but this one has no row of it"
     store.write_attempt("transfer", row_of(source), [])
     assert next_ones() == [dependent]
@@ -305,7 +302,7 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     assert next_ones() == [source], "finished, but its file is gone"
     path.with_name(f"{source.id}-0123456789ab.pt").touch()
     assert next_ones() == [source], "a file of other code does not count"
-    path.touch()
+    save_trained(store.trained, source.trial, {})
     store.write_attempt("transfer", row_of(dependent), [])
     path.unlink()
     assert next_ones() == [], "nothing needs it"
