@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl import Study, Trial, checkpoints, results, worker
+from lnl import Study, Trial, checkpoints, worker
 from lnl.checkpoints import Refused
 from lnl.doctor import examine
 from lnl.results import Store, claim, leases
-from lnl.runner import _blocked, _ready, _waiting
+from lnl.runner import _ready, _waiting
 from lnl.study import reconcile
-from lnl.trial import Execution, assemble, is_trained, parse, run, save_trained, trained_path, trial_code_hash
+from lnl.trial import Execution, assemble, is_trained, parse, run, trained_path, trial_code_hash
 
 SMALL = {"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 3, "steps": 1}
 TRIAL = parse({"method": "supervised"}).override(SMALL)

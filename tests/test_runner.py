@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from lnl import processes
 from lnl.cli import find_study, study_main
 from lnl.data import load
 from lnl.results import Store, latest, leases
@@ -212,8 +214,16 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
 
     code, output = stopped(lambda driver: os.kill(driver, signal.SIGINT))
     assert code == 3 and "run again to go on" in output and "Traceback" not in output, output
-    code, output = stopped(lambda driver: os.kill(driver, signal.SIGKILL))
+    folders: list[Path] = []
+
+    def kill(driver: int) -> None:
+        folders.extend(folders_of(driver))
+        os.kill(driver, signal.SIGKILL)
+
+    code, output = stopped(kill)
     assert code == -signal.SIGKILL, output
+    assert [path.name.rpartition("-")[0] for path in folders[:2]] == ["lnl-ray", "lnl-tune"]
+    assert folders[2].name.startswith("session_"), "of the Ray that it had started"
     checkpoint = min((storage / "checkpoints").rglob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     code, output = stopped(kill_ray)
@@ -223,6 +233,15 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     events, _ = Store(storage).read("events")
     assert events.loc[events["kind"] == "checkpoint_refused", "trial"].tolist() == [checkpoint.stem]
     assert_same_results(storage, undisturbed)
+    assert not any(path.exists() for path in folders), "the next run has removed what the killed one left"
+
+
+def folders_of(driver: int) -> list[Path]:
+    """The scratch folders of a living driver, and the session of its Ray."""
+    owners = Path(tempfile.gettempdir()).glob(f"{processes.PREFIX}*/{processes.OWNER}")
+    own = sorted(path.parent for path in owners if json.loads(path.read_text(encoding="utf-8"))["pid"] == driver)
+    sessions = [path / processes.RAY_SESSION for path in own]
+    return [*own, *(Path(path.read_text(encoding="utf-8")) for path in sessions if path.exists())]
 
 
 def _alive_leases(storage: Path) -> bool:
