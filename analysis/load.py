@@ -21,6 +21,7 @@ from lnl.results import (
     Sources,
     Store,
     attempt_name,
+    by_submission,
     counting,
     is_outcome,
     latest,
@@ -392,7 +393,7 @@ def _newest(
     if night is not None:
         mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
     if len(mine):
-        return mine.sort_values("submitted_at", kind="stable").iloc[-1]
+        return by_submission(mine).iloc[-1]
     there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
     wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
     known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"

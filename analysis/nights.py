@@ -350,7 +350,7 @@ def read(
         there = sorted(set(plans["night"]))
         shown = ", ".join(there[-3:]) + f" and {len(there) - 3} before" * (len(there) > 3)
         raise LoadError(f"Study '{study}' has no night {night}: there are {shown}.")
-    last = chosen.sort_values(["night", "submitted_at"], kind="stable").iloc[-1]
+    last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
     mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
     mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
     rule = statistics.check_selection(selection or last["record"].get("selection", "last"))

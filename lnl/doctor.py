@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from lnl import processes
 from lnl.results import Store, leases
 
 DASHBOARD = 8265  # Ray's default port
@@ -41,14 +42,10 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
         problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
-    for trial, lease in leases(store).items():
-        if not lease["alive"]:
-            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
-            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
-            problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
+    problems += _working_files(store)
     problems += [
-        f"refused checkpoint {name}: remove it once looked at."
-        for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
+        f"left-over folder {path}: of a process that was killed; the next run removes it."
+        for path in processes.left_over()
     ]
     problems += _on_other_data(store)
     problems += of_cluster()
@@ -77,6 +74,26 @@ def _on_other_data(store: Store) -> Iterator[str]:
             results = load(store.root, study, preset)
         if results.on_other_data:
             yield f"{study}, preset {preset}: {results.on_other_data}"
+
+
+def _working_files(store: Store) -> Iterator[str]:
+    """Sentences on leases, checkpoints and trained files that nobody works with."""
+    from lnl import checkpoints  # imports torch
+
+    for (study, trial), lease in sorted(leases(store).items()):
+        if not lease["alive"]:
+            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
+            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+            yield f"abandoned lease of {what} of {study} ({holder} is gone): the next run takes it over."
+    for study, trial in sorted(checkpoints.of_finished(store)):
+        yield f"checkpoint of the finished trial {trial} of {study}: the next run of the study removes it."
+    for folder in ("checkpoints", "trained"):
+        refused = map(store.within, (store.root / folder).rglob("*.refused-*"))
+        yield from (f"refused checkpoint {name}: remove it once looked at." for name in sorted(refused))
+    for pattern in ("checkpoints/*.pt", "leases/*.json", "leases/*.pruned", "trained/*.npy"):
+        folder, _, names = pattern.partition("/")
+        old = map(store.within, (store.root / folder).glob(names))
+        yield from (f"{name} is of an older version of lnl, and no longer used: remove it." for name in sorted(old))
 
 
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, linear
 
 from lnl import meta, networks, schedules
+from lnl.checkpoints import fitting
 from lnl.networks import Network
 from lnl.networks.convnet import dropout_repeated
 from lnl.streams import Streams
@@ -84,7 +85,8 @@ class NetworkBuilder:
         with self.streams.initialise(f"{replica}backbone"):
             backbone = networks.backbone(self.name, self.channels, self.size, self.weights, self.resize)
         if self.initial is not None:
-            backbone.load_state_dict(self.initial)
+            with fitting():
+                backbone.load_state_dict(self.initial)
         made = {}
         for name, head in heads.items():
             with self.streams.initialise(f"{replica}{name}"):

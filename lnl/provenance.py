@@ -21,7 +21,14 @@ from lnl import data
 from lnl.results import Place, Sources, short_hash
 
 ROOT = Path(__file__).parents[1]  # the folder that holds the package
-UNHASHED = ("lnl", "lnl.methods", "lnl.provenance", "lnl.results", "lnl.space")  # modules that train nothing
+UNHASHED = (
+    "lnl",
+    "lnl.checkpoints",
+    "lnl.methods",
+    "lnl.provenance",
+    "lnl.results",
+    "lnl.space",
+)  # modules that train nothing
 
 
 class Noise(Protocol):
@@ -81,10 +88,6 @@ class Current:
         """Where the state of a trained prerequisite is kept: one file for each configuration, code and data."""
         sources = self.sources(trial)
         return folder / f"{trial.id}-{short_hash(f'{sources.code_hash} {sources.sources_hash}')}.pt"
-
-    def is_trained(self, folder: Place, trial: Trial) -> bool:
-        """Whether a prerequisite has been trained by this code on these data."""
-        return self.trained_path(folder, trial).exists()
 
     def missing_data(self, trials: Iterable[Trial]) -> list[str]:
         """Names of data sets that are not on this machine, so that results cannot be compared with them."""

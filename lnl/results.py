@@ -10,8 +10,10 @@ Layout below one root (the `--storage` of every command): a folder, here or shar
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
     trials/study=<study>/.joined                      a copy of the rows beside it, to read thousands of them fast
     logs/study=<study>/<trial>-<attempt>.txt          what an attempt printed and its traceback, where there is any
-    trained/<trial>.pt                                prerequisites of other trials, after their last epoch
-    checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
+    trained/<trial>-<hash>.pt                         prerequisites of other trials, after their last epoch
+    trained/<trial>-<hash>.labels                     what one that is a teacher says of all training images
+    checkpoints/study=<study>/<trial>.pt              working files of trials that have not finished, see
+    leases/study=<study>/<trial>.json                 lnl.checkpoints and `Lease`; each study has its own
 
 Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written
 under a dot-prefixed name in the same folder, flushed to disk, then renamed; on object storage by one PUT); attempts
@@ -29,14 +31,13 @@ import json
 import os
 import random
 import socket
-import tempfile
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, groupby
@@ -50,7 +51,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lnl import objects
+from lnl import objects, processes
 from lnl.logs import mask, masked
 from lnl.objects import ObjectPath, StorageError
 
@@ -181,6 +182,7 @@ STUDIES = pa.schema(
         ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
         ("submitted_at", TIME),
         ("git_commit", pa.string()),
+        ("sequence", pa.int64()),  # 1, 2, … within the study, see `by_submission`; null in older files
         ("schema_version", pa.int32()),
     ]
 )
@@ -293,8 +295,8 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def _put(path: ObjectPath, write: Any, once: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="lnl-") as folder:
-        temporary = Path(folder) / path.name
+    with processes.scratch("put") as folder:
+        temporary = folder / path.name
         try:
             write(temporary)
             content = temporary.read_bytes() if once else b""
@@ -416,7 +418,15 @@ class Store:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
-        write_rows(self.root / "studies" / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet", STUDIES, [row])
+        """It becomes the newest of its study, whatever the clocks of those say that wrote the others."""
+        folder = self.root / "studies"
+        with locked(folder):
+            of_study = [("study", "==", row["study"])]
+            known, _ = self.read("studies", columns=["sequence"], filters=of_study, files=f"{row['study']}-*")
+            newest = known["sequence"].max()
+            sequence = 1 + (0 if pd.isna(newest) else int(newest))
+            path = folder / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet"
+            write_rows(path, STUDIES, [{**row, "sequence": sequence}])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
@@ -424,29 +434,29 @@ class Store:
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
         write_rows(path, EVENTS, [{**about, "payload": canonical(masked(payload))}])
 
-    def checkpoint_path(self, trial: str) -> Place:
-        return self.root / "checkpoints" / f"{trial}.pt"
+    def checkpoint_path(self, study: str, trial: str) -> Place:
+        return self.root / "checkpoints" / f"study={study}" / f"{trial}.pt"
 
-    def lease_path(self, trial: str) -> Place:
-        return self.root / "leases" / f"{trial}.json"
+    def lease_path(self, study: str, trial: str) -> Place:
+        return self.root / "leases" / f"study={study}" / f"{trial}.json"
 
-    def give_up(self, trial: str) -> None:
+    def give_up(self, study: str, trial: str) -> None:
         """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
-        write_atomically(self._mark(trial), Path.touch)
+        write_atomically(self._mark(study, trial), Path.touch)
 
-    def is_given_up(self, trial: str) -> bool:
+    def is_given_up(self, study: str, trial: str) -> bool:
         """Whether it was; the mark is gone after that."""
-        if marked := self._mark(trial).exists():
-            self._mark(trial).unlink(missing_ok=True)
+        if marked := (mark := self._mark(study, trial)).exists():
+            mark.unlink(missing_ok=True)
         return marked
 
-    def tidy(self, trial: str) -> None:
+    def tidy(self, study: str, trial: str) -> None:
         """Remove what a worker that was killed after its last row has left of a finished trial."""
-        self.checkpoint_path(trial).unlink(missing_ok=True)
-        self._mark(trial).unlink(missing_ok=True)
+        self.checkpoint_path(study, trial).unlink(missing_ok=True)
+        self._mark(study, trial).unlink(missing_ok=True)
 
-    def _mark(self, trial: str) -> Place:
-        return self.root / "leases" / f"{trial}.pruned"
+    def _mark(self, study: str, trial: str) -> Place:
+        return self.lease_path(study, trial).with_suffix(".pruned")
 
     @property
     def trained(self) -> Place:
@@ -512,7 +522,13 @@ class Store:
         frame, _ = self.read("studies")
         if study is not None:
             frame = frame[frame["study"] == study]
-        return frame.sort_values("submitted_at", ignore_index=True)
+        return by_submission(frame).reset_index(drop=True)
+
+
+def by_submission(plans: pd.DataFrame) -> pd.DataFrame:
+    """Plans, oldest first: by their number within the study, which no clock moves; those without it first, by time."""
+    numbered = plans.assign(_sequence=plans["sequence"].astype("float64").fillna(0.0))
+    return numbered.sort_values(["_sequence", "submitted_at"], kind="stable").drop(columns="_sequence")
 
 
 UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
@@ -775,20 +791,14 @@ HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
 
 
-def _this_host() -> str:
-    """Name of this machine's process space: a container with its own processes is another host."""
-    space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
-    return f"{socket.gethostname()}/{psutil.boot_time():.0f}/{space}"
-
-
 @dataclass
 class Lease:
     """The right to train one trial, held by one process.  Use as a context manager.
 
-    A small file whose time of change is the heartbeat.  It lapses when its process is gone (seen at once on the same
-    host) or when the heartbeat is older than `EXPIRY_S` (another host; clocks must agree to some seconds).  In a folder
-    it is made, taken over and removed under a lock; on object storage each of these is one conditional PUT, of which
-    one succeeds.
+    A small file whose time of change is the heartbeat; studies that share a trial have one each.  It lapses when its
+    process is gone (seen at once on the same host) or silent (another host), see `_Seen.alive`.  In a folder it is
+    made, taken over and removed under a lock; on object storage each of these is one conditional PUT, of which one
+    succeeds.
 
     A holder that is cut off while it trains loses its lease after `EXPIRY_S`, and another goes on from its last
     checkpoint.  Both train then, until the first comes to its next heartbeat or to its row, which it may only write
@@ -848,58 +858,54 @@ class Lease:
                 self.holds()
 
 
-def claim(store: Store, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
+def claim(store: Store, study: str, trial: str, **about: Any) -> tuple[Lease | None, dict[str, Any] | None]:
     """Try to take a trial's lease: (lease, a dead holder's record or None), or (None, the living holder's record).
 
     `run` names a driver.  One that starts a trial anew has lost the worker before: that one is dead, or is cut off and
     will find its lease `lost`, so nobody waits for the lease to lapse.
     """
-    return _claim(store.lease_path(trial), about)
+    return _claim(store.lease_path(study, trial), {"study": study, **about})
 
 
 def _claim(path: Place, about: Mapping[str, Any]) -> tuple[Lease | None, dict[str, Any] | None]:
-    process = psutil.Process()
-    record = {
-        "token": uuid.uuid4().hex,
-        "host": _this_host(),
-        "pid": process.pid,
-        "born": process.create_time(),
-        "since": now().isoformat(),
-        **about,
-    }
+    record = {"token": uuid.uuid4().hex, **processes.identity(), "since": now().isoformat(), **about}
     seen = NOTHING  # most often right, and on object storage a request less
     while True:
         began = time.monotonic()
         if tag := _exchange(path, canonical(record), seen.tag):
-            return Lease(path, record, tag, seen.beat if seen.record else None, _beaten=began), seen.record
+            beat = min(seen.beat, now()) if seen.record and seen.beat else None
+            return Lease(path, record, tag, beat, _beaten=began), seen.record
         seen = _look(path)
         mine = "run" in about and seen.record is not None and seen.record.get("run") == about["run"]
-        if seen.alive() and not mine:
+        if not mine and (seen.alive() or (seen.from_the_future() and _beats(path, seen))):
             return None, seen.record
 
 
-def leases(store: Store) -> dict[str, dict[str, Any]]:
-    """Trial -> record of its lease, with `alive`."""
+def leases(store: Store, study: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """(Study, trial) -> record of its lease, with `alive`; of one study, or of all."""
+    folder = store.root / "leases"
+    paths = folder.rglob("*.json") if study is None else (folder / f"study={study}").glob("*.json")
     found = {}
-    for path in (store.root / "leases").glob("*.json"):
-        if (seen := _look(path)).record:
-            found[path.stem] = {**seen.record, "alive": seen.alive()}
+    for path in paths:
+        of = path.parent.name.removeprefix("study=")
+        if of != path.parent.name and (seen := _look(path)).record:
+            found[of, path.stem] = {**seen.record, "alive": seen.alive()}
     return found
 
 
-def tidy_leases(store: Store, finished: Collection[str]) -> None:
+def tidy_leases(store: Store, study: str, finished: Collection[str]) -> None:
     """Remove the leases of finished trials whose holders died between their row and their lease's end."""
-    for trial, record in leases(store).items():
+    for (_, trial), record in leases(store, study).items():
         if trial in finished and not record["alive"]:
-            lease, _ = claim(store, trial)
+            lease, _ = claim(store, study, trial)
             if lease is not None:
                 with lease:
-                    store.tidy(trial)
+                    store.tidy(study, trial)
 
 
-def is_held(store: Store, trial: str) -> bool:
+def is_held(store: Store, study: str, trial: str) -> bool:
     """Whether a living process holds the trial's lease."""
-    return _look(store.lease_path(trial)).alive()
+    return _look(store.lease_path(study, trial)).alive()
 
 
 @dataclass(frozen=True)
@@ -908,22 +914,48 @@ class _Seen:
 
     record: dict[str, Any] | None = None  # none where it is damaged, or there is none
     tag: str | None = None  # another one after every change; None: there is none
-    beat: datetime | None = None
+    beat: datetime | None = None  # by the clock of who keeps the file
+    unchanged_s: float = 0.0  # for how long this process has found it so, by its own clock that nobody sets
+    moved: bool = False  # this process has seen a later heartbeat follow an earlier one
 
     def alive(self) -> bool:
+        """Whether its holder lives.  On this host the system knows.  Of another host the heartbeats tell:
+
+        - A heartbeat that this process has found unchanged for `EXPIRY_S` is the last one, whatever its date.
+        - One that was seen to follow another is of a living holder, whatever its date.
+        - Who looks for the first time can only go by the date, and so clocks must agree to some seconds: the holder
+          is dead where it is more than `EXPIRY_S` away from now.  In the future, too, where it says nothing: then
+          `claim` watches for a heartbeat before it takes the lease.
+        """
         if self.record is None or self.beat is None:
             return False
-        if self.record["host"] == _this_host():
-            try:
-                process = psutil.Process(self.record["pid"])
-                ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not asked for its end yet
-                return not ended and abs(process.create_time() - self.record["born"]) < 1.0
-            except psutil.NoSuchProcess:
-                return False
-        return (now() - self.beat).total_seconds() < EXPIRY_S
+        if (lives := processes.lives(self.record)) is not None:
+            return lives
+        if self.unchanged_s >= EXPIRY_S:
+            return False
+        return self.moved or abs((now() - self.beat).total_seconds()) < EXPIRY_S
+
+    def from_the_future(self) -> bool:
+        """Whether only watching can tell if its holder lives."""
+        if self.record is None or self.beat is None or processes.lives(self.record) is not None:
+            return False
+        return self.unchanged_s < EXPIRY_S < (self.beat - now()).total_seconds()
+
+
+def _beats(path: Place, seen: _Seen) -> bool:
+    """Whether a lease's file changes within the time that a silent holder has."""
+    while seen.unchanged_s < EXPIRY_S:
+        time.sleep(min(1.0, EXPIRY_S - seen.unchanged_s))
+        before, seen = seen, _look(path)
+        if seen.tag != before.tag:
+            return True
+    return False
 
 
 NOTHING = _Seen()
+
+
+_known_beats: dict[Place, tuple[_Seen, float]] = {}  # the last look at each lease of another host, and when it changed
 
 
 def _look(path: Place) -> _Seen:
@@ -935,13 +967,28 @@ def _look(path: Place) -> _Seen:
             content, changed_ns = path.read_bytes(), path.stat().st_mtime_ns
             tag, changed = f"{changed_ns} {content!r}", changed_ns / 1e9
     except FileNotFoundError:
+        _known_beats.pop(path, None)
         return NOTHING
     try:
         record = json.loads(content)
     except ValueError:
         record = None
-    whole = isinstance(record, dict) and {"token", "host", "pid", "born"} <= record.keys()
-    return _Seen(record if whole else None, tag, datetime.fromtimestamp(changed, UTC))
+    whole = isinstance(record, dict) and isinstance(record.get("token"), str) and processes.is_identity(record)
+    return _compared(path, _Seen(record if whole else None, tag, datetime.fromtimestamp(changed, UTC)))
+
+
+def _compared(path: Place, seen: _Seen) -> _Seen:
+    """With what this process knows from its earlier looks."""
+    if seen.record is None or seen.beat is None or processes.lives(seen.record) is not None:
+        return seen
+    clock = time.monotonic()
+    before, since = _known_beats.get(path, (NOTHING, clock))
+    if before.beat is not None and before.tag != seen.tag:
+        since, seen = clock, replace(seen, moved=before.moved or seen.beat > before.beat)
+    else:
+        seen = replace(seen, moved=before.moved)
+    _known_beats[path] = seen, since
+    return replace(seen, unchanged_s=clock - since)
 
 
 def _exchange(path: Place, text: str, tag: str | None) -> str | None:

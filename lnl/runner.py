@@ -20,7 +20,6 @@ import math
 import os
 import pickle
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -65,7 +64,7 @@ from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl import checkpoints, data, methods, networks, packing, processes, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
@@ -75,6 +74,7 @@ from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
     Execution,
     Trial,
+    is_trained,
     run,
 )
 from lnl.worker import Job, Settings, flat  # noqa: E402
@@ -128,8 +128,8 @@ def run_plan(
     def standing() -> list[Status]:
         return [status for status in reconcile(plan, store, current) if status.planned.id in chosen]
 
-    def is_trained(trial: Trial) -> bool:
-        return current.is_trained(store.trained, trial)
+    def trained(trial: Trial) -> bool:
+        return is_trained(store, plan.study, trial, current)
 
     current = Current(settings.data)
     statuses = standing()
@@ -140,18 +140,18 @@ def run_plan(
     job_of = _submit(plan, store, current, rerun_stale)
     with contextlib.ExitStack() as stack:
         while stopped is None:
-            waiting = _waiting(plan, statuses, again, tried, is_trained)
+            waiting = _waiting(plan, statuses, again, tried, trained)
             ids = {planned.id for planned in waiting}
-            if any(_ready(planned, ids, is_trained) for planned in waiting):
+            if any(_ready(planned, ids, trained) for planned in waiting):
                 connection = _cluster(plan, settings, progress, len(waiting), budget, current)
                 cluster = cluster or stack.enter_context(connection)
                 progress.start(waiting, statuses)
                 stack.callback(progress.finish)
                 expected = {status.planned.id: status.seconds for status in statuses}
-                queue = _Queue(waiting, cluster, expected, is_trained)
+                queue = _Queue(waiting, cluster, expected, trained)
                 watch = _Watch(progress, queue, cluster)
                 work = _Work(watch, cluster, job_of, ahead=PENDING)
-                _tune(watch, work, _Scheduler(work, store))
+                _tune(watch, work, _Scheduler(work, store, plan.study))
                 stopped = cluster.stopped = watch.stopped or queue.stopped
                 tried |= queue.tried - watch.taken
             elif settings.wait and any(status.state == "running" for status in statuses):
@@ -159,11 +159,12 @@ def run_plan(
                     cluster.look()
                 time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
             elif waiting:
-                stopped = _blocked(waiting, statuses, is_trained)
+                stopped = _blocked(waiting, statuses, trained)
             else:
                 break
             statuses = standing()
-    tidy_leases(store, {status.planned.id for status in statuses if status.state in ("done", "stale")})
+    tidy_leases(store, plan.study, {status.planned.id for status in statuses if status.state in ("done", "stale")})
+    checkpoints.tidy(store, plan.study)
     return Outcome(statuses, stopped)
 
 
@@ -366,7 +367,8 @@ def _cluster(
 ) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
-    with _ray(settings.address):
+    processes.clear()
+    with processes.scratch("ray") as own, _ray(settings.address, own):
         gpus = settings.gpus_per_trial
         if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
             _check_room(replace(settings, gpus_per_trial=0.0), packing.Shares(0.0), progress)
@@ -404,8 +406,11 @@ def _machines() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
-    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`."""
+def _ray(address: str, scratch: Path) -> Iterator[None]:
+    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`.
+
+    `scratch` is told of the folder of a Ray of our own, for the next run to remove should this driver be killed.
+    """
     own = not ray.is_initialized()
     if own:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -421,9 +426,11 @@ def _ray(address: str) -> Iterator[None]:
             raise ConnectionError(sentence) from None
         with _standard_error() as said:
             try:
-                ray.init(address=address, **options)
+                context: Any = ray.init(address=address, **options)
             except Exception as error:  # Ray's own time-out is no more than that
                 raise ConnectionError(_refusal(address, f"{error} {said()}")) from None
+        if address == "local":
+            (scratch / processes.RAY_SESSION).write_text(context.address_info["session_dir"], encoding="utf-8")
     try:
         yield
     finally:
@@ -582,7 +589,7 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
         wanted = {"CPU": cpus, "GPU": config["job"]["gpus"]}
         return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
-    with _interrupts(watch), tempfile.TemporaryDirectory(prefix="lnl-tune-") as scratch:
+    with _interrupts(watch), processes.scratch("tune") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(_work_of(str(_code()), pickle.dumps(settings)), resources),
             tune_config=tune.TuneConfig(
@@ -595,7 +602,7 @@ def _tune(watch: _Watch, work: _Work, scheduler: _Scheduler) -> None:
             ),
             run_config=tune.RunConfig(
                 name=f"run-{secrets.token_hex(4)}",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 verbose=0,
                 callbacks=[watch],
                 stop=_Stop(watch),
@@ -629,9 +636,9 @@ def _work_of(code: str, settings: bytes) -> Callable[[dict[str, Any]], None]:
 @functools.cache
 def _code() -> Path:
     """The folder with this process's code that workers import from; it lives as long as the process."""
-    folder = Path(tempfile.mkdtemp(prefix="lnl-code-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return snapshot(folder)
+    scratch = contextlib.ExitStack()
+    atexit.register(scratch.close)
+    return snapshot(Path(scratch.enter_context(processes.scratch("code"))))
 
 
 def _as_config(planned: Planned, job: Job, gpus: float) -> dict[str, Any]:
@@ -764,7 +771,7 @@ def run_search(
         progress.start()
         watch = _Watch(progress, searches, cluster)
         work = _Work(watch, cluster, job_of)
-        scheduler = _Scheduler(work, store)
+        scheduler = _Scheduler(work, store, plan.study)
         while stopped is None and not searches.spent():
             if searches.work():
                 work.living.clear()
@@ -778,7 +785,8 @@ def run_search(
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
     told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
-    tidy_leases(store, trials | {f"search-{path.stem}" for path in told})
+    tidy_leases(store, plan.study, trials | {f"search-{path.stem}" for path in told})
+    checkpoints.tidy(store, plan.study)
     return stopped
 
 
@@ -836,9 +844,9 @@ class _Scheduler(FIFOScheduler):
     RUNGS = 9  # ASHA first looks after this part of a trial's epochs
     REDUCTION = 3  # and keeps this part of the suggestions at each rung
 
-    def __init__(self, work: _Work, store: Store) -> None:
+    def __init__(self, work: _Work, store: Store, study: str) -> None:
         super().__init__()
-        self.work, self.watch, self.store = work, work.watch, store
+        self.work, self.watch, self.store, self.study = work, work.watch, store, study
         self.asha: dict[str, AsyncHyperBandScheduler] = {}
         self.entered: set[tuple[str, str]] = set()  # searches and trials that their ASHA knows
 
@@ -857,7 +865,7 @@ class _Scheduler(FIFOScheduler):
         if self.watch.source.pruner == "asha":
             stop = self._halves(tune_controller, trial, result)
         if stop:  # its worker sees the mark, writes its rows and ends: Tune would end it before that
-            self.watch.guarded(self.store.give_up, name)
+            self.watch.guarded(self.store.give_up, self.study, name)
         return FIFOScheduler.CONTINUE
 
     def _halves(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:

@@ -67,7 +67,7 @@ from lnl.results import (
 )
 from lnl.space import Choice, Integer, Space, as_json
 from lnl.study import SEARCH_REPLICATES, Cell, Plan, Planned, trials_record, with_prerequisites
-from lnl.trial import Trial
+from lnl.trial import Trial, is_trained
 
 JOURNAL = "optuna.journal"  # below the results folder; `optuna-dashboard results/optuna.journal` opens it
 CONNECT_S = 10  # until a database that does not answer is given up
@@ -386,7 +386,7 @@ class CellSearch:
             return None
 
     def _claim(self, number: int) -> Lease | None:
-        lease, _ = claim(self.store, f"search-{short_hash(self.cell.name)}-{number}", study=self.plan.study)
+        lease, _ = claim(self.store, self.plan.study, f"search-{short_hash(self.cell.name)}-{number}")
         return lease
 
     def _take(self, trial: optuna.trial.Trial, lease: Lease) -> Open | None:
@@ -668,13 +668,13 @@ class Searches:
         """Whether all that it starts from is trained, and nobody else trains it."""
         if not all(self._trained(one) for one in planned.trial.prerequisites.values()):
             return False
-        if planned.id in self.taken and is_held(self.store, planned.id):
+        if planned.id in self.taken and is_held(self.store, self.plan.study, planned.id):
             return False
         self.taken.discard(planned.id)
         return True
 
     def _trained(self, trial: Trial) -> bool:
-        return self.current.is_trained(self.store.trained, trial)
+        return is_trained(self.store, self.plan.study, trial, self.current)
 
     def _is_prerequisite(self, trial: str) -> bool:
         return any(suggestion.waiting[trial].prerequisite for suggestion in self._asking_for(trial))

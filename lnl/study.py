@@ -658,7 +658,7 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
     pace = _Pace(timings)
     rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record["selection"]), diverged=diverged(rows))
     by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
-    held = {trial for trial, lease in leases(store).items() if lease["alive"]}
+    held = {trial for (_, trial), lease in leases(store, plan.study).items() if lease["alive"]}
     statuses = []
     for planned in plan.trials:
         trial, row = planned.trial, by_id.get(planned.id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +29,9 @@ from pydantic import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl import data, graph, learner, methods, networks, noise, task
+from lnl import checkpoints, data, graph, learner, methods, networks, noise, task
 from lnl.provenance import Current
-from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
+from lnl.results import Place, StorageError, Store, canonical, short_hash
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
 
@@ -312,7 +311,7 @@ def _set_threads(execution: Execution) -> None:
 def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
     """The method before its first step.  Raises `lnl.data.DataError`, and `Diverged` where what it starts from did."""
     source = trial.prerequisites.get("initialisation")
-    initial = learner.trained_backbone(_trained(source, execution)) if source else None
+    initial = _backbone(source, _trained(source, execution), execution) if source else None
     _set_threads(execution)
     device = execution.torch_device()
     _, channels, size, _ = seen.images.shape
@@ -330,6 +329,9 @@ def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
     )
     try:
         return methods.load(trial.method_name).Method(trial.method, seen, network, streams)
+    except checkpoints.Refused as error:
+        assert source is not None
+        raise Unusable(source, execution, error) from error
     except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
         raise data.Unfit(str(error)) from error
 
@@ -339,15 +341,57 @@ def stateful(method: Any) -> dict[str, Any]:
     return {name: part for name, part in vars(method).items() if hasattr(part, "load_state_dict")}
 
 
-def load_state(path: Place) -> Any:
-    """What `torch.save` wrote there, on the CPU: tensors and plain data, never code."""
-    return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+def save_trained(folder: Place, trial: Trial, parts: Mapping[str, Any], current: Current) -> None:
+    """Keep the state of a trained prerequisite, for all studies.  Raises `StorageError`."""
+    path = current.trained_path(folder, trial)
+    checkpoints.write(path, dict(parts), {"file": path.name})
+
+
+def is_trained(store: Store, study: str, trial: Trial, current: Current) -> bool:
+    """Whether what a prerequisite has learnt is there and whole; a file of it that is not is set aside."""
+    path = current.trained_path(store.trained, trial)
+    for kept in (_labels_path(path), path):
+        whole = checkpoints.is_whole(store, study, trial.id, kept, {"file": kept.name})
+    return whole
+
+
+def set_aside_damaged(store: Store, study: str, trial: Trial, current: Current) -> None:
+    """Of all that a trial starts from, so that `run` finds it missing and says so."""
+    for prerequisite in trial.prerequisites.values():
+        is_trained(store, study, prerequisite, current)
+        set_aside_damaged(store, study, prerequisite, current)
+
+
+def _labels_path(trained: Place) -> Place:
+    return trained.with_suffix(".labels")
+
+
+class Unusable(data.DataError):
+    """What a trained prerequisite has left is missing, damaged or does not fit."""
+
+    def __init__(self, trial: Trial, execution: Execution, reason: Exception) -> None:
+        self.trial, self.reason = trial.id, reason
+        folder = execution.trained
+        self.path = None if folder is None else Current(execution.data).trained_path(folder, trial)
+        super().__init__(
+            f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be used from {self.path}, because "
+            f"{reason}: run the study again, which trains it again."
+        )
+
+
+def _backbone(source: Trial, parts: Mapping[str, Any], execution: Execution) -> dict[str, Tensor]:
+    """Where training starts, from the parts of a prerequisite.  Raises `Unusable` where they hold none."""
+    try:
+        with checkpoints.fitting():
+            return learner.trained_backbone(parts)
+    except checkpoints.Refused as error:
+        raise Unusable(source, execution, error) from error
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
     """The parts of a prerequisite after its last epoch.
 
-    Raises `lnl.data.DataError` where they cannot be had, `Diverged` where there are none because it diverged.
+    Raises `Unusable` where they cannot be had, `Diverged` where there are none because it diverged.
     """
     if execution.trained is None:
         try:
@@ -358,14 +402,11 @@ def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
         return parts
     path = Current(execution.data).trained_path(execution.trained, trial)
     try:
-        parts = load_state(path)
-    except StorageError:
-        raise
-    except Exception as error:
-        raise data.DataError(
-            f"The trained prerequisite {trial.id} ({trial.method_name}) cannot be read from {path} "
-            f"({type(error).__name__}): remove that file if it is there, and run the study again."
-        ) from error
+        parts = checkpoints.read(path, {"file": path.name})
+    except FileNotFoundError as error:
+        raise Unusable(trial, execution, checkpoints.Refused("it is not there")) from error
+    except checkpoints.Refused as error:
+        raise Unusable(trial, execution, error) from error
     if DIVERGED in parts:
         raise _diverged_before(trial, parts[DIVERGED])
     return parts
@@ -377,31 +418,31 @@ def _diverged_before(trial: Trial, why: str) -> Diverged:
 
 def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
     """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
+    images = data.load(teacher.dataset, execution.data).train_images
     kept = None
     if execution.trained:
-        kept = Current(execution.data).trained_path(execution.trained, teacher).with_suffix(".labels.npy")
-        with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
-            labels: np.ndarray = np.load(io.BytesIO(kept.read_bytes()))
-            return labels
+        kept = _labels_path(Current(execution.data).trained_path(execution.trained, teacher))
+        with contextlib.suppress(FileNotFoundError, checkpoints.Refused, KeyError):  # else they are computed again
+            known = checkpoints.read(kept, {"file": kept.name})["labels"]
+            if len(known) == len(images):
+                return np.asarray(known.numpy())
     method, seen, _ = assemble(teacher, execution)
-    for name, part in stateful(method).items():
-        part.load_state_dict(parts[name])
-    images = data.load(teacher.dataset, execution.data).train_images
+    try:
+        with checkpoints.fitting():
+            for name, part in stateful(method).items():
+                part.load_state_dict(parts[name])
+    except checkpoints.Refused as error:
+        raise Unusable(teacher, execution, error) from error
     device = seen.images.device
     still, size = torch.Generator(device), task.PART  # the view `none` draws nothing
     found = []
     for start in range(0, len(images), size):
         part = torch.from_numpy(np.array(images[start : start + size])).to(device)
         found.append(method.predict(seen.views["none"](part, still)).argmax(-1).cpu())
-    labels = torch.cat(found).numpy()
+    labels = torch.cat(found)
     if kept:
-        write_atomically(kept, lambda temporary: _save_array(temporary, labels))
-    return labels
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:  # numpy would append .npy to the temporary name
-        np.save(file, array)
+        checkpoints.write(kept, {"labels": labels}, {"file": kept.name})
+    return labels.numpy()
 
 
 def run(
@@ -416,7 +457,7 @@ def run(
     an attempt that comes to no row has them, too.
 
     Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
-    unfit data.
+    unfit data, and `lnl.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
     """
     seen, truth = draw(trial, execution)
     tell(truth.facts)
@@ -432,10 +473,14 @@ def run(
     if not _weights_are_finite(parts):
         raise data.Unfit("The weights that training starts from are no finite numbers: give others.")
     done, before = 0, 0.0
+    drawn = {name: value for name, value in facts.items() if name.endswith("_hash")}
     if state is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        done, before = state["epoch"], state["seconds"]
+        with checkpoints.fitting():
+            if other := [name for name, value in drawn.items() if state["drawn"][name] != value]:
+                raise checkpoints.Refused(f"it was trained with another {other[0]}")
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            done, before = int(state["epoch"]), float(state["seconds"])
     began = time.perf_counter()
     for epoch in range(done, trial.total_epochs):
         with _divergence(epoch + 1, method, truth.test_images):
@@ -451,6 +496,7 @@ def run(
             return {
                 "epoch": epoch + 1,
                 "seconds": seconds,
+                "drawn": drawn,
                 "parts": {name: part.state_dict() for name, part in parts.items()},
             }
 

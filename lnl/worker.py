@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from lnl import data, packing
+from lnl import checkpoints, data, packing
 from lnl.logs import Output, mask
 from lnl.provenance import Current
 from lnl.results import (
@@ -41,9 +41,20 @@ from lnl.results import (
     now,
     selection_rules,
     why_stale,
-    write_atomically,
 )
-from lnl.trial import DIVERGED, Diverged, Execution, Row, Trial, load_state, parse, run
+from lnl.trial import (
+    DIVERGED,
+    Diverged,
+    Execution,
+    Row,
+    Trial,
+    Unusable,
+    is_trained,
+    parse,
+    run,
+    save_trained,
+    set_aside_damaged,
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,11 @@ class Job:
 
 Report = Callable[[dict[str, Any]], None]
 
+OF_ATTEMPT = (  # what a lease says of its attempt, for the row that another writes should its holder be lost
+    *("preset", "arm", "setting", "plan_hash", "search", "suggestion"),
+    *("gpus", "cpus", "device", "code_hash", "git_commit", "git_dirty", "version_python", "version_torch"),
+)
+
 
 def execute(job: Job, settings: Settings, report: Report) -> None:
     """Run one trial here: claim it, go on from its checkpoint, write its rows.  Runs in a Ray worker.
@@ -112,8 +128,8 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
         current = Current(settings.data)
         _check_sources(job, trial, current)
         about = _about(job, trial, settings)
-        held = {name: about[name] for name in ("gpus", "cpus", "device")}
-        lease, holder = claim(store, trial.id, study=job.study, run=job.run, **held)
+        held = {name: about[name] for name in OF_ATTEMPT}
+        lease, holder = claim(store, job.study, trial.id, run=job.run, **held)
         if lease is None:
             report({"outcome": "taken"})
             return
@@ -122,13 +138,13 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             rows, _ = store.read("trials", job.study, columns, files=f"{trial.id}-*")
             finished = rows[is_outcome(rows)]
             done = (why_stale(finished, {trial.id: job.sources}) == "").any() or not job.rerun_stale
-            kept = not job.prerequisite or current.trained_path(store.trained, trial).exists()
+            kept = not job.prerequisite or is_trained(store, job.study, trial, current)
             if len(finished) and kept and done:
-                store.tidy(trial.id)
+                store.tidy(job.study, trial.id)
                 report({"outcome": "done"})  # by another driver, since this one planned, or by a worker lost since
                 return
             if job.search is not None:
-                store.is_given_up(trial.id)  # forgets a mark that an earlier attempt did not live to see
+                store.is_given_up(job.study, trial.id)  # forgets a mark that an earlier attempt did not live to see
             attempt = store.next_attempt(job.study, trial.id)
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was stopped or lost (killed, or its machine went away); the next attempt goes on."
@@ -136,7 +152,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 last_seen = {
                     **{name: holder[name] for name in held if name in holder},
                     "host": holder["host"].split("/")[0],
-                    "started_at": datetime.fromisoformat(holder["since"]),
+                    "started_at": min(datetime.fromisoformat(holder["since"]), lease.previous_beat or now()),
                     "ended_at": lease.previous_beat,
                 }
                 with contextlib.suppress(Overtaken):  # it was cut off, and has written its row by now
@@ -146,7 +162,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
             output = Output()
             try:
                 with output:
-                    last = _attempt(store, job, trial, settings, about, attempt, report, lease)
+                    last = _attempt(store, job, trial, settings, about, attempt, report, lease, current)
             finally:
                 if (said := output.text()) and lease.holds():
                     store.write_log(job.study, trial.id, attempt, said)
@@ -186,12 +202,15 @@ def _attempt(
     attempt: int,
     report: Report,
     lease: Lease,
+    current: Current,
 ) -> dict[str, Any]:
     """Train a claimed trial to its end, write its rows; returns the last report."""
     execution = replace(settings.execution(), embeddings=job.embeddings if trial.replicate == 0 else 0)
     device = execution.torch_device()
-    checkpoint = store.checkpoint_path(trial.id)
-    state = _load_checkpoint(store, job.study, trial, checkpoint, about["code_hash"], device.type)
+    checkpoint = store.checkpoint_path(job.study, trial.id)
+    header = {"study": job.study, "trial": trial.id, "code": about["code_hash"], "device": device.type}
+    state = _load_checkpoint(store, job.study, trial, header)
+    set_aside_damaged(store, job.study, trial, current)
     history: list[Entry] = list(state["history"]) if state else []
     arrays: list[Array] = list(state["arrays"]) if state else []
     seconds = state["run"]["seconds"] if state else 0.0
@@ -209,18 +228,23 @@ def _attempt(
             history += [(row.epoch, row.step, *key, value, row.seconds) for key, value in row.metrics.items()]
             arrays += [(row.epoch, *key, list(one.shape), one.flatten()) for key, one in row.arrays.items()]
             if row.epoch < trial.total_epochs and time.monotonic() - saved >= settings.checkpoint_s:
-                _save_checkpoint(checkpoint, trial, about["code_hash"], device.type, row, history, arrays)
+                checkpoints.write(checkpoint, {"run": row.snapshot(), "history": history, "arrays": arrays}, header)
                 saved = time.monotonic()
             elif row.epoch == trial.total_epochs and job.prerequisite:
-                _save(Current(settings.data).trained_path(store.trained, trial), row.snapshot()["parts"])
+                save_trained(store.trained, trial, row.snapshot()["parts"], current)
             report(flat(row))  # comes back once the driver has looked at it
-            if job.search is not None and store.is_given_up(trial.id):
+            if job.search is not None and store.is_given_up(job.study, trial.id):
                 failure = {"status": "pruned"}
                 break
     except StorageError:
         raise
+    except checkpoints.Refused as error:  # before the first epoch: the checkpoint's content is not this trial's
+        checkpoints.set_aside(store, job.study, trial.id, checkpoint, error)
+        return _attempt(store, job, trial, settings, about, attempt, report, lease, current)
     except Exception as error:
         traceback.print_exc()  # all of it, into the log
+        if isinstance(error, Unusable) and isinstance(error.reason, checkpoints.Refused) and error.path is not None:
+            checkpoints.set_aside(store, job.study, error.trial, error.path, error.reason)
         failure = {"status": "failed", **_failure(error)}
         refused = isinstance(error, data.Unfit)
         broken = error if isinstance(error, torch.AcceleratorError) and failure["failure_class"] != "oom" else None
@@ -242,7 +266,7 @@ def _attempt(
         "ended_at": now(),
     }
     if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # theirs, too, who wait for it
-        _save(Current(settings.data).trained_path(store.trained, trial), {DIVERGED: failure["failure_message"]})
+        save_trained(store.trained, trial, {DIVERGED: failure["failure_message"]}, current)
     key = {"trial": trial.id, "attempt": attempt}
     names = ("epoch", "step", "split", "metric", "value", "seconds")
     curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]
@@ -357,39 +381,19 @@ def flat(row: Row) -> dict[str, Any]:
     }
 
 
-def _save_checkpoint(
-    path: Place, trial: Trial, code: str, device: str, row: Row, history: Sequence[Entry], arrays: Sequence[Array]
-) -> None:
-    about = {"trial": trial.id, "code": code, "device": device}
-    _save(path, {**about, "run": row.snapshot(), "history": list(history), "arrays": list(arrays)})
-
-
-def _save(path: Place, state: Any) -> None:
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
-
-
-def _load_checkpoint(
-    store: Store, study: str, trial: Trial, path: Place, code: str, device: str
-) -> dict[str, Any] | None:
-    """The newest checkpoint, or None.  A damaged one, or one of other code or device, is set aside with an event."""
+def _load_checkpoint(store: Store, study: str, trial: Trial, header: Mapping[str, str]) -> dict[str, Any] | None:
+    """The newest checkpoint, or None.  One that is damaged or of other code, device or torch is set aside."""
+    path = store.checkpoint_path(study, trial.id)
     try:
-        state: dict[str, Any] = load_state(path)
-        mine = {"trial": trial.id, "code": code, "device": device}
-        wrong = [name for name, value in mine.items() if state[name] != value]
-        reason = f"it was written by another {wrong[0]}" if wrong else None
+        state: dict[str, Any] = checkpoints.read(path, {**header, "torch": str(torch.__version__)})
+        with checkpoints.fitting():
+            done = state["run"]["epoch"]
+            if {entry[0] for entry in state["history"]} != set(range(1, done + 1)) or done >= trial.total_epochs:
+                raise checkpoints.Refused(f"its history is not that of its {done} epochs")
+            state["arrays"], state["run"]["seconds"], state["run"]["parts"]
     except FileNotFoundError:
         return None
-    except StorageError:
-        raise
-    except Exception as error:
-        reason = f"it cannot be read ({type(error).__name__})"
-    if reason is None:
-        return state
-    path.replace(path.with_suffix(f".refused-{now():%Y%m%dT%H%M%S}"))  # type: ignore[arg-type]  # of one kind
-    store.write_event(
-        study,
-        "checkpoint_refused",
-        trial.id,
-        reason=f"The checkpoint was set aside because {reason}; the trial starts anew.",
-    )
-    return None
+    except checkpoints.Refused as error:
+        checkpoints.set_aside(store, study, trial.id, path, error)
+        return None
+    return state

@@ -126,8 +126,8 @@ def assert_whole(storage: Path, budget: int, trials: list[FrozenTrial]) -> None:
         (trial,) = row["trials"]
         if one.state == TrialState.COMPLETE:
             assert one.values == list(row["values"]) == [curves[trial, whole[trial]][-1]]
-    assert not list((storage / "leases").glob("*.json")), "a lease was left behind"
-    assert not list((storage / "leases").glob("*.pruned")) and not list((storage / "checkpoints").glob("*"))
+    assert not list((storage / "leases").rglob("*.json")), "a lease was left behind"
+    assert not list((storage / "leases").rglob("*.pruned")) and not list((storage / "checkpoints").rglob("*.*"))
 
 
 def validation_curves(storage: Path) -> dict[tuple[str, int], list[float]]:

@@ -105,7 +105,7 @@ def test_plan_tells_what_is_done_and_what_the_rest_will_take(lnl, here):
     finish(store, plan.trials[1], status="failed", failure_class="nan", accuracy_last=None)
     finish(store, plan.trials[2], status="failed", failure_class="oom", accuracy_last=None, seconds=None)
     finish(store, plan.trials[3], code_hash="0" * 12)
-    claim(store, plan.trials[4].id)
+    claim(store, "quick", plan.trials[4].id)
     code, out, _ = lnl("plan", "quick")
     assert code == COMPLETE
     states = [line.split()[0] for line in out.splitlines()[:-1]]
@@ -268,7 +268,7 @@ def test_doctor_names_everything_that_is_wrong_and_nothing_else(lnl, here):
     plan, store = find_study("quick").plan(), Store(here / "results")
     for planned in plan.trials:
         finish(store, planned)
-    lease, _ = claim(store, plan.trials[0].id)  # held by this living process
+    lease, _ = claim(store, "quick", plan.trials[0].id)  # held by this living process
     code, out, _ = lnl("doctor", "--json")
     healthy = strict(out)
     assert code == (ERROR if healthy["problems"] else COMPLETE)
@@ -284,8 +284,8 @@ def test_doctor_names_everything_that_is_wrong_and_nothing_else(lnl, here):
     half.write_bytes(b"PAR1")
     record = json.loads(lease.path.read_text(encoding="utf-8"))
     lease.path.write_text(canonical({**record, "born": 0.0}), encoding="utf-8")
-    refused = store.checkpoint_path("abc").with_suffix(".refused-20260101T000000")
-    refused.parent.mkdir()
+    refused = store.checkpoint_path("quick", "abc").with_suffix(".refused-20260101T000000")
+    refused.parent.mkdir(parents=True)
     refused.write_bytes(b"")
 
     code, out, err = lnl("doctor", "--json")

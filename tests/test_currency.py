@@ -529,7 +529,14 @@ def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) ->
     trial = Trial(method="supervised", dataset="npz:first.npz", **SMALL)
     store, sources = Store(tmp_path / "results"), Current(root).sources(trial)
     known = {"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "there", "preset": "base"}
-    known |= {"store": store.identity(), "run": "this run", "sources": sources, "plan_hash": "", "embeddings": 0}
+    known |= {
+        "store": store.identity(),
+        "run": "this run",
+        "sources": sources,
+        "plan_hash": "",
+        "embeddings": 0,
+        "selection": "last",
+    }
     job = Job(**{**dict.fromkeys(Job.__dataclass_fields__, None), **known, "prerequisite": False, "rerun_stale": False})
     assert Job.from_text(job.to_text()) == job
     write_images(root / "first.npz", seed=8)

@@ -311,7 +311,7 @@ def undisturbed(cluster: Cluster) -> Path:
 
 def leases(storage: Path) -> dict[str, dict[str, Any]]:
     found = {}
-    for path in (storage / "leases").glob("*.json"):
+    for path in (storage / "leases").rglob("*.json"):
         with contextlib.suppress(OSError, ValueError):
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -329,7 +329,7 @@ class Recovery:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Recovery:
-        self.saved = (self.storage / "checkpoints" / f"{self.trial}.pt").stat().st_mtime
+        self.saved = next((self.storage / "checkpoints").rglob(f"{self.trial}.pt")).stat().st_mtime
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -368,7 +368,7 @@ def test_nothing_is_lost_and_nothing_twice(
     process = command()
 
     def begun() -> tuple[str, dict[str, Any]] | None:
-        saved = {path.stem for path in (storage / "checkpoints").glob("*.pt")}
+        saved = {path.stem for path in (storage / "checkpoints").rglob("*.pt")}
         return next(((trial, lease) for trial, lease in leases(storage).items() if trial in saved), None)
 
     trial, lease = wait_for(begun, "a checkpoint", 200)

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lnl import objects, results
+from lnl import objects, processes, results
 from lnl.cli import main
 from lnl.objects import ObjectPath
 from lnl.results import Lease, Place, StorageError, Store, canonical, claim, is_held, leases, place
@@ -354,9 +354,9 @@ def test_what_a_store_writes_it_reads_and_never_overwrites(store):
     for number in range(3):
         store.write_event("one", "retried", "a", number=number)
     assert len(store.plans()) == 1 and len(store.read("events", files="*-retried-*")[0]) == 3
-    assert not store.is_given_up("a")
-    store.give_up("a")
-    assert store.is_given_up("a") and not store.is_given_up("a")
+    assert not store.is_given_up("noise", "a")
+    store.give_up("noise", "a")
+    assert store.is_given_up("noise", "a") and not store.is_given_up("noise", "a")
 
 
 def test_damaged_and_truncated_files_are_named_and_hide_no_other(store, capsys):
@@ -425,7 +425,7 @@ from lnl.results import Store, claim, place
 store, order = Store(place(sys.argv[1])), random.sample(range(100), 100)
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps([number for number in order if claim(store, f"t{number}")[0] is not None]), flush=True)
+print(json.dumps([number for number in order if claim(store, "noise", f"t{number}")[0] is not None]), flush=True)
 sys.stdin.read()  # a lease lives as long as its process
 """
 HOLDS = """
@@ -471,15 +471,17 @@ def test_of_many_who_exchange_one_version_one_succeeds(bucket):
 def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
     with process(HOLDS, store.root) as holder:
         assert holder.stdout.readline() == "held\n"
-        lease, record = claim(store, "a")
-        assert lease is None and record["pid"] == holder.pid and record["arm"] == "full" and is_held(store, "a")
+        lease, record = claim(store, "noise", "a")
+        assert (
+            lease is None and record["pid"] == holder.pid and record["arm"] == "full" and is_held(store, "noise", "a")
+        )
         holder.kill()
         holder.wait()
-        lease, record = claim(store, "a")
+        lease, record = claim(store, "noise", "a")
         assert lease is not None and record["pid"] == holder.pid and lease.previous_beat is not None
     with lease:
-        assert claim(store, "a")[0] is None
-    assert leases(store) == {} and not is_held(store, "a")
+        assert claim(store, "noise", "a")[0] is None
+    assert leases(store) == {} and not is_held(store, "noise", "a")
     with process(HOLDS, store.root) as holder:
         assert holder.stdout.readline() == "held\n" and holder.communicate("\n", timeout=30)
         assert holder.returncode == 0 and leases(store) == {}, "given back at the end"
@@ -488,24 +490,24 @@ def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
 @pytest.fixture
 def elsewhere(store, monkeypatch) -> Lease:
     """A lease of trial `a` whose holder lives on another host, as far as this one can see."""
-    monkeypatch.setattr(results, "_this_host", lambda: "elsewhere/0/")
-    lease, _ = claim(store, "a")
-    monkeypatch.setattr(results, "_this_host", lambda: "here/0/")
+    monkeypatch.setattr(processes, "this_host", lambda: "elsewhere/0/")
+    lease, _ = claim(store, "noise", "a")
+    monkeypatch.setattr(processes, "this_host", lambda: "here/0/")
     return lease
 
 
 def test_a_lease_of_another_host_lapses_with_its_heartbeat(store, elsewhere, monkeypatch):
-    assert claim(store, "a")[0] is None and elsewhere.holds() and claim(store, "a")[0] is None
+    assert claim(store, "noise", "a")[0] is None and elsewhere.holds() and claim(store, "noise", "a")[0] is None
     monkeypatch.setattr(results, "EXPIRY_S", -60.0)  # whatever its heartbeat, it is too old
-    assert leases(store)["a"]["alive"] is False
-    usurper, previous = claim(store, "a")
+    assert leases(store)["noise", "a"]["alive"] is False
+    usurper, previous = claim(store, "noise", "a")
     assert usurper is not None and previous["host"] == "elsewhere/0/"
     monkeypatch.undo()
 
     assert not elsewhere.holds() and elsewhere.lost, "it finds out at its next heartbeat"
     with elsewhere:
         pass  # and comes back late: it takes nothing away
-    assert usurper.holds() and is_held(store, "a")
+    assert usurper.holds() and is_held(store, "noise", "a")
     with usurper:
         pass
     assert leases(store) == {}
@@ -523,15 +525,15 @@ def test_a_heartbeat_between_the_look_and_the_takeover_keeps_the_lease(store, el
 
     monkeypatch.setattr(results, "EXPIRY_S", -60.0)
     monkeypatch.setattr(results, "_exchange", slowly)
-    assert claim(store, "a")[0] is None and elsewhere.holds()
+    assert claim(store, "noise", "a")[0] is None and elsewhere.holds()
 
 
 def test_a_damaged_lease_holds_nothing(store):
     for content in ("", '{"token": "ab', "[]"):
-        lease, _ = claim(store, "a")
+        lease, _ = claim(store, "noise", "a")
         lease.path.write_text(content, encoding="utf-8")
         assert leases(store) == {} and not lease.holds()
-        again, previous = claim(store, "a")
+        again, previous = claim(store, "noise", "a")
         assert again is not None and previous is None
         with again:
             pass
@@ -550,7 +552,7 @@ def test_a_lock_lets_one_in_at_a_time(root):
 @pytest.mark.parametrize("act", ["row", "lease", "heartbeat"])
 def test_an_answer_that_is_lost_makes_no_second_row_and_no_lost_lease(bucket, server, monkeypatch, act):
     store, wire = Store(bucket), free_port()
-    lease = claim(store, "b")[0]
+    lease = claim(store, "noise", "b")[0]
     monkeypatch.setattr(objects, "FIRST_PATIENCE_S", 60.0)
     with process(WIRE, wire, server[0], "an answer"), monkeypatch.context() as patch:
         reach(patch, wire)
@@ -559,7 +561,7 @@ def test_an_answer_that_is_lost_makes_no_second_row_and_no_lost_lease(bucket, se
             store.write_attempt("noise", row("a", accuracy_last=0.5), [])
             assert store.read("trials")[0]["accuracy_last"].tolist() == [0.5]
         elif act == "lease":
-            assert claim(store, "a")[0] is not None, "it is ours, though we did not hear so"
+            assert claim(store, "noise", "a")[0] is not None, "it is ours, though we did not hear so"
         else:
             assert lease.holds() and lease.holds()
 
@@ -597,29 +599,28 @@ def test_an_outage_of_some_seconds_loses_no_row(bucket, server, monkeypatch):
 
 
 def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypatch):
-    import torch
-
     from lnl.data import DataError
     from lnl.provenance import Current
-    from lnl.trial import Execution, parse, run
+    from lnl.trial import Execution, parse, run, save_trained
 
     small = {"dataset": "digits", "network": "small_convnet", "epochs": 1, "steps": 1, "method.batch_size": 16}
     semantic = {"kind": "semantic", "teacher": {"labels": 100}}
     trial = parse({"method": "supervised"}).override({**small, "noise": semantic})
     teacher, execution = trial.prerequisites["teacher"], Execution(trained=store.trained)
-    path = Current().trained_path(store.trained, teacher)
-    kept = path.with_suffix(".labels.npy")
-    with pytest.raises(DataError, match="cannot be read from"):
+    current = Current()
+    path = current.trained_path(store.trained, teacher)
+    kept = path.with_suffix(".labels")
+    with pytest.raises(DataError, match="it is not there"):
         next(run(trial, execution))
     *_, last = run(teacher)
-    results.write_atomically(path, lambda temporary: torch.save(last.snapshot()["parts"], temporary))
+    save_trained(store.trained, teacher, last.snapshot()["parts"], current)
     first = next(run(trial, execution)).facts
     content = kept.read_bytes()
     kept.write_bytes(content[:100])
     assert next(run(trial, execution)).facts["noise_hash"] == first["noise_hash"]
     assert kept.read_bytes() == content, "computed again"
     path.write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read from"):
+    with pytest.raises(DataError, match="it is damaged"):
         next(run(trial, execution))
     if isinstance(store.root, ObjectPath):  # no fault of the file
         monkeypatch.setattr(objects, "FIRST_PATIENCE_S", 0.1)
@@ -658,7 +659,7 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
 
     def usurp() -> None:
         """As if another had found its lease lapsed."""
-        path = store.lease_path(trial.id)
+        path = store.lease_path("quick", trial.id)
         record = {**json.loads(path.read_text(encoding="utf-8")), "token": "another", "host": "elsewhere/0/"}
         path.write_text(canonical(record), encoding="utf-8")
 
@@ -685,14 +686,16 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
             patch.setattr(Store, "write_attempt", late)
         worker.execute(job, settings, cut_off)
     assert said[-1] == {"outcome": "taken"} and [one.get("epoch") for one in said[:-1]] == [1, 2, 3][:epoch]
-    assert len(store.read("trials")[0]) == (epoch is None) and is_held(store, trial.id), "the other's lease stands"
+    assert len(store.read("trials")[0]) == (epoch is None) and is_held(store, "quick", trial.id), (
+        "the other's lease stands"
+    )
     with pytest.MonkeyPatch.context() as patch:  # the other is lost in turn: the next goes on from the checkpoint
         patch.setattr(results, "EXPIRY_S", -60.0)
         worker.execute(job, settings, said.append)
     rows = store.read("trials")[0].sort_values("attempt")
     assert rows["status"].tolist() == ["preempted"] * (1 + (epoch is None)) + ["ok"] and said[-1]["outcome"] == "done"
     assert store.read("epochs")[0].query("metric == 'accuracy' and split == 'test'")["epoch"].tolist() == [1, 2, 3]
-    assert not leases(store) and not list((store.root / "checkpoints").glob("*"))
+    assert not leases(store) and not list((store.root / "checkpoints").rglob("*.*"))
 
 
 @pytest.mark.slow
@@ -723,7 +726,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     epochs, broken = store.read("epochs", "quick")
     points = epochs[(epochs["split"] == "test") & (epochs["metric"] == "accuracy")]
     assert not broken and points.groupby("trial")["epoch"].apply(list).tolist() == [[1, 2]] * TRIALS
-    assert leases(store) == {} and not list((bucket / "checkpoints").glob("*"))
+    assert leases(store) == {} and not list((bucket / "checkpoints").rglob("*.*"))
     runs = store.read("events", files="*-run_ended-*")[0]
     assert len(runs) == 2, "both drivers ran"
 

@@ -9,18 +9,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from lnl import Noise, Study, Trial, worker
+from lnl import Noise, Study, Trial, checkpoints, worker
 from lnl.data import DataError, load
 from lnl.learner import trained_backbone
 from lnl.provenance import Current
 from lnl.results import Store
 from lnl.runner import _blocked, _ready, _waiting
 from lnl.study import Plan, Planned, reconcile
-from lnl.trial import Diverged, Execution, assemble, parse, run
+from lnl.trial import Diverged, Execution, assemble, is_trained, parse, run, save_trained
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -118,18 +117,17 @@ def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     before = trial.prerequisites["teacher"]
     assert (before.method_name, before.labels, before.noise) == ("supervised", 100, Noise())
     *_, row = run(before)
-    Current().trained_path(tmp_path, before).parent.mkdir(exist_ok=True)
-    torch.save(row.snapshot()["parts"], Current().trained_path(tmp_path, before))
+    save_trained(tmp_path, before, row.snapshot()["parts"], Current())
     made = [assemble(trial, execution) for execution in (Execution(trained=tmp_path), Execution())]
     for _, seen, truth in made:
         rate = (seen.labels != truth.labels).double().mean()
         assert 0.01 < rate < 0.4 and rate == pytest.approx(truth.facts["noise_realised"])
     assert made[0][2].facts["noise_hash"] == made[1][2].facts["noise_hash"]
-    assert len(np.load(next(tmp_path.glob("*.labels.npy")))) == len(load("digits").train_labels)
     # what is kept is what is used, and a damaged file is computed again
-    kept = next(tmp_path.glob("*.labels.npy"))
-    labels = np.load(kept)
-    np.save(kept, np.zeros_like(labels))
+    kept = next(tmp_path.glob("*.labels"))
+    labels = checkpoints.read(kept, {"file": kept.name})["labels"]
+    assert len(labels) == len(load("digits").train_labels)
+    checkpoints.write(kept, {"labels": torch.zeros_like(labels)}, {"file": kept.name})
     assert (assemble(trial, Execution(trained=tmp_path))[1].labels == 0).all()
     kept.write_bytes(b"damaged")
     again = assemble(trial, Execution(trained=tmp_path))[2]
@@ -183,7 +181,7 @@ def test_an_arm_of_the_study_can_be_the_prerequisite_of_another() -> None:
 
 
 STUDY = """
-from lnl import Noise, Study, Trial, worker
+from lnl import Noise, Study, Trial
 study = Study(
     name="transfer", question="Does what another trial learnt help?",
     base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3),
@@ -292,16 +290,15 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     plan, store, by_arm = planned(tmp_path)
     source, dependent = by_arm["initialisation: simclr"], by_arm["transfer"]
 
-    is_trained = partial(Current().is_trained, store.trained)
+    trained = partial(is_trained, store, plan.study, current=Current())
 
     def next_ones() -> list[object]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), is_trained)
-        return [one for one in waiting if _ready(one, {other.id for other in waiting}, is_trained)]
+        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return [one for one in waiting if _ready(one, {other.id for other in waiting}, trained)]
 
     assert next_ones() == [source]
     path = Current().trained_path(store.trained, source.trial)
-    path.parent.mkdir()
-    path.touch()
+    save_trained(store.trained, source.trial, {}, Current())
     assert next_ones() == [source], "another study has trained it, but this one has no row of it"
     store.write_attempt("transfer", row_of(source), [])
     assert next_ones() == [dependent]
@@ -309,7 +306,7 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     assert next_ones() == [source], "finished, but its file is gone"
     path.with_name(f"{source.id}-0123456789ab.pt").touch()
     assert next_ones() == [source], "a file of other code does not count"
-    path.touch()
+    save_trained(store.trained, source.trial, {}, Current())
     store.write_attempt("transfer", row_of(dependent), [])
     path.unlink()
     assert next_ones() == [], "nothing needs it"
@@ -320,8 +317,8 @@ def test_what_waits_for_a_trial_that_failed_says_why(tmp_path: Path) -> None:
     failure = {"status": "failed", "failure_class": "oom", "failure_message": "Out of memory.\nMore."}
     store.write_attempt("transfer", row_of(by_arm["initialisation: simclr"], **failure), [])
     statuses = reconcile(plan, store)
-    is_trained = partial(Current().is_trained, store.trained)
-    assert _blocked([by_arm["transfer"]], statuses, is_trained).endswith("(simclr): oom: Out of memory.")
+    trained = partial(is_trained, store, plan.study, current=Current())
+    assert _blocked([by_arm["transfer"]], statuses, trained).endswith("(simclr): oom: Out of memory.")
 
 
 def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: Path) -> None:
@@ -336,14 +333,14 @@ def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: P
     plan, store = study.plan(), Store(tmp_path)
     source, dependent = plan.trials
 
-    is_trained = partial(Current().is_trained, store.trained)
+    trained = partial(is_trained, store, plan.study, current=Current())
 
     def waiting() -> list[object]:
-        return _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), is_trained)
+        return _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
 
-    assert waiting() == [source, dependent] and not _ready(dependent, {source.id, dependent.id}, is_trained)
+    assert waiting() == [source, dependent] and not _ready(dependent, {source.id, dependent.id}, trained)
     execute(store, plan, source)
-    assert waiting() == [dependent] and _ready(dependent, {dependent.id}, is_trained)
+    assert waiting() == [dependent] and _ready(dependent, {dependent.id}, trained)
     execute(store, plan, dependent)
     assert waiting() == []
     rows = store.read("trials", "transfer")[0].set_index("trial").loc[[source.id, dependent.id]]

@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_made_gives_one_sentence(tmp_path):
     with pytest.raises(StorageError, match=r"Cannot write .*results.*: check the folder's permissions"):
         store.write_attempt("noise", row(), [])
     with pytest.raises(StorageError, match=r"results.*: check the folder's permissions"):
-        claim(store, "a")
+        claim(store, "noise", "a")
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def test_a_lease_on_a_full_disk_gives_the_sentence_too(tmp_path):
         with contextlib.suppress(OSError):
             (disk / "filler").write_bytes(b"x" * 2**20)
         with pytest.raises(StorageError, match=r"^No space left"):
-            claim(store, "a")
+            claim(store, "noise", "a")
 
 
 def test_a_folder_has_one_name_whoever_asks_first(store):
@@ -506,7 +506,7 @@ def test_pandas_reads_the_folder_by_itself(store):
 
 
 def test_plans_come_back_oldest_first_and_events_are_never_lost(store):
-    for plan, minute in (("new", 2), ("old", 1)):
+    for plan, minute in (("old", 2), ("new", 1)):  # a clock was ahead: who came last is the newest
         at = datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
         fields = {"study": "noise", "preset": "base", "plan_hash": plan, "plan": "{}", "submitted_at": at}
         store.write_plan(fields)
@@ -622,7 +622,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from lnl.results import Store, claim
-lease, _ = claim(Store(Path(sys.argv[1])), sys.argv[2], arm="full")
+lease, _ = claim(Store(Path(sys.argv[1])), "noise", sys.argv[2], arm="full")
 with lease:
     print("held", flush=True)
     sys.stdin.read()
@@ -635,7 +635,7 @@ store, go = Store(Path(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.001)
-mine = [number for number in range(200) if claim(store, f"t{number}")[0] is not None]
+mine = [number for number in range(200) if claim(store, "noise", f"t{number}")[0] is not None]
 print(json.dumps(mine), flush=True)
 sys.stdin.read()  # a lease lives as long as its process
 """
@@ -658,18 +658,18 @@ def process(script, *arguments):
 def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
     with process(HOLD, store.root, "a") as holder:
         assert holder.stdout.readline() == "held\n"
-        lease, record = claim(store, "a")
+        lease, record = claim(store, "noise", "a")
         assert lease is None and record["pid"] == holder.pid and record["arm"] == "full"
-        assert leases(store)["a"]["alive"] is True
-        assert claim(store, "b")[0] is not None  # another trial is free
+        assert leases(store)["noise", "a"]["alive"] is True
+        assert claim(store, "noise", "b")[0] is not None  # another trial is free
 
         holder.kill()  # SIGKILL; nobody has waited for it yet, so that the system still knows its number
         began = time.monotonic()
-        while (found := claim(store, "a"))[0] is None and time.monotonic() - began < 5:
+        while (found := claim(store, "noise", "a"))[0] is None and time.monotonic() - began < 5:
             time.sleep(0.01)
         assert found[0] is not None and found[1]["pid"] == holder.pid, "a killed process must not keep its lease"
         assert time.monotonic() - began < 2, "seen at once, not after the heartbeat's expiry"
-        assert claim(store, "a")[1]["pid"] == os.getpid()  # now it is ours
+        assert claim(store, "noise", "a")[1]["pid"] == os.getpid()  # now it is ours
 
 
 def test_a_holder_that_ends_gives_its_lease_back(store):
@@ -677,7 +677,7 @@ def test_a_holder_that_ends_gives_its_lease_back(store):
         holder.stdout.readline()
         assert holder.communicate("", timeout=10) and holder.returncode == 0
         assert leases(store) == {}
-        lease, previous = claim(store, "a")
+        lease, previous = claim(store, "noise", "a")
         assert lease is not None and previous is None
 
 
@@ -692,41 +692,41 @@ def test_two_processes_that_race_share_the_trials_without_overlap(store, tmp_pat
 
 
 def test_within_one_process_a_trial_is_claimed_once_and_released_at_the_end(store):
-    lease, previous = claim(store, "a")
+    lease, previous = claim(store, "noise", "a")
     assert previous is None
     with lease:
-        assert claim(store, "a")[0] is None
-    assert claim(store, "a")[0] is not None
+        assert claim(store, "noise", "a")[0] is None
+    assert claim(store, "noise", "a")[0] is not None
 
 
 def test_a_lease_of_another_host_lapses_with_its_heartbeat(store):
-    lease, _ = claim(store, "a")
+    lease, _ = claim(store, "noise", "a")
     record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "elsewhere/0/", "pid": 1}
     lease.path.write_text(canonical(record), encoding="utf-8")
     recent, old = time.time() - results.EXPIRY_S + 20, time.time() - results.EXPIRY_S - 1
     os.utime(lease.path, (recent, recent))
-    assert claim(store, "a") == (None, record) and leases(store)["a"]["alive"] is True
+    assert claim(store, "noise", "a") == (None, record) and leases(store)["noise", "a"]["alive"] is True
     os.utime(lease.path, (old, old))
-    assert leases(store)["a"]["alive"] is False
-    again, previous = claim(store, "a")
+    assert leases(store)["noise", "a"]["alive"] is False
+    again, previous = claim(store, "noise", "a")
     assert again is not None and previous == record
 
     with lease:
         pass  # the first holder comes back late: it must not take the new holder's lease away
-    assert claim(store, "a")[1]["token"] == again.token
+    assert claim(store, "noise", "a")[1]["token"] == again.token
 
 
 def test_a_driver_takes_over_from_its_own_lost_worker_at_once(store):
-    lost, _ = claim(store, "a", run="mine")
-    assert claim(store, "a", run="another's")[0] is None and claim(store, "a")[0] is None
-    again, previous = claim(store, "a", run="mine")
+    lost, _ = claim(store, "noise", "a", run="mine")
+    assert claim(store, "noise", "a", run="another's")[0] is None and claim(store, "noise", "a")[0] is None
+    again, previous = claim(store, "noise", "a", run="mine")
     assert again is not None and previous == lost.record
     assert not lost.holds() and lost.lost, "a worker that was only cut off drops its attempt"
 
 
 def test_a_held_lease_beats(store, monkeypatch):
     monkeypatch.setattr(results, "HEARTBEAT_S", 0.01)
-    lease, _ = claim(store, "a")
+    lease, _ = claim(store, "noise", "a")
     os.utime(lease.path, (0, 0))
     with lease:
         began = time.monotonic()
@@ -736,19 +736,19 @@ def test_a_held_lease_beats(store, monkeypatch):
 
 
 def test_a_number_that_another_process_got_meanwhile_is_no_holder(store):
-    lease, _ = claim(store, "a")
+    lease, _ = claim(store, "noise", "a")
     record = json.loads(lease.path.read_text(encoding="utf-8"))
     lease.path.write_text(canonical({**record, "born": record["born"] - 3600}), encoding="utf-8")
-    assert leases(store)["a"]["alive"] is False
-    assert claim(store, "a")[0] is not None
+    assert leases(store)["noise", "a"]["alive"] is False
+    assert claim(store, "noise", "a")[0] is not None
 
 
 def test_a_damaged_lease_holds_nothing(store):
-    lease, _ = claim(store, "a")
+    lease, _ = claim(store, "noise", "a")
     for content in ("", '{"token": "ab', "[]"):
         lease.path.write_text(content, encoding="utf-8")
         assert leases(store) == {}
-        assert claim(store, "a")[0] is not None
+        assert claim(store, "noise", "a")[0] is not None
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -772,16 +772,19 @@ def test_what_is_written_once_is_never_replaced(tmp_path: Path, monkeypatch: pyt
 def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for trial in ("finished", "unfinished"):
-        lease, _ = claim(store, trial)
+        lease, _ = claim(store, "noise", trial)
         assert lease is not None  # never entered, so never released: its holder ends without a word
-        record = json.loads(store.lease_path(trial).read_text(encoding="utf-8"))
-        store.lease_path(trial).write_text(json.dumps({**record, "pid": 2**22 + 1}), encoding="utf-8")
-        store.checkpoint_path(trial).parent.mkdir(exist_ok=True)
-        store.checkpoint_path(trial).write_text("state", encoding="utf-8")
-        store.give_up(trial)
-    living, _ = claim(store, "living")
+        record = json.loads(store.lease_path("noise", trial).read_text(encoding="utf-8"))
+        store.lease_path("noise", trial).write_text(json.dumps({**record, "pid": 2**22 + 1}), encoding="utf-8")
+        store.checkpoint_path("noise", trial).parent.mkdir(parents=True, exist_ok=True)
+        store.checkpoint_path("noise", trial).write_text("state", encoding="utf-8")
+        store.give_up("noise", trial)
+    living, _ = claim(store, "noise", "living")
     assert living is not None
-    tidy_leases(store, {"finished", "living"})
-    assert sorted(leases(store)) == ["living", "unfinished"]
-    assert not store.checkpoint_path("finished").exists() and store.checkpoint_path("unfinished").exists()
-    assert not store.is_given_up("finished") and store.is_given_up("unfinished")
+    tidy_leases(store, "noise", {"finished", "living"})
+    assert sorted(leases(store)) == [("noise", "living"), ("noise", "unfinished")]
+    assert (
+        not store.checkpoint_path("noise", "finished").exists()
+        and store.checkpoint_path("noise", "unfinished").exists()
+    )
+    assert not store.is_given_up("noise", "finished") and store.is_given_up("noise", "unfinished")

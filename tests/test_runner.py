@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from lnl import processes
 from lnl.cli import find_study, study_main
 from lnl.data import load
 from lnl.results import Store, latest, leases
@@ -112,8 +114,8 @@ def assert_same_results(one: Path, other: Path) -> None:
 
 def leased_process(storage: Path, since: float = 0.0) -> int | None:
     """A worker that has written a checkpoint since this time, and trains on."""
-    for path in (storage / "checkpoints").glob("*.pt"):
-        lease = storage / "leases" / f"{path.stem}.json"
+    for path in (storage / "checkpoints").rglob("*.pt"):
+        lease = storage / "leases" / path.parent.name / f"{path.stem}.json"
         if lease.exists() and path.stat().st_mtime >= since:
             return int(json.loads(lease.read_text(encoding="utf-8"))["pid"])
     return None
@@ -188,7 +190,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
 
     assert counts(declare(tmp_path, {"plain": {}}))["done"] == 2
     assert len(pd.read_parquet(storage / "trials")) == len(rows), "arms that left the study keep their rows"
-    assert not list((storage / "leases").glob("*.json")) and not list((storage / "checkpoints").glob("*"))
+    assert not list((storage / "leases").rglob("*.json")) and not list((storage / "checkpoints").rglob("*.*"))
 
 
 def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, undisturbed: Path) -> None:
@@ -203,7 +205,7 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
         stop(driver.pid)
         output, _ = driver.communicate(timeout=150)
         wait_for(lambda: not _alive_leases(storage), "the workers' end")
-        assert list((storage / "checkpoints").glob("*.pt")), "running trials keep their checkpoints"
+        assert list((storage / "checkpoints").rglob("*.pt")), "running trials keep their checkpoints"
         return driver.returncode, output
 
     def kill_ray(driver: int) -> None:
@@ -213,9 +215,17 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
 
     code, output = stopped(lambda driver: os.kill(driver, signal.SIGINT))
     assert code == 3 and "run again to go on" in output and "Traceback" not in output, output
-    code, output = stopped(lambda driver: os.kill(driver, signal.SIGKILL))
+    folders: list[Path] = []
+
+    def kill(driver: int) -> None:
+        folders.extend(folders_of(driver))
+        os.kill(driver, signal.SIGKILL)
+
+    code, output = stopped(kill)
     assert code == -signal.SIGKILL, output
-    checkpoint = min((storage / "checkpoints").glob("*.pt"))
+    assert [path.name.rpartition("-")[0] for path in folders[:2]] == ["lnl-ray", "lnl-tune"]
+    assert folders[2].name.startswith("session_"), "of the Ray that it had started"
+    checkpoint = min((storage / "checkpoints").rglob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     code, output = stopped(kill_ray)
     assert code > 0, output
@@ -224,6 +234,15 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     events, _ = Store(storage).read("events")
     assert events.loc[events["kind"] == "checkpoint_refused", "trial"].tolist() == [checkpoint.stem]
     assert_same_results(storage, undisturbed)
+    assert not any(path.exists() for path in folders), "the next run has removed what the killed one left"
+
+
+def folders_of(driver: int) -> list[Path]:
+    """The scratch folders of a living driver, and the session of its Ray."""
+    owners = Path(tempfile.gettempdir()).glob(f"{processes.PREFIX}*/{processes.OWNER}")
+    own = sorted(path.parent for path in owners if json.loads(path.read_text(encoding="utf-8"))["pid"] == driver)
+    sessions = [path / processes.RAY_SESSION for path in own]
+    return [*own, *(Path(path.read_text(encoding="utf-8")) for path in sessions if path.exists())]
 
 
 def _alive_leases(storage: Path) -> bool:
@@ -323,7 +342,7 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         git_dirty=None,
         sources=Current().sources(trial),
     )
-    lease, _ = results.claim(store, trial.id, study="quick", run="this run")
+    lease, _ = results.claim(store, "quick", trial.id, run="this run")
     assert lease is not None
     record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "a machine that went away"}
     lease.path.write_text(json.dumps(record), encoding="utf-8")
@@ -336,6 +355,6 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     rows, _ = store.read("trials", "quick")
     assert rows.sort_values("attempt")["status"].tolist() == ["preempted", "ok"]
 
-    lease, _ = results.claim(store, trial.id, study="quick", run="another run")
+    lease, _ = results.claim(store, "quick", trial.id, run="another run")
     worker.execute(job, worker.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "taken", "another driver's living worker is not waited for"

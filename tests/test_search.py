@@ -25,6 +25,7 @@ from lnl.provenance import Current
 from lnl.results import TABLES, StorageError, Store, leases, write_rows
 from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
 from lnl.study import SEARCH_REPLICATES, Plan, Planned
+from lnl.trial import save_trained
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
@@ -129,7 +130,7 @@ def test_every_arm_gets_the_same_budget_its_own_values_first(store: Store) -> No
         assert [one.suggestion for one in mine] == list(range(6)) and {one.arm for one in mine} == {cell.searched_arm}
     states = [trial.state.name for place in (0, 1) for trial in optuna_trials(plan, store, place)]
     assert states == ["COMPLETE"] * 12
-    assert not list((store.root / "leases").glob("*.json"))
+    assert not list((store.root / "leases").rglob("*.json"))
 
 
 def test_a_larger_budget_goes_on_and_a_smaller_one_counts_the_first(store: Store) -> None:
@@ -407,9 +408,7 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     before = searches.next(4)
     assert before is not None and before.prerequisite and before.trial.method_name == "simclr" and before.search is None
     assert searches.next(4) is None, "all wait for it"
-    path = Current().trained_path(store.trained, before.trial)
-    path.parent.mkdir()
-    path.write_bytes(b"")
+    save_trained(store.trained, before.trial, {}, Current())
     searches.ended(before.id, {"outcome": "done"})
     rest = [searches.next(4), searches.next(4), searches.next(4)]
     assert [one.suggestion for one in rest if one] == [0, 1, 2]
@@ -457,7 +456,7 @@ def test_of_two_drivers_that_hold_a_suggestion_the_first_to_end_it_wins(late: st
     slow = Searches(plan, store)
     first = slow.next(1)
     assert first is not None
-    for lease in (store.root / "leases").glob("*.json"):  # silent for a minute on another host: the lease lapses
+    for lease in (store.root / "leases").rglob("*.json"):  # silent for a minute on another host: the lease lapses
         lease.unlink()
     other = evaluate(plan, store)
     assert other[0].id == first.id

@@ -67,7 +67,7 @@ def held_by(storage: Path, process: int) -> set[int]:
     """Numbers of the suggestions that a driver holds."""
     return {
         int(name.rpartition("-")[2])
-        for name, lease in leases(Store(storage)).items()
+        for (_, name), lease in leases(Store(storage)).items()
         if name.startswith("search-") and lease["pid"] == process
     }
 

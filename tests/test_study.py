@@ -310,7 +310,7 @@ def test_every_state_is_told_from_what_is_stored(store):
         seconds=None,
     )
     finish(store, elsewhere, study="another")
-    claim(store, running.id)
+    claim(store, plan.study, running.id)
 
     statuses = {status.planned.id: status for status in reconcile(plan, store)}
     assert [status.planned for status in reconcile(plan, store)] == list(plan.trials), "in the plan's order"
@@ -334,8 +334,8 @@ def test_every_state_is_told_from_what_is_stored(store):
 def test_a_held_trial_is_running_whatever_it_was_and_a_dead_lease_is_not(store):
     plan = declare().plan()
     finish(store, plan.trials[0], code_hash="0" * 12)
-    claim(store, plan.trials[0].id)
-    lease, _ = claim(store, plan.trials[1].id)
+    claim(store, plan.study, plan.trials[0].id)
+    lease, _ = claim(store, plan.study, plan.trials[1].id)
     record = json.loads(lease.path.read_text(encoding="utf-8"))
     lease.path.write_text(canonical({**record, "born": 0.0}), encoding="utf-8")
     assert [status.state for status in reconcile(plan, store)[:2]] == ["running", "missing"]

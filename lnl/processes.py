@@ -1,0 +1,124 @@
+"""Which process is which, whatever the clock says, and the scratch folders that a process leaves when it is killed.
+
+A process is told by its machine and boot (`boot_id`, which no clock moves), its PID namespace, its number and the tick
+of this boot in which it began.  So a number that another process got since, or got after a restart, is not mistaken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PREFIX = "lnl-"  # of scratch folders below the system's temporary one
+OWNER, RAY_SESSION = "owner.json", "ray_session"  # files in them: whose they are; the Ray session of that driver
+
+
+def this_host() -> str:
+    """Name of this machine, boot and process space: a container with its own processes is another host."""
+    space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
+    return f"{socket.gethostname()}/{_boot()}/{space}"
+
+
+@cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def identity() -> dict[str, Any]:
+    """This process, as plain data that `lives` can be asked about later."""
+    return {"host": this_host(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def is_identity(record: Mapping[str, Any]) -> bool:
+    """Whether these are the fields of `identity`."""
+    kinds = {"host": str, "pid": int, "born": float | int}
+    return all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+
+
+def lives(record: Mapping[str, Any]) -> bool | None:
+    """Whether the process with this identity still runs; None where that cannot be seen from here."""
+    if record["host"] != this_host():
+        return None
+    born = _born(record["pid"])
+    return born is not None and abs(born - record["born"]) < 1
+
+
+def _born(pid: int) -> float | None:
+    """When a process began: ticks since the machine started, else seconds of the clock.  None: it has ended."""
+    if os.path.exists("/proc/self/stat"):
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        state, *fields = text.rpartition(")")[2].split()  # the program's name before may hold anything
+        return None if state in "ZX" else float(fields[18])  # Z: its parent has not asked for its end yet
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+# --------------------------------------------------------------------------------------------------- scratch folders
+
+
+@contextlib.contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A folder below the system's temporary one, removed at the end; after a kill by a later `clear`."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+    try:
+        (folder / OWNER).write_text(json.dumps(identity()), encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def left_over() -> list[Path]:
+    """Scratch folders of this user whose processes are dead, and the sessions of the Rays that these had started."""
+    found = []
+    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not one of these, or gone by now
+            continue
+        if isinstance(owner, dict) and is_identity(owner) and _is_dead(owner):
+            found += [*_session(folder), folder]
+    return found
+
+
+def clear() -> None:
+    """Remove what `left_over` finds."""
+    for folder in left_over():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_dead(owner: Mapping[str, Any]) -> bool:
+    """Surely: it has ended, or this machine was started anew.  Of other machines and containers nothing is known."""
+    name, boot, _ = this_host().split("/", 2)
+    restarted = owner["host"].startswith(f"{name}/") and not owner["host"].startswith(f"{name}/{boot}/")
+    return restarted or lives(owner) is False
+
+
+def _session(folder: Path) -> list[Path]:
+    """The folder of the Ray session that the owner of a scratch folder had started."""
+    with contextlib.suppress(OSError, ValueError):
+        session = Path((folder / RAY_SESSION).read_text(encoding="utf-8"))
+        own = not session.is_symlink() and session.stat().st_uid == os.getuid()
+        if own and session.is_absolute() and session.name.startswith("session_") and session.is_dir():
+            return [session]
+    return []
