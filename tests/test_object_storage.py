@@ -641,7 +641,7 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
     known = {
         **{"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "quick"},
         **{"store": store.identity(), "run": "this run", "sources": Current().sources(trial), "preset": "base"},
-        **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": ""},
+        **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": "", "selection": "last"},
         **{"selection": "last"},
     }
     return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
