@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis import evidence, statistics
 from lnl import nights
-from lnl.results import Place, Store, attempt_name, counting, is_outcome, latest, place
+from lnl.files import shown
+from lnl.results import LeftOut, Place, Store, attempt_name, counting, is_outcome, latest, place
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -57,7 +58,7 @@ class Study:
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
-    unreadable: list[Place]  # files that could not be read; grows when `epochs` or `arrays` meets one
+    unreadable: LeftOut  # files that are left out, and why; grows when `epochs` or `arrays` meets one
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -89,8 +90,8 @@ class Study:
         wanted = ["trial", "attempt", "epoch", *columns]
         files = set(map(attempt_name, trials["trial"], trials["attempt"]))
         rows, broken = Store(self.root).read(table, self.name, wanted, where, files=files)
-        _report_unreadable([path for path in broken if path not in self.unreadable], stacklevel=4)
-        self.unreadable.extend(path for path in broken if path not in self.unreadable)
+        _report_unreadable({path: broken[path] for path in broken if path not in self.unreadable}, stacklevel=4)
+        self.unreadable.update(broken)
         about = trials[["trial", "attempt", "arm", "setting", "replicate"]]
         return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
 
@@ -247,13 +248,13 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
     return replace(of_plan(store, plan, row["plan_hash"], unreadable), earlier=earlier)
 
 
-def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: Sequence[Place] = ()) -> Study:
+def of_plan(store: Store, plan: dict[str, Any], plan_hash: str = "", unreadable: LeftOut | None = None) -> Study:
     """A plan's record, submitted or not, and its results.  `unreadable`: files already found so."""
     name, preset = plan["study"], plan["preset"]
     rows, broken = store.read("trials", name)
     names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
     suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
-    unreadable = [*unreadable, *broken, *lost]
+    unreadable = {**(unreadable or {}), **broken, **lost}
     _report_unreadable(unreadable)
     rows = latest(rows)
     # the plan names a trial's arm and setting: a row may be older than a change of names
@@ -305,7 +306,7 @@ def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
 
 
 def _newest(
-    plans: pd.DataFrame, broken: list[Place], root: Place, study: str, preset: str | None, night: str | None
+    plans: pd.DataFrame, broken: LeftOut, root: Place, study: str, preset: str | None, night: str | None
 ) -> pd.Series:
     mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
     if night is not None:
@@ -344,7 +345,8 @@ def _listed(values: Any) -> list[Any]:
     return [] if values is None else list(values)
 
 
-def _report_unreadable(paths: Sequence[Place], stacklevel: int = 3) -> None:
-    if paths:
-        names = ", ".join(map(str, paths[:5])) + f" and {len(paths) - 5} more" * (len(paths) > 5)
-        warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=stacklevel)
+def _report_unreadable(parts: LeftOut, stacklevel: int = 3) -> None:
+    if parts:
+        names = [f"{shown(path)} ({why})" for path, why in parts.items()]
+        listed = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
+        warnings.warn(f"Unreadable and left out ({len(names)}): {listed}.", stacklevel=stacklevel)

@@ -33,7 +33,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 
 from analysis import evidence, statistics
 from analysis.load import LoadError, first_replicate
-from lnl.results import Place, Store, canonical, is_outcome, latest
+from lnl.results import Place, Store, canonical, is_outcome, latest, tell_left_out
 
 ALPHA = 0.05  # of a quiet night, over its cells
 NIGHTS = 14  # that are the reference
@@ -311,7 +311,9 @@ def _plans(store: Store, study: str) -> pd.DataFrame:
 
 
 def _rows(store: Store, study: str, rule: str, filters: Sequence[tuple[str, str, Any]] = ()) -> pd.DataFrame:
-    rows = latest(store.read("trials", study, list(_COLUMNS), list(filters) or None)[0])
+    rows, broken = store.read("trials", study, list(_COLUMNS), list(filters) or None)
+    tell_left_out(broken)
+    rows = latest(rows)
     return rows.assign(score=statistics.accuracy(rows, rule))
 
 

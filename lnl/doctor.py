@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from lnl.results import Store, leases
+from lnl.files import listed, read_file, reason, shown
+from lnl.results import TWICE, Store, leases
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
@@ -39,7 +40,11 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     }
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
-        problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
+        problems += [
+            f"left out {shown(store.within(path))} ({why}): {'remove those' if TWICE in why else remedy}."
+            for path, why in broken.items()
+        ]
+    problems += _unreadable(store)
     for trial, lease in leases(store).items():
         if not lease["alive"]:
             holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
@@ -47,7 +52,7 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
             problems.append(f"abandoned lease of {what} ({holder} is gone): the next run takes it over.")
     problems += [
         f"refused checkpoint {name}: remove it once looked at."
-        for name in sorted(path.name for path in (store.root / "checkpoints").glob("*.refused-*"))
+        for name in (shown(path.name) for path in listed(store.root / "checkpoints", "*.refused-*"))
     ]
     problems += of_cluster()
     on_disk = _disk(store.root, problems) if isinstance(store.root, Path) else {}
@@ -64,11 +69,22 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     return facts, problems
 
 
+def _unreadable(store: Store) -> Iterator[str]:
+    """Sentences on leases and logs that cannot be read, and on logs that are no attempt's."""
+    logs = listed(store.root / "logs", "*.txt", deep=True)
+    for path in [*listed(store.root / "leases", "*.json"), *logs]:
+        try:
+            if not read_file(path):
+                yield f"empty {shown(store.within(path))}: remove it."
+        except OSError as error:
+            yield f"unreadable {shown(store.within(path))} ({reason(error)}): remove it."
+
+
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:
     """What only a folder can suffer from: files of killed writers, and a full disk."""
     problems += [
-        f"half-written {path.relative_to(folder)}: left by a killed process; remove it."
-        for path in folder.rglob(".*.tmp")
+        f"half-written {shown(path).removeprefix(f'{shown(folder)}/')}: left by a killed process; remove it."
+        for path in listed(folder, ".*.tmp", deep=True)
     ]
     free = psutil.disk_usage(str(folder if folder.exists() else Path.cwd())).free / 2**30
     if free < 1:

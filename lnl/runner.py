@@ -63,6 +63,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: 
 from ray.tune.search import Searcher  # noqa: E402
 
 from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
@@ -729,7 +730,7 @@ def run_search(
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
-    told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
+    told = listed(store.root / "suggestions" / f"study={plan.study}", "*.parquet")
     tidy_leases(store, trials | {f"search-{path.stem}" for path in told})
     return stopped
 
@@ -866,7 +867,12 @@ def git_state() -> tuple[str | None, bool | None]:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", check=True, timeout=10
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
         ).stdout.strip()
 
     try:

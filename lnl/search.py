@@ -43,6 +43,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from lnl.files import is_there, open_file, open_lock
 from lnl.results import (
     Lease,
     Place,
@@ -58,6 +59,7 @@ from lnl.results import (
     now,
     selection_rules,
     short_hash,
+    tell_left_out,
 )
 from lnl.space import Choice, Integer, Space, as_json
 from lnl.study import SEARCH_REPLICATES, Cell, Plan, Planned, trials_record, with_prerequisites
@@ -127,7 +129,7 @@ class _FileLock(BaseJournalFileLock):
         self.path = path
 
     def acquire(self) -> bool:
-        self.file = open(self.path, "a", encoding="utf-8")
+        self.file = open_lock(self.path)
         fcntl.flock(self.file, fcntl.LOCK_EX)
         return True
 
@@ -148,6 +150,8 @@ def open_storage(url: str | None, root: Place) -> optuna.storages.BaseStorage:
             )
         with storage_errors(place_of(url, root)):
             root.mkdir(parents=True, exist_ok=True)
+            if is_there(root / JOURNAL):
+                open_file(root / JOURNAL).close()  # Optuna would wait for ever where it is a pipe
             lock = _FileLock(root / f".{JOURNAL}.lock")
             return JournalStorage(JournalFileBackend(str(root / JOURNAL), lock_obj=lock))
     options: dict[str, Any] = {"pool_pre_ping": True}
@@ -764,7 +768,9 @@ def _refuse_changed(
 
 def all_rows(store: Store, study: str) -> pd.DataFrame:
     """The readable suggestions of a study's searches."""
-    return store.read("suggestions", study, ROW)[0]
+    rows, broken = store.read("suggestions", study, ROW)
+    tell_left_out(broken)
+    return rows
 
 
 def rows_of(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:

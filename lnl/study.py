@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
-from functools import cache, cached_property, partial
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -32,11 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
-from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
+from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash, tell_left_out
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
 
-logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
@@ -624,8 +621,7 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
         "ended_at",
     ]
     rows, unreadable = store.read("trials", plan.study, columns)
-    for path in unreadable:
-        _tell_unreadable(path)
+    tell_left_out(unreadable)
     rows = latest(rows)
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
@@ -647,12 +643,6 @@ def reconcile(plan: Plan, store: Store) -> list[Status]:
             failure = row["failure_message"] if row["status"] != "ok" else None
             statuses.append(Status(planned, state, _known(row["seconds"]), _known(row["accuracy_last"]), failure))
     return statuses
-
-
-@cache
-def _tell_unreadable(path: Path) -> None:
-    """Once per process."""
-    logger.warning("%s cannot be read and is passed over: see `lnl doctor`.", path)
 
 
 def _known(value: float) -> float | None:

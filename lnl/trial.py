@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
+from lnl.files import read_file
 from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
@@ -329,7 +330,7 @@ def trained_path(folder: Place, trial: Trial) -> Place:
 
 def load_state(path: Place) -> Any:
     """What `torch.save` wrote there, on the CPU: tensors and plain data, never code."""
-    return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(read_file(path)), map_location="cpu", weights_only=True)
 
 
 def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
@@ -356,7 +357,7 @@ def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> n
     kept = trained_path(execution.trained, teacher).with_suffix(".labels.npy") if execution.trained else None
     if kept:
         with contextlib.suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
-            labels: np.ndarray = np.load(io.BytesIO(kept.read_bytes()))
+            labels: np.ndarray = np.load(io.BytesIO(read_file(kept)))
             return labels
     method, seen, _ = assemble(teacher, execution)
     for name, part in stateful(method).items():

@@ -18,6 +18,7 @@ import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
 from lnl.data.cache import DataError, Dataset, Unfit, cached
+from lnl.files import printable, reason, shown
 
 __all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names"]
 
@@ -36,14 +37,22 @@ def names() -> list[str]:
     return list(_SOURCES)
 
 
-def load(name: str, root: Path | None = None) -> Dataset:
-    """The data set `name`, from its cache or from its source.  Raises `DataError`."""
+def load(name: str, root: Path | None = None, *, verify: bool = False) -> Dataset:
+    """The data set `name`, from its cache or from its source.  Raises `DataError`.
+
+    `verify`: read all images of the cache once, which takes seconds for large sets, and build it anew where they have
+    changed since they were written.
+    """
     kind, colon, _ = name.partition(":")
     source = _SOURCES.get(f"{kind}:PATH" if colon else name)
     if source is None:
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}.")
     root = _root(root)
-    return cached(name, source(name, root), root)
+    try:
+        return cached(name, source(name, root), root, verify)
+    except OSError as error:  # of whatever file or folder
+        where = shown(error.filename or root)
+        raise DataError(f"{printable(name)}: {where} cannot be read ({reason(error)}): see to it.") from error
 
 
 def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:
