@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from lnl.files import listed, read_file, reason, shown
-from lnl.results import TWICE, Store, leases
+from lnl.results import TWICE, StorageError, Store, leases
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
@@ -70,14 +70,20 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
 
 
 def _unreadable(store: Store) -> Iterator[str]:
-    """Sentences on leases and logs that cannot be read, and on logs that are no attempt's."""
-    logs = listed(store.root / "logs", "*.txt", deep=True)
-    for path in [*listed(store.root / "leases", "*.json"), *logs]:
+    """Sentences on leases, on logs and on the folder's own name where these cannot be read."""
+    held = leases(store)
+    damaged = [path for path in listed(store.root / "leases", "*.json") if path.stem not in held]
+    for path in [*damaged, *listed(store.root / "logs", "*.txt", deep=True)]:
         try:
-            if not read_file(path):
-                yield f"empty {shown(store.within(path))}: remove it."
+            why = None if read_file(path) else "it is empty"
         except OSError as error:
-            yield f"unreadable {shown(store.within(path))} ({reason(error)}): remove it."
+            why = reason(error)
+        if why or path in damaged:
+            yield f"unreadable {shown(store.within(path))} ({why or 'it holds no lease'}): remove it."
+    try:
+        store.known_identity()
+    except StorageError as error:
+        yield str(error)
 
 
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:

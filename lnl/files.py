@@ -10,6 +10,7 @@ import fnmatch
 import os
 import stat
 import zipfile
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ _KINDS = {
 }
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A plain file, open for reading.  Raises `OSError`, also where something else has the name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a blocking open waits for a pipe's writer
     mode = os.fstat(descriptor).st_mode

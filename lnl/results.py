@@ -418,14 +418,15 @@ class Store:
 
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
-        if (name := self._identity()) is None:
+        if (name := self.known_identity()) is None:
             if isinstance(self.root, ObjectPath):
                 self.root.check_conditions()
             _exchange(self.root / ".identity", uuid.uuid4().hex, None)
-            name = self._identity()
+            name = self.known_identity()
         return name or ""
 
-    def _identity(self) -> str | None:
+    def known_identity(self) -> str | None:
+        """The folder's name, if it has one.  Raises `StorageError` where that cannot be read."""
         path = self.root / ".identity"
         try:
             name = read_file(path).decode(errors="replace")
@@ -439,7 +440,7 @@ class Store:
 
     def check_identity(self, expected: str) -> None:
         """Raise `StorageError` where this machine does not see the folder that `identity` named elsewhere."""
-        if self._identity() != expected:
+        if self.known_identity() != expected:
             raise StorageError(
                 f"{socket.gethostname()} does not see the results folder {self.root}: "
                 "give a --storage that all nodes share."
@@ -707,7 +708,7 @@ def _read_many(
 def _twice(part: pa.Table, path: Place, table: str, taken: set[Place]) -> np.ndarray:
     """Which rows of a file of many attempts are there before, in this one or in another, which `taken` grows by."""
     rows = part.select(ROW_KEYS[table]).to_pandas()
-    twice = rows.duplicated().to_numpy()
+    twice = rows.duplicated().to_numpy(copy=True)
     for key, inside in rows.groupby(list(PART_KEYS[table]), sort=False).indices.items():
         own = path.parent / f"{part_name(table, *key)}.parquet"
         twice[inside] |= own in taken

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
-from lnl.files import read_file
+from lnl.files import open_file, read_file
 from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
@@ -565,8 +565,10 @@ def _share(matches: Tensor) -> float:
 def trial_code_hash(trial: Trial) -> str:
     """Hash of the source behind a trial's result: its method's, and that of its prerequisites."""
     before = [trial_code_hash(prerequisite) for prerequisite in trial.prerequisites.values()]
-    if trial.weights is not None and (path := Path(trial.weights)).is_file():
-        before.append(_file_hash(path, path.stat().st_mtime_ns))  # another file under the same name: other weights
+    if trial.weights is not None:
+        path = Path(trial.weights)
+        with contextlib.suppress(OSError):  # of a file that cannot be read the trial tells, where it wants the weights
+            before.append(_file_hash(path, path.stat().st_mtime_ns))  # another file under the same name: other weights
     mine = code_hash(trial.method_name)
     return short_hash("".join([mine, *before])) if before else mine
 
@@ -590,7 +592,7 @@ def code_hash(method: str) -> str:
 
 @cache
 def _file_hash(path: Path, changed: int) -> str:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

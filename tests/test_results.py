@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lnl import results
+from lnl.cli import main
 from lnl.results import (
     EPOCHS,
     PARTITIONED,
@@ -489,6 +491,117 @@ def test_only_the_named_files_are_opened(store):
     assert store.read("epochs", "noise", files={"b-1", "gone-1"})[0]["trial"].tolist() == ["b"]
     assert store.read("epochs", "noise", files=set())[0].empty
     assert list(store.read("epochs", "noise", files="c-*")[1]) == [store.attempt_path("epochs", "noise", "c", 1)]
+
+
+# ------------------------------------------------------------------------------------------- copies and foreign parts
+
+
+def foreign(store, table, name, from_table=None, trial="a"):
+    """A file of this name among the parts of a table, with the rows of trial `trial`'s part."""
+    source = store.attempt_path(from_table or table, "noise", trial, 1)
+    path = source.parents[2] / table / "study=noise" / f"{name}.parquet"
+    path.write_bytes(source.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a-1 (conflicted copy)", "a-1 2", "a-2", "b-1", "copy-of-a-1", "a-01", "zz-1"])
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_a_part_whose_name_is_not_that_of_its_rows_is_left_out_and_told(store, table, name, capsys):
+    store.write_attempt("noise", row("a", accuracy_last=0.5), curve(0.5, trial="a"))
+    store.write_attempt("noise", row("c", accuracy_last=0.75), curve(0.75, trial="c"))
+    before = store.read(table, "noise")[0]
+    path = foreign(store, table, name)
+    for wanted in ({}, {"check": True}, {"columns": ["study"]}, {"study": None}, {"files": "*-*"}):
+        frame, left_out = store.read(table, **{"study": "noise", **wanted})
+        assert len(frame) == len(before) and list(left_out) == [path]
+    assert "name is not that of its rows" in left_out[path]
+    assert store.next_attempt("noise", "a") == (3 if (table, name) == ("trials", "a-2") else 2)
+    assert main(["doctor", "--storage", str(store.root)]) == 1
+    assert f"left out {table}/study=noise/{name}.parquet (its name is not" in capsys.readouterr().out
+
+
+def test_copies_of_plans_suggestions_and_events_are_left_out(store):
+    plan = {"study": "noise", "preset": "base", "plan_hash": "0123456789ab", "plan": "{}"}
+    store.write_plan(plan)
+    store.write_plan({**plan, "study": "a-study", "preset": "a-preset"})
+    store.write_event("noise", "run_started", "a", run="1")
+    for number in range(2):
+        store.write_suggestion("noise", {"search": "noise/a", "number": number, "state": "complete"})
+    for table, count in (("studies", 2), ("events", 1), ("suggestions", 2)):
+        assert store.read(table)[1] == {}
+        paths = sorted((store.root / table).rglob("*.parquet"))
+        copies = [
+            paths[0].with_stem(f"{paths[0].stem}{ending}") for ending in (" (1)", ".sync-conflict-20261121", "-x")
+        ]
+        for copy in copies:
+            copy.write_bytes(paths[0].read_bytes())
+        frame, left_out = store.read(table)
+        assert len(frame) == count and list(left_out) == sorted(copies)
+    assert store.plans("noise")["preset"].tolist() == ["base"]
+
+
+def test_a_part_replaced_by_one_of_another_trial_is_no_row_of_either(store):
+    for trial in "ab":
+        store.write_attempt("noise", row(trial), [])
+    path = foreign(store, "trials", "b-1")
+    frame, left_out = store.read("trials")
+    assert frame["trial"].tolist() == ["a"] and list(left_out) == [path]
+
+
+def test_rows_that_are_there_twice_count_once_and_are_told(store, capsys):
+    """In a file of many attempts: those that have a part of their own, and those that are in it twice."""
+    for trial in "ab":
+        store.write_attempt("noise", row(trial, accuracy_last=0.5), curve(0.4, 0.5, trial=trial))
+    many = store.root / "trials" / "study=noise" / "all.parquet"
+    rows = [row("a", accuracy_last=0.9), row("a", 2, accuracy_last=0.9), row("c"), row("c")]
+    results.write_rows(many, TRIALS, rows)
+    epochs = store.root / "epochs" / "study=noise" / "all.parquet"
+    curves = curve(0.9, 0.9, trial="a") + curve(0.9, trial="c") * 2
+    results.write_rows(epochs, results.EPOCHS, curves)
+    for wanted in ({}, {"check": True}, {"columns": ["trial", "accuracy_last"]}):
+        frame, left_out = store.read("trials", "noise", **wanted)
+        assert sorted(frame["trial"]) == ["a", "a", "b", "c"] and list(left_out) == [many]
+        assert frame["accuracy_last"].sum() == 0.5 + 0.9 + 0.5
+    frame, left_out = store.read("epochs", "noise")
+    assert list(left_out) == [epochs] and frame.groupby("trial")["value"].agg(list).to_dict() == {
+        "a": [0.4, 0.5],
+        "b": [0.4, 0.5],
+        "c": [0.9],
+    }
+    assert main(["doctor", "--storage", str(store.root)]) == 1
+    said = capsys.readouterr().out
+    assert (
+        "left out trials/study=noise/all.parquet (2 of its rows; rows that are there twice count once): remove" in said
+    )
+    store.attempt_path("trials", "noise", "a", 1).write_bytes(b"")
+    frame, left_out = store.read("trials", "noise")
+    assert sorted(frame["trial"]) == ["a", "a", "b", "c"], "the copy counts where the part itself cannot be read"
+    more = many.with_name("more.parquet")
+    results.write_rows(more, TRIALS, [row("c"), row("d")])
+    frame, left_out = store.read("trials", "noise")
+    assert sorted(frame["trial"]) == ["a", "a", "b", "c", "d"] and more in left_out
+
+
+def test_the_kept_rows_of_a_misnamed_part_do_not_count(store, joined):
+    """A joined file of an earlier version holds the rows of every part that could be read."""
+    path = store.root / "trials" / "study=noise" / results.JOINED
+    rows = pq.read_table(path)
+    copy = foreign(store, "trials", "t3-1 (conflicted copy)", trial="t3")
+    about = copy.stat()
+    one = rows.filter(pc.equal(rows["part"], "t3-1.parquet")).to_pylist()[0]
+    again = {**one, "part": copy.name, "stamp": f"{about.st_size}-{about.st_mtime_ns}"}
+    pq.write_table(pa.concat_tables([rows, pa.Table.from_pylist([again], schema=rows.schema)]), path)
+    frame, left_out = store.read("trials", "noise")
+    assert frame["trial"].is_unique and list(left_out) == [copy]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_table(store):
+    store.write_attempt("noise", row("a"), [])
+    folder = store.root / "trials" / "study=noise"
+    folder.rename(store.root / "elsewhere")
+    folder.symlink_to(folder.name)
+    with pytest.raises(StorageError, match=r"study=noise cannot be read .*symbolic links"):
+        store.read("trials", "noise")
 
 
 def test_pandas_reads_the_folder_by_itself(store):

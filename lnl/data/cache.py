@@ -105,7 +105,7 @@ def find(path: str, root: Path, name: str) -> Path:
     """The file or folder `path`, relative to `root` first, then to the current folder."""
     for candidate in (root / Path(path).expanduser(), Path(path).expanduser()):
         if path and is_there(candidate):
-            return Path(os.path.realpath(candidate))  # `resolve` ends in a loop of links
+            return Path(os.path.realpath(candidate.parent), candidate.name)  # messages say the name that was given
     where = f"in {shown(root)} or in {shown(Path.cwd())}"
     raise DataError(f"{shown(name)}: there is no '{shown(path)}' {where}: correct the path.")
 
@@ -128,8 +128,8 @@ def cached(name: str, source: Source, root: Path, verify: bool = False) -> Datas
             return _open(folder, name, source.stamp)
     except OSError as error:
         raise DataError(
-            f"{shown(name)}: its cache cannot be written to {shown(folder)} ({reason(error)}): free the disk "
-            "or set LNL_DATA to a folder that can be written."
+            f"{shown(name)}: its cache cannot be written to {shown(error.filename or folder)} ({reason(error)}): "
+            "free the disk or set LNL_DATA to a folder that can be written."
         ) from error
 
 
