@@ -24,7 +24,7 @@ from analysis.load import LoadError
 from analysis.plots import STYLE, Plot, _figure, _laid_out, plural, words
 from analysis.tables import Table
 from lnl import nights
-from lnl.results import FAILURES_THAT_ARE_OUTCOMES, Place, Store, place
+from lnl.results import FAILURES_THAT_ARE_OUTCOMES, LeftOut, Place, Store, place
 
 UNITS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
 KINDS = {  # what became of an attempt -> what the caption says of it
@@ -58,7 +58,7 @@ class Ledger:
     runs: int  # that said what they could use
     silent: int  # runs that did not
     unended: int  # of all; still running, or killed
-    unreadable: list[Place]
+    unreadable: LeftOut
 
     def arms(self) -> pd.DataFrame:
         """Per arm and unit, the dearest first: attempts, untimed, a column per kind (NaN: not known) and the total."""
@@ -162,7 +162,7 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
     columns = ["trial", "attempt", "arm", "unit", "kind", "reason", "device", "hours"]
     unended = sum(run["open"] for run in runs)
     spent, counts = spent[columns].reset_index(drop=True), (len(telling), len(runs) - len(telling))
-    return Ledger(study, spent, idle, *counts, unended, [*broken, *damaged])
+    return Ledger(study, spent, idle, *counts, unended, broken | damaged)
 
 
 # ----------------------------------------------------------------------------------------------------------- attempts

@@ -13,10 +13,12 @@ import pandas as pd
 
 from analysis import evidence, statistics
 from lnl import nights
+from lnl.files import shown
 from lnl.results import (
     CHANGED_CODE,
     CHANGED_DATA,
     CHANGED_SOURCES,
+    LeftOut,
     Place,
     Sources,
     Store,
@@ -72,7 +74,7 @@ class Study:
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
     suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
     tried: pd.DataFrame  # newest rows of the trials behind them
-    unreadable: list[Place]  # files that could not be read; grows when `epochs` or `arrays` meets one
+    unreadable: LeftOut  # files that are left out, and why; grows when `epochs` or `arrays` meets one
     on_other_data: str = ""  # a sentence where results are left out because their data were replaced since
     by_other_code: str = ""  # a sentence where results were made by code that has changed since
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
@@ -106,8 +108,8 @@ class Study:
         wanted = ["trial", "attempt", "epoch", *columns]
         files = set(map(attempt_name, trials["trial"], trials["attempt"]))
         rows, broken = Store(self.root).read(table, self.name, wanted, where, files=files)
-        _report_unreadable([path for path in broken if path not in self.unreadable], stacklevel=4)
-        self.unreadable.extend(path for path in broken if path not in self.unreadable)
+        _report_unreadable({path: broken[path] for path in broken if path not in self.unreadable}, stacklevel=4)
+        self.unreadable.update(broken)
         about = trials[["trial", "attempt", "arm", "setting", "replicate"]]
         return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
 
@@ -277,7 +279,7 @@ def of_plan(
     plan: dict[str, Any],
     plan_hash: str,
     current: Mapping[str, Sources],
-    unreadable: Sequence[Place] = (),
+    unreadable: LeftOut | None = None,
 ) -> Study:
     """A plan's record, submitted or not, and its results.
 
@@ -289,7 +291,7 @@ def of_plan(
     rows, broken = store.read("trials", name)
     names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
     suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
-    unreadable = [*unreadable, *broken, *lost]
+    unreadable = {**(unreadable or {}), **broken, **lost}
     _report_unreadable(unreadable)
     scored_on = why_stale(suggested.assign(trial=suggested["search"]), current)
     suggested = suggested[~scored_on.isin([CHANGED_DATA, CHANGED_SOURCES])]
@@ -387,7 +389,7 @@ def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
 
 
 def _newest(
-    plans: pd.DataFrame, broken: list[Place], root: Place, study: str, preset: str | None, night: str | None
+    plans: pd.DataFrame, broken: LeftOut, root: Place, study: str, preset: str | None, night: str | None
 ) -> pd.Series:
     mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
     if night is not None:
@@ -426,7 +428,8 @@ def _listed(values: Any) -> list[Any]:
     return [] if values is None else list(values)
 
 
-def _report_unreadable(paths: Sequence[Place], stacklevel: int = 3) -> None:
-    if paths:
-        names = ", ".join(map(str, paths[:5])) + f" and {len(paths) - 5} more" * (len(paths) > 5)
-        warnings.warn(f"Unreadable and left out ({len(paths)}): {names}.", stacklevel=stacklevel)
+def _report_unreadable(parts: LeftOut, stacklevel: int = 3) -> None:
+    if parts:
+        names = [f"{shown(path)} ({why})" for path, why in parts.items()]
+        listed = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
+        warnings.warn(f"Unreadable and left out ({len(names)}): {listed}.", stacklevel=stacklevel)

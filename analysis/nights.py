@@ -33,7 +33,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 
 from analysis import evidence, statistics
 from analysis.load import LoadError, first_replicate, on_other_data
-from lnl.results import Place, Store, canonical, is_outcome, latest, sources_from
+from lnl.results import Place, Store, canonical, is_outcome, latest, sources_from, tell_left_out
 
 ALPHA = 0.05  # of a quiet night, over its cells
 NIGHTS = 14  # that are the reference
@@ -324,7 +324,8 @@ def _rows(
     """
     listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
     current = sources_from(plans[-1]["current"])
-    rows = store.read("trials", study, list(_COLUMNS), list(filters) or None)[0]
+    rows, broken = store.read("trials", study, list(_COLUMNS), list(filters) or None)
+    tell_left_out(broken)
     rows = latest(rows[rows["trial"].isin(listed)], current)
     other_data = on_other_data(rows, current)
     rows = rows[~other_data]

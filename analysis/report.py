@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis import aggregate_plots, evidence, ledger, papers, plots, search_plots, seed_tables, statistics, tables
 from analysis.load import LoadError, Study, load
+from lnl.files import shown
 from lnl.results import Place, Store, place, write_atomically
 
 PIXELS_PER_INCH = 100  # on the page
@@ -154,7 +155,7 @@ def build(
         left=tables.of_left(loaded) if len(loaded.left) else None,
         provenance=list(provenance(loaded.trials.drop_duplicates("trial"))),
         noise=realised_noise(loaded.trials),
-        unreadable=[Store(loaded.root).within(path) for path in loaded.unreadable],
+        unreadable={shown(Store(loaded.root).within(path)): why for path, why in loaded.unreadable.items()},
     )
 
 

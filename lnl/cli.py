@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from rich.table import Column, Table
 
 from lnl import catalogue, doctor, methods, nights, standing, trackers
 from lnl.data import DataError
+from lnl.files import read_file, reason
 from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table
 from lnl.provenance import Current
@@ -284,6 +286,9 @@ def _reason(error: Exception) -> str:
 
 def _guarded(act: Any) -> int:
     """Every expected error becomes one sentence on standard error and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a locale that lacks a character ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = act()
         return code
@@ -630,8 +635,8 @@ def _ledger(options: argparse.Namespace) -> int:
                 table.add_row(escape(arm), *cells)
         _show(table)
     print("\n".join(found.sentences()))
-    for path in found.unreadable:
-        print(f"unreadable and left out: {path}", file=sys.stderr)
+    for path, why in found.unreadable.items():
+        print(f"unreadable and left out: {path} ({why})", file=sys.stderr)
     return COMPLETE
 
 
@@ -640,13 +645,13 @@ def _logs(options: argparse.Namespace) -> int:
     store = Store(options.storage)
     about = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
     rows, broken = store.read("trials", options.study, about)
-    for path in broken:
-        print(f"unreadable and left out: {store.within(path)}", file=sys.stderr)
+    said, foreign = store.logs(options.study)
+    for path, why in {**broken, **dict.fromkeys(foreign, "its name is no attempt's")}.items():
+        print(f"unreadable and left out: {store.within(path)} ({why})", file=sys.stderr)
     rows = rows.astype(object).where(rows.notna(), "")
-    said = {path.stem for path in (store.root / "logs" / f"study={options.study}").glob("*.txt")}
     records: list[Any] = rows.to_dict("records")
     attempts = {attempt_name(row["trial"], row["attempt"]): row for row in records}
-    for stem in said - attempts.keys():  # its worker did not live to write its row, or has not ended yet
+    for stem in said.keys() - attempts.keys():  # its worker did not live to write its row, or has not ended yet
         trial, _, attempt = stem.rpartition("-")
         attempts[stem] = {**dict.fromkeys(about, ""), "trial": trial, "attempt": int(attempt), "status": "no row"}
     if not attempts:
@@ -666,8 +671,7 @@ def _logs(options: argparse.Namespace) -> int:
             raise UsageError(f"{len(ids)} trials begin with '{options.trial}': give more of {', '.join(ids[:5])}.")
         for stem, row in ordered:
             print(f"--- {_attempt_in_words(row)}")
-            path = store.log_path(options.study, row["trial"], row["attempt"])
-            print(path.read_text(encoding="utf-8") if stem in said else row["failure_message"] or "It printed nothing.")
+            print(_log_text(said[stem]) if stem in said else row["failure_message"] or "It printed nothing.")
         return COMPLETE
     if options.arm is not None:
         ordered = [(stem, row) for stem, row in ordered if row["arm"] == options.arm]
@@ -678,10 +682,17 @@ def _logs(options: argparse.Namespace) -> int:
         if stem not in fine or (options.all and stem in said):
             shown = _logs_command(options.study, row["trial"], options.storage) if stem in said else "no log"
             print(f"{_attempt_in_words(row)}  {shown}")
-    quiet = 0 if options.all else len(said & set(fine))
+    quiet = 0 if options.all else len(said.keys() & set(fine))
     print(f"{len(ordered) - len(fine)} of {len(ordered)} attempts failed", end="")
     print(f"; {quiet} more printed something (--all)." if quiet else ".")
     return COMPLETE
+
+
+def _log_text(path: Place) -> str:
+    try:
+        return read_file(path).decode(errors="backslashreplace")
+    except OSError as error:
+        return f"{path} cannot be read ({reason(error)})."
 
 
 def _attempt_in_words(row: Mapping[str, Any]) -> str:

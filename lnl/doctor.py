@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from lnl import processes
-from lnl.results import Store, leases
+from lnl.files import listed, read_file, reason, shown
+from lnl.results import TWICE, StorageError, Store, leases
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
@@ -41,7 +42,11 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     }
     for table, remedy in remedies.items():
         _, broken = store.read(table, check=True)
-        problems += [f"unreadable {store.within(path)}: {remedy}." for path in broken]
+        problems += [
+            f"left out {shown(store.within(path))} ({why}): {'remove those' if TWICE in why else remedy}."
+            for path, why in broken.items()
+        ]
+    problems += _unreadable(store)
     problems += _working_files(store)
     problems += [
         f"left-over folder {path}: of a process that was killed; the next run removes it."
@@ -88,19 +93,40 @@ def _working_files(store: Store) -> Iterator[str]:
     for study, trial in sorted(checkpoints.of_finished(store)):
         yield f"checkpoint of the finished trial {trial} of {study}: the next run of the study removes it."
     for folder in ("checkpoints", "trained"):
-        refused = map(store.within, (store.root / folder).rglob("*.refused-*"))
+        refused = (shown(store.within(path)) for path in listed(store.root / folder, "*.refused-*", deep=True))
         yield from (f"refused checkpoint {name}: remove it once looked at." for name in sorted(refused))
     for pattern in ("checkpoints/*.pt", "leases/*.json", "leases/*.pruned", "trained/*.npy"):
         folder, _, names = pattern.partition("/")
-        old = map(store.within, (store.root / folder).glob(names))
+        old = (shown(store.within(path)) for path in listed(store.root / folder, names))
         yield from (f"{name} is of an older version of lnl, and no longer used: remove it." for name in sorted(old))
+
+
+def _unreadable(store: Store) -> Iterator[str]:
+    """Sentences on leases, on logs and on the folder's own name where these cannot be read."""
+    held = {store.lease_path(study, trial) for study, trial in leases(store)}
+    damaged = [
+        path
+        for path in listed(store.root / "leases", "*.json", deep=True)
+        if path not in held and path.parent.name.startswith("study=")
+    ]
+    for path in [*damaged, *listed(store.root / "logs", "*.txt", deep=True)]:
+        try:
+            why = None if read_file(path) else "it is empty"
+        except OSError as error:
+            why = reason(error)
+        if why or path in damaged:
+            yield f"unreadable {shown(store.within(path))} ({why or 'it holds no lease'}): remove it."
+    try:
+        store.known_identity()
+    except StorageError as error:
+        yield str(error)
 
 
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:
     """What only a folder can suffer from: files of killed writers, and a full disk."""
     problems += [
-        f"half-written {path.relative_to(folder)}: left by a killed process; remove it."
-        for path in folder.rglob(".*.tmp")
+        f"half-written {shown(path).removeprefix(f'{shown(folder)}/')}: left by a killed process; remove it."
+        for path in listed(folder, ".*.tmp", deep=True)
     ]
     free = psutil.disk_usage(str(folder if folder.exists() else Path.cwd())).free / 2**30
     if free < 1:

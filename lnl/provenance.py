@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Protocol
 
 from lnl import data
+from lnl.files import open_file
 from lnl.results import Place, Sources, short_hash
 
 ROOT = Path(__file__).parents[1]  # the folder that holds the package
 UNHASHED = (
     "lnl",
     "lnl.checkpoints",
+    "lnl.files",
     "lnl.methods",
     "lnl.provenance",
     "lnl.results",
@@ -76,9 +78,11 @@ class Current:
 
     def _sources(self, trial: Trial, before: Sequence[Sources]) -> Sources:
         code = [code_hash(trial.method_name), *(one.code_hash for one in before)]
-        if trial.weights is not None and (path := Path(trial.weights)).is_file():
-            status = path.stat()
-            code.append(_file_hash(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        if trial.weights is not None:
+            path = Path(trial.weights)
+            with contextlib.suppress(OSError):  # of a file that cannot be read the trial tells, where it wants them
+                status = path.stat()
+                code.append(_file_hash(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         read = [self._checksum(*key) for key in _keys(trial)]
         everything = [*read, *(one.sources_hash for one in before)]
         known = [part for part in everything if part is not None]
@@ -100,9 +104,12 @@ class Current:
         return None
 
 
-def data_checksum(name: str, column: str | None, root: Path | None) -> str:
-    """Checksum of a data set, or of one column of its human labels.  Raises `lnl.data.DataError`."""
-    dataset = data.load(name, root)
+def data_checksum(name: str, column: str | None, root: Path | None, *, verify: bool = False) -> str:
+    """Checksum of a data set, or of one column of its human labels.  `verify`: see `lnl.data.load`.
+
+    Raises `lnl.data.DataError`.
+    """
+    dataset = data.load(name, root, verify=verify)
     if column is None:
         return dataset.checksum
     labels = data.human_labels(dataset, column, root)
@@ -130,7 +137,7 @@ def _joined(hashes: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _file_hash(path: Path, size: int, changed: int, status_changed: int) -> str:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,8 +17,8 @@ Layout below one root (the `--storage` of every command): a folder, here or shar
 
 Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written
 under a dot-prefixed name in the same folder, flushed to disk, then renamed; on object storage by one PUT); attempts
-are never overwritten; a part that cannot be read is reported and skipped.  Accuracies are fractions.  Nothing here
-imports torch or Ray, so notebooks can read results anywhere.
+are never overwritten; a part that cannot be read, or whose name is not that of its rows, is reported and skipped.
+Accuracies are fractions.  Nothing here imports torch or Ray, so notebooks can read results anywhere.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -39,7 +41,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +54,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lnl import objects, processes
+from lnl.files import is_no_file, listed, open_lock, printable, read_file, reason, shown
 from lnl.logs import mask, masked
 from lnl.objects import ObjectPath, StorageError
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")
@@ -204,6 +209,20 @@ TABLES = {
     "studies": STUDIES,
     "events": EVENTS,
 }
+_ATTEMPT = ("trial", "attempt")
+PART_KEYS = {  # what names a part: all of its rows have the same
+    "trials": _ATTEMPT,
+    "epochs": _ATTEMPT,
+    "arrays": _ATTEMPT,
+    "suggestions": ("search", "number"),
+    "studies": ("study", "preset", "plan_hash"),
+    "events": ("at", "kind"),
+}
+ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
+    "epochs": (*_ATTEMPT, "epoch", "split", "metric"),
+    "arrays": (*_ATTEMPT, "epoch", "split", "name"),
+}
+TWICE = "rows that are there twice count once"  # of a part whose other rows count
 PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
@@ -243,6 +262,40 @@ def canonical(value: Any) -> str:
 def attempt_name(trial: str, attempt: int) -> str:
     """Of an attempt's files, without their ending."""
     return f"{trial}-{attempt}"
+
+
+def parse_attempt(name: str) -> tuple[str, int] | None:
+    """Trial and attempt of a name that `attempt_name` made; None for any other."""
+    trial, _, attempt = name.rpartition("-")
+    return (trial, int(attempt)) if re.fullmatch("[1-9][0-9]*", attempt) and trial else None
+
+
+def part_name(table: str, *key: Any) -> str:
+    """How a part with rows of this key (see `PART_KEYS`) is called, without its ending; of events how that begins."""
+    if table == "suggestions":
+        search, number = key
+        return f"{short_hash(search)}-{number}"
+    if table == "events":
+        at, kind = key
+        return f"{at:%Y%m%dT%H%M%S}-{kind}-"
+    return "-".join(map(str, key))
+
+
+def holds_many(stem: str) -> bool:
+    """Whether a part of this name, which has no dash, may hold rows of any key."""
+    return "-" not in stem
+
+
+def _is_named(table: str, stem: str, *key: Any) -> bool:
+    """Whether rows of this key belong into a part of this name: copies of parts and foreign parts are told so."""
+    if holds_many(stem):
+        return True
+    if None in key:
+        return False
+    name = part_name(table, *key)
+    if table == "events":
+        return stem.startswith(name) and re.fullmatch("[0-9a-f]{12}", stem.removeprefix(name)) is not None
+    return stem == name
 
 
 def short_hash(text: str) -> str:
@@ -337,7 +390,11 @@ def write_rows(path: Place, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]
             raise KeyError(f"Columns that the schema lacks: {sorted(unknown)}.")
     spoken = [name for name in SPOKEN if name in names]
     filled = [
-        {"schema_version": SCHEMA_VERSION, **row, **{name: mask(row[name]) for name in spoken if row.get(name)}}
+        {
+            "schema_version": SCHEMA_VERSION,
+            **row,
+            **{name: printable(mask(row[name])) for name in spoken if row.get(name)},
+        }
         for row in rows
     ]
     table = pa.Table.from_pylist(filled, schema=schema)
@@ -348,7 +405,12 @@ def write_rows(path: Place, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]
 
 def _write_table(path: Place, table: pa.Table, *, once: bool = False, **options: Any) -> None:
     options = {"compression": "zstd", "write_page_checksum": True, **options}
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, **options), once=once)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # pyarrow itself opens no name that is not UTF-8
+            pq.write_table(table, file, **options)
+
+    write_atomically(path, write, once=once)
 
 
 @dataclass(frozen=True)
@@ -363,22 +425,29 @@ class Store:
 
     def identity(self) -> str:
         """A random name of this folder, made on first use: processes that read the same name share the folder."""
-        if (name := self._identity()) is None:
+        if (name := self.known_identity()) is None:
             if isinstance(self.root, ObjectPath):
                 self.root.check_conditions()
             _exchange(self.root / ".identity", uuid.uuid4().hex, None)
-            name = self._identity()
+            name = self.known_identity()
         return name or ""
 
-    def _identity(self) -> str | None:
+    def known_identity(self) -> str | None:
+        """The folder's name, if it has one.  Raises `StorageError` where that cannot be read."""
+        path = self.root / ".identity"
         try:
-            return (self.root / ".identity").read_text(encoding="utf-8")
+            name = read_file(path).decode(errors="replace")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _unreadable(path, reason(error)) from error
+        if not re.fullmatch("[0-9a-f]{32}", name):
+            raise _unreadable(path, "it holds no name of a results folder")
+        return name
 
     def check_identity(self, expected: str) -> None:
         """Raise `StorageError` where this machine does not see the folder that `identity` named elsewhere."""
-        if self._identity() != expected:
+        if self.known_identity() != expected:
             raise StorageError(
                 f"{socket.gethostname()} does not see the results folder {self.root}: "
                 "give a --storage that all nodes share."
@@ -392,7 +461,7 @@ class Store:
 
     def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
         """What an attempt said; without secrets, see `lnl.logs`."""
-        path, content = self.log_path(study, trial, attempt), mask(text).encode(errors="backslashreplace")
+        path, content = self.log_path(study, trial, attempt), printable(mask(text)).encode()
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
     def write_attempt(
@@ -412,7 +481,7 @@ class Store:
         write_rows(path, TRIALS, [row], once=True)
 
     def suggestion_path(self, study: str, search: str, number: int) -> Place:
-        return self.root / "suggestions" / f"study={study}" / f"{short_hash(search)}-{number}.parquet"
+        return self.root / "suggestions" / f"study={study}" / f"{part_name('suggestions', search, number)}.parquet"
 
     def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
@@ -425,14 +494,14 @@ class Store:
             known, _ = self.read("studies", columns=["sequence"], filters=of_study, files=f"{row['study']}-*")
             newest = known["sequence"].max()
             sequence = 1 + (0 if pd.isna(newest) else int(newest))
-            path = folder / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet"
-            write_rows(path, STUDIES, [{**row, "sequence": sequence}])
+            name = part_name("studies", *(row[key] for key in PART_KEYS["studies"]))
+            write_rows(folder / f"{name}.parquet", STUDIES, [{**row, "sequence": sequence}])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
-        path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{kind}-{uuid.uuid4().hex[:12]}.parquet"
+        path = self.root / "events" / f"{part_name('events', at, kind)}{uuid.uuid4().hex[:12]}.parquet"
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
-        write_rows(path, EVENTS, [{**about, "payload": canonical(masked(payload))}])
+        write_rows(path, EVENTS, [{**about, "payload": printable(canonical(masked(payload)))}])
 
     def checkpoint_path(self, study: str, trial: str) -> Place:
         return self.root / "checkpoints" / f"study={study}" / f"{trial}.pt"
@@ -464,9 +533,15 @@ class Store:
         return self.root / "trained"
 
     def next_attempt(self, study: str, trial: str) -> int:
-        """One more than the newest attempt that has a row, readable or not."""
-        paths = (self.root / "trials" / f"study={study}").glob(f"{trial}-*.parquet")
-        return 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=0)
+        """One more than the newest attempt that has a part of its name, readable or not."""
+        stems = [path.stem for path in listed(self.root / "trials" / f"study={study}", f"{trial}-*.parquet")]
+        return 1 + max((known[1] for stem in stems if (known := parse_attempt(stem))), default=0)
+
+    def logs(self, study: str) -> tuple[dict[str, Place], list[Place]]:
+        """Name of an attempt -> its log; and what lies beside these under another name."""
+        paths = listed(self.root / "logs" / f"study={study}", "*.txt")
+        known = {path.stem: path for path in paths if parse_attempt(path.stem)}
+        return known, [path for path in paths if path.stem not in known and not path.name.startswith(".")]
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -479,9 +554,10 @@ class Store:
         *,
         files: str | Collection[str] = "*",
         check: bool = False,
-    ) -> tuple[pd.DataFrame, list[Place]]:
-        """All readable parts of a table, and the parts that could not be read.
+    ) -> tuple[pd.DataFrame, LeftOut]:
+        """All readable parts of a table, and the parts that are left out, with what is wrong with each.
 
+        A part's name agrees with its rows (see `part_name`), so that copies of it, and parts of others, never count.
         `filters` are (column, operator, value) that all must hold; `files`: only parts named so, a pattern or names
         without their ending (beside these, files of many attempts: those whose name has no dash).  Unwanted columns
         are never decoded; those that an older file lacks read as null, those that only a newer one knows are left out
@@ -492,22 +568,25 @@ class Store:
             folder = folder / f"study={study}"
         pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
         flat = study is not None or table not in PARTITIONED
-        paths = sorted(
+        paths = [
             path
-            for path in (folder.glob if flat else folder.rglob)(f"{pattern}.parquet")
-            if not path.name.startswith(".") and (named is None or path.stem in named or "-" not in path.stem)
-        )
+            for path in listed(folder, f"{pattern}.parquet", deep=not flat)
+            if not path.name.startswith(".") and (named is None or path.stem in named or holds_many(path.stem))
+        ]
         schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
         wanted = pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
-        found: list[tuple[list[pa.Table], list[Place], int]] = [([wanted.empty_table()], [], 0)]
-        if table == "trials" and files == "*" and not check:
+        found: list[_Found] = [([wanted.empty_table()], 0, {})]
+        many = [path for path in paths if holds_many(path.stem)]
+        if table == "trials" and files == "*" and not check and not many:
             for place, inside in groupby(paths, key=lambda path: path.parent):
                 rows, unknown = _joined(place, list(inside))
-                found.append(([_chosen(rows, wanted, filters)], [], _newest(rows["schema_version"])))
+                found.append(([_chosen(rows, wanted, filters)], _newest(rows["schema_version"]), {}))
                 found += _read_all(unknown, table, wanted, filters)
         else:
-            found += _read_all(paths, table, wanted, filters)
-        tables, broken, versions = zip(*found, strict=True)
+            found += _read_all([path for path in paths if not holds_many(path.stem)], table, wanted, filters)
+            own = set(paths).difference(many, *(broken for _, _, broken in found))
+            found += _read_many(many, own, table, wanted, filters)
+        tables, versions, broken = zip(*found, strict=True)
         if (newest := max(versions)) > SCHEMA_VERSION:
             warnings.warn(
                 f"Some files below {folder} were written by a newer version of lnl (their schema is {newest}, this "
@@ -515,11 +594,12 @@ class Store:
                 stacklevel=2,
             )
         joined = pa.concat_tables(chain.from_iterable(tables)).combine_chunks()
-        return joined.to_pandas(), list(chain.from_iterable(broken))
+        return joined.to_pandas(), dict(sorted(chain.from_iterable(left.items() for left in broken)))
 
     def plans(self, study: str | None = None) -> pd.DataFrame:
         """Submitted plans, oldest first."""
-        frame, _ = self.read("studies")
+        frame, broken = self.read("studies")
+        tell_left_out(broken)
         if study is not None:
             frame = frame[frame["study"] == study]
         return by_submission(frame).reset_index(drop=True)
@@ -531,6 +611,25 @@ def by_submission(plans: pd.DataFrame) -> pd.DataFrame:
     return numbered.sort_values(["_sequence", "submitted_at"], kind="stable").drop(columns="_sequence")
 
 
+LeftOut = dict[Place, str]  # parts -> why they, or some of their rows, are left out, to stand within a sentence
+_Found = tuple[list[pa.Table], int, LeftOut]  # rows, the newest schema version, what is left out
+
+
+def tell_left_out(parts: LeftOut) -> None:
+    """Where rows are read that nobody gets to see as such; each part once per process."""
+    for path, why in parts.items():
+        _tell(path, why)
+
+
+@cache
+def _tell(path: Place, why: str) -> None:
+    logger.warning("%s is left out (%s): see `lnl doctor`.", shown(path), why)
+
+
+def _unreadable(path: Place, why: str) -> StorageError:
+    return StorageError(f"{shown(path)} cannot be read ({why}): remove it; then run again.")
+
+
 UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
 TOGETHER = 50  # parts that a thread reads at once: thousands of small tables that live together are slow to make
 REQUESTS = 32  # objects that are asked for at once: a thread waits for most of its time
@@ -538,9 +637,7 @@ JOINED = ".joined"  # not .parquet: other readers, such as DuckDB, would count i
 MANY = 200  # parts that are not in the joined file yet, and make it worth writing anew
 
 
-def _read_all(
-    paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any
-) -> list[tuple[list[pa.Table], list[Place], int]]:
+def _read_all(paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any) -> list[_Found]:
     """As `_read_parts`, in threads."""
     read = partial(_read_parts, table=table, wanted=wanted, filters=filters)
     far = any(isinstance(path, ObjectPath) for path in paths[:1])
@@ -559,13 +656,13 @@ def _joined(folder: Place, paths: Sequence[Place]) -> tuple[pa.Table, list[Place
     """
     stamps = {}
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # removed since it was listed: then it is told where it is opened
+        with contextlib.suppress(OSError):  # such as removed since it was listed: that is told where it is opened
             about = path.stat()
             stamps[path.name] = f"{about.st_size}-{about.st_mtime_ns}"
     known = _known(folder / JOINED, stamps)
     unknown = _others(paths, known)
     if len(unknown) > MANY:
-        read = [part for parts, _, _ in _read_all(unknown, "trials", TRIALS.append(PART), None) for part in parts]
+        read = [part for parts, *_ in _read_all(unknown, "trials", TRIALS.append(PART), None) for part in parts]
         fresh = pa.concat_tables(read) if read else known.select([*TRIALS.names, PART.name]).slice(0, 0)
         stamp = pa.array([stamps.get(name) for name in fresh[PART.name].to_pylist()], pa.string())
         known = pa.concat_tables([known, fresh.append_column(STAMP, stamp)]).combine_chunks()
@@ -580,13 +677,17 @@ def _known(path: Place, stamps: Mapping[str, str]) -> pa.Table:
     """The rows of a joined file whose parts are as they were; none where it is absent, damaged or of another schema."""
     schema = TRIALS.append(PART).append(STAMP)
     try:
-        rows = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
+        rows = pq.ParquetFile(pa.BufferReader(read_file(path)), page_checksum_verification=True).read()
     except UNREADABLE:
         return schema.empty_table()
     if not rows.schema.equals(schema):
         return schema.empty_table()
-    pairs = zip(rows[PART.name].to_pylist(), rows[STAMP.name].to_pylist(), strict=True)
-    return rows.filter(pa.array([stamps.get(name) == stamp for name, stamp in pairs], pa.bool_()))
+    columns = zip(*(rows[name].to_pylist() for name in (PART.name, STAMP.name, *_ATTEMPT)), strict=True)
+    good = [
+        stamps.get(name) == stamp and _is_named("trials", name.removesuffix(".parquet"), *key)
+        for name, stamp, *key in columns
+    ]
+    return rows.filter(pa.array(good, pa.bool_()))
 
 
 def _others(paths: Sequence[Place], rows: pa.Table) -> list[Place]:
@@ -594,21 +695,58 @@ def _others(paths: Sequence[Place], rows: pa.Table) -> list[Place]:
     return [path for path in paths if path.name not in there]
 
 
-def _read_parts(
-    paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any
-) -> tuple[list[pa.Table], list[Place], int]:
-    """The wanted columns of the rows that pass, the files that cannot be read, and the newest schema version."""
-    schema = TABLES[table]
-    needed = {schema.names[0], *wanted.names, *(column for column, _, _ in filters or []), "schema_version"}
-    inside = pa.schema([field for field in schema if field.name in needed])
-    parts, broken = [], []
+def _read_parts(paths: Sequence[Place], table: str, wanted: pa.Schema, filters: Any) -> _Found:
+    """The wanted columns of the rows that pass, the newest schema version, and the files that are left out."""
+    inside = _needed(table, wanted, filters, PART_KEYS[table])
+    parts: list[tuple[Place, pa.Table]] = []
+    broken: LeftOut = {}
     for path in paths:
         try:
-            parts.append((path, _read_part(path, inside, schema)))
-        except UNREADABLE:
-            broken.append(path)
+            parts.append((path, _read_part(path, inside, table)))
+        except UNREADABLE as error:
+            broken[path] = reason(error)
+    return (*_together(parts, table, wanted, filters), broken)
+
+
+def _read_many(
+    paths: Sequence[Place], taken: set[Place], table: str, wanted: pa.Schema, filters: Any
+) -> Iterator[_Found]:
+    """As `_read_parts`, of files of many attempts; `taken`: parts of one attempt, whose rows count before theirs."""
+    inside = _needed(table, wanted, filters, ROW_KEYS[table])
+    for path in paths:
+        try:
+            part = _read_part(path, inside, table)
+        except UNREADABLE as error:
+            yield [], 0, {path: reason(error)}
+            continue
+        twice = _twice(part, path, table, taken)
+        parts = [(path, part.filter(pa.array(~twice)) if twice.any() else part)]
+        broken = {path: f"{twice.sum()} of its rows; {TWICE}"} if twice.any() else {}
+        yield (*_together(parts, table, wanted, filters), broken)
+
+
+def _twice(part: pa.Table, path: Place, table: str, taken: set[Place]) -> np.ndarray:
+    """Which rows of a file of many attempts are there before, in this one or in another, which `taken` grows by."""
+    rows = part.select(ROW_KEYS[table]).to_pandas()
+    twice = rows.duplicated().to_numpy(copy=True)
+    for key, inside in rows.groupby(list(PART_KEYS[table]), sort=False).indices.items():
+        own = path.parent / f"{part_name(table, *key)}.parquet"
+        twice[inside] |= own in taken
+        taken.add(own)
+    return twice
+
+
+def _needed(table: str, wanted: pa.Schema, filters: Any, keys: Sequence[str]) -> pa.Schema:
+    names = {*keys, *wanted.names, *(column for column, _, _ in filters or []), "schema_version"}
+    return pa.schema([field for field in TABLES[table] if field.name in names])
+
+
+def _together(
+    parts: Sequence[tuple[Place, pa.Table]], table: str, wanted: pa.Schema, filters: Any
+) -> tuple[list[pa.Table], int]:
+    """The wanted columns of the rows that pass, and the newest schema version."""
     if not parts:
-        return [], broken, 0
+        return [], 0
     rows = pa.concat_tables(part for _, part in parts)
     if table in PARTITIONED and PARTITION.name in wanted.names:
         studies = [path.parent.name.removeprefix("study=") for path, _ in parts]
@@ -616,7 +754,7 @@ def _read_parts(
     if PART.name in wanted.names:
         names = [path.name for path, _ in parts]
         rows = rows.append_column(PART, pa.array(np.repeat(names, [part.num_rows for _, part in parts])))
-    return [_chosen(rows, wanted, filters)], broken, _newest(rows["schema_version"])
+    return [_chosen(rows, wanted, filters)], _newest(rows["schema_version"])
 
 
 def _chosen(rows: pa.Table, wanted: pa.Schema, filters: Any) -> pa.Table:
@@ -625,18 +763,30 @@ def _chosen(rows: pa.Table, wanted: pa.Schema, filters: Any) -> pa.Table:
     return rows.select(wanted.names).combine_chunks()
 
 
-def _read_part(path: Place, inside: pa.Schema, known: pa.Schema) -> pa.Table:
-    """These columns of one file, null where it lacks them.  Raises where it is damaged, empty or of another kind."""
+def _read_part(path: Place, inside: pa.Schema, table: str) -> pa.Table:
+    """These columns of one file, null where it lacks them.
+
+    Raises where it is damaged, empty or of another kind, and where its name is not that of its rows.
+    """
+    known = TABLES[table]
     # all bytes at once: a seek for each column takes longer; and the caller has threads
-    file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+    file = pq.ParquetFile(pa.BufferReader(read_file(path)), page_checksum_verification=True)
     part = file.read(columns=inside.names, use_threads=False)
-    if part.schema.equals(inside) and part.num_rows:
-        return part
+    if not part.schema.equals(inside) or not part.num_rows:
+        part = _fitted(part, file.schema_arrow.names, inside, known)
+    if not holds_many(path.stem):
+        keys = [part[name].unique().to_pylist() for name in PART_KEYS[table]]
+        if any(len(values) != 1 for values in keys) or not _is_named(table, path.stem, *(key for (key,) in keys)):
+            raise pa.ArrowInvalid("its name is not that of its rows")
+    return part
+
+
+def _fitted(part: pa.Table, names: Sequence[str], inside: pa.Schema, known: pa.Schema) -> pa.Table:
     present = set(part.column_names)
     newer = "schema_version" in present and _newest(part["schema_version"].cast(pa.int32())) > SCHEMA_VERSION
-    renamed = not present.issuperset(inside.names) and not set(known.names).issuperset(file.schema_arrow.names)
+    renamed = not present.issuperset(inside.names) and not set(known.names).issuperset(names)
     if part.num_rows == 0 or known.names[0] not in present or (renamed and not newer):  # no checksum guards the names
-        raise pa.ArrowInvalid(f"{path} holds no rows of this table.")
+        raise pa.ArrowInvalid("it holds no rows of this table")
     columns = [
         part[field.name].cast(field.type) if field.name in present else pa.nulls(part.num_rows, field.type)
         for field in inside
@@ -844,7 +994,7 @@ class Lease:
                 tag = None if self.lost else self.path.exchange(canonical(record).encode(), self.tag)
                 self.tag, self.lost = tag or "", tag is None
             else:
-                with contextlib.suppress(OSError):  # a moment without the shared folder
+                with contextlib.suppress(OSError, StorageError):  # a moment without the shared folder
                     record = _look(self.path).record or {}
                     self.lost = record.get("token") != self.token
                     if not self.lost:
@@ -884,9 +1034,8 @@ def _claim(path: Place, about: Mapping[str, Any]) -> tuple[Lease | None, dict[st
 def leases(store: Store, study: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     """(Study, trial) -> record of its lease, with `alive`; of one study, or of all."""
     folder = store.root / "leases"
-    paths = folder.rglob("*.json") if study is None else (folder / f"study={study}").glob("*.json")
     found = {}
-    for path in paths:
+    for path in listed(folder, "*.json", deep=True) if study is None else listed(folder / f"study={study}", "*.json"):
         of = path.parent.name.removeprefix("study=")
         if of != path.parent.name and (seen := _look(path)).record:
             found[of, path.stem] = {**seen.record, "alive": seen.alive()}
@@ -964,11 +1113,15 @@ def _look(path: Place) -> _Seen:
             content, about = path.read()
             tag, changed = about.tag, about.st_mtime
         else:
-            content, changed_ns = path.read_bytes(), path.stat().st_mtime_ns
+            content, changed_ns = read_file(path), path.stat().st_mtime_ns
             tag, changed = f"{changed_ns} {content!r}", changed_ns / 1e9
     except FileNotFoundError:
         _known_beats.pop(path, None)
         return NOTHING
+    except OSError as error:
+        if not is_no_file(error):
+            raise StorageError(f"{shown(path)} cannot be read ({reason(error)}): see to it; then run again.") from error
+        return NOTHING  # it holds nothing, and whoever claims the trial replaces it
     try:
         record = json.loads(content)
     except ValueError:
@@ -1016,7 +1169,7 @@ def locked(folder: Place) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a", encoding="utf-8")
+        file = open_lock(folder / ".lock")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise _storage_error(folder / ".lock", error) from error

@@ -65,6 +65,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: 
 from ray.tune.search import Searcher  # noqa: E402
 
 from lnl import checkpoints, data, methods, networks, packing, processes, task  # noqa: E402
+from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
@@ -498,7 +499,7 @@ def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], cur
             return f"{name} runs another version of lnl ({theirs}) than this driver ({mine}).", None
         for (dataset, column), expected in checksums.items() if node in with_room else ():
             try:
-                found = data_checksum(dataset, column, settings.data)
+                found = data_checksum(dataset, column, settings.data, verify=column is None)
             except data.DataError as error:
                 return f"{name} cannot use the data: {error}", None
             if found != expected:
@@ -784,7 +785,7 @@ def run_search(
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
-    told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
+    told = listed(store.root / "suggestions" / f"study={plan.study}", "*.parquet")
     tidy_leases(store, plan.study, trials | {f"search-{path.stem}" for path in told})
     checkpoints.tidy(store, plan.study)
     return stopped
@@ -922,7 +923,12 @@ def git_state() -> tuple[str | None, bool | None]:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", check=True, timeout=10
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
         ).stdout.strip()
 
     try:

@@ -44,6 +44,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from lnl.files import is_there, open_file, open_lock
 from lnl.provenance import Current
 from lnl.results import (
     CHANGED_CODE,
@@ -63,6 +64,7 @@ from lnl.results import (
     now,
     selection_rules,
     short_hash,
+    tell_left_out,
     why_stale,
 )
 from lnl.space import Choice, Integer, Space, as_json
@@ -134,7 +136,7 @@ class _FileLock(BaseJournalFileLock):
         self.path = path
 
     def acquire(self) -> bool:
-        self.file = open(self.path, "a", encoding="utf-8")
+        self.file = open_lock(self.path)
         fcntl.flock(self.file, fcntl.LOCK_EX)
         return True
 
@@ -155,6 +157,8 @@ def open_storage(url: str | None, root: Place) -> optuna.storages.BaseStorage:
             )
         with storage_errors(place_of(url, root)):
             root.mkdir(parents=True, exist_ok=True)
+            if is_there(root / JOURNAL):
+                open_file(root / JOURNAL).close()  # Optuna would wait for ever where it is a pipe
             lock = _FileLock(root / f".{JOURNAL}.lock")
             return JournalStorage(JournalFileBackend(str(root / JOURNAL), lock_obj=lock))
     options: dict[str, Any] = {"pool_pre_ping": True}
@@ -799,7 +803,9 @@ def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.Dat
 
 def all_rows(store: Store, study: str) -> pd.DataFrame:
     """The readable suggestions of a study's searches."""
-    return store.read("suggestions", study, ROW)[0]
+    rows, broken = store.read("suggestions", study, ROW)
+    tell_left_out(broken)
+    return rows
 
 
 def rows_of(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import evidence, statistics
 from analysis.load import looks_taken, of_plan
 from lnl.provenance import Current
-from lnl.results import Store, by_submission
+from lnl.results import Store, by_submission, tell_left_out
 from lnl.study import Plan, sources_of
 
 BLOCK = 2  # replicates from one look to the next
@@ -129,7 +129,8 @@ def check_looks(store: Store, plan: Plan) -> None:
 
 def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | None:
     """The looks of the newest plan that was submitted, if it has some; those of nights have none."""
-    plans, _ = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
+    plans, broken = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
+    tell_left_out(broken)
     records = map(json.loads, by_submission(plans)["plan"])
     own = [record for record in records if not record.get("night")]
     return tuple(own[-1].get("looks", [])) or None if own else None

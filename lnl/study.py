@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
-from functools import cache, cached_property, partial
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -45,11 +43,11 @@ from lnl.results import (
     now,
     short_hash,
     sources_text,
+    tell_left_out,
 )
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial
 
-logger = logging.getLogger(__name__)
 _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
@@ -650,8 +648,7 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
         "ended_at",
     ]
     rows, unreadable = store.read("trials", plan.study, columns)
-    for path in unreadable:
-        _tell_unreadable(path)
+    tell_left_out(unreadable)
     rows = latest(rows, sources_of(plan, current or Current()))
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
@@ -676,12 +673,6 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
             has_diverged, changed = bool(row["diverged"]), str(row["stale"])
             statuses.append(Status(planned, state, seconds, accuracy, failure, has_diverged, changed=changed))
     return statuses
-
-
-@cache
-def _tell_unreadable(path: Path) -> None:
-    """Once per process."""
-    logger.warning("%s cannot be read and is passed over: see `lnl doctor`.", path)
 
 
 def _known(value: float) -> float | None:

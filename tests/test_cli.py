@@ -293,8 +293,8 @@ def test_doctor_names_everything_that_is_wrong_and_nothing_else(lnl, here):
     new = [line for line in strict(out)["problems"] if line not in healthy["problems"]]
     assert len(new) == 5, new
     for words in (
-        [f"unreadable trials/study=quick/{truncated.name}", "remove it"],
-        [f"unreadable epochs/study=quick/{curve.name}", "and its row below trials"],  # else it stays done
+        [f"left out trials/study=quick/{truncated.name}", "remove it"],
+        [f"left out epochs/study=quick/{curve.name}", "and its row below trials"],  # else it stays done
         ["abandoned lease", plan.trials[0].id, str(os.getpid())],
         ["refused checkpoint", refused.name],
         [f"half-written trials/study=quick/{half.name}"],

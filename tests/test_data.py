@@ -206,7 +206,22 @@ def test_stl10_from_npz(root):
         ({"x_train": pictures(12).transpose(0, 2, 1, 3)[:, :, :, :1].repeat(9, 3)}, ["channels come last"]),
         ({"x_train": np.zeros((12, 3), np.uint8)}, ["x_train", "(12, 3)"]),
         ({"x_test": pictures(6, size=5)}, ["3×4×4", "3×5×5"]),
-        ({"x_unlabelled": pictures(6, size=5)}, ["the train split"]),
+        ({"x_unlabelled": pictures(6, size=5)}, ["x_unlabelled", "3×5×5", "3×4×4"]),
+        ({"x_unlabelled": pictures(6, channels=1)}, ["x_unlabelled", "1×4×4", "3×4×4"]),
+        ({"x_unlabelled": pictures(6) / 255}, ["x_unlabelled", "float64"]),
+        ({"class_names": np.array("abc")}, ["class_names", "one text for each class"]),
+        ({"class_names": np.array([b"a", b"b", b"c"])}, ["class_names", "one text for each class"]),
+        ({"class_names": np.arange(3)}, ["class_names", "int64"]),
+        ({"class_names": np.array([["a", "b", "c"]])}, ["class_names", "(1, 3)"]),
+        ({"class_names": np.array(["a", "b", "a"])}, ["two classes are called 'a'"]),
+        ({"class_names": np.array(["a", "caf\udce9", "b"])}, ["the class name 'caf\\udce9' is not UTF-8"]),
+        ({"flip": np.array("no")}, ["flip", "True or False"]),
+        ({"flip": np.array([True, False])}, ["flip", "(2,)"]),
+        ({"flip": np.array(2)}, ["flip", "True or False"]),
+        ({"flip": np.array(0.0)}, ["flip", "float64"]),
+        ({"x_train": pictures(12, channels=2), "x_test": pictures(6, channels=2)}, ["2×4×4", "1 or 3 channels"]),
+        ({"x_train": pictures(12, channels=4), "x_test": pictures(6, channels=4)}, ["4×4×4", "1 or 3 channels"]),
+        ({"x_train": pictures(12)[:, :3], "x_test": pictures(6)[:, :3]}, ["3×3×4", "square"]),
         ({"y_train": np.arange(12) % 3 - 1}, ["y_train", "from -1 to 1"]),
         ({"y_train": np.full(12, 2**63, np.uint64)}, ["y_train"]),
         ({"y_train": np.arange(12) * 100}, ["1100", "0..K-1"]),
@@ -790,3 +805,100 @@ def test_real_cifar10n():
         labels = data.human_labels(cifar, kind, shared)
         assert (labels != cifar.train_labels).sum() == wrong
         assert " ".join(map(str, labels[:10])) == first
+
+
+# ---- what changes, and what it is called
+
+
+@pytest.mark.parametrize("kind", ["in place", "replaced"])
+def test_a_file_with_another_content_is_seen_though_its_size_and_its_time_are_the_same(root, mine, kind):
+    """As `cp -p` and `rsync -t` leave it."""
+    path = root / "mine.npz"
+    about, new = path.stat(), root / "new.npz"
+    write(new, y_train=(np.arange(12) + 1) % 3)
+    if kind == "replaced":
+        new.replace(path)
+    else:
+        path.write_bytes(new.read_bytes())
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (about.st_size, about.st_mtime_ns)
+    again = data.load("npz:mine.npz", root)
+    assert again.checksum != mine[0].checksum and again.train_labels[0] == 1
+
+
+def test_a_rebuilt_cache_of_the_same_content_keeps_its_checksum(root, mine):
+    path = root / "mine.npz"
+    shutil.copy2(path, root / "copy.npz")
+    (root / "copy.npz").replace(path)
+    before = (mine[1] / "dataset.json").stat().st_ino
+    assert data.load("npz:mine.npz", root).checksum == mine[0].checksum
+    assert (mine[1] / "dataset.json").stat().st_ino != before, "it was built anew"
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_a_flipped_bit_in_a_cache_is_found_where_one_asks(root, mine, array, caplog):
+    before, place = mine
+    right = np.array(getattr(before, array))
+    path = place / f"{array}.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    if array.endswith("images"):
+        assert not np.array_equal(getattr(data.load("npz:mine.npz", root), array), right), "every start would read all"
+    with caplog.at_level(logging.WARNING):
+        after = data.load("npz:mine.npz", root, verify=True)
+    assert np.array_equal(getattr(after, array), right) and after.checksum == before.checksum
+    assert f"{array}.npy does not have its checksum" in caplog.text and str(place) in caplog.text
+    caplog.clear()
+    data.load("npz:mine.npz", root, verify=True)
+    assert not caplog.records
+
+
+def test_arrays_that_nothing_reads_are_told(root, caplog):
+    write(root / "mine.npz", x_unlabeled=pictures(3), classnames=np.array({}, object))
+    with caplog.at_level(logging.WARNING):
+        assert len(data.load("npz:mine.npz", root).train_labels) == 12
+    assert "mine.npz has x_unlabeled, classnames, which nothing reads" in caplog.text and "x_unlabelled" in caplog.text
+
+
+def test_names_of_image_files_may_be_of_any_bytes_and_those_of_classes_are_utf_8(root, folder):
+    before = data.load("folder:pets?size=8", root)
+    first = sorted((folder / "train" / "ant").iterdir())[0]
+    odd = first.rename(os.fsdecode(os.fsencode(first.parent) + b"/\xe9" + os.fsencode(first.name)))
+    after = data.load("folder:pets?size=8", root)
+    assert sorted(map(bytes, after.train_images)) == sorted(map(bytes, before.train_images))
+    odd.write_bytes(b"no image")
+    refused("folder:pets?size=8", root, "\\udce9", "cannot be used as an image")
+    odd.unlink()
+    picture(folder / "train" / os.fsdecode(b"caf\xe9") / "0.png", 8, 8, (1, 2, 3))
+    refused("folder:pets?size=8", root, "the class name 'caf\\udce9' is not UTF-8")
+
+
+def test_a_root_that_is_not_utf_8(tmp_path, capsys):
+    root = tmp_path / os.fsdecode(b"donn\xe9es")
+    root.mkdir()
+    write(root / "mine.npz")
+    assert len(data.load("npz:mine.npz", root).train_labels) == 12
+    (root / "mine.npz").write_bytes(b"")
+    refused("npz:mine.npz", root, "donn\\udce9es")
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_the_loader_takes_can_be_trained_on(root, tiny, size, channels):
+    """Any size: networks have `resize`; tests/test_augment.py has the views."""
+    from lnl.trial import Execution, run
+
+    write(
+        root / "mine.npz",
+        **{f"x_{part}": pictures(12, size, channels, seed) for seed, part in enumerate(("train", "test"))},
+        y_test=np.arange(12) % 3,
+    )
+    trial = tiny("fixmatch", {"dataset": "npz:mine.npz", "labels": 6, "resize": 8, "epochs": 1, "steps": 1})
+    assert len(list(run(trial, Execution(device="cpu", data=root)))) == 1
+
+
+def test_cifar_that_is_not_square_is_refused(root):
+    x = pictures(20, size=32)[:, :30]
+    write(root / "cifar10.npz", x_train=x, y_train=np.arange(20) % 10, x_test=x, y_test=np.arange(20) % 10)
+    refused("cifar10", root, "3×30×32", "square")

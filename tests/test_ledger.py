@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ class Made:
             self.event(ends, study, "run_ended", {"run": told["run"], "preset": "base"})
 
     def event(self, hours: float, study: str, kind: str, payload: dict[str, Any]) -> None:
-        path = self.store.root / "events" / f"20261121-{kind}-{study}{hours}.parquet"
+        path = (
+            self.store.root
+            / "events"
+            / f"{results.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
+        )
         row = {"at": at(hours), "study": study, "kind": kind, "payload": json.dumps(payload)}
         results.write_rows(path, results.EVENTS, [row])
 
@@ -295,9 +300,9 @@ def test_what_cannot_be_read_is_told(made: Made, capsys: pytest.CaptureFixture[s
     Path(str(broken)).write_bytes(b"PAR1")
     found = made.ledger()
     assert found.arms()["attempts"].tolist() == [1]
-    assert found.unreadable == [broken]
+    assert list(found.unreadable) == [broken]
     assert main(["ledger", "quick", "--storage", str(made.store.root)]) == 0
-    assert capsys.readouterr().err == f"unreadable and left out: {broken}\n"
+    assert capsys.readouterr().err.startswith(f"unreadable and left out: {broken} (")
 
 
 # ------------------------------------------------------------------------------------------------------------ command

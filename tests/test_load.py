@@ -28,7 +28,7 @@ def test_every_planned_trial_is_there_once(study):
     planned = pd.DataFrame(study.plan["trials"])
     assert study.trials["trial"].tolist() == planned["trial"].tolist()
     assert study.trials["setting"].tolist() == planned["setting"].tolist()
-    assert study.missing.empty and study.left.empty and study.unreadable == []
+    assert study.missing.empty and study.left.empty and study.unreadable == {}
     assert study.preset == "digits" and study.plan["question"].startswith("Which parts")
 
 
@@ -179,11 +179,11 @@ def test_unreadable_files_are_told_and_their_trials_missing(tmp_path):
     lost_curve.write_bytes(b"")
     with pytest.warns(UserWarning, match=lost_row.name):
         study = load(tmp_path, simulated.STUDY)
-    assert study.unreadable == [lost_row]
+    assert list(study.unreadable) == [lost_row]
     assert study.missing["trial"].tolist() == [first["trial"]]
     with pytest.warns(UserWarning, match=lost_curve.name):
         epochs = study.epochs(["test/accuracy"])
-    assert study.unreadable == [lost_row, lost_curve]
+    assert list(study.unreadable) == [lost_row, lost_curve]
     assert second["trial"] not in set(epochs["trial"])
     study.epochs(["test/accuracy"])  # told once
 
@@ -200,7 +200,7 @@ def test_files_of_attempts_that_do_not_count_are_not_opened(tmp_path):
     (tmp_path / "arrays" / f"study={simulated.STUDY}" / f"{second['trial']}-1.parquet").write_bytes(b"")
     study = load(tmp_path, simulated.STUDY)
     assert set(study.epochs(["test/accuracy"])["trial"]) == {first["trial"], second["trial"]}
-    assert set(study.arrays([first["trial"]])["trial"]) == {first["trial"]} and study.unreadable == []
+    assert set(study.arrays([first["trial"]])["trial"]) == {first["trial"]} and study.unreadable == {}
 
 
 def test_only_metrics_of_that_split_are_given(study):

@@ -126,7 +126,6 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
         "selection": "last",
         "prerequisite": False,
         "rerun_stale": False,
-        "selection": "last",
     }
     names = [field.name for field in fields(worker.Job)]
     return worker.Job(**{name: {**known, **changes}.get(name) for name in names})

@@ -100,7 +100,7 @@ def test_the_fixture_is_complete(name):
     finished, in_base = TRIALS[name]
     assert len(study.trials) == len(study.plan["trials"]) == finished
     assert (study.trials["setting"].map(len) == 0).sum() == in_base
-    assert study.missing.empty and study.left.empty and study.unreadable == []
+    assert study.missing.empty and study.left.empty and study.unreadable == {}
     curves = study.epochs(["test/accuracy"])
     assert len(curves) == study.trials["epochs_done"].sum()  # read from files of many attempts
 

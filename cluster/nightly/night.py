@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = parser().parse_args()
+    for stream in (sys.stdout, sys.stderr):  # a locale that lacks a character ends no night
+        stream.reconfigure(errors="backslashreplace")
     name = f"nightly-{options.night}"
     address = options.address.rstrip("/")
     try:

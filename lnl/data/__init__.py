@@ -11,13 +11,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
 from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, opened
+from lnl.files import printable, reason, shown
 
 __all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "present"]
 
@@ -36,17 +39,33 @@ def names() -> list[str]:
     return list(_SOURCES)
 
 
-def load(name: str, root: Path | None = None) -> Dataset:
-    """The data set `name`, from its cache or from its source.  Raises `DataError`."""
+def load(name: str, root: Path | None = None, *, verify: bool = False) -> Dataset:
+    """The data set `name`, from its cache or from its source.  Raises `DataError`.
+
+    `verify`: read all images of the cache once, which takes seconds for large sets, and build it anew where they have
+    changed since they were written.
+    """
     root = _root(root)
-    return cached(name, _source(name, root), root)
+    with _files_named(name, root):
+        return cached(name, _source(name, root), root, verify)
 
 
 def present(name: str, root: Path | None = None) -> Dataset | None:
     """The data set where it is on this machine; None where it would have to be fetched.  Raises `DataError`."""
     root = _root(root)
-    source = _source(name, root)
-    return cached(name, source, root) if source.local else opened(name, source, root)
+    with _files_named(name, root):
+        source = _source(name, root)
+        return cached(name, source, root) if source.local else opened(name, source, root)
+
+
+@contextlib.contextmanager
+def _files_named(name: str, root: Path) -> Iterator[None]:
+    """An error of whatever file or folder becomes a `DataError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        where = shown(error.filename or root)
+        raise DataError(f"{printable(name)}: {where} cannot be read ({reason(error)}): see to it.") from error
 
 
 def _source(name: str, root: Path) -> Source:

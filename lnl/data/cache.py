@@ -12,17 +12,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lnl.files import is_there, open_file, open_lock, printable, read_file, reason, shown
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when the files' meaning changes, so that older caches are rebuilt
 CHUNK = 512  # images handled at a time
+CHANNELS = (1, 3)  # that views can handle; they and networks, with `resize`, can handle any size
+TRAINABLE = "grey or RGB images (1 or 3 channels) that are square: convert them"
 
 
 class DataError(ValueError):
@@ -86,39 +90,38 @@ def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def file_stamp(*paths: Path) -> str:
-    """Changes when one of the files changes, by its path, size and time of modification."""
+    """Changes when one of the files changes or is replaced, also by one of its size and its time of modification.
+
+    No tool sets the time of the last change of a file's state (`cp -p`, `rsync -t` and `touch` set the other).
+    """
     total = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        total.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        now = path.stat()
+        facts = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+        total.update(b"\0".join([os.fsencode(path), *(str(fact).encode() for fact in facts), b""]))
     return total.hexdigest()[:16]
 
 
 def find(path: str, root: Path, name: str) -> Path:
     """The file or folder `path`, relative to `root` first, then to the current folder."""
     for candidate in (root / Path(path).expanduser(), Path(path).expanduser()):
-        if path and candidate.exists():
-            return candidate.resolve()
-    raise DataError(f"{name}: there is no '{path}' in {root} or in {Path.cwd()}: correct the path.")
+        if path and is_there(candidate):
+            return Path(os.path.realpath(candidate.parent), candidate.name)  # messages say the name that was given
+    where = f"in {shown(root)} or in {shown(Path.cwd())}"
+    raise DataError(f"{shown(name)}: there is no '{shown(path)}' {where}: correct the path.")
 
 
-def reason(error: BaseException) -> str:
-    """The first sentence of another library's message, to stand within one of ours."""
-    text = str(getattr(error, "reason", "") or error)
-    return text.split("\n")[0].split(". ")[0].rstrip(".")
-
-
-def cached(name: str, source: Source, root: Path) -> Dataset:
+def cached(name: str, source: Source, root: Path, verify: bool = False) -> Dataset:
     """The data set from its cache, which is built first if it is missing, damaged or older than its source."""
     folder = root / "cache" / source.key
     try:
-        return _open(folder, name, source.stamp)
+        return _open(folder, name, source.stamp, verify)
     except _Unusable:
         pass
     try:
         with _locked(folder.with_name(f".{source.key}.lock")):
             try:
-                return _open(folder, name, source.stamp)  # another process prepared it meanwhile
+                return _open(folder, name, source.stamp, verify)  # another process prepared it meanwhile
             except _Unusable as unusable:
                 if folder.exists():
                     logger.warning("The cache of %s in %s is rebuilt: %s.", name, folder, unusable)
@@ -126,8 +129,8 @@ def cached(name: str, source: Source, root: Path) -> Dataset:
             return _open(folder, name, source.stamp)
     except OSError as error:
         raise DataError(
-            f"{name}: its cache cannot be written to {folder} ({error.strerror or reason(error)}): free the disk "
-            "or set LNL_DATA to a folder that can be written."
+            f"{shown(name)}: its cache cannot be written to {shown(error.filename or folder)} ({reason(error)}): "
+            "free the disk or set LNL_DATA to a folder that can be written."
         ) from error
 
 
@@ -147,7 +150,7 @@ class _Unusable(Exception):
 def _locked(path: Path) -> Iterator[None]:
     """Waits for the other processes that hold the lock; the system frees it when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with open_lock(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -156,15 +159,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _open(folder: Path, name: str, stamp: str) -> Dataset:
-    """Checks sizes, headers and the labels' checksums; the images' would cost seconds at every start."""
+def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
+    """Checks sizes, headers and the labels' checksums; the images' cost seconds, and are checked with `verify`."""
     try:
-        facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        facts = json.loads(read_file(folder / "dataset.json"))
         if facts["format"] != FORMAT:
             raise ValueError("it was written by another version")
         if facts["stamp"] != stamp:
             raise ValueError("the files it was made from have changed")
-        arrays = {key: _open_array(folder / f"{key}.npy", expected) for key, expected in facts["arrays"].items()}
+        arrays = {
+            key: _open_array(folder / f"{key}.npy", expected, verify) for key, expected in facts["arrays"].items()
+        }
         return Dataset(
             name=name,
             **arrays,
@@ -178,14 +183,16 @@ def _open(folder: Path, name: str, stamp: str) -> Dataset:
         raise _Unusable(str(error)) from error
 
 
-def _open_array(path: Path, expected: dict) -> np.ndarray:
-    if path.stat().st_size != expected["bytes"]:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
+def _open_array(path: Path, expected: dict, verify: bool) -> np.ndarray:
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != expected["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes instead of {expected['bytes']}")
     images = len(expected["shape"]) == 4
     array = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
     if list(array.shape) != expected["shape"] or array.dtype != expected["dtype"]:
         raise ValueError(f"{path.name} is {array.dtype}{array.shape} instead of {expected['dtype']}{expected['shape']}")
-    if not images and hashlib.sha256(array.data).hexdigest() != expected["sha256"]:
+    if (verify or not images) and hashlib.sha256(array.data).hexdigest() != expected["sha256"]:
         raise ValueError(f"{path.name} does not have its checksum")
     return array
 
@@ -244,6 +251,8 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, wha
         for part in parts:
             if rows == 0:
                 shape = (count, *part.shape[1:])
+                if len(shape) == 4 and (shape[1] not in CHANNELS or shape[2] != shape[3]):
+                    raise DataError(f"{what} has images {_size(list(shape))}, but training takes {TRAINABLE}.")
                 header = {
                     "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                     "fortran_order": False,
@@ -290,6 +299,16 @@ def _check_labels(name: str, contents: Contents) -> None:
         )
     if classes < 2:
         raise DataError(f"{name}: there is one class only, and telling classes apart needs two.")
+
+
+def check_class_names(where: Path, names: Sequence[str]) -> None:
+    """Texts that can be stored, each once.  Raises `DataError`."""
+    for name in names:
+        if printable(name) != name:
+            raise DataError(f"{shown(where)}: the class name '{printable(name)}' is not UTF-8: give the class another.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise DataError(f"{shown(where)}: two classes are called '{twice}': give each a name of its own.")
 
 
 def _size(shape: list[int]) -> str:

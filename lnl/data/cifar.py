@@ -11,6 +11,7 @@ import numpy as np
 from lnl.data import npz
 from lnl.data.cache import Contents, Source, Split, chunks, file_stamp
 from lnl.data.download import through_torchvision
+from lnl.files import is_there
 
 _CLASSES = {
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
@@ -32,13 +33,13 @@ _STD = {"cifar10": (0.2023, 0.1994, 0.2010), "cifar100": (0.2675, 0.2565, 0.2761
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path = root / f"{name}.npz"
-    local = path.exists()
+    local = is_there(path)
     return Source(name, file_stamp(path) if local else "torchvision", partial(_read, name, root), local)
 
 
 def _read(name: str, root: Path) -> Contents:
     path = root / f"{name}.npz"
-    contents = npz.read(path) if path.exists() else _download(name, root)
+    contents = npz.read(path) if is_there(path) else _download(name, root)
     return replace(contents, class_names=tuple(_CLASSES[name].split()), flip=True, mean=_MEAN[name], std=_STD[name])
 
 

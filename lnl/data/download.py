@@ -9,7 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from lnl.data.cache import DataError, reason
+from lnl.data.cache import DataError
+from lnl.files import reason, shown
 
 PATIENCE = 10.0  # seconds without an answer; torchvision itself waits for ever
 
@@ -22,9 +23,9 @@ def through_torchvision(name: str, dataset: Any, root: Path, **settings: object)
         return dataset(root, download=True, **settings)
     except (OSError, RuntimeError, EOFError, ValueError, tarfile.TarError, zlib.error, pickle.UnpicklingError) as error:
         raise DataError(
-            f"{name} is not below {root} and could not be fetched ({reason(error)}): try again with a network, put "
-            f"{dataset.filename} (from {dataset.url}) or {name}.npz (x_train y_train x_test y_test) into that folder, "
-            "or use the data set 'digits', which needs no download."
+            f"{name} is not below {shown(root)} and could not be fetched ({reason(error)}): try again with a network, "
+            f"put {dataset.filename} (from {dataset.url}) or {name}.npz (x_train y_train x_test y_test) into that "
+            "folder, or use the data set 'digits', which needs no download."
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -17,7 +17,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, file_stamp, find, reason
+from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, check_class_names, file_stamp, find
+from lnl.files import open_file, reason, shown
 
 LARGEST_DEFAULT = 96  # pixels
 T = TypeVar("T")
@@ -33,20 +34,25 @@ def source(name: str, root: Path) -> Source:
     files = {split: _files(folder / split) for split in ("train", "test")}
     strangers = sorted(files["test"].keys() - files["train"].keys())
     if strangers:
-        raise DataError(f"{folder / 'test' / strangers[0]} has no folder of its name in {folder / 'train'}: add one.")
+        stranger = shown(folder / "test" / strangers[0])
+        raise DataError(f"{stranger} has no folder of its name in {shown(folder / 'train')}: add one.")
     for class_name, paths in files["train"].items():
         if not paths:
-            raise DataError(f"{folder / 'train' / class_name} has no image: add some or remove the folder.")
+            raise DataError(f"{shown(folder / 'train' / class_name)} has no image: add some or remove the folder.")
+    check_class_names(folder / "train", list(files["train"]))
     stamp = file_stamp(*(path for split in files.values() for paths in split.values() for path in paths))
-    key = f"folder-{folder.name}-{hashlib.sha256(f'{folder}?{option}'.encode()).hexdigest()[:8]}"
+    key = f"folder-{folder.name}-{hashlib.sha256(os.fsencode(f'{folder}?{option}')).hexdigest()[:8]}"
     return Source(key, stamp, partial(_read, files, int(size) if question else None))
 
 
 def _files(split: Path) -> dict[str, list[Path]]:
     """Class name -> its files, both sorted; names that start with a dot are the system's own."""
     if not split.is_dir():
-        raise DataError(f"{split} is missing: arrange the images as train/<class>/* and test/<class>/*.")
-    classes = sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+        raise DataError(f"{shown(split)} is missing: arrange the images as train/<class>/* and test/<class>/*.")
+    inside = [path for path in split.iterdir() if not path.name.startswith(".")]
+    if odd := sorted(path for path in inside if not path.is_dir() and not path.is_file()):
+        raise DataError(f"{shown(odd[0])} is neither a folder nor a file, but a loop, a pipe or the like: remove it.")
+    classes = sorted(path for path in inside if path.is_dir())
     return {
         folder.name: sorted(path for path in folder.iterdir() if not path.name.startswith(".")) for folder in classes
     }
@@ -79,7 +85,9 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
         try:
             return function(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-            raise DataError(f"{path} cannot be used as an image ({reason(error)}): replace or remove it.") from error
+            raise DataError(
+                f"{shown(path)} cannot be used as an image ({reason(error)}): replace or remove it."
+            ) from error
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         yield from threads.map(checked, paths)
@@ -87,7 +95,7 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
 
 def _header(path: Path) -> tuple[int, bool]:
     """Shorter side in pixels, and whether the image is grey."""
-    with Image.open(path) as image:
+    with open_file(path) as file, Image.open(file) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
         return min(image.size), image.mode in ("1", "L")
@@ -95,7 +103,7 @@ def _header(path: Path) -> tuple[int, bool]:
 
 def _resized(path: Path, size: int, mode: str) -> np.ndarray:
     """-> (C, size, size) uint8."""
-    with Image.open(path) as image:
+    with open_file(path) as file, Image.open(file) as image:
         upright = ImageOps.exif_transpose(image).convert(mode)
         pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

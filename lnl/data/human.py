@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data.cache import DataError, Dataset, reason
+from lnl.data.cache import DataError, Dataset
+from lnl.files import is_there, open_file, reason, shown, zip_damage
 
 _FILES = {"cifar10": ("CIFAR-10_human.pt", "cifar10n.npz"), "cifar100": ("CIFAR-100_human.pt", "cifar100n.npz")}
 _PUBLISHED = {  # our name -> name in the published file
@@ -37,7 +38,7 @@ def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
     kinds = _PUBLISHED[dataset.name]
     if kind not in kinds:
         raise DataError(f"There are no human labels '{kind}' for {dataset.name}: choose one of {', '.join(kinds)}.")
-    path = next((root / file for file in _FILES[dataset.name] if (root / file).exists()), None)
+    path = next((root / file for file in _FILES[dataset.name] if is_there(root / file)), None)
     if path is None:
         raise DataError(
             f"The human labels of {dataset.name} are not in {root}: put {' or '.join(_FILES[dataset.name])} there."
@@ -62,12 +63,14 @@ def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with open_file(path) as content, np.load(content, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         import torch  # so that opening a data set does not need it
 
-        with torch.serialization.safe_globals(_array_parts()):
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        with open_file(path) as content, torch.serialization.safe_globals(_array_parts()):
+            if damage := zip_damage(content):
+                raise ValueError(damage)
+            return dict(torch.load(content, map_location="cpu", weights_only=True))
     except (
         OSError,
         ValueError,
@@ -75,10 +78,13 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         EOFError,
         RuntimeError,
         AttributeError,
+        KeyError,
+        IndexError,
+        MemoryError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise DataError(f"{path} cannot be read ({reason(error)}): fetch it again.") from error
+        raise DataError(f"{shown(path)} cannot be read ({reason(error)}): fetch it again.") from error
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds other things than whole numbers and was not loaded: fetch the published file again."

@@ -6,6 +6,8 @@ Optional: `x_unlabelled` (further training images without label), `class_names` 
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import zipfile
 import zlib
 from functools import partial
@@ -14,28 +16,53 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data.cache import Contents, DataError, Source, Split, chunks, file_stamp, find, reason
+from lnl.data.cache import Contents, DataError, Source, Split, check_class_names, chunks, file_stamp, find
+from lnl.files import open_file, reason, shown
+
+logger = logging.getLogger(__name__)
+
+NEEDED, OPTIONAL = ("x_train", "y_train", "x_test", "y_test"), ("x_unlabelled", "class_names", "flip")
 
 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path = find(name.partition(":")[2], root, name)
-    if not path.is_file():
-        raise DataError(f"{name}: {path} is not a file: name a .npz file, or use 'folder:' for a folder of images.")
-    key = f"npz-{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if path.is_dir():
+        raise DataError(
+            f"{shown(name)}: {shown(path)} is not a file: name a .npz file, or use 'folder:' for a folder of images."
+        )
+    key = f"npz-{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     return Source(key, file_stamp(path), partial(read, path))
 
 
 def read(path: Path) -> Contents:
     """The contents of one file.  Raises `DataError`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        with open_file(path) as content, np.load(content, allow_pickle=False) as file:
+            names = list(file.files)
+            arrays = {key: file[key] for key in (*NEEDED, *OPTIONAL) if key in names}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(
-            f"{path} cannot be read as .npz file of plain arrays ({reason(error)}): write it anew with numpy.savez."
+            f"{shown(path)} cannot be read as .npz file of plain arrays ({reason(error)}): "
+            "write it anew with numpy.savez."
         ) from error
-    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
+    if unknown := [key for key in names if key not in arrays]:
+        known = ", ".join(OPTIONAL)
+        logger.warning(
+            "%s has %s, which nothing reads: of optional arrays there are %s.", path, ", ".join(unknown), known
+        )
+    missing = [key for key in NEEDED if key not in arrays]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test.")
     train_labels, test_labels = _labels(path, arrays, "y_train"), _labels(path, arrays, "y_test")
@@ -46,14 +73,30 @@ def read(path: Path) -> Contents:
             raise DataError(
                 f"{path}: x_train has {len(arrays['x_train'])} images but y_train has {len(train_labels)} labels."
             )
+        if unlabelled.shape[1:] != (shape := _images(path, arrays, "x_train").shape[1:]):
+            raise DataError(
+                f"{path}: x_unlabelled has images {_words(unlabelled.shape[1:])}, but those of x_train are "
+                f"{_words(shape)}: make them equal."
+            )
         images = chain(images, chunks(unlabelled))
         train_labels = np.concatenate([train_labels, np.full(len(unlabelled), -1)])
     return Contents(
         train=Split(images, train_labels),
         test=Split(chunks(_images(path, arrays, "x_test")), test_labels),
         class_names=_class_names(path, arrays, train_labels),
-        flip=bool(arrays.get("flip", np.array(True)).item()),
+        flip=_flip(path, arrays),
     )
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _flip(path: Path, arrays: dict[str, np.ndarray]) -> bool:
+    flip = arrays.get("flip", np.array(True))
+    if flip.dtype.kind not in "biu" or flip.size != 1 or flip.item() not in (0, 1):
+        raise DataError(f"{path}: flip is {flip.dtype}{flip.shape}, but must be one truth value: True or False.")
+    return bool(flip.item())
 
 
 def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
@@ -85,7 +128,12 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
     if "class_names" in arrays:
-        return tuple(str(name) for name in arrays["class_names"])
+        given = arrays["class_names"]
+        if given.dtype.kind != "U" or given.ndim != 1:
+            raise DataError(f"{path}: class_names is {given.dtype}{given.shape}, but must be one text for each class.")
+        names = tuple(str(name) for name in given)
+        check_class_names(path, names)
+        return names
     classes = int(labels.max(initial=-1)) + 1
     if classes > len(labels):
         raise DataError(

@@ -12,6 +12,7 @@ import numpy as np
 from lnl.data import npz
 from lnl.data.cache import Contents, Source, Split, chunks, file_stamp
 from lnl.data.download import through_torchvision
+from lnl.files import is_there
 
 _CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
@@ -19,13 +20,13 @@ _CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path = root / "stl10.npz"
-    local = path.exists()
+    local = is_there(path)
     return Source(name, file_stamp(path) if local else "torchvision", partial(_read, root), local)
 
 
 def _read(root: Path) -> Contents:
     path = root / "stl10.npz"
-    contents = npz.read(path) if path.exists() else _download(root)
+    contents = npz.read(path) if is_there(path) else _download(root)
     mean, std = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
     return replace(contents, class_names=_CLASSES, flip=True, mean=mean, std=std)
 

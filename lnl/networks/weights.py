@@ -8,13 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lnl.files import open_file, zip_damage
+
 HEADS = ("fc.", "head.", "heads.", "classifier.")  # what torchvision and others call last layers: left out
 
 
 def read(path: str) -> dict[str, Tensor]:
     """The state dict that `torch.save` wrote.  Raises ValueError for anything else."""
     try:
-        state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        with open_file(Path(path).expanduser()) as file:
+            if damage := zip_damage(file):
+                raise ValueError(damage)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a truncated or foreign file makes of the reader
         raise ValueError(
             f"the weights {path} cannot be read ({type(error).__name__}): give the path of a file that "
