@@ -10,7 +10,7 @@ Layout below one root (the `--storage` of every command): a folder, here or shar
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
     trials/study=<study>/.joined                      a copy of the rows beside it, to read thousands of them fast
     logs/study=<study>/<trial>-<attempt>.txt          what an attempt printed and its traceback, where there is any
-    trained/<trial>.pt                                prerequisites of other trials, after their last epoch
+    trained/<trial>.pt                                prerequisites of other trials as they ended, or why they diverged
     checkpoints/<trial>.pt  leases/<trial>.json       working files of trials that have not finished
 
 Rules: an explicit schema on every write and read; one writer per file; a file appears whole or not at all (written

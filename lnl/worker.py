@@ -213,8 +213,8 @@ def _attempt(
         "started_at": started,
         "ended_at": now(),
     }
-    if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # theirs, too, who wait for it
-        _save(trained_path(store.trained, trial), {DIVERGED: failure["failure_message"]})
+    if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # and of what starts from it
+        _save(trained_path(store.trained, trial), {DIVERGED: mask(failure["failure_message"])})
     key = {"trial": trial.id, "attempt": attempt}
     names = ("epoch", "step", "split", "metric", "value", "seconds")
     curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]
