@@ -659,7 +659,7 @@ def _coming_and_going(nights: Sequence[Night]) -> Iterator[str]:
 def _diverged(nights: Sequence[Night]) -> Iterator[str]:
     """Cells that diverged tonight: a diverged trial counts as chance, and as one outlier."""
     parts = []
-    counts = [night.counts(statistics.diverged(night.trials)) for night in nights]
+    counts = [night.counts(statistics.at_chance(night.trials)) for night in nights]
     for cell in nights[-1].cells:
         if counts[-1][cell]:
             before = sum(one[cell] for one in counts[:-1]), sum(night.planned(cell) for night in nights[:-1])

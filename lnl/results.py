@@ -10,7 +10,7 @@ Layout below one root (the `--storage` of every command): a folder, here or shar
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
     trials/study=<study>/.joined                      a copy of the rows beside it, to read thousands of them fast
     logs/study=<study>/<trial>-<attempt>.txt          what an attempt printed and its traceback, where there is any
-    trained/<trial>-<hash>.pt                         prerequisites of other trials, after their last epoch
+    trained/<trial>-<hash>.pt                         prerequisites of other trials as they ended, or why they diverged
     trained/<trial>-<hash>.labels                     what one that is a teacher says of all training images
     checkpoints/study=<study>/<trial>.pt              working files of trials that have not finished, see
     leases/study=<study>/<trial>.json                 lnl.checkpoints and `Lease`; each study has its own

@@ -533,8 +533,8 @@ def _divergence(epoch: int, method: Any, images: Tensor) -> Iterator[None]:
     """Raise as `Diverged` what goes wrong in here because the method's own numbers are no longer finite.
 
     A library raises what it likes when it is handed NaN, so the kind of error tells nothing: it is divergence where
-    weights or features are not finite, and where the arithmetic itself was found to break down.  With finite numbers
-    an error is the code's, and stays what it is.
+    weights, features or predictions are not finite, and where the arithmetic itself was found to break down.  With
+    finite numbers an error is the code's, and stays what it is.
     """
     try:
         yield
@@ -542,18 +542,19 @@ def _divergence(epoch: int, method: Any, images: Tensor) -> Iterator[None]:
         raise  # accidents; and of an accelerator that broke nothing can be asked
     except Exception as error:
         arithmetic = isinstance(error, FloatingPointError | torch.linalg.LinAlgError)
-        if not arithmetic and _weights_are_finite(stateful(method)) and _features_are_finite(method, images):
+        if not arithmetic and _weights_are_finite(stateful(method)) and _outputs_are_finite(method, images):
             raise
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Diverged(f"Training broke down in epoch {epoch} ({what}): lower the learning rate.") from error
 
 
-def _features_are_finite(method: Any, images: Tensor) -> bool:
-    """Finite weights may be so large that what they make of images is not."""
-    try:
-        return bool(method.features(images).isfinite().all())
-    except Exception:
-        return True  # it cannot be asked: the error that led here stays what it is
+def _outputs_are_finite(method: Any, images: Tensor) -> bool:
+    """Finite weights may be so large that what they make of images is not.  What cannot be asked tells nothing."""
+    for call in (method.features, method.predict):
+        with contextlib.suppress(Exception):
+            if not call(images).isfinite().all():
+                return False
+    return True
 
 
 @torch.no_grad()

@@ -265,8 +265,8 @@ def _attempt(
         "started_at": started,
         "ended_at": now(),
     }
-    if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # theirs, too, who wait for it
-        save_trained(store.trained, trial, {DIVERGED: failure["failure_message"]}, current)
+    if job.prerequisite and failure.get("failure_class") in FAILURES_THAT_ARE_OUTCOMES:  # and of what starts from it
+        save_trained(store.trained, trial, {DIVERGED: mask(failure["failure_message"])}, current)
     key = {"trial": trial.id, "attempt": attempt}
     names = ("epoch", "step", "split", "metric", "value", "seconds")
     curves = [{**key, **dict(zip(names, entry, strict=True))} for entry in history]

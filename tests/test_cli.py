@@ -317,12 +317,13 @@ def test_progress_without_a_terminal_has_one_line_per_finished_arm(here, capsys)
     todo = [status.planned for status in statuses if status.state == "missing"]
     progress = Progress(plan, show="lnl logs quick {}".format)
     progress.start(todo, statuses)
+    strong = next(planned for planned in todo if planned.arm == "strong")
     for planned in todo:
         progress.epoch(planned.id, {"epoch": 1})
         if planned == todo[-1]:
             progress.end(planned.id, {"outcome": "failed", "message": "KeyError: x\n  a trace"})
         else:
-            failure = {"failure": "nan"} if planned == todo[-2] else {}
+            failure = {"failure": "nan"} if planned == strong else {}
             progress.end(planned.id, {"outcome": "done", "accuracy": 0.7, **failure})
     progress.finish()
     lines = capsys.readouterr().out.splitlines()

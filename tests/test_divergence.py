@@ -44,6 +44,12 @@ def to_nan(network: nn.Module) -> None:
         tensor.data.fill_(torch.nan)
 
 
+def to_huge(network: nn.Module) -> None:
+    """Weights that are finite, but of which no sum is."""
+    for tensor in network.parameters():
+        tensor.data.fill_(3e38)
+
+
 def images(path: Path, classes: int) -> str:
     """A data set of so many classes, whose images show their class."""
     draw = np.random.default_rng(classes)
@@ -187,9 +193,7 @@ def statistics_to_infinity(method: Any) -> None:
 
 
 def overflowing(method: Any) -> None:
-    """Weights that are finite, but of which no sum is."""
-    for tensor in method.learner.network.parameters():
-        tensor.data.fill_(3e38)
+    to_huge(method.learner.network)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ NAN_IS_SEEN = {  # what a library says of NaN
 
 @pytest.mark.parametrize("error", NAN_IS_SEEN.values(), ids=list(NAN_IS_SEEN))
 @pytest.mark.parametrize("where", ["train_epoch", "predict", "features", "beliefs"])
-@pytest.mark.parametrize("spoil", [to_nan, None], ids=["NaN", "finite"])
+@pytest.mark.parametrize("spoil", [to_nan, to_huge, None], ids=["NaN", "overflowing", "finite"])
 def test_an_error_is_divergence_where_weights_are_not_finite_and_else_the_codes(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str, spoil: Spoil | None
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -337,6 +339,26 @@ def test_a_diverged_run_is_chance_and_a_lost_one_is_left_out():
     lost = judge(full, part.iloc[:5], missing=[("part", 5, "failed")]).iloc[0]  # by accident: no outcome of the method
     assert lost["n"] == 5 and lost["verdict"] == "helps" and lost["difference"] == pytest.approx(0.032)
     assert "1 replicate" in lost["reason"]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_when_a_trial_diverged_changes_neither_the_test_nor_its_chance(classes):
+    """In the first, a middle or the last epoch; and as earlier versions wrote the first, without hashes and classes."""
+    text = json.dumps(np.eye(classes).tolist())
+    about = {"dataset": "npz:own.npz", "classes": classes, "transition": text}
+    full = rows("full", [0.5, 0.52, 0.49, 0.53, 0.5, 0.51], **about)
+    part = rows("part", [0.53, 0.54, np.nan, 0.55, np.nan, 0.52], **about)
+    part["failure_class"] = [None, None, "nan", None, "nan", None]
+    found = []
+    for epochs_done in (0, 50, 99):
+        found.append(judge(full, part.assign(epochs_done=epochs_done)).iloc[0])
+    early = part.copy()
+    early.loc[early["failure_class"] == "nan", [*statistics.PAIRING, "classes", "transition"]] = None
+    found.append(judge(full.assign(classes=None), early.assign(epochs_done=0)).iloc[0])
+    theirs = scipy.stats.ttest_rel(part["accuracy_last"].fillna(1 / classes), full["accuracy_last"])
+    for row in found:
+        assert row["paired"] and row["reason"] == statistics.AGREE and (row["n"], row["diverged"]) == (6, 2)
+        assert row["p"] == pytest.approx(theirs.pvalue)
 
 
 def test_a_verdict_waits_for_all_planned_trials():

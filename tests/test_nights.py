@@ -296,6 +296,7 @@ def write(
                 "device": "x86_64 CPU",
                 "host": "one",
                 "data_hash": "digits",
+                "classes": 10,
                 "noise_hash": f"noise {entry['replicate']}",
                 "split_hash": f"split {entry['replicate']}",
                 "code_hash": f"{arm}-c0de",

@@ -195,6 +195,23 @@ def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
     assert len(seen(store)) == 2  # no look, so none is kept
 
 
+def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
+    """It said "undecided" where there can be no verdict, too."""
+    study, store = declare(), Store(tmp_path)
+    plan = study.plan()
+    finish(store, plan, skip=[(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)])
+    _, contrasts = sequential.grown(study.plan, store)
+    rows = contrasts[["arm", "against", *sequential.JUDGED[2:]]].astype(object)
+    kept = rows.where(rows.notna(), None).to_dict("records")
+    for row in kept:
+        row["verdict"] = row["verdict"].replace("no verdict", "undecided")
+    assert [row["verdict"] for row in kept] == ["helps", "undecided", "undecided"]
+    about = {"preset": "base", "plan": plan.hash, "looks": plan.record["looks"], "contrasts": kept}
+    store.write_event(plan.study, "looked", **about)
+    sequential.grown(study.plan, store, record=True)
+    assert len(seen(store)) == 1
+
+
 def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan(), skip=[("cross_entropy", 2)])
