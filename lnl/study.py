@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
+from lnl.declaring import declared, sentence
 from lnl.results import Store, canonical, is_outcome, latest, leases, now, short_hash
 from lnl.space import Choice, Integer, Space, Uniform, as_json
 from lnl.trial import Noise, Trial, trial_code_hash
@@ -43,6 +44,7 @@ FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
 SEARCH_REPLICATES = nights.A_NIGHT  # searches have the replicates from here on: none sees those of a study or a night
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Contrast:
     """A declared comparison of two arms: its direction, and how large a difference must be to matter."""
@@ -50,9 +52,16 @@ class Contrast:
     arm: str
     against: str
     direction: Literal["any", "helps", "hurts"] = "any"
-    smallest_effect: Annotated[float, Field(ge=0)] = 0.0  # in accuracy, a fraction
+    smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0  # in accuracy, a fraction: 0.005 is half a point
+
+    @model_validator(mode="after")
+    def _of_two(self) -> Contrast:
+        if self.arm == self.against:
+            raise ValueError(f"a contrast compares two arms, and both are '{self.arm}': name another one")
+        return self
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Panel:
     """A part of a study that becomes one figure: arms across factors, the first arm the reference of differences."""
@@ -63,6 +72,7 @@ class Panel:
     curves: tuple[str, ...] = ("train/loss", "test/accuracy")
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Search:
     """A search nested in every arm: as many suggestions for each, the arm's own values the first.
@@ -99,6 +109,7 @@ class Search:
         return self
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Preset:
     """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
@@ -192,6 +203,7 @@ class Plan:
         return short_hash(canonical(self.record))
 
 
+@declared
 class Study(BaseModel, frozen=True, extra="forbid"):
     """One question, declared in one file."""
 
@@ -377,13 +389,11 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         own = {field.name: getattr(self.search or Search(), field.name) for field in fields(Search)}
         if unknown := sorted(set(changes) - set(own)):
             raise ValueError(f"A search has no field '{unknown[0]}': there are {', '.join(own)}.")
+        wished = {**own, **changes}
         try:
-            return Search(**{**own, **changes})
+            return TypeAdapter(Search).validate_python(wished)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ")
-            place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"Search: {place + ': ' if place else ''}{message}.") from None
+            raise ValueError(f"Search: {sentence(error, Search, wished)}") from None
 
     def trials(self) -> list[Trial]:
         """The base plan's configurations, in a fixed order."""

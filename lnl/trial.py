@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import hashlib
 import io
 import math
@@ -34,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
+from lnl.declaring import declared, sentence
 from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[1]  # of the sources that `code_hash` reads
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 
+@declared
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One configuration × one replicate."""
 
@@ -197,37 +198,7 @@ def parse(settings: Mapping[str, Any]) -> Trial:
     try:
         return Trial.model_validate(dict(settings))
     except ValidationError as error:
-        raise ValueError(_sentence(error, settings)) from None
-
-
-def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
-    """The first of pydantic's complaints, with the nearest field where the key is unknown."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        *parents, last = [str(part) for part in first["loc"]]
-        known = _fields(parents, settings)
-        close = difflib.get_close_matches(last, known, n=1)
-        return f"Unknown key '{place}': " + (
-            f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}."
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("value_error", "missing") else f", not {first['input']!r}"
-    sentence = f"{place or 'trial'}: {message}{given}"
-    return sentence if sentence[-1] in ".?" else f"{sentence}."
-
-
-def _fields(parents: list[str], settings: Mapping[str, Any]) -> list[str]:
-    """Names of the fields at a place such as [], ["noise"], ["method", "optimizer"]."""
-    kind: Any = Trial
-    for parent in parents:
-        if parent == "method" and kind is Trial:
-            kind = methods.load(
-                settings["method"] if isinstance(settings["method"], str) else settings["method"]["name"]
-            ).Config
-        else:
-            kind = {"noise": Noise, "validation": Validation, "optimizer": learner.Optimizer}.get(parent, Trial)
-    return sorted(getattr(kind, "model_fields", None) or kind.__pydantic_fields__)
+        raise ValueError(sentence(error, Trial, settings)) from None
 
 
 def _difference(mine: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
@@ -579,7 +550,7 @@ def code_hash(method: str) -> str:
     waiting, seen = [f"lnl.methods.{method}", __name__], {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name in ("lnl", "lnl.methods", "lnl.results", "lnl.space"):
+        if name in seen or name in ("lnl", "lnl.declaring", "lnl.methods", "lnl.results", "lnl.space"):
             continue
         if path := _source(name):
             seen[name], imports = _read(path, path.stat().st_mtime_ns)
