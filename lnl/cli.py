@@ -142,7 +142,12 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="the same study at another size")
-    parser.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
+    parser.add_argument(
+        "--arms",
+        action="append",
+        metavar="A,B",
+        help="only these arms; may be given again (--arms=-x where a name begins with a dash)",
+    )
     parser.add_argument("--method", help="only the arms of this method")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
     _night_flag(parser, "with fresh replicates, that night's own; a second time only what is missing runs")
@@ -244,6 +249,20 @@ def _names(text: str) -> list[str]:
     return text.split(",")
 
 
+def _arms(given: Sequence[str] | None, study: Study) -> list[str] | None:
+    """The arms that --arms A,B names, each time it is given: the longest names first, as these may have commas."""
+    if given is None:
+        return None
+    chosen = []
+    for text in given:
+        parts = text.split(",")
+        while parts:
+            count = next((n for n in range(len(parts), 0, -1) if ",".join(parts[:n]) in study.arms), 1)
+            chosen.append(",".join(parts[:count]))
+            del parts[:count]
+    return chosen
+
+
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
     text = "where results live: a folder, or s3://bucket/prefix (default: $LNL_STORAGE, else results)"
     parser.add_argument("--storage", type=_place, default=_default_storage(), metavar="PLACE", help=text)
@@ -337,8 +356,16 @@ def _guarded(act: Any) -> int:
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
     store = Store(options.storage)
+    options.arms = _arms(options.arms, study)
     looks = _looks(study, options, store, searches=command == "search" or study.search is not None)
-    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks, "night": options.night}
+    asked = {
+        "changes": _changes(options.set),
+        "replicates": options.seeds,
+        "looks": looks,
+        "night": options.night,
+        "arms": options.arms,
+        "method": options.method,
+    }
     plan = study.plan(options.preset, **asked)
     if options.until_decided and not plan.record["contrasts"]:
         raise UsageError("--until-decided has nothing to decide: declare contrasts of arms that this preset has.")
@@ -410,7 +437,8 @@ def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bo
     if options.until_decided and searches:
         raise UsageError("A search compares arms at a fixed number of replicates: leave out --until-decided.")
     if options.max_seeds is not None:
-        fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
+        asked = {"changes": _changes(options.set), "arms": options.arms, "method": options.method}
+        fixed = study.plan(options.preset, **asked, replicates=options.seeds, looks=())
         return sequential.schedule(fixed.record["replicates"], options.max_seeds)
     looks = None
     if options.seeds is None and not searches:

@@ -1,4 +1,4 @@
-"""What is wrong with a declaration, in one sentence: which field, the nearest one that there is, and where it stands."""
+"""What is wrong with a declaration, in one sentence: which field, the nearest that there is, and where it stands."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def declared(kind: type[T]) -> type[T]:
             raise DeclarationError(_where(kind) + str(error)) from None
 
     init.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic validates plain data as before
-    kind.__init__ = init  # type: ignore[misc]
+    setattr(kind, "__init__", init)  # noqa: B010  # which a type checker takes for a mistake
     return kind
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import hashlib
 import io
 import math
@@ -40,7 +41,7 @@ from lnl.task import Noise, Validation
 
 __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "code_hash", "run"]
 
-_METHOD = ("method", "method.name")
+METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 ROOT = Path(__file__).parents[1]  # of the sources that `code_hash` reads
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
@@ -174,8 +175,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         with one sentence for unknown keys and impossible values.
         """
         settings = self.model_dump(mode="json")
-        for key, value in sorted(changes.items(), key=lambda item: item[0] not in _METHOD):
-            if key in _METHOD and isinstance(value, str):
+        for key, value in sorted(changes.items(), key=lambda item: item[0] not in METHOD):
+            if key in METHOD and isinstance(value, str):
                 settings["method"] = {"name": value}
                 continue
             *parents, last = key.split(".")
@@ -184,7 +185,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
                 if not isinstance(place.get(parent), dict):
                     place[parent] = {}
                 place = place[parent]
-            place[last] = value
+            place[last] = copy.deepcopy(value)  # a later key may reach into it, and it belongs to the caller
         return parse(settings)
 
     @property

@@ -72,7 +72,7 @@ def test_what_is_read_from_a_store_is_refused_as_before() -> None:
     """A stored trial has no file and no line."""
     from lnl.trial import parse
 
-    with pytest.raises(ValueError, match="^Unknown key 'labls'") as refusal:
+    with pytest.raises(ValueError, match=r"^Unknown key 'labls'") as refusal:
         parse({"method": "robmix", "labls": 3})
     assert not isinstance(refusal.value, DeclarationError)
 
