@@ -7,7 +7,6 @@ or crashed, or nothing finished.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import math
@@ -15,19 +14,21 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from lnl import catalogue, doctor, methods, nights, standing, trackers
 from lnl.data import DataError
+from lnl.declaring import DeclarationError
 from lnl.files import read_file, reason
 from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table
@@ -37,6 +38,7 @@ from lnl.study import Plan, Planned, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 WIDE = 1000  # columns
+A_STUDY = "a study's name (studies/<name>.py) or file"
 
 
 class UsageError(ValueError):
@@ -56,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "status": "one line per arm",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("study", help="a study's name (studies/<name>.py) or file")
+        command.add_argument("study", help=A_STUDY)
         _study_flags(command)
     report = commands.add_parser("report", help="make the HTML page, figures and tables of a study")
-    report.add_argument("study")
+    report.add_argument("study", help=A_STUDY)
     report.add_argument("--preset")
     _night_flag(report, "the newest plan of that night")
     _storage_flag(report)
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     text = "what a study cost: GPU-hours per arm (CPU-hours where trials had no GPU), of use, wasted and idle"
     ledger = commands.add_parser("ledger", help=text, description=text)
-    ledger.add_argument("study")
+    ledger.add_argument("study", help=A_STUDY)
     ledger.add_argument("--preset", help="default: all of them")
     _night_flag(ledger, "only what that night asked for")
     _storage_flag(ledger)
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ledger.add_argument("--figure", type=Path, metavar="FILE", help="draw it there: .png or .pdf")
     text = "tonight against the last nights, or study against study: exit code 3 where something moved"
     diff = commands.add_parser("diff", help=text, description=text)
-    diff.add_argument("study")
+    diff.add_argument("study", help=A_STUDY)
     diff.add_argument("--preset")
     _night_flag(diff, "that night instead of the latest")
     diff.add_argument("--nights", type=int, metavar="K", help="quiet nights that are the reference (default: 14)")
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     diff.add_argument("--json", action="store_true")
     text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
     logs = commands.add_parser("logs", help=text, description=text)
-    logs.add_argument("study")
+    logs.add_argument("study", help=A_STUDY)
     logs.add_argument("trial", nargs="?", help="a trial's id, or how it begins")
     logs.add_argument("--arm", help="list the attempts of this arm only")
     logs.add_argument("--preset")
@@ -108,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def act() -> int:
+        if options.command in ("report", "ledger", "diff", "logs"):  # they read results, and need no declaration
+            options.study = _study_name(options.study)
         if options.command == "report":
             return _report(options)
         if options.command == "diff":
@@ -127,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     """`python studies/<name>.py …`: runs what is missing, then makes the report; with --plan lists only."""
+    if _reading.get():
+        raise _Handed(study)
     parser = argparse.ArgumentParser(description=study.question)
     _study_flags(parser)
     parser.add_argument(
@@ -139,7 +145,12 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 def _study_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="the same study at another size")
-    parser.add_argument("--arms", type=_names, metavar="A,B", help="only these arms")
+    parser.add_argument(
+        "--arms",
+        action="append",
+        metavar="A,B",
+        help="only these arms; may be given again (--arms=-x where a name begins with a dash)",
+    )
     parser.add_argument("--method", help="only the arms of this method")
     parser.add_argument("--seeds", type=int, metavar="N", help="replicates per arm and setting")
     _night_flag(parser, "with fresh replicates, that night's own; a second time only what is missing runs")
@@ -241,6 +252,20 @@ def _names(text: str) -> list[str]:
     return text.split(",")
 
 
+def _arms(given: Sequence[str] | None, study: Study) -> list[str] | None:
+    """The arms that --arms A,B names, each time it is given: the longest names first, as these may have commas."""
+    if given is None:
+        return None
+    chosen = []
+    for text in given:
+        parts = text.split(",")
+        while parts:
+            count = next((n for n in range(len(parts), 0, -1) if ",".join(parts[:n]) in study.arms), 1)
+            chosen.append(",".join(parts[:count]))
+            del parts[:count]
+    return chosen
+
+
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
     text = "where results live: a folder, or s3://bucket/prefix (default: $LNL_STORAGE, else results)"
     parser.add_argument("--storage", type=_place, default=_default_storage(), metavar="PLACE", help=text)
@@ -259,29 +284,58 @@ def _place(text: str) -> Place:
 
 
 def find_study(name: str) -> Study:
-    """The `study` of a file, or of studies/<name>.py below the current folder or beside the package."""
+    """The study that a file runs, or studies/<name>.py below the current folder or beside the package."""
     folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[1])]
-    places = [Path(name)] if name.endswith(".py") else [folder / f"{name}.py" for folder in folders]
+    places = [Path(name)] if _is_file_name(name) else [folder / f"{name}.py" for folder in folders]
     for path in places:
         if path.is_file():
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec and spec.loader
-            module = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:  # whatever a user's file does
-                raise UsageError(f"{path} cannot be loaded ({type(error).__name__}: {_reason(error)}).") from error
-            if isinstance(found := getattr(module, "study", None), Study):
-                return found
-            raise UsageError(f"{path} declares no `study = Study(…)`.")
+            return _study_of(path)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
     raise UsageError(f"There is no study '{name}': choose one of {', '.join(known)}, or give a file.")
 
 
-def _reason(error: Exception) -> str:
-    """The first complaint of pydantic, the first line of anything else, to stand within a sentence."""
-    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
-    return text.split("\n")[0].rstrip(".")
+def _is_file_name(name: str) -> bool:
+    return name.endswith(".py") or os.sep in name
+
+
+class _Handed(BaseException):
+    """Ends a study's file where `python FILE` would start the study: at its `study.main()`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+
+_reading: ContextVar[bool] = ContextVar("reading a study's file", default=False)
+
+
+def _study_of(path: Path) -> Study:
+    """Run the file as `python FILE` does, up to the first `main()` of a study: that study, else its `study`."""
+    module = ModuleType("__main__")  # dataclasses and pickle look a class's module up there
+    module.__file__ = str(path.absolute())
+    sys.path.insert(0, str(path.absolute().parent))  # stays there: the file may import when it is asked to
+    before = sys.modules["__main__"], sys.argv
+    token = _reading.set(True)
+    try:
+        sys.modules["__main__"], sys.argv = module, [str(path)]
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+    except _Handed as handed:
+        return handed.study
+    except DeclarationError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's file does
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UsageError(f"{path} cannot be loaded ({type(error).__name__}: {reason}).") from error
+    finally:
+        _reading.reset(token)
+        sys.modules["__main__"], sys.argv = before
+    if isinstance(found := getattr(module, "study", None), Study):
+        return found
+    raise UsageError(f"{path} declares no `study = Study(…)`.")
+
+
+def _study_name(name: str) -> str:
+    """The name under which results are stored: that of the study in a file, where a file is given."""
+    return find_study(name).name if _is_file_name(name) else name
 
 
 def _guarded(act: Any) -> int:
@@ -308,8 +362,16 @@ def _guarded(act: Any) -> int:
 
 def _study_command(study: Study, options: argparse.Namespace, command: str) -> int:
     store = Store(options.storage)
+    options.arms = _arms(options.arms, study)
     looks = _looks(study, options, store, searches=command == "search" or study.search is not None)
-    asked = {"changes": _changes(options.set), "replicates": options.seeds, "looks": looks, "night": options.night}
+    asked = {
+        "changes": _changes(options.set),
+        "replicates": options.seeds,
+        "looks": looks,
+        "night": options.night,
+        "arms": options.arms,
+        "method": options.method,
+    }
     plan = study.plan(options.preset, **asked)
     if options.until_decided and not plan.record["contrasts"]:
         raise UsageError("--until-decided has nothing to decide: declare contrasts of arms that this preset has.")
@@ -384,7 +446,8 @@ def _looks(study: Study, options: argparse.Namespace, store: Store, searches: bo
     if options.until_decided and searches:
         raise UsageError("A search compares arms at a fixed number of replicates: leave out --until-decided.")
     if options.max_seeds is not None:
-        fixed = study.plan(options.preset, changes=_changes(options.set), replicates=options.seeds, looks=())
+        asked = {"changes": _changes(options.set), "arms": options.arms, "method": options.method}
+        fixed = study.plan(options.preset, **asked, replicates=options.seeds, looks=())
         return sequential.schedule(fixed.record["replicates"], options.max_seeds)
     looks = None
     if options.seeds is None and not searches:
@@ -559,6 +622,7 @@ def _diff(options: argparse.Namespace) -> int:
 
     _check_figure(options.figure)
     night = options.night and options.night.isoformat()
+    options.against = options.against and _study_name(options.against)
     asked = (options.storage, options.study, options.preset, night)
     if options.against or options.against_storage:
         if options.nights is not None or options.figure is not None:

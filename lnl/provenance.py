@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]  # the folder that holds the package
 UNHASHED = (
     "lnl",
     "lnl.checkpoints",
+    "lnl.declaring",
     "lnl.files",
     "lnl.methods",
     "lnl.provenance",

@@ -20,9 +20,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lnl.declaring import declared
+
 Condition = Mapping[str, tuple[Any, ...]]
 
 
+@declared
 @dataclass(frozen=True)
 class Uniform:
     """A real number in [low, high]; `log`: uniform in its logarithm.  Raises `ValueError` for an empty range."""
@@ -41,6 +44,7 @@ class Uniform:
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
+@declared
 @dataclass(frozen=True)
 class Integer:
     """A whole number in [low, high], both included; `log`: uniform in its logarithm.
@@ -62,6 +66,7 @@ class Integer:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
+@declared
 @dataclass(frozen=True)
 class Choice:
     """One of the values: numbers, texts, truth values or None.  Raises `ValueError` where there is none to choose."""

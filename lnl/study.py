@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as settings
 
 from lnl import methods, nights
+from lnl.declaring import declared, fields_at, sentence
 from lnl.provenance import Current
 from lnl.results import (
     Sources,
@@ -46,7 +47,7 @@ from lnl.results import (
     tell_left_out,
 )
 from lnl.space import Choice, Integer, Space, Uniform, as_json
-from lnl.trial import Noise, Trial
+from lnl.trial import METHOD, Noise, Trial
 
 _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
@@ -54,6 +55,7 @@ FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
 SEARCH_REPLICATES = nights.A_NIGHT  # searches have the replicates from here on: none sees those of a study or a night
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Contrast:
     """A declared comparison of two arms: its direction, and how large a difference must be to matter."""
@@ -61,9 +63,16 @@ class Contrast:
     arm: str
     against: str
     direction: Literal["any", "helps", "hurts"] = "any"
-    smallest_effect: Annotated[float, Field(ge=0)] = 0.0  # in accuracy, a fraction
+    smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0  # in accuracy, a fraction: 0.005 is half a point
+
+    @model_validator(mode="after")
+    def _of_two(self) -> Contrast:
+        if self.arm == self.against:
+            raise ValueError(f"a contrast compares two arms, and both are '{self.arm}': name another one")
+        return self
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Panel:
     """A part of a study that becomes one figure: arms across factors, the first arm the reference of differences."""
@@ -74,6 +83,7 @@ class Panel:
     curves: tuple[str, ...] = ("train/loss", "test/accuracy")
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Search:
     """A search nested in every arm: as many suggestions for each, the arm's own values the first.
@@ -110,6 +120,7 @@ class Search:
         return self
 
 
+@declared
 @settings(frozen=True, config=_STRICT)
 class Preset:
     """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
@@ -203,6 +214,7 @@ class Plan:
         return short_hash(canonical(self.record))
 
 
+@declared
 class Study(BaseModel, frozen=True, extra="forbid"):
     """One question, declared in one file."""
 
@@ -253,16 +265,24 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         reached: Mapping[str, int] | None = None,
         search: Mapping[str, Any] | None = None,
         night: date | None = None,
+        arms: Collection[str] | None = None,
+        method: str | None = None,
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  `looks`: in place of the declared ones; the first is
-        the number of replicates.  `reached`: of arms that go on to later looks, their replicates in the base setting.
-        `search`: fields of its search, last to apply; a study that declares none gets one where they are given.
-        `night`: with replicates of that night, fresh ones.  An arm's override "replicate" shifts its replicates, so
-        that one configuration may be drawn afresh under a second name.  Raises
-        `ValueError` for unknown presets and keys, for looks or a search that cannot be, and where two arms are the same
-        configuration (they would count as evidence twice).
+        `changes`: dotted overrides of the base, last to apply.  Fields of the method that they or the preset's base set
+        in dotted form, such as "method.batch_size", hold for every arm, also for one of another method, unless the arm
+        sets them itself.  Those that stand in an object of the whole method, such as the base trial's, are that
+        method's alone.
+        `looks`: in place of the declared ones; the first is the number of replicates.  `reached`: of arms that go on to
+        later looks, their replicates in the base setting.  `search`: fields of its search, last to apply; a study that
+        declares none gets one where they are given.  `night`: with replicates of that night, fresh ones.  An arm's
+        override "replicate" shifts its replicates, so that one configuration may be drawn afresh under a second name.
+        `arms`, `method`: only these arms, or those of this method, are to be run; the plan has all.
+
+        Raises `ValueError` for unknown presets and keys, for looks or a search that cannot be, where an arm that is to
+        be run is of a method without a field that was set for all, and where two arms are the same configuration (they
+        would count as evidence twice).
         """
         if preset is not None and preset not in self.presets:
             raise ValueError(
@@ -277,10 +297,10 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             factor: [_said(base, factor, value) for value in levels]
             for factor, levels in {**self.factors, **chosen.factors}.items()
         }
-        arms = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
+        own = {name: {**overrides, **chosen.arms.get(name, {})} for name, overrides in self.arms.items()}
         if "replicate" in changed:
             raise ValueError("A study sets the field 'replicate' itself: ask for a number of replicates instead.")
-        shifts = {arm: overrides.get("replicate", 0) for arm, overrides in arms.items()}
+        shifts = {arm: overrides.get("replicate", 0) for arm, overrides in own.items()}
         if wrong := [arm for arm, shift in shifts.items() if type(shift) is not int or shift < 0]:
             raise ValueError(
                 f"Arm '{wrong[0]}': 'replicate' is how far its replicates are shifted, a whole number from 0 on, "
@@ -288,7 +308,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             )
         if empty := [factor for factor, levels in factors.items() if not levels]:
             raise ValueError(f"Factor '{empty[0]}' has no level: give it at least one.")
-        panels = self.panels or {"all": Panel(self.question, tuple(arms), tuple(factors))}
+        panels = self.panels or {"all": Panel(self.question, tuple(own), tuple(factors))}
         panels = {name: panel for name, panel in panels.items() if chosen.panels is None or name in chosen.panels}
         searching = self._search({**chosen.search, **(search or {})}, wanted=search is not None)
         if looks and searching is not None:
@@ -317,7 +337,12 @@ class Study(BaseModel, frozen=True, extra="forbid"):
                 for arm in panel.arms:
                     for replicate in range(count if setting else (reached or {}).get(arm, count)):
                         index = start + shifts[arm] + replicate
-                        trial = base.override({**asked, **arms[arm], "replicate": index})
+                        trial, lost = _of_arm(arm, base, changed, {**asked, **own[arm], "replicate": index})
+                        if lost and (arms is None or arm in arms) and method in (None, trial.method_name):
+                            raise ValueError(
+                                f"Arm '{arm}' is of method {trial.method_name}, which has no field '{lost[0]}', and "
+                                "that is set for all arms: set it in the arms that have it, or choose those by --arms."
+                            )
                         planned = Planned(trial, arm, canonical(setting))
                         other = found.setdefault(planned.id, planned)
                         if other.arm != arm:
@@ -348,7 +373,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "base": base.model_dump(mode="json"),
             "base_levels": level,
             "factors": factors,
-            "arms": {arm: arms[arm] for arm in arms if arm in here},
+            "arms": {arm: own[arm] for arm in own if arm in here},
             "replicates": count,
             "night": night and night.isoformat(),
             "looks": list(looks),
@@ -388,13 +413,11 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         own = {field.name: getattr(self.search or Search(), field.name) for field in fields(Search)}
         if unknown := sorted(set(changes) - set(own)):
             raise ValueError(f"A search has no field '{unknown[0]}': there are {', '.join(own)}.")
+        wished = {**own, **changes}
         try:
-            return Search(**{**own, **changes})
+            return TypeAdapter(Search).validate_python(wished)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ")
-            place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"Search: {place + ': ' if place else ''}{message}.") from None
+            raise ValueError(f"Search: {sentence(error, Search, wished)}") from None
 
     def trials(self) -> list[Trial]:
         """The base plan's configurations, in a fixed order."""
@@ -405,6 +428,50 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         from lnl.cli import study_main
 
         raise SystemExit(study_main(self))
+
+
+def _of_arm(arm: str, base: Trial, changed: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Trial, list[str]]:
+    """The arm's trial, and which fields of `changed`, set for all arms, its method does not have."""
+    try:
+        kept, lost = _shared(changed, own)
+        return base.override({**kept, **own}), lost
+    except ValueError as error:
+        raise ValueError(f"Arm '{arm}': {error}") from None
+
+
+def _shared(changed: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of what is set for all arms, what one with a method of its own keeps, and what its method does not have.
+
+    A new method starts from its own defaults, so what the base has there by now is lost.
+    """
+    kept: dict[str, Any] = {}
+    lost: list[str] = []
+    if (name := _method_of(own)) is None:
+        return kept, lost
+    for key, value in changed.items():
+        *parents, field = key.split(".")
+        if not parents or parents[0] != "method" or key in METHOD or _sets(own, key):
+            continue
+        if field in fields_at(Trial, parents, {"method": name}):
+            kept[key] = value
+        else:
+            lost.append(key)
+    return kept, lost
+
+
+def _method_of(own: Mapping[str, Any]) -> str | None:
+    """The name of the method that these settings choose, if they do."""
+    for key in METHOD:
+        if key in own:
+            return own[key].get("name") if isinstance(own[key], Mapping) else own[key]
+    return None
+
+
+def _sets(own: Mapping[str, Any], key: str) -> bool:
+    """Whether these settings hold the field: by itself, within a larger one, or in an object of the whole method."""
+    whole = own.get("method")
+    within_whole = isinstance(whole, Mapping) and key.split(".")[1] in whole
+    return within_whole or any(_within(key, other) for other in own if other not in METHOD)
 
 
 def _check_looks(looks: Sequence[int]) -> None:

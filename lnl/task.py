@@ -21,12 +21,14 @@ from torch import Tensor
 
 from lnl import augment, noise
 from lnl import data as sources
+from lnl.declaring import declared
 from lnl.streams import Streams, digest
 
 PART = 1024  # images at a time, where many are looked at without training
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
 
 
+@declared
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Noise:
     """How the given labels differ from the true ones.  `lnl.noise` defines each kind.
@@ -69,6 +71,7 @@ class Noise:
             )
 
 
+@declared
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Validation:
     """Images kept apart to choose an epoch: how many, cut from which split, with which labels."""

@@ -7,7 +7,7 @@ Everything in `Trial` is identity: it may change the result, and it is hashed in
 from __future__ import annotations
 
 import contextlib
-import difflib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl import checkpoints, data, graph, learner, methods, networks, noise, task
+from lnl.declaring import declared, sentence
 from lnl.provenance import Current
 from lnl.results import Place, StorageError, Store, canonical, short_hash
 from lnl.streams import Streams, digest
@@ -37,12 +38,13 @@ from lnl.task import Noise, Validation
 
 __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "run"]
 
-_METHOD = ("method", "method.name")
+METHOD = ("method", "method.name")
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 DIVERGED = "diverged"  # the only entry of the file of a trained prerequisite that diverged: why, in words
 
 
+@declared
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One configuration × one replicate."""
 
@@ -170,8 +172,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         with one sentence for unknown keys and impossible values.
         """
         settings = self.model_dump(mode="json")
-        for key, value in sorted(changes.items(), key=lambda item: item[0] not in _METHOD):
-            if key in _METHOD and isinstance(value, str):
+        for key, value in sorted(changes.items(), key=lambda item: item[0] not in METHOD):
+            if key in METHOD and isinstance(value, str):
                 settings["method"] = {"name": value}
                 continue
             *parents, last = key.split(".")
@@ -180,7 +182,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
                 if not isinstance(place.get(parent), dict):
                     place[parent] = {}
                 place = place[parent]
-            place[last] = value
+            place[last] = copy.deepcopy(value)  # a later key may reach into it, and it belongs to the caller
         return parse(settings)
 
     @property
@@ -194,37 +196,7 @@ def parse(settings: Mapping[str, Any]) -> Trial:
     try:
         return Trial.model_validate(dict(settings))
     except ValidationError as error:
-        raise ValueError(_sentence(error, settings)) from None
-
-
-def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
-    """The first of pydantic's complaints, with the nearest field where the key is unknown."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        *parents, last = [str(part) for part in first["loc"]]
-        known = _fields(parents, settings)
-        close = difflib.get_close_matches(last, known, n=1)
-        return f"Unknown key '{place}': " + (
-            f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}."
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("value_error", "missing") else f", not {first['input']!r}"
-    sentence = f"{place or 'trial'}: {message}{given}"
-    return sentence if sentence[-1] in ".?" else f"{sentence}."
-
-
-def _fields(parents: list[str], settings: Mapping[str, Any]) -> list[str]:
-    """Names of the fields at a place such as [], ["noise"], ["method", "optimizer"]."""
-    kind: Any = Trial
-    for parent in parents:
-        if parent == "method" and kind is Trial:
-            kind = methods.load(
-                settings["method"] if isinstance(settings["method"], str) else settings["method"]["name"]
-            ).Config
-        else:
-            kind = {"noise": Noise, "validation": Validation, "optimizer": learner.Optimizer}.get(parent, Trial)
-    return sorted(getattr(kind, "model_fields", None) or kind.__pydantic_fields__)
+        raise ValueError(sentence(error, Trial, settings)) from None
 
 
 def _difference(mine: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,9 +157,10 @@ study = Study(
     presets={
         # does everything run?
         "smoke": Preset(
-            base=SMALL | {"labels": 50, "epochs": 3, "steps": 2, "method.batch_size": 16, "method.warm_up": 2},
+            base=SMALL
+            | {"labels": 50, "epochs": 3, "steps": 2}
+            | {"method": {"name": "dividemix", "warm_up": 2}, "method.batch_size": 16},
             arms={
-                "supervised": {"method.batch_size": 16},
                 "short_warm_up": {"method.warm_up": 1},
                 "transfer": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
                 "transfer_probe": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
@@ -170,9 +171,9 @@ study = Study(
         ),
         # a quarter of an hour on two cores: all real handwritten digits, 8 × 8
         "digits": Preset(
-            base=SMALL | {"epochs": 16, "method.batch_size": 32, "method.warm_up": 6, "method.ramp": 4},
+            base=SMALL
+            | {"epochs": 16, "method": {"name": "dividemix", "warm_up": 6, "ramp": 4}, "method.batch_size": 32},
             arms={
-                "supervised": {"method.batch_size": 32},
                 "short_warm_up": {"method.warm_up": 2},
                 "transfer": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
                 "transfer_probe": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},

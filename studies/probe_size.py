@@ -92,7 +92,6 @@ study = Study(
         "digits": Preset(
             base={"dataset": "digits", "network": "small_convnet", "probe": 50, "epochs": 30, "steps": 23, **ALIKE},
             factors={"probe": [10, 50, 250], "noise.rate": [0.4, 0.8]},
-            arms=dict.fromkeys((*METHODS[1:], "ieg_unmixed", "ieg_probe_unlearnt", "ieg_small_probe_batch"), ALIKE),
             panels=("size", "use"),
             replicates=4,
         ),

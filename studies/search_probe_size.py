@@ -58,7 +58,6 @@ study = Study(
         # be shared between the probe and the others
         "digits": Preset(
             base=SMALL | ALIKE | {"epochs": 10, "steps": 18},
-            arms=dict.fromkeys(SEARCHED, ALIKE),
             search={"space": {"probe": Integer(10, 500, log=True)}},
         ),
         "cifar10": Preset(replicates=3),

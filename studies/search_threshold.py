@@ -61,15 +61,16 @@ study = Study(
     presets={
         # does everything run?
         "smoke": Preset(
-            base=SMALL | {"labels": 100, "validation.images": 50, "epochs": 3, "steps": 2, "method.warm_up": 1},
-            arms={"supervised": {"method.batch_size": 32}},
+            base=SMALL
+            | {"labels": 100, "validation.images": 50, "epochs": 3, "steps": 2}
+            | {"method": {"name": "dividemix", "warm_up": 1}},
             replicates=1,
             search={"suggestions": 2},
         ),
         # a quarter of an hour on two cores, as a trial takes 5 to 8 s: real handwritten digits, 8 × 8
         "digits": Preset(
-            base=SMALL | {"validation.images": 400, "epochs": 12, "method.warm_up": 4, "method.ramp": 4},
-            arms={"supervised": {"method.batch_size": 32}},
+            base=SMALL
+            | {"validation.images": 400, "epochs": 12, "method": {"name": "dividemix", "warm_up": 4, "ramp": 4}},
         ),
         "cifar10": Preset(
             base={"epochs": 100, "precision": "bfloat16"}, replicates=3, search={"samplers": ("tpe",), "pruner": "asha"}

@@ -33,11 +33,13 @@ SUPERVISED = {
     },
 }
 
+DIVIDEMIX = {"name": "dividemix", "confidence_penalty": 1.0, "lambda_u": 0.0}
+
 study = Study(
     name="students",
     question="DivideMix on human labels: another network, an earlier drop of the learning rate?",
     base=Trial(
-        method={"name": "dividemix", "warm_up": 30, "confidence_penalty": 1.0, "lambda_u": 0.0},
+        method=DIVIDEMIX | {"warm_up": 30},
         dataset="cifar100",
         network="resnet34",
         noise=Noise("human", column="fine"),
@@ -106,10 +108,10 @@ study = Study(
                 "labels": 50,
                 "epochs": 3,
                 "steps": 2,
+                "method": DIVIDEMIX | {"warm_up": 1},
                 "method.batch_size": 16,
-                "method.warm_up": 1,
             },
-            arms={"supervised": {"method.batch_size": 16}, "drop_70_of_120": {"epochs": 2}},
+            arms={"drop_70_of_120": {"epochs": 2}},
             panels=("learning_rate", "method"),
             replicates=1,
         ),
@@ -120,11 +122,10 @@ study = Study(
                 "network": "small_convnet",
                 "noise": {"kind": "asymmetric", "rate": 0.4},
                 "epochs": 30,
+                "method": DIVIDEMIX | {"warm_up": 5, "ramp": 4},
                 "method.batch_size": 32,
-                "method.warm_up": 5,
-                "method.ramp": 4,
             },
-            arms={"supervised": {"method.batch_size": 32}, "drop_70_of_120": {"epochs": 12}},
+            arms={"drop_70_of_120": {"epochs": 12}},
             panels=("learning_rate", "method"),
             replicates=4,
         ),
@@ -134,7 +135,7 @@ study = Study(
                 "dataset": "cifar10",
                 "noise": {"kind": "human", "column": "worse"},
                 "epochs": 100,
-                "method.warm_up": 10,
+                "method": DIVIDEMIX | {"warm_up": 10},
                 "precision": "bfloat16",
             },
             arms={"drop_70_of_120": {"epochs": 40}},

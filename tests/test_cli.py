@@ -490,9 +490,9 @@ def test_wrong_wishes_for_a_search_are_one_sentence(searched, lnl):
         (
             "--sampler",
             "anneal",
-        ): "Search: samplers.0: Input should be 'tpe', 'random', 'qmc', 'cmaes', 'gp' or 'nsga2'.",
+        ): "Search: samplers.0: Input should be 'tpe', 'random', 'qmc', 'cmaes', 'gp' or 'nsga2', not 'anneal'.",
         ("--pruner", "axe"): "Search: pruner: Input should be 'none', 'asha', ",
-        ("--trials", "0"): "Search: suggestions: Input should be greater than or equal to 1.",
+        ("--trials", "0"): "Search: suggestions: Input should be greater than or equal to 1, not 0.",
     }.items():
         code, out, err = lnl("plan", "quick", *flags)
         assert (code, out) == (USAGE, "") and err.startswith(f"error: {sentence}") and err.count("\n") == 1
