@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import socket
 import tempfile
 import threading
@@ -51,7 +52,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lnl import objects
-from lnl.logs import mask, masked
+from lnl.filenames import file_name
+from lnl.logs import mask
 from lnl.objects import ObjectPath, StorageError
 
 SCHEMA_VERSION = 1
@@ -202,7 +204,9 @@ PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 
-SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
+# Columns, and fields of an event, whose text is for people and may quote anything: secrets are masked there, and only
+# there, for no code reads them back.
+SPOKEN = ("failure_message", "message", "reason", "stopped")
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 
 
@@ -223,6 +227,20 @@ def place(text: str | Path | ObjectPath) -> Place:
     return Path(text).expanduser().resolve()
 
 
+STORAGE = "results"  # below the current folder, where neither a flag nor a variable says another place
+
+
+def default_storage() -> str:
+    """Where commands without `--storage` look for results."""
+    return os.environ.get("LNL_STORAGE", STORAGE)
+
+
+def storage_flag(root: Place) -> str:
+    """What a command needs to look there, too, whoever gives it later: the variable need not be set for them."""
+    here = "LNL_STORAGE" not in os.environ and root == place(STORAGE)
+    return "" if here else f" --storage {shlex.quote(str(root))}"
+
+
 def now() -> datetime:
     """With its time zone, UTC, as the tables store it."""
     return datetime.now(UTC)
@@ -231,6 +249,11 @@ def now() -> datetime:
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def partition(study: str) -> str:
+    """The folder of a study's rows, below that of their table."""
+    return f"study={file_name(study)}"
 
 
 def attempt_name(trial: str, attempt: int) -> str:
@@ -378,10 +401,10 @@ class Store:
             )
 
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Place:
-        return self.root / table / f"study={study}" / f"{attempt_name(trial, attempt)}.parquet"
+        return self.root / table / partition(study) / f"{attempt_name(trial, attempt)}.parquet"
 
     def log_path(self, study: str, trial: str, attempt: int) -> Place:
-        return self.root / "logs" / f"study={study}" / f"{attempt_name(trial, attempt)}.txt"
+        return self.root / "logs" / partition(study) / f"{attempt_name(trial, attempt)}.txt"
 
     def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
         """What an attempt said; without secrets, see `lnl.logs`."""
@@ -405,19 +428,21 @@ class Store:
         write_rows(path, TRIALS, [row], once=True)
 
     def suggestion_path(self, study: str, search: str, number: int) -> Place:
-        return self.root / "suggestions" / f"study={study}" / f"{short_hash(search)}-{number}.parquet"
+        return self.root / "suggestions" / partition(study) / f"{short_hash(search)}-{number}.parquet"
 
     def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
-        write_rows(self.root / "studies" / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet", STUDIES, [row])
+        name = file_name(f"{row['study']}-{row['preset']}")
+        write_rows(self.root / "studies" / f"{name}-{row['plan_hash']}.parquet", STUDIES, [row])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
         path = self.root / "events" / f"{at:%Y%m%dT%H%M%S}-{kind}-{uuid.uuid4().hex[:12]}.parquet"
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
-        write_rows(path, EVENTS, [{**about, "payload": canonical(masked(payload))}])
+        spoken = {name: mask(payload[name]) for name in SPOKEN if payload.get(name)}
+        write_rows(path, EVENTS, [{**about, "payload": canonical({**payload, **spoken})}])
 
     def checkpoint_path(self, trial: str) -> Place:
         return self.root / "checkpoints" / f"{trial}.pt"
@@ -450,7 +475,7 @@ class Store:
 
     def next_attempt(self, study: str, trial: str) -> int:
         """One more than the newest attempt that has a row, readable or not."""
-        paths = (self.root / "trials" / f"study={study}").glob(f"{trial}-*.parquet")
+        paths = (self.root / "trials" / partition(study)).glob(f"{trial}-*.parquet")
         return 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=0)
 
     # ------------------------------------------------------------------------------------------------------ reading
@@ -474,7 +499,7 @@ class Store:
         """
         folder = self.root / table
         if study is not None and table in PARTITIONED:
-            folder = folder / f"study={study}"
+            folder = folder / partition(study)
         pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
         flat = study is not None or table not in PARTITIONED
         paths = sorted(

@@ -65,7 +65,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from lnl import data, methods, networks, packing, task  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
-from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
+from lnl.results import StorageError, Store, is_outcome, partition, tidy_leases  # noqa: E402
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
@@ -729,7 +729,7 @@ def run_search(
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
-    told = (store.root / "suggestions" / f"study={plan.study}").glob("*.parquet")
+    told = (store.root / "suggestions" / partition(plan.study)).glob("*.parquet")
     tidy_leases(store, trials | {f"search-{path.stem}" for path in told})
     return stopped
 

@@ -157,7 +157,7 @@ def test_no_secret_reaches_a_file_of_the_results(tmp_path: Path, monkeypatch: py
     last = execute(store, job_of(store, small()))
     assert last["outcome"] == "failed" and last["message"].startswith("RuntimeError: 401 from https://me:***@host")
     assert_clean(last["message"])
-    store.write_event("quick", "lost", None, reason=f"no answer from {SECRETS['LNL_OPTUNA']}", env=SECRETS)
+    store.write_event("quick", "lost", None, reason=f"no answer from {SECRETS['LNL_OPTUNA']}")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parent.parent.name for path in files} >= {"trials", "logs"} and len(files) >= 4
     for path in files:

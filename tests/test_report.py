@@ -283,7 +283,7 @@ def test_missing_left_and_provenance(page):
 
 
 def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
-    again = build(root, simulated.STUDY, out=tmp_path)
+    again = build(root, simulated.STUDY, output=tmp_path)
     first = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in page.parent.iterdir()}
     second = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in again.parent.iterdir()}
     assert first == second

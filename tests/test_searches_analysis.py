@@ -562,7 +562,7 @@ def test_the_page_of_a_search_fits_a_phone_and_a_desk(page, width):
 
 
 def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
-    again = build(root, simulated.STUDY, out=tmp_path)
+    again = build(root, simulated.STUDY, output=tmp_path)
     first = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in page.parent.iterdir()}
     assert first == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in again.parent.iterdir()}
 
