@@ -191,18 +191,15 @@ def _same(first: Fields, second: Fields) -> bool:
 
 
 def in_short(study: Study) -> str:
-    """The base in one sentence."""
+    """The base in one sentence; nothing where a plan tells too little of it."""
     rows = dict(_base_rows(study))
-    parts = [
-        ("Trained: {}", "network"),
-        (" on {}", "data set"),
-        (" by the method {}", "method"),
-        ("; labelled images: {}", "labelled images"),
-        ("; label noise: {}", "label noise"),
-        ("; {}", "training"),
-    ]
-    text = "".join(part.format(rows[name].partition(";")[0].partition(":")[0]) for part, name in parts if name in rows)
-    return f"{text}. What each arm changes stands in the next section." if text else ""
+    if not {"network", "data set", "method", "training"} <= rows.keys():
+        return ""
+    network, data, method = (
+        rows[name].partition(";")[0].partition(":")[0] for name in ("network", "data set", "method")
+    )
+    details = [f"{name}: {rows[name]}" for name in ("labelled images", "label noise", "training") if name in rows]
+    return f"The base trains {network} on {data} by the method {method}; {'; '.join(details)}."
 
 
 def of_base(study: Study) -> Table:
@@ -295,7 +292,7 @@ def changes_in_words(said: Mapping[str, Any]) -> str:
 def _change(key: str, value: Any) -> str:
     if key == "replicate":
         return f"other replicates, from {value} on"
-    name = key.removeprefix("method.") if key != "method" else key
+    name = key.removeprefix("method.").replace("init_from", "starts from")
     return f"{plots.words(name).replace('.', ' ')}: {_value(value)}"
 
 

@@ -412,6 +412,7 @@ def levels(
     return Plot(_laid_out(figure), frame, caption)
 
 
+@drawing()
 def _arms_by_level(
     frame: pd.DataFrame, scored: pd.DataFrame, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:
@@ -455,6 +456,7 @@ def _arms_by_level(
     return figure
 
 
+@drawing()
 def _arms_in_rows(
     frame: pd.DataFrame, scored: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:

@@ -84,6 +84,11 @@ class Section:
     parts: list[Section] = field(default_factory=list)
     folded: bool = False
 
+    @property
+    def anchor(self) -> str:
+        """The id of its heading; its only figure may have its name."""
+        return self.name + "-section" * any(picture.stem == self.name for picture in self.pictures)
+
 
 @dataclass(frozen=True)
 class Report:
