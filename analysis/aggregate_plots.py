@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,7 +20,6 @@ from analysis.load import in_base
 from analysis.plots import (
     DARK,
     FAINT,
-    STYLE,
     WIDTH,
     Look,
     Plot,
@@ -34,6 +32,7 @@ from analysis.plots import (
     _listed,
     _pairing_sentence,
     _possible,
+    drawing,
     plural,
     words,
 )
@@ -81,7 +80,7 @@ def tables_of(study: Study, selection: str) -> dict[str, Table]:
 # ------------------------------------------------------------------------------------------------------ across settings
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def interquartile_means(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
     """IQM of every arm, and beside it the difference to the reference arm; arms in declared order."""
     frame = aggregate.interquartile_means(grid)
@@ -110,7 +109,7 @@ def interquartile_means(grid: Grid, looks: Mapping[Any, Look], selection: str) -
     return Plot(_laid_out(figure), frame, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def profiles(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
     """Share of runs above an accuracy: each arm has axes of its own, where it stands beside the reference."""
     frame = aggregate.profiles(grid)
@@ -145,7 +144,7 @@ def profiles(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
     return Plot(_laid_out(figure), frame, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def improvements(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
     """Probability that a run of an arm is better than one of the reference: each setting faint, their mean bold."""
     frame = aggregate.improvements(grid)
@@ -176,7 +175,7 @@ def improvements(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
     return Plot(_laid_out(figure), frame.assign(setting=named), caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def ranks(grid: Grid, ranking: Ranking, looks: Mapping[Any, Look], selection: str) -> Plot:
     """Critical-difference diagram (Demšar 2006): mean ranks over settings, bars over arms that cannot be told apart."""
     arms, order = grid.arms, np.argsort(ranking.ranks, kind="stable")
@@ -278,7 +277,7 @@ def settings_table(grid: Grid, selection: str) -> Table:
 # ----------------------------------------------------------------------------------------------------------- factorials
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def effects(frame: pd.DataFrame, factorial: Factorial, looks: Mapping[Any, Look], rule: str) -> Plot:
     """Effects and interactions beside what each combination is, and would be if single effects added up."""
     forest = frame[frame["kind"] == "effect"]

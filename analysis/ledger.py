@@ -15,13 +15,12 @@ from datetime import date
 from itertools import pairwise
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from analysis import statistics
 from analysis.load import LoadError
-from analysis.plots import STYLE, Plot, _figure, _laid_out, plural, words
+from analysis.plots import Plot, _figure, _laid_out, drawing, plural, words
 from analysis.tables import Table
 from lnl import nights
 from lnl.results import FAILURES_THAT_ARE_OUTCOMES, LeftOut, Place, Store, place
@@ -298,7 +297,7 @@ def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd
 # -------------------------------------------------------------------------------------------------------------- drawn
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def bars(ledger: Ledger) -> Plot:
     """Stacked bars, one per arm, of hours of use and of none; the last is idle time."""
     units, arms = ledger.units(), ledger.arms()

@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.nights import Cell, Difference, words
-from analysis.plots import Plot
+from analysis.plots import Plot, drawing
 
 MOST = 12  # strips in one figure
 TICKS = 6  # nights that are named below a strip, at most
 COLOURS = {"down": "#b2182b", "up": "#2166ac", "": "#4d4d4d"}
 
 
+@drawing()
 def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
     """Small multiples, one for each of these cells (moved ones where none are given): accuracy in % by night.
 

@@ -7,10 +7,12 @@ Frames hold fractions; the axes show percent.  No pyplot, no global state.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -30,6 +33,7 @@ from scipy.stats import norm
 from analysis import statistics
 from analysis.evidence import OPEN
 from analysis.load import in_base, in_words
+from lnl.results import short_hash
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -51,11 +55,14 @@ STYLE: Any = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
+    "text.parse_math": False,  # names are text: a dollar sign is one
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
+OWN_TO_MATPLOTLIB = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
 MOST_FACTORS = 2  # crossed in one panel: columns, and colours or ticks
 TOGETHER = 7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
 DECADE = 10  # levels that are so many times as large as others stand on a logarithmic axis
+LONGEST = 60  # characters of a name in figures and texts
 WIDTH = 9.6  # inches; the report shows them at about 100 px each
 # Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -113,6 +120,23 @@ MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with 
 MOST_CLASSES = 20  # with a colour of their own
 
 
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Within it, or in a function that it decorates, figures look as here, whatever the user's matplotlibrc says.
+
+    A sign that no font has, such as one of Chinese, is drawn as a box, without a word.
+    """
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in OWN_TO_MATPLOTLIB}
+    with matplotlib.rc_context({**plain, **STYLE}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+def colour_map(name: str) -> Colormap:
+    """In 256 colours, whatever the user's matplotlibrc says."""
+    return matplotlib.colormaps[name].resampled(256)
+
+
 @dataclass(frozen=True)
 class Plot:
     """A figure, the frame it was drawn from, and what a reader must know."""
@@ -130,7 +154,7 @@ class Plot:
     def _rendered(self, kind: str, metadata: Mapping[str, None]) -> bytes:
         """The same rows give the same bytes: no date, no version."""
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with drawing():
             self.figure.savefig(file, format=kind, dpi=200, metadata=dict(metadata))
         return file.getvalue()
 
@@ -160,8 +184,9 @@ class Look:
 
 
 def words(name: str) -> str:
-    """`frozen_head` -> `frozen head`."""
-    return name.replace("_", " ")
+    """`frozen_head` -> `frozen head`; a long name is its beginning and a hash of all of it."""
+    text = " ".join(name.replace("_", " ").split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 10]}… {short_hash(name)[:8]}"
 
 
 def factor_name(factor: str) -> str:
@@ -255,7 +280,7 @@ def metric_curves(
     return _curves(rows, metrics, colour, looks, column, band=True)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def _curves(
     rows: pd.DataFrame,
     metrics: Sequence[str],
@@ -297,7 +322,7 @@ def _curves(
     frame = pd.concat(drawn, ignore_index=True)
     shown = "band: from the lowest to the highest replicate" if band else "faint: replicates"
     caption = (
-        f"{_sentence(_listed(_one_line(metric) for metric in present))} after each epoch; {shown}; "
+        f"{sentence(_listed(_one_line(metric) for metric in present))} after each epoch; {shown}; "
         f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
     )
     caption += "".join(
@@ -317,7 +342,7 @@ def _draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, 
     axes.plot(epochs, means, color=look.colour, linestyle=look.line, linewidth=1.9)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], colour: str = "arm") -> Plot:
     """One metric per epoch, axes of its own for each arm: what `learning_curves` is for few arms.
 
@@ -351,7 +376,7 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
     if colour != "arm":
         _legend(figure, [(_group_name(colour, group), looks[group]) for group in _levels(rows, colour)])
     caption = (
-        f"{_sentence(_one_line(metric))} after each epoch, by arm; band: from the lowest to the highest replicate; "
+        f"{sentence(_one_line(metric))} after each epoch, by arm; band: from the lowest to the highest replicate; "
         f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
         + " Grey: the means of all other arms."
         * (colour == "arm")
@@ -365,7 +390,7 @@ def _by_replicate(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return lines, lines.mean(axis=1, skipna=False)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def levels(
     trials: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look], selection: str
 ) -> Plot:
@@ -392,6 +417,7 @@ def levels(
     return Plot(_laid_out(figure), frame, caption)
 
 
+@drawing()
 def _arms_by_level(
     frame: pd.DataFrame, scored: pd.DataFrame, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:
@@ -435,6 +461,7 @@ def _arms_by_level(
     return figure
 
 
+@drawing()
 def _arms_in_rows(
     frame: pd.DataFrame, scored: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:
@@ -488,7 +515,7 @@ def _apart(places: Sequence[float], texts: Sequence[str], inch: float) -> list[b
     return shown
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def arms(
     trials: pd.DataFrame,
     reference: str,
@@ -538,7 +565,7 @@ def arms(
     return Plot(_laid_out(figure), frame, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def forest(contrasts: pd.DataFrame) -> Plot:
     """The declared contrasts (`Study.contrasts`): verdict, difference, interval, zero line and the effect that matters.
 
@@ -566,7 +593,7 @@ def forest(contrasts: pd.DataFrame) -> Plot:
     return Plot(_laid_out(figure), contrasts, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def selection_rules(frame: pd.DataFrame) -> Plot:
     """By how much each selection rule is ahead of the last epoch, for each arm.
 
@@ -666,7 +693,7 @@ def _band_sentence(compared: pd.DataFrame) -> str:
 # ----------------------------------------------------------------------------------------------------- inside a method
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
     """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
 
@@ -704,7 +731,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
     mixed = "mixture" in table
     _legend(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK, "--"))] * mixed)])
     caption = (
-        f"{_sentence(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
+        f"{sentence(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
         f"{len(found[min(found)][0])} bins, right and wrong ones apart; every panel has its own height."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
@@ -712,7 +739,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
     return Plot(_laid_out(figure), table, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
 
@@ -750,7 +777,7 @@ def _histogram_mean(counts: np.ndarray) -> float:
     return float(np.average(np.linspace(0, 1, len(counts)), weights=counts)) if counts.sum() else np.nan
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     """The transition matrix that a method estimated last, beside the realised one (K, K).  `arrays`: of one trial."""
     found = _by_epoch(arrays, "train/transition")
@@ -761,7 +788,7 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = (f"estimated, epoch {epoch}: error {error:.3f}", "realised")
     for axes, title, matrix in zip(grid, titles, (found[epoch], true), strict=True):
-        image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(matrix, cmap=colour_map("Blues"), vmin=0, vmax=1)
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("given label")
         axes.grid(visible=False)
@@ -786,7 +813,7 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     return Plot(_laid_out(figure), table, caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def embeddings(arrays: pd.DataFrame) -> Plot:
     """t-SNE of the features of some test images at some epochs; each starts from where the one before ended.
 
@@ -908,7 +935,7 @@ def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
     """Numbers have an order: a sequential map, dark to light; names have colours of their own.  No arm uses them."""
     if len(values) > 2 and all(isinstance(value, str) for value in values):
         return {value: Look(NAMED[i % len(NAMED)], LINES[i // len(NAMED)]) for i, value in enumerate(values)}
-    shades = matplotlib.colormaps["plasma"](np.linspace(0.05, 0.8, max(len(values), 2)))
+    shades = colour_map("plasma")(np.linspace(0.05, 0.8, max(len(values), 2)))
     return {value: Look(tuple(shade)) for value, shade in zip(values, shades, strict=False)}
 
 
@@ -1091,7 +1118,8 @@ def _one_line(metric: str) -> str:
     return metric_name(metric).replace("\n", " ")
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital letter."""
     return text[:1].upper() + text[1:]
 
 

@@ -6,7 +6,11 @@ The same rows give the same bytes: nothing is dated but by the rows themselves.
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +20,30 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import aggregate_plots, evidence, ledger, papers, plots, search_plots, seed_tables, statistics, tables
+from analysis import (
+    aggregate_plots,
+    configuration,
+    evidence,
+    ledger,
+    papers,
+    plots,
+    search_plots,
+    seed_tables,
+    statistics,
+    tables,
+)
 from analysis.load import LoadError, Study, load
-from lnl.files import shown
-from lnl.results import Place, Store, place, write_atomically
+from lnl.filenames import file_name
+from lnl.results import Place, Store, default_storage, place, storage_flag, write_atomically
 
+MANIFEST = "files.json"  # what the newest build has written beside it
 PIXELS_PER_INCH = 100  # on the page
 MOST_OPEN = 4  # searches whose figures are open on the page; of more of them each is folded
 MOST_SENTENCES = 12  # on contrasts; more of them are folded, for the figure below says the same
 MOST_NAMED = 6  # searches in one sentence
 MOST_FLIPS = 5  # sentences on rankings that depend on the budget
+ANCHORS = ("missing", "left", "provenance", "unreadable")  # ids of the page's own
+_PART = re.compile(r"[a-z0-9_.,=-]+\.(html|png|pdf|csv|md|tex)")  # of a report
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,11 @@ class Section:
     parts: list[Section] = field(default_factory=list)
     folded: bool = False
 
+    @property
+    def anchor(self) -> str:
+        """The id of its heading; its only figure may have its name."""
+        return self.name + "-section" * any(picture.stem == self.name for picture in self.pictures)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -74,21 +97,36 @@ class Report:
     study: Study
     rule: str
     folder: Place
+    written: set[str] = field(default_factory=set)  # names of its files so far
+    anchors: set[str] = field(default_factory=lambda: set(ANCHORS))  # ids of its sections so far
 
     @property
     def command(self) -> str:
-        night = f" --night {self.study.night}" if self.study.night else ""
-        return f"lnl report {self.study.name} --preset {self.study.preset}{night} --selection {self.rule}"
+        night = f" --night {shlex.quote(self.study.night)}" if self.study.night else ""
+        named = f"{shlex.quote(self.study.name)} --preset {shlex.quote(self.study.preset)}"
+        return f"lnl report {named}{night} --selection {self.rule}{storage_flag(self.study.root)}"
+
+    @property
+    def found(self) -> str:
+        """Storage, study, preset and night, as arguments in Python."""
+        root = str(self.study.root) if storage_flag(self.study.root) else default_storage()
+        night = f", night={python(self.study.night)}" if self.study.night else ""
+        return f"{python(root)}, {python(self.study.name)}, {python(self.study.preset)}{night}"
 
     @property
     def loading(self) -> str:
         """The study, in Python."""
-        night = f', night="{self.study.night}"' if self.study.night else ""
-        return f'load("results", "{self.study.name}", "{self.study.preset}"{night})'
+        return f"load({self.found})"
 
-    def picture(self, stem: str, plot: plots.Plot, code: str) -> Picture:
+    def section(self, name: str, title: str, **content: Any) -> Section:
+        """A section whose id no other has."""
+        anchor = _free(name, lambda anchor: anchor not in self.anchors)
+        self.anchors.add(anchor)
+        return Section(anchor, title, **content)
+
+    def picture(self, name: str, plot: plots.Plot, code: str) -> Picture:
         """Writes a figure and the rows that it draws."""
-        png = plot.png()
+        stem, png = self._stem(name, "png"), plot.png()
         self._write(f"{stem}.png", png)
         self._write(f"{stem}.pdf", plot.pdf())
         self._write(f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
@@ -98,14 +136,20 @@ class Report:
 
     def pictures(self, prefix: str, drawn: plots.Plots, code: str) -> list[Picture]:
         """Writes figures by name.  `code`: Python that draws all of them."""
-        return [self.picture(f"{prefix}-{kind}", plot, f'{code}["{kind}"]') for kind, plot in drawn.items()]
+        return [self.picture(f"{prefix}-{kind}", plot, f"{code}[{python(kind)}]") for kind, plot in drawn.items()]
 
     def tables(self, **named: tables.Table) -> dict[str, tables.Table]:
-        """Writes tables, by the stem of their files."""
-        for stem, table in named.items():
+        """Writes tables, by name; returns them by the stem of their files."""
+        stems = {}
+        for name, table in named.items():
+            stems[stem := self._stem(name, "md")] = table
             self._write(f"{stem}.md", table.markdown().encode())
             self._write(f"{stem}.tex", table.latex(stem).encode())
-        return named
+        return stems
+
+    def _stem(self, name: str, kind: str) -> str:
+        """Of a name's files, of which one has this ending: unlike all others of this report."""
+        return _free(name, lambda stem: f"{stem}.{kind}" not in self.written)
 
     def page(self, template: str, **content: Any) -> Place:
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -117,6 +161,7 @@ class Report:
     def _write(self, name: str, content: bytes) -> Place:
         path = self.folder / name
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        self.written.add(name)
         return path
 
 
@@ -125,20 +170,68 @@ def build(
     study: str,
     preset: str | None = None,
     selection: str | None = None,
-    out: str | Place | None = None,
+    output: str | Place | None = None,
     night: str | None = None,
 ) -> Place:
     """Write the report of a study's newest plan; returns the page, `<root>/reports/<study>-<preset>/index.html`.
 
     `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.  `night`: the newest
-    plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.
+    plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.  `output`: a folder to write to
+    instead; nothing is written to the results then.  What an earlier build left there and this one does not make is
+    removed.  Raises ValueError where the results' own folder of reports is a link to somewhere else.
     """
     loaded = load(root, study, preset, night)
-    name = f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night)
-    folder = place(out) if out is not None else loaded.root / "reports" / name
+    name = file_name(f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night))
+    folder = place(output) if output is not None else _inside(loaded.root, loaded.root / "reports" / name)
     report = Report(loaded, loaded.rule(selection), folder)
+    with _replacing(report):
+        return _build(report)
+
+
+def _inside(root: Place, folder: Place) -> Place:
+    """Results of somebody else's may hold links: no report follows one to the reader's own files."""
+    if isinstance(folder, Path) and isinstance(root, Path) and not folder.resolve().is_relative_to(root):
+        raise ValueError(f"{folder} is a link out of the results: remove it, or give another folder (--output).")
+    return folder
+
+
+@contextlib.contextmanager
+def _replacing(report: Report) -> Iterator[None]:
+    """Remove, after a build, what an earlier one wrote and this one did not, and keep a list of what is there."""
+    before, whole = _written_before(report.folder), False
+    try:
+        yield
+        whole = True
+    finally:
+        there = report.written if whole else report.written | before
+        text = json.dumps(sorted(there), indent=1) + "\n"
+        with contextlib.nullcontext() if whole else contextlib.suppress(Exception):
+            write_atomically(report.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            for name in before - there:
+                _remove(report.folder / name)
+
+
+def _written_before(folder: Place) -> set[str]:
+    """Names of files that an earlier build listed; never a path to elsewhere."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    listed = names if isinstance(names, list) else []
+    return {name for name in listed if isinstance(name, str) and _PART.fullmatch(name)}
+
+
+def _remove(path: Place) -> None:
+    with contextlib.suppress(IsADirectoryError, PermissionError):
+        path.unlink(missing_ok=True)
+
+
+def _build(report: Report) -> Place:
+    loaded = report.study
     contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
-    makers = (search, panels, across, rules, looks_taken, inside, beside, cost)
+    about = {(one.arm, one.against): one for one in configuration.remarks(loaded.plan, loaded.trials)}
+    makers = (trained, search, panels, across, rules, looks_taken, inside, beside, failures, cost)
+    declared_contrasts = declared(report, contrasts)
     sections = [section for make in makers for section in make(report)]
     return report.page(
         "report.html.jinja",
@@ -147,14 +240,19 @@ def build(
         rule_in_words=statistics.SELECTION[report.rule],
         summary=" ".join(summary(loaded)),
         count=count_sentence(contrasts),
-        verdicts=[verdict(row, len(contrasts), looks) for row in statistics.records(contrasts)],
+        trained=configuration.in_short(loaded),
+        verdicts=[
+            verdict(row, len(contrasts), looks, about.get((row["arm"], row["against"])))
+            for row in statistics.records(contrasts)
+        ],
         most_open_sentences=MOST_SENTENCES,
-        contrasts=declared(report, contrasts),
+        contrasts=declared_contrasts,
         sections=sections,
         missing=tables.of_missing(loaded) if len(loaded.missing) else None,
         left=tables.of_left(loaded) if len(loaded.left) else None,
         provenance=list(provenance(loaded.trials.drop_duplicates("trial"))),
         noise=realised_noise(loaded.trials),
+        remarks=loaded.remarks,
         unreadable={shown(Store(loaded.root).within(path)): why for path, why in loaded.unreadable.items()},
     )
 
@@ -214,10 +312,16 @@ class Verdict(NamedTuple):
     word: str
     said: str
     numbers: str  # by which it is said
+    doubts: str = ""  # what a reader must know before believing it
 
 
-def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> Verdict:
-    """`row`: of `Study.contrasts`.  `family`: how many are declared.  `looks`: replicates at every declared look."""
+def verdict(
+    row: Mapping[str, Any], family: int, looks: Sequence[int] = (), remark: configuration.Remark | None = None
+) -> Verdict:
+    """`row`: of `Study.contrasts`.  `family`: how many are declared.  `looks`: replicates at every declared look.
+
+    `remark`: what else the two arms differ in.
+    """
     arm, against, word = plots.words(row["arm"]), plots.words(row["against"]), row["verdict"]
     said = {
         "equivalent": f"{arm} is equivalent to {against}",
@@ -250,7 +354,9 @@ def verdict(row: Mapping[str, Any], family: int, looks: Sequence[int] = ()) -> V
     if row["direction"] != "any":
         agrees = "as declared" if word == row["direction"] else "against the declared direction"
         parts.append(agrees if word in ("helps", "hurts") else f"declared: {row['direction']}")
-    return Verdict(word, said, f"{'; '.join(parts)}.")
+    doubts = [late] if (late := tables.declared_late(row)) else []
+    doubts += [f"the two arms also differ in {remark.in_words()}"] if remark else []
+    return Verdict(word, said, f"{'; '.join(parts)}.", plots.sentence(f"{'; '.join(doubts)}.") if doubts else "")
 
 
 def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
@@ -406,7 +512,7 @@ def realised_noise(trials: pd.DataFrame) -> list[list[str]]:
 
 def declared(report: Report, contrasts: pd.DataFrame) -> Section:
     """Every declared contrast: the figure at the top of the page, and its table."""
-    section = Section("contrasts", "Declared contrasts")
+    section = report.section("contrasts", "Declared contrasts")
     if contrasts.empty:
         section.note = "No contrast is declared between arms of this preset."
         return section
@@ -419,13 +525,36 @@ def declared(report: Report, contrasts: pd.DataFrame) -> Section:
     return section
 
 
+def trained(report: Report) -> Iterator[Section]:
+    """The base configuration, what each arm changes, and what arms that are compared differ in without a word."""
+    study = report.study
+    section = report.section("trained", "What was trained")
+    section.lead = list(configuration.same_training(study.plan, study.trials))
+    found = list(configuration.sentences(configuration.remarks(study.plan, study.trials)))
+    section.warnings = found[:MOST_SENTENCES]
+    if more := len(found) - MOST_SENTENCES:
+        section.warnings += [f"{more} more such remarks are left out: the table tells them."] * (more > 0)
+    named = {"trained": configuration.of_base(study), "trained-arms": configuration.of_arms(study)}
+    section.tables = report.tables(**named)
+    if len((method := configuration.of_method(study)).rows):
+        section.more["All settings of the base's method"] = report.tables(**{"trained-method": method})
+    yield section
+
+
+def failures(report: Report) -> Iterator[Section]:
+    """Why trials failed or diverged, in their own words."""
+    table = configuration.of_failures(report.study)
+    if table.rows:
+        yield report.section("failures", "What failed or diverged, and why", tables=report.tables(failures=table))
+
+
 def search(report: Report) -> Iterator[Section]:
     """What each search tried, found and spent."""
     study, rule = report.study, report.rule
     if not study.cells:
         return
     suggestions = study.suggestions(rule)
-    section = Section("suggestions", "Search", folded=len(study.cells) > MOST_OPEN)
+    section = report.section("suggestions", "Search", folded=len(study.cells) > MOST_OPEN)
     section.lead = list(search_sentences(study))
     section.warnings = list(search_warnings(study, suggestions))
     section.tables = report.tables(suggestions=tables.of_search(study, suggestions, rule))
@@ -435,8 +564,8 @@ def search(report: Report) -> Iterator[Section]:
         name, stem = search_plots.name_of(cell), f"suggestions-{search_plots.stem(cell)}"
         place = f", {cell['setting']!r}" * bool(cell["setting"])
         drawn = search_plots.of_cell(study, cell, suggestions)
-        code = f'{report.loading}.plot_search("{name}"{place}, selection="{rule}")'
-        part = Section(stem, search_plots.title(cell), report.pictures(stem, drawn, code))
+        code = f'{report.loading}.plot_search({python(name)}{place}, selection="{rule}")'
+        part = report.section(stem, search_plots.title(cell), pictures=report.pictures(stem, drawn, code))
         if not drawn:
             part.note = "No suggestion of this search is complete yet."
         section.parts.append(part)
@@ -448,7 +577,7 @@ def panels(report: Report) -> Iterator[Section]:
     study, rule = report.study, report.rule
     epochs = study.epochs(sorted({metric for panel in study.plan["panels"].values() for metric in panel["curves"]}))
     for name, panel in study.plan["panels"].items():
-        section = Section(name, panel["title"])
+        section = report.section(name, panel["title"])
         yield section
         if study.panel(name).empty:
             section.note = "No trial of this panel has finished yet."
@@ -461,7 +590,7 @@ def panels(report: Report) -> Iterator[Section]:
             section.note = f"Figures show at most {plots.MOST_FACTORS} crossed factors; this panel crosses {crossed}."
             continue
         drawn = plots.of_panel(study, name, rule, epochs)
-        section.pictures = report.pictures(name, drawn, f'{report.loading}.plot("{name}", "{rule}")')
+        section.pictures = report.pictures(name, drawn, f'{report.loading}.plot({python(name)}, "{rule}")')
         recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
         asked = [metric for metric in panel["curves"] if not metric.endswith(plots.HISTOGRAM)]
         if absent := [metric for metric in asked if metric not in recorded]:
@@ -474,7 +603,7 @@ def across(report: Report) -> Iterator[Section]:
     named = aggregate_plots.tables_of(report.study, report.rule)
     if drawn or named:
         code = f'aggregate_plots.of_study({report.loading}, "{report.rule}")'
-        section = Section("across", "Across settings", report.pictures("across", drawn, code))
+        section = report.section("across", "Across settings", pictures=report.pictures("across", drawn, code))
         section.tables = report.tables(**{f"across-{name}": table for name, table in named.items()})
         yield section
 
@@ -485,10 +614,10 @@ def rules(report: Report) -> Iterator[Section]:
     if len(table.frame):
         code = f"plots.selection_rules(tables.of_rules({report.loading}).frame)"
         pictures = [report.picture("rules", plots.selection_rules(table.frame), code)]
-        yield Section(
+        yield report.section(
             "rules",
             "What the choice of epoch changes",
-            pictures,
+            pictures=pictures,
             tables=report.tables(rules=table),
             lead=list(rules_sentences(report.study.trials, table.frame)),
         )
@@ -499,7 +628,7 @@ def looks_taken(report: Report) -> Iterator[Section]:
     taken = report.study.looks_taken()
     if taken.empty or report.study.night:
         return
-    section = Section(
+    section = report.section(
         "looks", "Looks at the contrasts", tables=report.tables(looks=tables.of_looks(report.study, taken))
     )
     now = report.study.contrasts().set_index(["arm", "against"])["verdict"]
@@ -516,7 +645,7 @@ def looks_taken(report: Report) -> Iterator[Section]:
 def inside(report: Report) -> Iterator[Section]:
     """What the methods believed of the labels, where they recorded it."""
     if pictures := report.pictures("inside", report.study.plot_inside(), f"{report.loading}.plot_inside()"):
-        yield Section("inside", "Inside the methods", pictures)
+        yield report.section("inside", "Inside the methods", pictures=pictures)
 
 
 def beside(report: Report) -> Iterator[Section]:
@@ -524,7 +653,7 @@ def beside(report: Report) -> Iterator[Section]:
     table = papers.table(report.study, report.rule)
     if not table.rows:
         return
-    section = Section("papers", "Beside the papers", lead=[papers_sentence(table.frame)])
+    section = report.section("papers", "Beside the papers", lead=[papers_sentence(table.frame)])
     saved = report.tables(papers=table)
     if table.frame["comparable"].any():
         section.tables = saved
@@ -542,15 +671,25 @@ def cost(report: Report) -> Iterator[Section]:
         found = ledger.of(study.root, study.name, study.preset, study.night)
     except LoadError:
         return
-    night = f', night="{study.night}"' if study.night else ""
-    code = f'ledger.of("results", "{study.name}", "{study.preset}"{night}).figure()'
-    section = Section("cost", "What it cost", [report.picture("cost", found.figure(), code)])
+    code = f"ledger.of({report.found}).figure()"
+    section = report.section("cost", "What it cost", pictures=[report.picture("cost", found.figure(), code)])
     section.more["As a table"] = report.tables(cost=found.table())
     section.lead = [" ".join(found.sentences())]
     yield section
 
 
 # ---------------------------------------------------------------------------------------------------------- small parts
+
+
+def python(text: str) -> str:
+    """A text as Python spells it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _free(name: str, is_free: Callable[[str], bool]) -> str:
+    """The file name of this name, or of the name with the first number with which it is free."""
+    candidates = (file_name(name if number == 1 else f"{name} ({number})") for number in itertools.count(1))
+    return next(filter(is_free, candidates))
 
 
 def _unbroken(value: Any) -> Any:

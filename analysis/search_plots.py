@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -26,7 +24,20 @@ from matplotlib.tri import TriAnalyzer, Triangulation
 from scipy.spatial import ConvexHull, QhullError
 
 from analysis import plots, statistics
-from analysis.plots import DARK, STYLE, WIDTH, Look, Plot, Plots, _figure, _laid_out, _legend, factor_name, words
+from analysis.plots import (
+    DARK,
+    WIDTH,
+    Look,
+    Plot,
+    Plots,
+    _figure,
+    _laid_out,
+    _legend,
+    colour_map,
+    drawing,
+    factor_name,
+    words,
+)
 
 if TYPE_CHECKING:
     from analysis.load import Study
@@ -47,7 +58,7 @@ BELOW: Style = {"marker": "v", "markersize": 5, "linestyle": "", "markeredgewidt
 
 def _part_of(name: str, low: float, high: float) -> Colormap:
     """The part of a colour map that can be seen on white."""
-    return LinearSegmentedColormap.from_list(f"{name} part", matplotlib.colormaps[name](np.linspace(low, high, 64)))
+    return LinearSegmentedColormap.from_list(f"{name} part", colour_map(name)(np.linspace(low, high, 64)))
 
 
 BY_NUMBER = _part_of("Blues", 0.3, 1.0)
@@ -68,14 +79,8 @@ def title(cell: Mapping[str, Any]) -> str:
 
 
 def stem(cell: Mapping[str, Any]) -> str:
-    """A file name."""
-    place = "".join(f"-{factor}-{level}" for factor, level in cell["setting"].items())
-    return stem_of(f"{name_of(cell)}{place}")
-
-
-def stem_of(text: str) -> str:
-    """Letters, digits, dots and underscores, with dashes between them."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
+    """What its figures are named by."""
+    return name_of(cell) + "".join(f"-{factor}-{level}" for factor, level in cell["setting"].items())
 
 
 def names(parameters: Sequence[str]) -> dict[str, str]:
@@ -180,7 +185,7 @@ def floor(values: pd.Series) -> float:
 # ---------------------------------------------------------------------------------------------------- kinds of figure
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def history(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy of every suggestion by its number, and the best so far."""
     figure = _figure(3.0, 7.2)
@@ -211,7 +216,7 @@ def history(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), drawn, caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """The searched value against accuracy, one column per parameter: validation above, test below."""
     keys, done, rest = searched(rows, cell), complete(rows), rows[rows["state"] != "complete"]
@@ -289,7 +294,7 @@ def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple[str, str]) -> Plot:
     """Validation accuracy over two numeric parameters, interpolated linearly between the suggestions."""
     spaces = [cell["space"][key] for key in pair]
@@ -345,7 +350,7 @@ def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple
     return Plot(_laid_out(figure), frame.reset_index(drop=True), caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """A line per complete suggestion through its values and its validation accuracy."""
     keys, done = searched(rows, cell), complete(rows).sort_values("accuracy", kind="stable")
@@ -399,7 +404,7 @@ def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), frame.sort_values("number", ignore_index=True), caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def importance(cell: Mapping[str, Any], look: Look) -> Plot:
     """How much each parameter mattered to validation accuracy."""
     shares = sorted(cell["importance"].items(), key=lambda item: -item[1])
@@ -422,7 +427,7 @@ def importance(cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), pd.DataFrame(shares, columns=["parameter", "importance"]), caption)
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy against seconds of training, and the suggestions that none beats in both."""
     done = complete(rows).sort_values(["seconds", "accuracy"], ascending=[True, False], kind="stable")
@@ -453,7 +458,7 @@ def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), drawn.sort_values("number", ignore_index=True), caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy after each epoch, as the pruner saw it."""
     figure = _figure(3.1, 7.2)
@@ -490,7 +495,7 @@ def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     return Plot(_laid_out(figure), frame, caption + _unfinished(cell))
 
 
-@matplotlib.rc_context(STYLE)
+@drawing()
 def best_so_far(
     searches: Mapping[str, pd.DataFrame], shown_names: Mapping[str, str], looks: Mapping[str, Look], by: str
 ) -> Plot:
@@ -590,7 +595,7 @@ def overview(study: Study, suggestions: pd.DataFrame) -> Plots:
         for by in ("suggestions", "epochs") if pruned.any() else ("suggestions",):
             plot = best_so_far(searches, shown_names, looks, by)
             place = f"Setting: {setting}. " if setting != "base" else ""
-            key = "-".join(["best", *([by] if by == "epochs" else []), *([stem_of(setting)] if place else [])])
+            key = "-".join(["best", *([by] if by == "epochs" else []), *([setting.replace(" ", "-")] if place else [])])
             drawn[key] = Plot(plot.figure, plot.drawn, place + plot.caption)
     return drawn
 

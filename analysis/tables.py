@@ -139,7 +139,7 @@ def of_contrasts(study: Study, selection: str) -> Table:
             str(row["verdict"]),
             _difference(row),
             *("" if np.isnan(row[p]) else plots.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
-            str(row["direction"]),
+            f"{row['direction']}{' (late)' * bool(declared_late(row))}",
             percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
             "" if row["why"] else _more(row["more"]),
@@ -157,8 +157,15 @@ def of_contrasts(study: Study, selection: str) -> Table:
         f"{plots.VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
         + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
         + ". More replicates: about as many would decide it."
+        + " Late: declared, or changed, after some of its trials had ended." * any(row[6].endswith(")") for row in rows)
     )
     return Table(caption, header, rows, frame)
+
+
+def declared_late(row: Mapping[str, Any]) -> str:
+    """`declared after 3 of 8 trials had ended`; nothing where that is not so, or not known.  `row`: of contrasts."""
+    after, of = (row.get(name, np.nan) for name in ("declared_after", "declared_of"))
+    return f"declared after {after:g} of {of:g} trials had ended" if after and not np.isnan(after) else ""
 
 
 def of_rules(study: Study) -> Table:

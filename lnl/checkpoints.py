@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lnl.results import Place, StorageError, Store, claim, is_outcome, now, write_atomically
+from lnl.results import Place, StorageError, Store, claim, is_outcome, now, partition, write_atomically
 
 FORMAT = 1
 SIGNATURE = "lnl-state"
@@ -116,7 +116,7 @@ def set_aside(store: Store, study: str, trial: str, path: Place, why: Refused) -
 def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]:
     """(Study, trial) whose checkpoint is of code that has finished it: left by a writer that was killed or frozen."""
     folder = store.root / "checkpoints"
-    paths = folder.rglob("*.pt") if study is None else (folder / f"study={study}").glob("*.pt")
+    paths = folder.rglob("*.pt") if study is None else (folder / partition(study)).glob("*.pt")
     found = []
     for path in paths:
         of, trial = path.parent.name.removeprefix("study="), path.stem

@@ -33,7 +33,16 @@ from lnl.files import read_file, reason
 from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table
 from lnl.provenance import Current
-from lnl.results import Place, StorageError, Store, attempt_name, place, write_atomically
+from lnl.results import (
+    Place,
+    StorageError,
+    Store,
+    attempt_name,
+    default_storage,
+    place,
+    storage_flag,
+    write_atomically,
+)
 from lnl.study import Plan, Planned, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -69,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--selection",
         choices=("last", "last10", "val_selected", "best_test"),
         help="selection rule; default: the study's",
+    )
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write the page there, and nothing to the results (default: reports/ below the storage)",
     )
     text = "what a study cost: GPU-hours per arm (CPU-hours where trials had no GPU), of use, wasted and idle"
     ledger = commands.add_parser("ledger", help=text, description=text)
@@ -268,11 +283,7 @@ def _arms(given: Sequence[str] | None, study: Study) -> list[str] | None:
 
 def _storage_flag(parser: argparse.ArgumentParser) -> None:
     text = "where results live: a folder, or s3://bucket/prefix (default: $LNL_STORAGE, else results)"
-    parser.add_argument("--storage", type=_place, default=_default_storage(), metavar="PLACE", help=text)
-
-
-def _default_storage() -> str:
-    return os.environ.get("LNL_STORAGE", "results")
+    parser.add_argument("--storage", type=_place, default=default_storage(), metavar="PLACE", help=text)
 
 
 def _place(text: str) -> Place:
@@ -602,7 +613,8 @@ def _search(
 
 def _report(options: argparse.Namespace) -> int:
     night = options.night and options.night.isoformat()
-    page = _draw_report(options.storage, options.study, options.preset, options.selection, night=night)
+    about = {"selection": options.selection, "output": options.output, "night": night}
+    page = _draw_report(options.storage, options.study, options.preset, **about)
     print(f"Report: {_relative(page)}")
     return COMPLETE
 
@@ -630,7 +642,7 @@ def _diff(options: argparse.Namespace) -> int:
         found = nightly.against(*asked, options.against, options.against_storage, options.selection)
     else:
         found = nightly.tonight(*asked, nightly.NIGHTS if options.nights is None else options.nights, options.selection)
-    found = replace(found, storage=_storage_words(options.storage))
+    found = replace(found, storage=storage_flag(options.storage))
     if options.json:
         print(json.dumps(nightly.as_json(found), indent=1))
     else:
@@ -769,12 +781,7 @@ def _attempt_in_words(row: Mapping[str, Any]) -> str:
 
 
 def _logs_command(study: str, trial: str, storage: Place) -> str:
-    return f"lnl logs {study} {trial}{_storage_words(storage)}"
-
-
-def _storage_words(storage: Place) -> str:
-    """The flag that a command needs to look there, too."""
-    return "" if storage == place(_default_storage()) else f" --storage {storage}"
+    return f"lnl logs {study} {trial}{storage_flag(storage)}"
 
 
 # --------------------------------------------------------------------------------------------------- methods, doctor

@@ -1,4 +1,7 @@
-"""What a trial prints, for its log file; and `mask`, which takes secrets out of every text that is stored or sent."""
+"""What a trial prints, for its log file; and `mask`, which takes secrets out of every text that people read.
+
+What code reads back is never masked: a secret may be an everyday word, as `SSH_KEY_NAME=digits` has one.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from urllib.parse import quote
 
 NAMES = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)  # of environment variables that hold secrets
 SHORTEST = 6  # characters of a secret: TOKENIZERS_PARALLELISM=false and KEYMAP=us are none
+LONG = 16  # characters of a secret that nothing else holds by chance; a shorter one may be a part of a name or an id
+BEGINS = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))"  # a word, also after an escaped line break or sign of a URL
 HIDDEN = "***"
 PASSWORD = re.compile(r"""(?<=://)([^\s/:@"']*):([^\s/"]+)@""")  # in a URL
 ASKED = re.compile(r"""([?&](?:password|passwd|token|secret)=)([^&\s"']+)""", re.IGNORECASE)  # in its query
@@ -28,7 +33,10 @@ def mask(text: str) -> str:
     """The text without passwords in URLs and without the values of this process's secret environment variables."""
     text = ASKED.sub(rf"\1{HIDDEN}", PASSWORD.sub(rf"\1:{HIDDEN}@", text))
     for secret in sorted(_secrets(), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        if len(secret) >= LONG:
+            text = text.replace(secret, HIDDEN)
+        elif secret in text:
+            text = re.sub(BEGINS + re.escape(secret) + r"(?!\w)", HIDDEN, text)
     return text
 
 

@@ -26,6 +26,7 @@ UNHASHED = (
     "lnl",
     "lnl.checkpoints",
     "lnl.declaring",
+    "lnl.filenames",
     "lnl.files",
     "lnl.methods",
     "lnl.provenance",

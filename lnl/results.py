@@ -32,6 +32,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import socket
 import threading
 import time
@@ -54,8 +55,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lnl import objects, processes
+from lnl.filenames import file_name
 from lnl.files import is_no_file, listed, open_lock, printable, read_file, reason, shown
-from lnl.logs import mask, masked
+from lnl.logs import mask
 from lnl.objects import ObjectPath, StorageError
 
 logger = logging.getLogger(__name__)
@@ -227,7 +229,9 @@ PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 
-SPOKEN = ("failure_message", "message")  # columns whose text may quote anything: secrets are masked there
+# Columns, and fields of an event, whose text is for people and may quote anything: secrets are masked there, and only
+# there, for no code reads them back.
+SPOKEN = ("failure_message", "message", "reason", "stopped")
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 CLASSES = {"digits": 10, "cifar10": 10, "stl10": 10, "cifar100": 100}  # for rows that were written without theirs
 
@@ -249,6 +253,20 @@ def place(text: str | Path | ObjectPath) -> Place:
     return Path(text).expanduser().resolve()
 
 
+STORAGE = "results"  # below the current folder, where neither a flag nor a variable says another place
+
+
+def default_storage() -> str:
+    """Where commands without `--storage` look for results."""
+    return os.environ.get("LNL_STORAGE", STORAGE)
+
+
+def storage_flag(root: Place) -> str:
+    """What a command needs to look there, too, whoever gives it later: the variable need not be set for them."""
+    here = "LNL_STORAGE" not in os.environ and root == place(STORAGE)
+    return "" if here else f" --storage {shlex.quote(str(root))}"
+
+
 def now() -> datetime:
     """With its time zone, UTC, as the tables store it."""
     return datetime.now(UTC)
@@ -257,6 +275,11 @@ def now() -> datetime:
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def partition(study: str) -> str:
+    """The folder of a study's rows, below that of their table."""
+    return f"study={file_name(study)}"
 
 
 def attempt_name(trial: str, attempt: int) -> str:
@@ -278,7 +301,8 @@ def part_name(table: str, *key: Any) -> str:
     if table == "events":
         at, kind = key
         return f"{at:%Y%m%dT%H%M%S}-{kind}-"
-    return "-".join(map(str, key))
+    study, preset, plan_hash = key
+    return f"{file_name(f'{study}-{preset}')}-{plan_hash}"
 
 
 def holds_many(stem: str) -> bool:
@@ -454,10 +478,10 @@ class Store:
             )
 
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Place:
-        return self.root / table / f"study={study}" / f"{attempt_name(trial, attempt)}.parquet"
+        return self.root / table / partition(study) / f"{attempt_name(trial, attempt)}.parquet"
 
     def log_path(self, study: str, trial: str, attempt: int) -> Place:
-        return self.root / "logs" / f"study={study}" / f"{attempt_name(trial, attempt)}.txt"
+        return self.root / "logs" / partition(study) / f"{attempt_name(trial, attempt)}.txt"
 
     def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
         """What an attempt said; without secrets, see `lnl.logs`."""
@@ -481,7 +505,7 @@ class Store:
         write_rows(path, TRIALS, [row], once=True)
 
     def suggestion_path(self, study: str, search: str, number: int) -> Place:
-        return self.root / "suggestions" / f"study={study}" / f"{part_name('suggestions', search, number)}.parquet"
+        return self.root / "suggestions" / partition(study) / f"{part_name('suggestions', search, number)}.parquet"
 
     def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
@@ -501,13 +525,14 @@ class Store:
         at = now()
         path = self.root / "events" / f"{part_name('events', at, kind)}{uuid.uuid4().hex[:12]}.parquet"
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
-        write_rows(path, EVENTS, [{**about, "payload": printable(canonical(masked(payload)))}])
+        spoken = {name: mask(payload[name]) for name in SPOKEN if payload.get(name)}
+        write_rows(path, EVENTS, [{**about, "payload": printable(canonical({**payload, **spoken}))}])
 
     def checkpoint_path(self, study: str, trial: str) -> Place:
-        return self.root / "checkpoints" / f"study={study}" / f"{trial}.pt"
+        return self.root / "checkpoints" / partition(study) / f"{trial}.pt"
 
     def lease_path(self, study: str, trial: str) -> Place:
-        return self.root / "leases" / f"study={study}" / f"{trial}.json"
+        return self.root / "leases" / partition(study) / f"{trial}.json"
 
     def give_up(self, study: str, trial: str) -> None:
         """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
@@ -534,12 +559,12 @@ class Store:
 
     def next_attempt(self, study: str, trial: str) -> int:
         """One more than the newest attempt that has a part of its name, readable or not."""
-        stems = [path.stem for path in listed(self.root / "trials" / f"study={study}", f"{trial}-*.parquet")]
+        stems = [path.stem for path in listed(self.root / "trials" / partition(study), f"{trial}-*.parquet")]
         return 1 + max((known[1] for stem in stems if (known := parse_attempt(stem))), default=0)
 
     def logs(self, study: str) -> tuple[dict[str, Place], list[Place]]:
         """Name of an attempt -> its log; and what lies beside these under another name."""
-        paths = listed(self.root / "logs" / f"study={study}", "*.txt")
+        paths = listed(self.root / "logs" / partition(study), "*.txt")
         known = {path.stem: path for path in paths if parse_attempt(path.stem)}
         return known, [path for path in paths if path.stem not in known and not path.name.startswith(".")]
 
@@ -565,7 +590,7 @@ class Store:
         """
         folder = self.root / table
         if study is not None and table in PARTITIONED:
-            folder = folder / f"study={study}"
+            folder = folder / partition(study)
         pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
         flat = study is not None or table not in PARTITIONED
         paths = [
@@ -1035,7 +1060,7 @@ def leases(store: Store, study: str | None = None) -> dict[tuple[str, str], dict
     """(Study, trial) -> record of its lease, with `alive`; of one study, or of all."""
     folder = store.root / "leases"
     found = {}
-    for path in listed(folder, "*.json", deep=True) if study is None else listed(folder / f"study={study}", "*.json"):
+    for path in listed(folder, "*.json", deep=True) if study is None else listed(folder / partition(study), "*.json"):
         of = path.parent.name.removeprefix("study=")
         if of != path.parent.name and (seen := _look(path)).record:
             found[of, path.stem] = {**seen.record, "alive": seen.alive()}

@@ -69,7 +69,7 @@ from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
-from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
+from lnl.results import StorageError, Store, is_outcome, partition, tidy_leases  # noqa: E402
 from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
@@ -785,7 +785,7 @@ def run_search(
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
-    told = listed(store.root / "suggestions" / f"study={plan.study}", "*.parquet")
+    told = listed(store.root / "suggestions" / partition(plan.study), "*.parquet")
     tidy_leases(store, plan.study, trials | {f"search-{path.stem}" for path in told})
     checkpoints.tidy(store, plan.study)
     return stopped

@@ -218,7 +218,7 @@ class Plan:
 class Study(BaseModel, frozen=True, extra="forbid"):
     """One question, declared in one file."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
     question: str
     base: Trial
     arms: dict[str, dict[str, Any]] = {"base": {}}
@@ -371,6 +371,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             "preset": preset or "base",
             "question": self.question,
             "base": base.model_dump(mode="json"),
+            "method_changes": {key: value for key, value in base.identity()["method"].items() if key != "name"},
             "base_levels": level,
             "factors": factors,
             "arms": {arm: own[arm] for arm in own if arm in here},

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
+from lnl.filenames import file_name
 from lnl.logs import mask, masked
 
 SPLITS = ("train", "validation", "test", "oracle")
@@ -87,7 +87,7 @@ class TensorBoard:
             self.end(run.trial, False)  # its worker was lost: another file, which overrules this one
         self.seen[run.trial] = epoch
         if run.trial not in self.runs:
-            path = self.folder.joinpath(*(re.sub(r"[^\w.=,+ -]+", "_", part) for part in (run.group, *run.place)))
+            path = self.folder.joinpath(*map(file_name, (run.group, *run.place)))
             writer = self.runs[run.trial] = self.make(
                 str(path),
                 purge_step=epoch,  # where the trial goes on from, earlier files are read up to here

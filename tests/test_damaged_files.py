@@ -239,14 +239,13 @@ class Checkpoint(Executed):
     silent = KINDS  # set aside with an event, which tests/test_runner.py looks at; here: it does not stop the trial
 
     def make(self, folder: Path) -> Path:
-        from lnl import worker
         from lnl.results import Store, write_atomically
         from lnl.trial import Execution, run
 
         trial = self.trial(folder)
         row = next(iter(run(trial, Execution(device="cpu"))))
         path = folder / "store" / "checkpoints" / f"{trial.id}.pt"
-        state = {"trial": trial.id, "code": worker.trial_code_hash(trial), "device": "cpu", "run": row.snapshot()}
+        state = {"trial": trial.id, "code": Current().sources(trial).code_hash, "device": "cpu", "run": row.snapshot()}
         import torch
 
         write_atomically(path, lambda temporary: torch.save({**state, "history": [], "arrays": []}, temporary))

@@ -1,5 +1,13 @@
 """Every figure against the rows it was drawn from: the frame, what stands on the axes, and what the caption says."""
 
+import ast
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -7,8 +15,10 @@ import pytest
 import scipy.stats
 from matplotlib.colors import same_color
 
-from analysis import load, plots
+from analysis import ledger, load, plots
 from tests import simulated
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -589,3 +599,67 @@ def test_settings_in_words():
     assert plots.setting_name({"unlabelled_ratio": 20}) == "labelled : unlabelled 1 : 20"
     assert plots.setting_name({"method.sharpening_temperature": 0.5}) == "sharpening temperature 0.5"
     assert plots.setting_name({"method.lambda_mixmatch": 1.0, "probe": 50}) == "lambda mixmatch 1, 50 trusted images"
+
+
+HOSTILE_RC = """
+text.usetex: True
+axes.facecolor: red
+figure.facecolor: yellow
+savefig.facecolor: blue
+savefig.bbox: tight
+font.size: 31
+font.family: monospace
+lines.linewidth: 9
+image.lut: 3
+axes.prop_cycle: cycler('color', ['red'])
+text.parse_math: True
+pdf.compression: 0
+"""
+
+
+def drawn(root: str) -> list[str]:
+    """Digests of figures in both formats."""
+    study = load(root, simulated.STUDY)
+    figures = [*study.plot("frozen_head").values(), plots.forest(study.contrasts())]
+    figures += [ledger.of(Path(root), simulated.STUDY).figure()]
+    return [hashlib.sha256(content).hexdigest() for plot in figures for content in (plot.png(), plot.pdf())]
+
+
+def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
+    """Not even where it asks for TeX, which this machine need not have."""
+    simulation, plan = simulated.Simulation(tmp_path / "results", epochs=2), simulated.plan(2, panels=["frozen_head"])
+    simulation.submit(plan)
+    simulation.run(plan["trials"])
+    (tmp_path / "matplotlibrc").write_text(HOSTILE_RC, encoding="utf-8")
+    code = "import sys; from tests.test_plots import drawn; print(*drawn(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    command = [sys.executable, "-c", code, str(tmp_path / "results")]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == drawn(str(tmp_path / "results"))
+
+
+def test_every_function_that_makes_a_figure_draws_under_our_own_settings():
+    """Those of searches, nights, ledgers and across settings, too."""
+    makers, bare = [], []
+    for path in sorted((ROOT / "analysis").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef) or node.name == "_figure":
+                continue
+            calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
+            if calls & {"_figure", "Figure", "plots._figure"}:
+                makers.append(node.name)
+                bare += [f"{path.name}: {node.name}"] * ("drawing()" not in map(ast.unparse, node.decorator_list))
+    assert len(makers) > 20 and not bare
+
+
+def test_a_dollar_sign_in_a_name_is_one(study):
+    """It was matplotlib's mathtext, whose error ended the report."""
+    name = "$\\nosuch{$"
+    trials = study.trials.assign(arm=study.trials["arm"].replace("frozen_head", name))
+    plan = {**study.plan, "arms": {"full": {}, name: {"labels": 1}, "stopped_gradient": {"labels": 2}}}
+    panel = {**study.plan["panels"]["frozen_head"], "arms": ["full", name, "stopped_gradient"]}
+    found = dataclasses.replace(study, trials=trials, plan={**plan, "panels": {"frozen_head": panel}})
+    plot = found.plot("frozen_head")["arms"]
+    labels = [label.get_text() for axes in plot.figure.axes for label in axes.get_yticklabels()]
+    assert name in labels and plot.png().startswith(b"\x89PNG")

@@ -172,7 +172,7 @@ LOOKS = [4, 6, 8, 10]
     ],
 )  # fmt: skip
 def test_verdicts_in_plain_words(changes, looks, word, said, numbers):
-    assert report.verdict(row(**changes), 5, looks) == (word, said, numbers)
+    assert report.verdict(row(**changes), 5, looks) == (word, said, numbers, "")
 
 
 def test_one_contrast_alone_is_no_family():
@@ -196,7 +196,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     text = text_of(page)
     assert text.index("Which parts") < text.index("Of 3 declared contrasts") < text.index("Label noise as realised")
     for each in statistics.records(contrasts):
-        word, said, numbers = report.verdict(each, len(contrasts))
+        word, said, numbers, _ = report.verdict(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
     source = page.read_text(encoding="utf-8")
     assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
@@ -208,12 +208,12 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
     figures = re.findall(r'<figure id="([^"]+)">(.*?)</figure>', source, re.DOTALL)
     assert len(figures) == source.count("<img") == 10
     for stem, body in figures:
-        assert "lnl report robmix_ablation --preset digits --selection last" in body
+        assert f"lnl report robmix_ablation --preset digits --selection last --storage {root}" in body
         rows = int(re.search(r"Draws (\d+) rows?: <a href=\"([^\"]+)\"", body)[1])
         imports, code = html.unescape(re.search(r"<code>(from analysis.*?)</code>", body, re.DOTALL)[1]).split("\n")
         names: dict[str, Any] = {}
         exec(imports, names)
-        plot = eval(code.replace('"results"', repr(str(root))), names)
+        plot = eval(code, names)
         assert len(plot.drawn) == rows
         with (page.parent / f"{stem}.csv").open() as file:
             written = pd.read_csv(file, keep_default_na=False, na_values=[""])
@@ -224,7 +224,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
 
 def test_every_file_that_the_page_links_to_lies_beside_it(page):
     linked = set(re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")))
-    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html"}
+    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", report.MANIFEST}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_every_panel_has_its_caption_table_and_command(page, root):
     text = text_of(page)
     for panel in ("No update of the self-supervised head", "Labelled and unlabelled images"):
         assert panel in text
-    assert 'load("results", "robmix_ablation", "digits").plot("frozen_head", "last")["arms"]' in text
+    assert f'load("{root}", "robmix_ablation", "digits").plot("frozen_head", "last")["arms"]' in text
     assert "No trial of this panel recorded test/surprise." in text
 
 
@@ -287,7 +287,7 @@ def test_missing_left_and_provenance(page):
 
 
 def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
-    again = build(root, simulated.STUDY, out=tmp_path)
+    again = build(root, simulated.STUDY, output=tmp_path)
     first = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in page.parent.iterdir()}
     second = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in again.parent.iterdir()}
     assert first == second

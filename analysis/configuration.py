@@ -1,0 +1,404 @@
+"""What was trained, from a plan and its rows alone: the base, what each arm changes of it, and what else differs.
+
+A study file says how arms differ from a base; an arm that names another method also gets that method's own batch size,
+learning rate and so on.  What an arm trains with in fact stands in the rows that it wrote; before there is one, what
+the plan says is known.  Fields are dotted, as in `--set`: {"labels": 250, "method.optimizer.learning_rate": 0.03}.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis import plots, statistics
+from analysis.load import in_base
+from analysis.tables import Table
+
+if TYPE_CHECKING:
+    from analysis.load import Study
+
+Fields = dict[str, Any]
+
+WORDS = {  # what two arms may differ in without a word -> the field
+    "batch size": "method.batch_size",
+    "unlabelled images for each labelled one in a batch": "method.mu",
+    "batch size of the probe": "method.probe_batch_size",
+    "optimizer": "method.optimizer.kind",
+    "learning rate": "method.optimizer.learning_rate",
+    "weight decay": "method.optimizer.weight_decay",
+    "learning-rate schedule": "method.optimizer.schedule",
+    "weight average": "method.optimizer.average",
+    "epochs": "epochs",
+    "epochs of pre-training": "method.pretrain_epochs",
+    "steps an epoch": "steps",
+    "views": "method.views",
+    "augmentation": "method.augmentation",
+    "strong view": "method.strong_view",
+    "precision": "precision",
+}
+ABSENT_MEANS: Fields = {"method.pretrain_epochs": 0}  # what a method without the field does
+PARAMETERS = "parameters"
+NEARLY = 0.01  # of the parameters: a head more or less is no difference worth naming
+MOST_REASONS = 20  # of failures, in the table
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+class Remark(NamedTuple):
+    """Two arms that are compared, and what they differ in although neither says so: name -> both values, in words."""
+
+    arm: str
+    against: str
+    differences: dict[str, tuple[str, str]]
+
+    def in_words(self) -> str:
+        """`batch size (64, 128) and learning rate (0.03, 0.01)`."""
+        return _listed(f"{name} ({first}, {second})" for name, (first, second) in self.differences.items())
+
+
+# -------------------------------------------------------------------------------------------------- what is known of it
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Fields:
+    """Nested settings by dotted field; an empty one stays."""
+    found: Fields = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Fields]:
+    """Arm -> its fields in the base setting: from its rows, else as far as the plan tells.
+
+    An arm that names another method than the base has, and no row yet, has none of that method's own fields here.
+    `trials`: finished ones, with `config`.
+    """
+    rows = in_base(trials[trials["config"].notna()]).drop_duplicates("arm") if len(trials) else trials
+    known = {str(row["arm"]): flat(json.loads(row["config"])) for row in statistics.records(rows)}
+    return {arm: known.get(arm) or _declared(plan["base"], overrides) for arm, overrides in plan["arms"].items()}
+
+
+def _declared(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
+    """The base with an arm's overrides."""
+    fields, said = flat(base), flat(overrides)
+    name = said.pop("method", None) or said.get("method.name")
+    if name is not None and name != fields.get("method.name"):
+        fields = {key: value for key, value in fields.items() if not key.startswith("method.")} | {"method.name": name}
+    for key in said:
+        fields = {other: value for other, value in fields.items() if not other.startswith(f"{key}.")}
+    return fields | said
+
+
+def parameters(trials: pd.DataFrame) -> dict[str, int]:
+    """Arm -> weights that it trains in the base setting, where a row tells."""
+    rows = in_base(trials[trials["parameters"].notna()]) if len(trials) else trials
+    return {str(arm): int(counts.iloc[0]) for arm, counts in rows.groupby("arm")["parameters"]}
+
+
+# --------------------------------------------------------------------------------------------- what compared arms share
+
+
+def compared(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of arms that the report sets against each other, contrasts first, each pair once."""
+    pairs = [(one["arm"], one["against"]) for one in plan["contrasts"]]
+    pairs += [(arm, panel["reference"]) for panel in plan["panels"].values() for arm in panel["arms"]]
+    known = set(plan["arms"])
+    first = {frozenset(pair): pair for pair in reversed(pairs) if len(set(pair)) == 2 and known.issuperset(pair)}
+    return sorted(first.values(), key=pairs.index)
+
+
+def remarks(plan: Mapping[str, Any], trials: pd.DataFrame) -> list[Remark]:
+    """What arms that are compared differ in beyond what their overrides say, pair by pair; see `WORDS`.
+
+    A field counts where an arm has another value than the base and its overrides do not name it: then a default of
+    another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
+    """
+    known, counts, base = configurations(plan, trials), parameters(trials), flat(plan["base"])
+    said = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
+
+    def silent(arm: str, field: str) -> bool:
+        fields = known[arm]
+        return value_of(fields, field) != value_of(base, field) and field not in said[arm]
+
+    found = []
+    for arm, against in compared(plan):
+        mine, other = known[arm], known[against]
+        differences = {
+            name: (_value(value_of(mine, field)), _value(value_of(other, field)))
+            for name, field in WORDS.items()
+            if _has(mine, field) and _has(other, field) and value_of(mine, field) != value_of(other, field)
+            if silent(arm, field) or silent(against, field)
+        }
+        if mine.get("method.name") != other.get("method.name") and "network" not in said[arm] | said[against]:
+            first, second = counts.get(arm), counts.get(against)
+            if first and second and abs(first - second) > NEARLY * max(first, second):
+                differences["number of parameters"] = (f"{first:,}", f"{second:,}")
+        if differences:
+            found.append(Remark(arm, against, differences))
+    return found
+
+
+def _has(fields: Fields, field: str) -> bool:
+    """Whether the value is known; a method that is known altogether has its batch size among its fields."""
+    return field in fields or (field in ABSENT_MEANS and any(key.startswith("method.o") for key in fields))
+
+
+def value_of(fields: Fields, field: str) -> Any:
+    """Of a field, or what its absence means."""
+    return fields.get(field, ABSENT_MEANS.get(field))
+
+
+def sentences(found: Sequence[Remark]) -> Iterator[str]:
+    """One for all arms that differ from the same arm in the same."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        groups.setdefault((one.against, one.in_words()), []).append(plots.words(one.arm))
+    for (against, about), arms in groups.items():
+        if len(arms) == 1:
+            yield f"{arms[0]} and {plots.words(against)} also differ in {about}."
+        else:
+            yield f"{_listed(arms)} differ from {plots.words(against)} also in {about}."
+
+
+def same_training(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
+    """Arms that are one training by construction: they share their trials, or one configuration."""
+    of_arm: dict[str, set[str]] = {arm: set() for arm in plan["arms"]}
+    for entry in plan["trials"]:
+        of_arm.setdefault(entry["arm"], set()).add(entry["trial"])
+    known = configurations(plan, trials)
+    for first, second in combinations(of_arm, 2):
+        names = f"{plots.words(first)} and {plots.words(second)}"
+        if shared := of_arm[first] & of_arm[second]:
+            whole = "" if of_arm[first] == of_arm[second] else f" in {len(shared)} trials"
+            yield f"{names} are one training{whole}: the same trials count under both names."
+        elif first in known and second in known and _same(known[first], known[second]):
+            yield f"{names} are one configuration, drawn afresh: whatever differs between them is chance."
+
+
+def _same(first: Fields, second: Fields) -> bool:
+    return {**first, "replicate": 0} == {**second, "replicate": 0}
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def in_short(study: Study) -> str:
+    """The base in one sentence; nothing where a plan tells too little of it."""
+    rows = dict(_base_rows(study))
+    if not {"network", "data set", "method", "training"} <= rows.keys():
+        return ""
+    network, data, method = (
+        rows[name].partition(";")[0].partition(":")[0] for name in ("network", "data set", "method")
+    )
+    details = [f"{name}: {rows[name]}" for name in ("labelled images", "label noise", "training") if name in rows]
+    return f"The base trains {network} on {data} by the method {method}; {'; '.join(details)}."
+
+
+def of_base(study: Study) -> Table:
+    """The base configuration, in plain words."""
+    rows = [list(row) for row in _base_rows(study)]
+    caption = "The base configuration, from which the arms differ."
+    if all(changes(study.plan, arm) for arm in study.plan["arms"]):
+        caption = "The base configuration, from which the arms differ; no arm trains it as it stands."
+    return Table(caption, ["what", "in the base"], rows, pd.DataFrame(rows, columns=["what", "value"]))
+
+
+def of_method(study: Study) -> Table:
+    """Every field of the base's method."""
+    fields = {key: value for key, value in flat(study.plan["base"]).items() if key.startswith("method.")}
+    rows = [[key, _value(value)] for key, value in fields.items() if key != "method.name"]
+    caption = f"All settings of {fields.get('method.name', 'the method')} in the base, as --set names them."
+    return Table(caption, ["setting", "value"], rows, pd.DataFrame(rows, columns=["setting", "value"]))
+
+
+def of_arms(study: Study) -> Table:
+    """What each arm changes of the base, and what it trains with in those columns in which arms differ."""
+    plan, known, counts = study.plan, configurations(study.plan, study.trials), parameters(study.trials)
+    columns: dict[str, Callable[[str], str]] = {
+        "method": lambda arm: _value(known[arm].get("method.name", "")),
+        "batch size": lambda arm: _value(known[arm].get("method.batch_size", "")),
+        "learning rate": lambda arm: _value(known[arm].get("method.optimizer.learning_rate", "")),
+        "epochs": lambda arm: _value(known[arm].get("epochs", "")),
+        "steps an epoch": lambda arm: _value(known[arm].get("steps", "")),
+        PARAMETERS: lambda arm: f"{counts[arm]:,}" if arm in counts else "",
+    }
+    differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan["arms"]} - {""}) > 1}
+    rows = [
+        [plots.words(arm), changes_in_words(changes(plan, arm)), *(show(arm) for show in differing.values())]
+        for arm in plan["arms"]
+    ]
+    header = ["arm", "what it changes of the base", *differing]
+    caption = "What each arm changes of the base" + (", and what it trains with" if differing else "") + "."
+    return Table(caption, header, rows, pd.DataFrame(rows, columns=header))
+
+
+def of_failures(study: Study) -> Table:
+    """Why trials failed or diverged, in the words of their newest attempts."""
+    columns = ["arm", "failure_class", "failure_message"]
+    broken = study.trials[statistics.diverged(study.trials)]
+    parts = [part[columns] for part in (broken.drop_duplicates("trial"), study.missing) if len(part)]
+    rows = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+    rows = rows[rows["failure_class"].notna()].assign(
+        reason=lambda frame: frame["failure_message"].map(_first_line),
+        what=lambda frame: frame["failure_class"].map(lambda kind: "diverged" if kind == "nan" else plots.words(kind)),
+    )
+    groups = sorted(rows.groupby(["what", "reason"], sort=True), key=lambda group: -len(group[1]))
+    cells = [
+        [str(what), str(reason), _arms_counted(group["arm"].value_counts()), str(len(group))]
+        for (what, reason), group in groups[:MOST_REASONS]
+    ]
+    caption = "Why trials failed or diverged, in the words of their newest attempt."
+    if len(groups) > MOST_REASONS:
+        rest = sum(len(group) for _, group in groups[MOST_REASONS:])
+        caption += f" {rest} more trials gave {len(groups) - MOST_REASONS} other reasons."
+    frame = pd.DataFrame(cells, columns=["what", "reason", "arms", "trials"])
+    return Table(caption, ["what", "in its own words", "arms", "trials"], cells, frame)
+
+
+def _first_line(message: Any) -> str:
+    """The epoch left out, so that trials that broke down alike stand together."""
+    lines = message.strip().splitlines() if isinstance(message, str) else []
+    return re.sub(r"\bepoch \d+", "epoch …", lines[0]) if lines else "(it left no message)"
+
+
+def _arms_counted(counts: pd.Series) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    shown = [f"{plots.words(str(arm))} ({n})" if len(ordered) > 1 else plots.words(str(arm)) for arm, n in ordered]
+    return ", ".join(shown[:8]) + f" and {len(shown) - 8} more arms" * (len(shown) > 8)
+
+
+def changes(plan: Mapping[str, Any], arm: str) -> Fields:
+    """An arm's overrides without those that say what the base says."""
+    base, said = flat(plan["base"]), flat(plan["arms"][arm])
+    if "method.name" in said:
+        said = {"method": said.pop("method.name"), **said}
+    base |= {"method": base.get("method.name")}
+    return {key: value for key, value in said.items() if key not in base or base[key] != value}
+
+
+def changes_in_words(said: Mapping[str, Any]) -> str:
+    """`method: gce; learning rate: 0.01`, or `nothing`."""
+    return "; ".join(_change(key, value) for key, value in said.items()) or "nothing"
+
+
+def _change(key: str, value: Any) -> str:
+    if key == "replicate":
+        return f"other replicates, from {value} on"
+    name = key.removeprefix("method.").replace("init_from", "starts from")
+    return f"{plots.words(name).replace('.', ' ')}: {_value(value)}"
+
+
+def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
+    """What is known of the base: a plan of an older version, or of another program's, may lack any of it."""
+    plan, base = study.plan, flat(study.plan["base"])
+    own = next((arm for arm in plan["arms"] if not changes(plan, arm)), None)
+    rows = in_base(study.trials)
+    mine = rows[rows["arm"] == (own or "")]
+    count = parameters(mine).get(own or "")
+    if "dataset" in base:
+        resized = f"; images resized to {base['resize']} pixels" if base.get("resize") else ""
+        yield "data set", f"{base['dataset']}{resized}"
+    if "network" in base:
+        yield "network", f"{base['network']}{_start(plan['base'])}" + (f"; {count:,} parameters" if count else "")
+    if "labels" in base:
+        yield "labelled images", f"{base['labels']:,}, all classes together" if base["labels"] else "all"
+    if "unlabelled_ratio" in base:
+        used = sorted(set(mine["unlabelled"].dropna().astype(int)))
+        ratio = base["unlabelled_ratio"]
+        number = f": {used[0]:,}" if len(used) == 1 else ""
+        yield "unlabelled images", f"{ratio:g} for each labelled one{number}" if ratio else f"all that are left{number}"
+    if "noise.kind" in base:
+        yield "label noise", _noise(base)
+    if "method.name" in base:
+        changed = flat(plan.get("method_changes", {}))
+        shown = {key: value for key, value in changed.items() if f"method.{key}" not in WORDS.values()}
+        said = "; ".join(_change(key, value) for key, value in shown.items() if not key.startswith("optimizer."))
+        yield "method", base["method.name"] + (f": {said}" if said else "")
+    if "method.optimizer.kind" in base:
+        yield "optimizer", _optimizer(base)
+    if "method.batch_size" in base:
+        mu = base.get("method.mu")
+        yield "batch", f"{base['method.batch_size']} images" + f", and {mu} unlabelled ones for each" * bool(mu)
+    if "epochs" in base:
+        yield "training", _training(base)
+    if "precision" in base:
+        yield "precision", base["precision"]
+    if "validation.images" in base:
+        images = base["validation.images"]
+        split = "test" if base.get("validation.source") == "test" else "training"
+        text = f"{images:,} images cut from the {split} set, with {base.get('validation.labels')} labels"
+        yield "validation", text if images else "none"
+    if "probe" in base:
+        yield "trusted images (probe)", f"{base['probe']:,}" if base["probe"] else "none"
+    looks = plan.get("looks") or []
+    judged = f"; contrasts are judged after {', '.join(map(str, looks))}" if looks else ""
+    yield "replicates", f"{plan['replicates']} of each arm in each setting{judged}"
+    crossed = [factor for factor in plan["factors"] if any(factor in p["across"] for p in plan["panels"].values())]
+    for factor in crossed:
+        levels = ", ".join(plots.level_name(factor, level) for level in study.levels(factor))
+        yield f"crossed: {plots.factor_name(factor)}", levels
+
+
+def _start(base: Mapping[str, Any]) -> str:
+    """Where the backbone starts, unless it is new."""
+    if base.get("weights"):
+        return f", which starts from the weights {base['weights']}"
+    if start := base.get("init_from"):
+        said = changes_in_words(flat(start))
+        return f", which starts from a backbone trained before ({said})"
+    return ""
+
+
+def _noise(base: Fields) -> str:
+    kind, rate = base["noise.kind"], base.get("noise.rate", 0)
+    if kind == "none":
+        return "none"
+    parts = [f"{plots.words(kind)}"]
+    parts += [f"{100 * rate:g} % of the labels"] if rate else []
+    parts += [f"column {base['noise.column']}"] if base.get("noise.column") else []
+    parts += ["the true class may be drawn again"] if base.get("noise.include_true") else []
+    return ", ".join(parts)
+
+
+def _optimizer(base: Fields) -> str:
+    of = {key.removeprefix("method.optimizer."): value for key, value in base.items() if ".optimizer." in key}
+    parts = [OPTIMIZERS.get(of["kind"], of["kind"])]
+    if of["kind"] == "sgd" and of.get("momentum"):
+        parts.append(f"{'Nesterov ' * bool(of.get('nesterov'))}momentum {of['momentum']:g}")
+    parts.append(f"learning rate {of.get('learning_rate', 0):g}, {of.get('schedule', 'constant')}")
+    parts += [f"weight decay {of['weight_decay']:g}"] if of.get("weight_decay") else []
+    parts += [f"weights averaged with decay {of['average']:g}"] if of.get("average") else []
+    return "; ".join(parts)
+
+
+def _training(base: Fields) -> str:
+    epochs, steps = base["epochs"], base.get("steps")
+    if steps:
+        text = f"{epochs:,} epochs of {steps:,} steps, {epochs * steps:,} in all"
+    else:
+        text = f"{epochs:,} epochs, each one pass over the larger part of the images"
+    before = base.get("method.pretrain_epochs")
+    return text + (f", after {before:,} epochs of pre-training" if before else "")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _listed(parts: Iterable[str]) -> str:
+    *most, last = list(parts)
+    return f"{', '.join(most)} and {last}" if most else last
