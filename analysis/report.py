@@ -34,6 +34,7 @@ from analysis import (
 )
 from analysis.load import LoadError, Study, load
 from lnl.filenames import file_name
+from lnl.files import shown
 from lnl.results import Place, Store, default_storage, place, storage_flag, write_atomically
 
 MANIFEST = "files.json"  # what the newest build has written beside it

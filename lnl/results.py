@@ -301,8 +301,10 @@ def part_name(table: str, *key: Any) -> str:
     if table == "events":
         at, kind = key
         return f"{at:%Y%m%dT%H%M%S}-{kind}-"
-    study, preset, plan_hash = key
-    return f"{file_name(f'{study}-{preset}')}-{plan_hash}"
+    if table == "studies":
+        study, preset, plan_hash = key
+        return f"{file_name(f'{study}-{preset}')}-{plan_hash}"
+    return attempt_name(*key)
 
 
 def holds_many(stem: str) -> bool:

@@ -661,7 +661,7 @@ def test_the_latest_attempt_is_the_newest_finished_one_else_the_newest(history, 
         frame = attempts(*(("a", *entry) for entry in order), ("b", 1, "failed", "oom"))
         found = latest(frame, {}).set_index("trial")
         assert found.loc["a", "attempt"] == expected and found.loc["b", "attempt"] == 1 and len(found) == 2
-        assert list(found.columns) == ["attempt", "status", "failure_class"]
+        assert list(found.columns) == ["attempt", "status", "failure_class", "stale"]
 
 
 def test_only_training_to_the_end_and_divergence_are_outcomes():
