@@ -176,6 +176,7 @@ STUDIES = pa.schema(
         ("plan_hash", pa.string()),
         ("plan", pa.string()),  # JSON, see lnl.study.Study.plan
         ("submitted_at", TIME),
+        ("first_submitted_at", TIME),  # the same plan may be submitted again; null in older files: submitted_at
         ("git_commit", pa.string()),
         ("schema_version", pa.int32()),
     ]
@@ -411,7 +412,12 @@ class Store:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
-        write_rows(self.root / "studies" / f"{row['study']}-{row['preset']}-{row['plan_hash']}.parquet", STUDIES, [row])
+        """The same plan again keeps the time at which it was submitted first: contrasts were declared then."""
+        name = f"{row['study']}-{row['preset']}-{row['plan_hash']}"
+        before, _ = self.read("studies", filters=[("plan_hash", "==", row["plan_hash"])], files=[name])
+        first = before["first_submitted_at"].fillna(before["submitted_at"]).min() if len(before) else None
+        first = row["submitted_at"] if first is None or pd.isna(first) else first.to_pydatetime()
+        write_rows(self.root / "studies" / f"{name}.parquet", STUDIES, [{**row, "first_submitted_at": first}])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
@@ -507,7 +513,8 @@ class Store:
         frame, _ = self.read("studies")
         if study is not None:
             frame = frame[frame["study"] == study]
-        return frame.sort_values("submitted_at", ignore_index=True)
+        first = frame["first_submitted_at"].fillna(frame["submitted_at"])
+        return frame.assign(first_submitted_at=first).sort_values("submitted_at", ignore_index=True)
 
 
 UNREADABLE = (OSError, KeyError, UnicodeDecodeError, pa.ArrowException)  # of damaged files; KeyError: of their columns
