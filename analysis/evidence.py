@@ -13,6 +13,7 @@ are taken as normal; the null distribution comes from seeded draws.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -257,6 +258,63 @@ def contrasts(
     ]
     kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)
     return frame.astype({**kinds, "more": float, "look": float, "looked": float})
+
+
+def declarations(
+    record: Mapping[str, Any],
+    contrasts: Sequence[Mapping[str, Any]],
+    plans: pd.DataFrame,
+    ended: Mapping[str, pd.Timestamp],
+) -> pd.DataFrame:
+    """When each contrast of a plan's record was first declared as it stands, and what had ended by then.
+
+    declared_at: when the first stored plan with it was submitted (NaT: none was yet).  declared_after: trials of its two
+    arms in the base setting that had ended before, of declared_of that the plan has: above 0 somebody may have seen
+    results before the question.
+
+    `plans`: all stored ones of the study, with `plan` and `first_submitted_at`.  `ended`: trial -> when its first outcome
+    was there.  Two contrasts are the same where direction and smallest effect agree and the same two configurations are
+    compared, whatever the arms are called, so it is the trials of their first replicates that are asked for.
+    """
+    first: dict[tuple[Any, ...], pd.Timestamp] = {}
+    for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):
+        before = json.loads(text)
+        trials = _of_arms(before)
+        for contrast in before.get("contrasts", []):
+            key = _asks(contrast, trials)
+            first[key] = min(first.get(key, at), at)
+    rows = []
+    here = _of_arms(record)
+    for contrast in contrasts:
+        at = first.get(_asks(contrast, here), pd.NaT)
+        mine = {trial for role in ("arm", "against") for trial in here.get(contrast[role], [])}
+        seen = [trial for trial in mine if trial in ended and (at is pd.NaT or ended[trial] < at)]
+        rows.append([at, len(seen), len(mine)])
+    frame = pd.DataFrame(rows, columns=["declared_at", "declared_after", "declared_of"])
+    frame["declared_at"] = pd.to_datetime(frame["declared_at"], utc=True)
+    return frame.astype({"declared_after": int, "declared_of": int})
+
+
+def declared_late(row: Mapping[str, Any]) -> str:
+    """What to say of a contrast that was declared, or changed, when some of its trials had ended; else nothing."""
+    if not row["declared_after"]:
+        return ""
+    return f"declared after {row['declared_after']} of {row['declared_of']} trials had ended"
+
+
+def _of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Trials of each arm in the base setting, by replicate."""
+    found: dict[str, list[str]] = {}
+    for entry in sorted(record.get("trials", []), key=lambda entry: entry["replicate"]):
+        if not entry["setting"]:
+            found.setdefault(entry["arm"], []).append(entry["trial"])
+    return found
+
+
+def _asks(contrast: Mapping[str, Any], trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+    """What makes a contrast the same as another: an arm that is not planned in the base setting counts by its name."""
+    pair = (trials.get(contrast[role], [contrast[role]])[0] for role in ("arm", "against"))
+    return (*pair, contrast.get("direction", "any"), contrast.get("smallest_effect", 0.0))
 
 
 def open_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:

@@ -140,11 +140,14 @@ class Study:
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
         """The declared contrasts in the base setting, with their verdicts: see `analysis.evidence.contrasts`.
 
-        Those of arms that this preset leaves out are left out.
+        And when each was declared: `analysis.evidence.declarations`.  Those of arms that this preset leaves out are left out.
         """
         here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
         done, missing = map(in_base, (self.trials, self.missing))
-        return evidence.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+        frame = evidence.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+        ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
+        declared = evidence.declarations(self.plan, here, Store(self.root).plans(self.name), ended)
+        return pd.concat([frame, declared], axis=1)
 
     def looks_taken(self) -> pd.DataFrame:
         """What runs saw at the declared looks, oldest first: a row for each contrast at each look."""
@@ -301,6 +304,8 @@ def of_plan(
         if search in current
         for trial in _listed(trials)
     }
+    ended = rows["ended_at"].where(is_outcome(rows).astype(bool))
+    rows = rows.assign(first_ended_at=ended.groupby(rows["trial"]).transform("min"))  # of all attempts of a trial
     rows = latest(rows, {**of_search, **current})
     other_data = on_other_data(rows, current)
     # the plan names a trial's arm and setting: a row may be older than a change of names

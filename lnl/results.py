@@ -188,6 +188,7 @@ STUDIES = pa.schema(
         ("plan", pa.string()),  # JSON, see lnl.study.Study.plan
         ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
         ("submitted_at", TIME),
+        ("first_submitted_at", TIME),  # the same plan may be submitted again; null in older files: submitted_at
         ("git_commit", pa.string()),
         ("sequence", pa.int64()),  # 1, 2, … within the study, see `by_submission`; null in older files
         ("schema_version", pa.int32()),
@@ -513,15 +514,24 @@ class Store:
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
-        """It becomes the newest of its study, whatever the clocks of those say that wrote the others."""
+        """It becomes the newest of its study, whatever the clocks of those say that wrote the others.
+
+        The same plan again keeps the time at which it was submitted first: contrasts were declared then.
+        """
         folder = self.root / "studies"
+        name = part_name("studies", *(row[key] for key in PART_KEYS["studies"]))
         with locked(folder):
+            columns = ["plan_hash", "preset", "sequence", "submitted_at", "first_submitted_at"]
             of_study = [("study", "==", row["study"])]
-            known, _ = self.read("studies", columns=["sequence"], filters=of_study, files=f"{row['study']}-*")
+            known, _ = self.read("studies", columns=columns, filters=of_study, files=f"{row['study']}-*")
             newest = known["sequence"].max()
-            sequence = 1 + (0 if pd.isna(newest) else int(newest))
-            name = part_name("studies", *(row[key] for key in PART_KEYS["studies"]))
-            write_rows(folder / f"{name}.parquet", STUDIES, [{**row, "sequence": sequence}])
+            same = known[(known["plan_hash"] == row["plan_hash"]) & (known["preset"] == row["preset"])]
+            first = same["first_submitted_at"].fillna(same["submitted_at"]).min()
+            about = {
+                "sequence": 1 + (0 if pd.isna(newest) else int(newest)),
+                "first_submitted_at": row["submitted_at"] if pd.isna(first) else first.to_pydatetime(),
+            }
+            write_rows(folder / f"{name}.parquet", STUDIES, [{**row, **about}])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
         at = now()
@@ -629,7 +639,8 @@ class Store:
         tell_left_out(broken)
         if study is not None:
             frame = frame[frame["study"] == study]
-        return by_submission(frame).reset_index(drop=True)
+        first = frame["first_submitted_at"].fillna(frame["submitted_at"])
+        return by_submission(frame.assign(first_submitted_at=first)).reset_index(drop=True)
 
 
 def by_submission(plans: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from statistics import fmean
 from typing import Any
 
@@ -78,14 +79,20 @@ def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]
     if not plan.record["contrasts"]:
         return []
     frame = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
-    return [
-        {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in row.items()}
-        for row in statistics.records(frame)
-    ]
+    return [{name: _plain(value) for name, value in row.items()} for row in statistics.records(frame)]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: null for what is not known, ISO's text for a time."""
+    if isinstance(value, datetime):  # that of pandas has one that is none
+        return value.isoformat() if value == value else None
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
     """A line for each declared contrast."""
+    from analysis import evidence
+
     last = looks[-1] if looks else None  # after which none gets more
     width = max((len(f"{row['arm']} against {row['against']}") for row in contrasts), default=0)
     for row in contrasts:
@@ -95,6 +102,7 @@ def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) ->
             n = f"n = {row['n']}" + ("" if row["paired"] else f" and {row['n_against']}, unpaired")
             between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
             text = f"{100 * row['difference']:+.2f}{between} points, {n}" + (f"; {text}" if text else "")
+        text = "; ".join(part for part in (text, evidence.declared_late(row)) if part)
         print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
 
 
