@@ -117,6 +117,7 @@ def run_plan(
     `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
     had, `ConnectionError` where the cluster cannot.
     """
+    processes.clear()
     store = Store(settings.storage)
     job_of = _submit(plan, store, rerun_stale)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
@@ -358,7 +359,6 @@ class _Cluster:
 def _cluster(plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
-    processes.clear()
     with processes.scratch("ray") as own, _ray(settings.address, own):
         gpus = settings.gpus_per_trial
         if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
@@ -710,6 +710,7 @@ def run_search(
     `searches` is a `lnl.search.Searches`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where
     results or data cannot be had.
     """
+    processes.clear()
     store = Store(settings.storage)
     check_data(
         [Planned(search.cell.trial, search.cell.arm, search.cell.setting) for search in searches.searches],

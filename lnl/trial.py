@@ -337,16 +337,16 @@ def save_trained(folder: Place, trial: Trial, parts: Mapping[str, Any]) -> None:
 
 
 def is_trained(store: Store, study: str, trial: Trial) -> bool:
-    """Whether what a prerequisite has learnt is there and whole; a file of it that is not is set aside."""
+    """Whether what a prerequisite has learnt is there and whole; a file that is not is set aside."""
     path = trained_path(store.trained, trial)
-    for kept in (_labels_path(path), path):
-        whole = checkpoints.is_whole(store, study, trial.id, kept, {"file": kept.name})
-    return whole
+    return checkpoints.is_whole(store, study, trial.id, path, {"file": path.name})
 
 
 def set_aside_damaged(store: Store, study: str, trial: Trial) -> None:
     """Of all that a trial starts from, so that `run` finds it missing and says so."""
     for prerequisite in trial.prerequisites.values():
+        labels = _labels_path(trained_path(store.trained, prerequisite))
+        checkpoints.is_whole(store, study, prerequisite.id, labels, {"file": labels.name})
         is_trained(store, study, prerequisite)
         set_aside_damaged(store, study, prerequisite)
 
