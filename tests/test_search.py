@@ -24,7 +24,7 @@ from lnl import Choice, Contrast, Integer, Noise, Panel, Preset, Search, Study, 
 from lnl.results import TABLES, StorageError, Store, leases, write_rows
 from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
 from lnl.study import SEARCH_REPLICATES, Plan, Planned
-from lnl.trial import save_trained, trial_code_hash
+from lnl.trial import save_trained, trained_path, trial_code_hash
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
@@ -407,6 +407,13 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     before = searches.next(4)
     assert before is not None and before.prerequisite and before.trial.method_name == "simclr" and before.search is None
     assert searches.next(4) is None, "all wait for it"
+    save_trained(store.trained, before.trial, {})
+    searches.ended(before.id, {"outcome": "done"})
+    path = trained_path(store.trained, before.trial)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert searches.next(4) is None, "what is damaged is not started from"
+    again = searches.next(4)
+    assert again is not None and (again.id, again.prerequisite) == (before.id, True), "but is trained again"
     save_trained(store.trained, before.trial, {})
     searches.ended(before.id, {"outcome": "done"})
     rest = [searches.next(4), searches.next(4), searches.next(4)]
