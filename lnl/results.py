@@ -31,6 +31,7 @@ import json
 import os
 import random
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -865,8 +866,9 @@ def _look(path: Place) -> _Seen:
             content, about = path.read()
             tag, changed = about.tag, about.st_mtime
         else:
-            content, changed_ns = path.read_bytes(), path.stat().st_mtime_ns
-            tag, changed = f"{changed_ns} {content!r}", changed_ns / 1e9
+            found = path.stat()
+            content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""  # a pipe would be waited for
+            tag, changed = f"{found.st_mtime_ns} {content!r}", found.st_mtime_ns / 1e9
     except FileNotFoundError:
         _known_beats.pop(path, None)
         return NOTHING

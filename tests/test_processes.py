@@ -125,6 +125,14 @@ def test_a_record_of_other_kinds_holds_nothing(store: Store, wrong: dict[str, An
     assert leases(store) == {} and claim(store, "noise", "a")[0] is not None
 
 
+def test_a_pipe_among_leases_is_no_lease_and_waited_for_by_nobody(store: Store) -> None:
+    path = store.lease_path("noise", "a")
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    assert leases(store) == {} and not is_held(store, "noise", "a")
+    assert claim(store, "noise", "a")[0] is not None
+
+
 # ---------------------------------------------------------------------------------------------------- plans and clocks
 
 
