@@ -76,11 +76,10 @@ def test_a_dead_hosts_lease_dated_tomorrow_lapses_after_its_interval(
 ) -> None:
     lease = of_another_host(store, TOMORROW)
     assert not is_held(store, "noise", "a") and leases(store)["noise", "a"]["alive"] is False
+    assert [line for line in examine(store)[1] if "lease" in line and "set the clocks right" in line]
     monkeypatch.setattr(results, "EXPIRY_S", 0.3)
-    began = time.monotonic()
     taken, holder = claim(store, "noise", "a")
     assert taken is not None and holder is not None and holder["token"] == lease.token
-    assert time.monotonic() - began > 0.2, "it was watched"
     assert taken.previous_beat is not None and taken.previous_beat <= results.now(), "nobody was seen alive tomorrow"
 
 
