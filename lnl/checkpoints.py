@@ -59,6 +59,11 @@ def read(path: Place, header: Mapping[str, str]) -> Any:
         return torch.load(body, map_location="cpu", weights_only=True)
 
 
+def check(path: Place, header: Mapping[str, str] | None = None) -> None:
+    """Read a file through, in pieces.  Raises as `read`."""
+    _read_through(path, header or {}, keep=False)
+
+
 def header_of(path: Place) -> dict[str, str]:
     """The header, before anything is verified.  Raises `FileNotFoundError` and `Refused`."""
     with _opened(path) as file:
@@ -85,7 +90,7 @@ def is_whole(store: Store, study: str, trial: str, path: Place, header: Mapping[
         about = path.stat()
         key = (str(path), about.st_size, about.st_mtime_ns)
         if key not in _whole:
-            _read_through(path, header, keep=False)
+            check(path, header)
             _whole.add(key)
     except FileNotFoundError:
         return False

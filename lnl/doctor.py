@@ -86,15 +86,28 @@ def _working_files(store: Store) -> Iterator[str]:
     from lnl import checkpoints  # imports torch
 
     for (study, trial), lease in sorted(leases(store).items()):
-        if not lease["alive"]:
-            holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
-            what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+        holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
+        what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+        if lease["from_the_future"]:
+            yield (
+                f"the lease of {what} of {study} ({holder}) was renewed in the future: set the clocks right; the next "
+                "run takes it over unless it is renewed again within a minute."
+            )
+        elif not lease["alive"]:
             yield f"abandoned lease of {what} of {study} ({holder} is gone): the next run takes it over."
     for study, trial in sorted(checkpoints.of_finished(store)):
         yield f"checkpoint of the finished trial {trial} of {study}: the next run of the study removes it."
-    for folder in ("checkpoints", "trained"):
-        refused = (shown(store.within(path)) for path in listed(store.root / folder, "*.refused-*", deep=True))
-        yield from (f"refused checkpoint {name}: remove it once looked at." for name in sorted(refused))
+    files = [path for folder in ("checkpoints", "trained") for path in listed(store.root / folder, "*.*", deep=True)]
+    for name, path in sorted((shown(store.within(path)), path) for path in files):
+        if ".refused-" in path.name:
+            yield f"refused checkpoint {name}: remove it once looked at."
+        elif path.suffix == ".labels" or (path.suffix == ".pt" and path.parent.name != "checkpoints"):
+            try:
+                checkpoints.check(path)
+            except checkpoints.Refused as error:
+                yield f"damaged {name}: {error}; whoever needs it next trains it anew."
+            except FileNotFoundError:  # its trial has ended meanwhile
+                continue
     for pattern in ("checkpoints/*.pt", "leases/*.json", "leases/*.pruned", "trained/*.npy"):
         folder, _, names = pattern.partition("/")
         old = (shown(store.within(path)) for path in listed(store.root / folder, names))

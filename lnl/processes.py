@@ -80,7 +80,8 @@ def scratch(purpose: str) -> Iterator[Path]:
     """A folder below the system's temporary one, removed at the end; after a kill by a later `clear`."""
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
     try:
-        (folder / OWNER).write_text(json.dumps(identity()), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk, which who writes there next tells
+            (folder / OWNER).write_text(json.dumps(identity()), encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1070,13 +1070,13 @@ def _claim(path: Place, about: Mapping[str, Any]) -> tuple[Lease | None, dict[st
 
 
 def leases(store: Store, study: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
-    """(Study, trial) -> record of its lease, with `alive`; of one study, or of all."""
+    """(Study, trial) -> record of its lease, with `alive` and `from_the_future`; of one study, or of all."""
     folder = store.root / "leases"
     found = {}
     for path in listed(folder, "*.json", deep=True) if study is None else listed(folder / partition(study), "*.json"):
         of = path.parent.name.removeprefix("study=")
         if of != path.parent.name and (seen := _look(path)).record:
-            found[of, path.stem] = {**seen.record, "alive": seen.alive()}
+            found[of, path.stem] = {**seen.record, "alive": seen.alive(), "from_the_future": seen.from_the_future()}
     return found
 
 

@@ -118,6 +118,7 @@ def run_plan(
     `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
     had, `ConnectionError` where the cluster cannot.
     """
+    processes.clear()
     store = Store(settings.storage)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
     tried: set[str] = set()
@@ -368,7 +369,6 @@ def _cluster(
 ) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
-    processes.clear()
     with processes.scratch("ray") as own, _ray(settings.address, own):
         gpus = settings.gpus_per_trial
         if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
@@ -760,6 +760,7 @@ def run_search(
 
     `searches` is a `lnl.search.Searches`.  Raises `StorageError` before anything starts where results cannot be had.
     """
+    processes.clear()
     store = Store(settings.storage)
     job_of = _submit(plan, store, searches.current, rerun_stale)
     stopped: str | None = None

@@ -626,8 +626,8 @@ class Searches:
         with self._guard():
             while True:
                 for suggestion in list(self.open):
-                    for planned in suggestion.waiting.values():
-                        if planned.id not in self.flying and self._ready(planned):
+                    for planned in list(suggestion.waiting.values()):
+                        if planned.id not in self.flying and self._ready(suggestion, planned):
                             self.flying.add(planned.id)
                             return replace(planned, prerequisite=self._is_prerequisite(planned.id))
                 wanted = {id for suggestion in self.open for id in suggestion.waiting}
@@ -668,9 +668,12 @@ class Searches:
             search.idle_until = clock + PAUSE_S
         return None
 
-    def _ready(self, planned: Planned) -> bool:
+    def _ready(self, suggestion: Open, planned: Planned) -> bool:
         """Whether all that it starts from is trained, and nobody else trains it."""
         if not all(self._trained(one) for one in planned.trial.prerequisites.values()):
+            for before in with_prerequisites([planned]):  # its file may have been refused since: then it waits again
+                if before.id not in suggestion.waiting and not self._trained(before.trial):
+                    suggestion.waiting[before.id] = before
             return False
         if planned.id in self.taken and is_held(self.store, self.plan.study, planned.id):
             return False

@@ -320,16 +320,16 @@ def save_trained(folder: Place, trial: Trial, parts: Mapping[str, Any], current:
 
 
 def is_trained(store: Store, study: str, trial: Trial, current: Current) -> bool:
-    """Whether what a prerequisite has learnt is there and whole; a file of it that is not is set aside."""
+    """Whether what a prerequisite has learnt is there and whole; a file that is not is set aside."""
     path = current.trained_path(store.trained, trial)
-    for kept in (_labels_path(path), path):
-        whole = checkpoints.is_whole(store, study, trial.id, kept, {"file": kept.name})
-    return whole
+    return checkpoints.is_whole(store, study, trial.id, path, {"file": path.name})
 
 
 def set_aside_damaged(store: Store, study: str, trial: Trial, current: Current) -> None:
     """Of all that a trial starts from, so that `run` finds it missing and says so."""
     for prerequisite in trial.prerequisites.values():
+        labels = _labels_path(current.trained_path(store.trained, prerequisite))
+        checkpoints.is_whole(store, study, prerequisite.id, labels, {"file": labels.name})
         is_trained(store, study, prerequisite, current)
         set_aside_damaged(store, study, prerequisite, current)
 

@@ -238,10 +238,10 @@ def _attempt(
                 break
     except StorageError:
         raise
-    except checkpoints.Refused as error:  # before the first epoch: the checkpoint's content is not this trial's
-        checkpoints.set_aside(store, job.study, trial.id, checkpoint, error)
-        return _attempt(store, job, trial, settings, about, attempt, report, lease, current)
     except Exception as error:
+        if isinstance(error, checkpoints.Refused) and state is not None:  # its content is not of this trial
+            checkpoints.set_aside(store, job.study, trial.id, checkpoint, error)
+            return _attempt(store, job, trial, settings, about, attempt, report, lease, current)
         traceback.print_exc()  # all of it, into the log
         if isinstance(error, Unusable) and isinstance(error.reason, checkpoints.Refused) and error.path is not None:
             checkpoints.set_aside(store, job.study, error.trial, error.path, error.reason)

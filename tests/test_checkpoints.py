@@ -438,6 +438,18 @@ def test_a_prerequisite_is_shared_by_the_studies_of_a_store(store: Store) -> Non
     assert is_trained(store, "second", SOURCE, Current()) and not reasons(store)
 
 
+def test_doctor_names_damaged_files_that_nobody_has_used_yet(store: Store) -> None:
+    execute(store, source_job(store))
+    execute(store, job_of(store), stop_after=2)
+    files = [Current().trained_path(store.trained, SOURCE), store.checkpoint_path("first", TRIAL.id)]
+    assert not [line for line in examine(store)[1] if "damaged" in line]
+    for path in files:
+        flip(path)
+    said = [line for line in examine(store)[1] if line.startswith("damaged")]
+    assert len(said) == 2 and all(any(store.within(path) in line for line in said) for path in files)
+    assert all(path.exists() for path in files), "doctor looks and does not touch"
+
+
 def test_working_files_of_older_versions_are_named(store: Store) -> None:
     for name in ("checkpoints/abc.pt", "leases/abc.json", "trained/abc-1.labels.npy"):
         path = store.root / name

@@ -153,7 +153,7 @@ def test_presets_are_studies_of_their_own(tmp_path):
         simulated.plan(panels=["frozen_head"]),
         simulated.plan(1, panels=["frozen_head"], preset="smoke", trials=[]),
     )
-    simulation.submit(digits)
+    simulation.submit(digits, hours=1)  # by a machine whose clock is ahead
     simulation.submit(smoke)
     simulation.run(digits["trials"])
     assert load(tmp_path, simulated.STUDY).preset == "smoke"

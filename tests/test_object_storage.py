@@ -432,7 +432,7 @@ sys.stdin.read()  # a lease lives as long as its process
 HOLDS = """
 import sys
 from lnl.results import Store, claim, place
-with claim(Store(place(sys.argv[1])), "a", arm="full")[0]:
+with claim(Store(place(sys.argv[1])), "noise", "a", arm="full")[0]:
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -646,6 +646,31 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
         **{"selection": "last"},
     }
     return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(store):
+    from lnl import checkpoints, worker
+
+    trial, job = job_of(store, epochs=2)
+    settings, path = worker.Settings(storage=store.root, gpus_per_trial=0), store.checkpoint_path("quick", trial.id)
+    header = {"study": "quick", "trial": trial.id, "code": job.code_hash, "device": "cpu"}
+    checkpoints.write(path, {"run": {}}, header)
+    assert checkpoints.read(path, header) == {"run": {}} and checkpoints.header_of(path)["code"] == job.code_hash
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + b"!" + content[-8:])
+    assert not checkpoints.is_whole(store, "quick", trial.id, path, header) and not path.exists()
+    path.write_bytes(content)  # whole, and without what a checkpoint has to hold
+    assert checkpoints.is_whole(store, "quick", trial.id, path, header)
+    said: list[dict] = []
+    worker.execute(job, settings, said.append)
+    assert said[-1]["outcome"] == "done" and not path.exists()
+    assert len(list((store.root / "checkpoints").rglob("*.refused-*"))) == 2
+    reasons = [json.loads(one)["reason"] for one in store.read("events")[0]["payload"]]
+    assert sorted(["another digest" in one for one in reasons]) == [False, True]
+    path.write_bytes(content)
+    assert checkpoints.of_finished(store) == [("quick", trial.id)]
+    checkpoints.tidy(store, "quick")
+    assert not path.exists() and leases(store) == {}
 
 
 @pytest.mark.slow

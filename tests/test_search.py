@@ -410,6 +410,13 @@ def test_what_a_suggestion_starts_from_is_trained_once_and_first(store: Store) -
     assert searches.next(4) is None, "all wait for it"
     save_trained(store.trained, before.trial, {}, Current())
     searches.ended(before.id, {"outcome": "done"})
+    path = Current().trained_path(store.trained, before.trial)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert searches.next(4) is None, "what is damaged is not started from"
+    again = searches.next(4)
+    assert again is not None and (again.id, again.prerequisite) == (before.id, True), "but is trained again"
+    save_trained(store.trained, before.trial, {}, Current())
+    searches.ended(before.id, {"outcome": "done"})
     rest = [searches.next(4), searches.next(4), searches.next(4)]
     assert [one.suggestion for one in rest if one] == [0, 1, 2]
 
