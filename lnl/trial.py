@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl import data, graph, learner, methods, networks, noise, task
-from lnl.files import open_file, read_file
+from lnl.files import open_file, printable, read_file
 from lnl.results import Place, StorageError, canonical, short_hash, write_atomically
 from lnl.streams import Streams, digest
 from lnl.task import Noise, Validation
@@ -85,6 +85,15 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         kind, colon, _ = name.partition(":")
         if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
             raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+        return name
+
+    @field_validator("dataset", "weights")
+    @classmethod
+    def _storable(cls, name: str | None) -> str | None:
+        if name is not None and printable(name) != name:
+            raise ValueError(
+                f"the name '{printable(name)}' is not UTF-8, as results are: rename the file or its folder"
+            )
         return name
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl.cli import find_study
+from lnl.cli import find_study, main
 from lnl.results import Store, now
 from lnl.trial import trial_code_hash
 
@@ -87,6 +87,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     store.write_log("quick", "0123456789ab", 1, "猫 ½ é\n")
     return folder
+
+
+@pytest.mark.parametrize("change", ["dataset=folder:caf\udce9", "weights=/caf\udce9.pt"])
+def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(
+    change: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(store / "quick.py"), "--set", change]) == 2
+    said = capsys.readouterr().err
+    assert "caf\\udce9" in said and "is not UTF-8, as results are: rename" in said and "codec" not in said
+
+
+def test_what_git_says_in_another_alphabet_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lnl.runner import git_state
+
+    git = tmp_path / "git"
+    git.write_bytes(b"#!/bin/sh\necho 'Kein Git-Repository (oder irgendein \xfcbergeordnetes)' >&2\nexit 128\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LNL_GIT_COMMIT", raising=False)
+    assert git_state.__wrapped__() == (None, None)
 
 
 @pytest.mark.parametrize("encoding", LOCALES)
