@@ -761,7 +761,9 @@ def _commits(was: Sequence[str], is_: Sequence[str]) -> str:
         return ""
     command = ["git", "rev-list", "--count", f"{was[0]}..{is_[0]}"]
     try:
-        asked = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", timeout=10)
+        asked = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return f" ({_count(int(asked.stdout), 'commit')})" if asked.returncode == 0 else ""

@@ -444,7 +444,7 @@ def _standard_error() -> Iterator[Callable[[], str]]:
     """Keep aside what is written there, by threads of Ray too: twenty lines say what its one error leaves out."""
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield lambda: (kept.seek(0), kept.read())[1]
@@ -702,7 +702,7 @@ class _Watch(tune.Callback):
     def _reason(self, trial: Any) -> str:
         """What ended its worker, in a line."""
         with contextlib.suppress(OSError):
-            text = Path(trial.error_file or os.devnull).read_text(encoding="utf-8").strip()
+            text = Path(trial.error_file or os.devnull).read_text(encoding="utf-8", errors="replace").strip()
             if text and "The actor died" not in text and "The actor is dead" not in text:
                 return mask(f"its worker failed ({text.splitlines()[-1].strip()})")
         return "its worker died"

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from lnl import checkpoints, data, graph, learner, methods, networks, noise, task
 from lnl.declaring import declared, sentence
+from lnl.files import printable
 from lnl.provenance import Current
 from lnl.results import Place, StorageError, Store, canonical, short_hash
 from lnl.streams import Streams, digest
@@ -83,6 +84,15 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         kind, colon, _ = name.partition(":")
         if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
             raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+        return name
+
+    @field_validator("dataset", "weights")
+    @classmethod
+    def _storable(cls, name: str | None) -> str | None:
+        if name is not None and printable(name) != name:
+            raise ValueError(
+                f"the name '{printable(name)}' is not UTF-8, as results are: rename the file or its folder"
+            )
         return name
 
     @model_validator(mode="after")

@@ -284,3 +284,33 @@ def test_a_mistake_gets_one_sentence(
     assert main(["logs", *arguments, "--storage", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert sentence in said and len(said.splitlines()) == 1
+
+
+def test_copies_of_logs_are_told_and_are_no_attempts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    for attempt in (1, 2):
+        store.write_log("quick", "crashed", attempt, "a log without a row\n")
+    for name in ("crashed-1 (conflicted copy).txt", "notes.txt"):
+        (tmp_path / "logs" / "study=quick" / name).write_text("mine", encoding="utf-8")
+    assert main(["logs", "quick", "--storage", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "2 of 2 attempts failed."
+    assert err.splitlines() == [
+        f"unreadable and left out: logs/study=quick/{name} (its name is no attempt's)"
+        for name in ("crashed-1 (conflicted copy).txt", "notes.txt")
+    ]
+
+
+def test_a_store_and_parts_whose_names_are_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trial is trained and every command shows what it can of the names."""
+    root = tmp_path / os.fsdecode(b"r\xe9s")
+    store, trial = Store(root), small()
+    assert execute(store, job_of(store, trial))["outcome"] == "done"
+    odd = root / "trials" / "study=quick" / os.fsdecode(b"x-\xe9.parquet")
+    odd.write_bytes(b"")
+    storage = ["--storage", str(root)]
+    assert main(["doctor", *storage]) == 1
+    assert "left out trials/study=quick/x-\\udce9.parquet" in capsys.readouterr().out
+    for words in (["logs", "quick", "--all"], ["ledger", "quick"], ["ledger", "quick", "--json"]):
+        assert main([*words, *storage]) == 0
+        assert "x-\\udce9.parquet" in "".join(capsys.readouterr())

@@ -149,7 +149,7 @@ def commit() -> str:
     if (known := os.environ.get("LNL_GIT_COMMIT")) is not None:  # an image of the project says what it was made from
         return known
     describe = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    return subprocess.run(describe, capture_output=True, encoding="utf-8", check=False).stdout.strip()
+    return subprocess.run(describe, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout.strip()
 
 
 if __name__ == "__main__":
