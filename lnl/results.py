@@ -50,7 +50,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lnl import objects
+from lnl import machine, objects
 from lnl.logs import mask, masked
 from lnl.objects import ObjectPath, StorageError
 
@@ -220,7 +220,7 @@ def place(text: str | Path | ObjectPath) -> Place:
             "A storage is a folder or s3://bucket/prefix, and no other address: other clouds have an S3-compatible "
             "endpoint, too (AWS_ENDPOINT_URL)."
         )
-    return Path(text).expanduser().resolve()
+    return machine.expanded(text).resolve()
 
 
 def now() -> datetime:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, Unfit, cached
+from lnl.data.cache import DataError, Dataset, Unfit, cached, expanded
 
 __all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names"]
 
@@ -52,4 +52,5 @@ def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.nd
 
 
 def _root(root: Path | None) -> Path:
-    return Path(root or os.environ.get("LNL_DATA") or "~/.cache/lnl").expanduser().absolute()
+    folder = root or os.environ.get("LNL_DATA") or "~/.cache/lnl"
+    return expanded(folder, "name a folder for data sets with --data or LNL_DATA").absolute()

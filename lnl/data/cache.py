@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lnl import machine
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when the files' meaning changes, so that older caches are rebuilt
@@ -93,9 +95,18 @@ def file_stamp(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def expanded(path: str | Path, instead: str) -> Path:
+    """The path with the home directory in place of `~`.  Raises `DataError` where this user has none."""
+    try:
+        return machine.expanded(path, instead)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
 def find(path: str, root: Path, name: str) -> Path:
     """The file or folder `path`, relative to `root` first, then to the current folder."""
-    for candidate in (root / Path(path).expanduser(), Path(path).expanduser()):
+    given = expanded(path, "give a path without '~'")
+    for candidate in (root / given, given):
         if path and candidate.exists():
             return candidate.resolve()
     raise DataError(f"{name}: there is no '{path}' in {root} or in {Path.cwd()}: correct the path.")

@@ -7,7 +7,6 @@ smaller of 96 and the median shorter side.  Images are grey where all files are,
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from lnl import machine
 from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, file_stamp, find, reason
 
 LARGEST_DEFAULT = 96  # pixels
@@ -81,7 +81,7 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
             raise DataError(f"{path} cannot be used as an image ({reason(error)}): replace or remove it.") from error
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(16, machine.cpus())) as threads:
         yield from threads.map(checked, paths)
 
 
