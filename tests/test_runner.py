@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from lnl import machine
 from lnl.cli import find_study, study_main
 from lnl.data import load
 from lnl.results import Store, latest, leases
@@ -175,8 +176,11 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
         "done": 4, "stale": 0, "running": 0, "failed": 0, "missing": 0
     }  # fmt: skip
 
-    wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}))
+    wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}), "--cpus", "1")
     assert wider.returncode == 3 and "8 trials to run, 4 done before." in wider.stdout, wider.stdout + wider.stderr
+    events, _ = Store(storage).read("events")
+    begun = [json.loads(payload) for payload in events.loc[events["kind"] == "run_started", "payload"]]
+    assert [run["resources"]["CPU"] for run in begun] == [machine.cpus(), 1]
     rows = pd.read_parquet(storage / "trials")
     broken = rows[rows["arm"] == "broken"].sort_values(["replicate", "attempt"])
     assert broken[["replicate", "attempt"]].values.tolist() == [[0, 1], [0, 2], [1, 1]]
