@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, doctor, methods, nights, standing, trackers
+from lnl import catalogue, doctor, machine, methods, nights, standing, trackers
 from lnl.data import DataError
 from lnl.declaring import DeclarationError
 from lnl.files import read_file, reason
@@ -187,6 +187,9 @@ def _study_flags(parser: argparse.ArgumentParser) -> None:
         help="a Ray cluster (auto, host:port); default: the cluster this machine belongs to, else a Ray of our own",
     )
     parser.add_argument(
+        "--cpus", type=_count, metavar="N", help="of a Ray of our own (default: those that this process may use)"
+    )
+    parser.add_argument(
         "--gpus-per-trial",
         type=_share,
         default=os.environ.get("LNL_GPUS_PER_TRIAL"),
@@ -240,6 +243,12 @@ def _share(text: str) -> float | str:
     if not isinstance(share, str) and not (0 <= share <= 1 or (1 < share < math.inf and share == round(share))):
         raise argparse.ArgumentTypeError(f"give auto, a part of one GPU such as 0.25, or a whole number; not '{text}'")
     return share
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"give a whole number above zero, not '{text}'")
+    return int(text)
 
 
 def _positive(text: str) -> float:
@@ -521,10 +530,15 @@ def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, t
         os.environ["RAY_ADDRESS"] = options.address  # the runner reads it when it is imported
     from lnl import runner  # imports Ray, which plan, status and report do without
 
+    if options.cpus and runner.ADDRESS != "local":
+        raise UsageError(
+            f"--cpus is of a Ray of our own, and the cluster '{runner.ADDRESS}' has its own: leave it out."
+        )
     settings = runner.Settings(
         address=runner.ADDRESS,
+        cpus=options.cpus,
         storage=store.root,
-        data=options.data and options.data.expanduser().resolve(),
+        data=options.data and machine.expanded(options.data).resolve(),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,

@@ -16,13 +16,12 @@ from typing import Any
 
 import psutil
 
-from lnl import processes
+from lnl import machine, processes
 from lnl.files import listed, read_file, reason, shown
 from lnl.results import TWICE, StorageError, Store, leases
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
-CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # written by `ray start` on every node
 
 
 def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
@@ -50,7 +49,7 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     problems += _working_files(store)
     problems += [
         f"left-over folder {path}: of a process that was killed; the next run removes it."
-        for path in processes.left_over()
+        for path in processes.left_over(machine.temporary_folders())
     ]
     problems += _on_other_data(store)
     problems += of_cluster()
@@ -58,7 +57,7 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     facts = {
         "python": sys.version.split()[0],
         **versions,
-        "cpus": os.cpu_count(),
+        "cpus": machine.cpus(),
         "gpus": torch.cuda.device_count(),
         "bfloat16": bool(torch.cuda.is_bf16_supported())
         if torch.cuda.is_available()
@@ -168,8 +167,11 @@ def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
             f"port {port} (Ray's dashboard) listens on outer addresses: start the head with "
             "--dashboard-host=127.0.0.1 and use a tunnel."
         )
-    belongs = bool(os.environ.get("RAY_ADDRESS")) or CLUSTER_FILE.exists()
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)).expanduser()
+    address, refused = machine.cluster()
+    if refused:
+        yield refused
+    belongs = bool(os.environ.get("RAY_ADDRESS") or address)
+    token = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)))  # as it is, without a home directory
     mode = os.environ.get("RAY_AUTH_MODE")
     if belongs and (mode == "disabled" or (mode != "token" and not token.exists())):
         yield "this machine belongs to a Ray cluster without a token: set RAY_AUTH_MODE=token on all of its machines."

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 PREFIX = "lnl-"  # of scratch folders below the system's temporary one
-OWNER, RAY_SESSION = "owner.json", "ray_session"  # files in them: whose they are; the Ray session of that driver
+OWNER = "owner.json"  # a file in them: whose they are
 
 
 def this_host() -> str:
@@ -76,9 +76,9 @@ def _born(pid: int) -> float | None:
 
 
 @contextlib.contextmanager
-def scratch(purpose: str) -> Iterator[Path]:
-    """A folder below the system's temporary one, removed at the end; after a kill by a later `clear`."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+def scratch(purpose: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder below `parent`, or the system's temporary one, removed at the end; after a kill by a later `clear`."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=parent))
     try:
         with contextlib.suppress(OSError):  # a full disk, which who writes there next tells
             (folder / OWNER).write_text(json.dumps(identity()), encoding="utf-8")
@@ -87,10 +87,11 @@ def scratch(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def left_over() -> list[Path]:
-    """Scratch folders of this user whose processes are dead, and the sessions of the Rays that these had started."""
-    found = []
-    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+def left_over(parents: Iterable[Path] = ()) -> list[Path]:
+    """Scratch folders of this user whose processes are dead, below these folders and the system's temporary one."""
+    left = []
+    places = {Path(tempfile.gettempdir()), *parents}
+    for folder in sorted(folder for place in places for folder in place.glob(f"{PREFIX}*")):
         try:
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
@@ -98,13 +99,13 @@ def left_over() -> list[Path]:
         except (OSError, ValueError):  # not one of these, or gone by now
             continue
         if isinstance(owner, dict) and is_identity(owner) and _is_dead(owner):
-            found += [*_session(folder), folder]
-    return found
+            left.append(folder)
+    return left
 
 
-def clear() -> None:
+def clear(parents: Iterable[Path] = ()) -> None:
     """Remove what `left_over` finds."""
-    for folder in left_over():
+    for folder in left_over(parents):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -113,13 +114,3 @@ def _is_dead(owner: Mapping[str, Any]) -> bool:
     name, boot, _ = this_host().split("/", 2)
     restarted = owner["host"].startswith(f"{name}/") and not owner["host"].startswith(f"{name}/{boot}/")
     return restarted or lives(owner) is False
-
-
-def _session(folder: Path) -> list[Path]:
-    """The folder of the Ray session that the owner of a scratch folder had started."""
-    with contextlib.suppress(OSError, ValueError):
-        session = Path((folder / RAY_SESSION).read_text(encoding="utf-8"))
-        own = not session.is_symlink() and session.stat().st_uid == os.getuid()
-        if own and session.is_absolute() and session.name.startswith("session_") and session.is_dir():
-            return [session]
-    return []

@@ -54,7 +54,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lnl import objects, processes
+from lnl import machine, objects, processes
 from lnl.filenames import file_name
 from lnl.files import is_no_file, listed, open_lock, printable, read_file, reason, shown
 from lnl.logs import mask
@@ -251,7 +251,7 @@ def place(text: str | Path | ObjectPath) -> Place:
             "A storage is a folder or s3://bucket/prefix, and no other address: other clouds have an S3-compatible "
             "endpoint, too (AWS_ENDPOINT_URL)."
         )
-    return Path(text).expanduser().resolve()
+    return machine.expanded(text).resolve()
 
 
 STORAGE = "results"  # below the current folder, where neither a flag nor a variable says another place

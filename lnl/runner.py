@@ -25,22 +25,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lnl.doctor import CLUSTER_FILE
+import psutil
+
+from lnl import machine
 
 
 def _prepare_environment() -> str:
     """Ray's settings, which count only before `import ray`; returns the address: `local`, `auto` or a given one.
 
-    A Ray of our own gets a token of its own, in this process's environment only.  A cluster's authentication is its
-    own, and so is that of a program that imported Ray before us.
+    A Ray of our own gets a token of its own, in this process's environment only, and stays on loopback: all of its
+    ports, those of metrics included.  A cluster's authentication is its own, and so is that of a program that imported
+    Ray before us.
     """
-    address = os.environ.get("RAY_ADDRESS") or ("auto" if CLUSTER_FILE.exists() else "local")
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if machine.cluster()[0] else "local")
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -50,6 +54,9 @@ def _prepare_environment() -> str:
     }
     if address == "local" and "ray" not in sys.modules:
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's one way, on Linux too, to 127.0.0.1 as its address
+    if not machine.has_home():
+        settings["HOME"] = "/nonexistent"  # Ray's import and its workers' want the name of one, and write nothing there
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     return address
@@ -118,7 +125,7 @@ def run_plan(
     `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
     had, `ConnectionError` where the cluster cannot.
     """
-    processes.clear()
+    processes.clear(machine.temporary_folders())
     store = Store(settings.storage)
     again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
     tried: set[str] = set()
@@ -369,7 +376,9 @@ def _cluster(
 ) -> Iterator[_Cluster]:
     """Connect to Ray, look at its nodes, write down when the run begins and ends."""
     store, run = Store(settings.storage), secrets.token_hex(8)
-    with processes.scratch("ray") as own, _ray(settings.address, own):
+    if settings.address == "local" and not os.environ.get("RAY_ADDRESS") and (refused := machine.cluster()[1]):
+        progress.say(refused)
+    with _ray(settings.address, settings.cpus):
         gpus = settings.gpus_per_trial
         if gpus is None and settings.address != "local":  # on a cluster that starts, workers join after the head
             _check_room(replace(settings, gpus_per_trial=0.0), packing.Shares(0.0), progress)
@@ -407,36 +416,56 @@ def _machines() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ray(address: str, scratch: Path) -> Iterator[None]:
-    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `ConnectionError`.
-
-    `scratch` is told of the folder of a Ray of our own, for the next run to remove should this driver be killed.
-    """
-    own = not ray.is_initialized()
-    if own:
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        if address == "local":
-            options |= {"include_dashboard": False, "object_store_memory": 200_000_000}
-        else:  # the code of this driver, whatever lies on the other machines
-            options |= {"runtime_env": {"py_modules": [str(_code() / "lnl")]}}
-        try:
+def _ray(address: str, cpus: int | None = None) -> Iterator[None]:
+    """A connection to Ray: the cluster at `address`, or one of our own here.  Raises `OSError`."""
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            folder = None
+            if address == "local":
+                folder = stack.enter_context(machine.ray_folder())
+                options |= _own_options(folder, cpus)
+            else:  # the code of this driver, whatever lies on the other machines
+                options |= {"runtime_env": {"py_modules": [str(_code() / "lnl")]}}
+            if address == "auto":  # Ray by itself follows whatever it finds, other users' as well
+                os.environ["RAY_ADDRESS"] = _cluster_of_this_machine()
             _knock(address)
-        except (OSError, ValueError) as error:  # ValueError: of a port that is no number
-            sentence = f"No Ray cluster answers at '{address}': start one, or use --address local. ({error})"
-            raise ConnectionError(sentence) from None
-        with _standard_error() as said:
-            try:
-                context: Any = ray.init(address=address, **options)
-            except Exception as error:  # Ray's own time-out is no more than that
-                raise ConnectionError(_refusal(address, f"{error} {said()}")) from None
-        if address == "local":
-            (scratch / processes.RAY_SESSION).write_text(context.address_info["session_dir"], encoding="utf-8")
-    try:
+            stack.callback(ray.shutdown)
+            with _standard_error() as said:
+                try:
+                    ray.init(address=address, configure_logging=True, **options)
+                except Exception as error:  # Ray's own time-out is no more than that
+                    reason = f"{error} {said()}"
+                    raise ConnectionError(_failure(folder, reason) if folder else _refusal(address, reason)) from None
         yield
-    finally:
-        if own:
-            ray.shutdown()
+
+
+def _own_options(folder: Path, cpus: int | None) -> dict[str, Any]:
+    """Of a Ray of our own, whose files are in `folder`."""
+    options: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": 200_000_000,
+        "num_cpus": cpus or machine.cpus(),
+        "_temp_dir": str(folder / "r"),
+    }
+    if "RAY_worker_niceness" not in os.environ:  # by default workers give way to everybody, and starve beside others
+        options["_system_config"] = {"worker_niceness": 0}
+    if not os.path.isdir("/dev/shm"):
+        options["_plasma_directory"] = str(folder)
+    return options
+
+
+def _cluster_of_this_machine() -> str:
+    """Its address; Raises `ConnectionError` where it belongs to none."""
+    address, refused = machine.cluster()
+    if address is None:
+        raise ConnectionError(
+            refused
+            or "This machine belongs to no Ray cluster: start one, name one (--address host:port), or use "
+            "--address local."
+        )
+    return address
 
 
 @contextlib.contextmanager
@@ -456,8 +485,6 @@ def _standard_error() -> Iterator[Callable[[], str]]:
 def _refusal(address: str, reason: str) -> str:
     """Why somebody listens at the address and no connection came about, and what to do."""
     first = (reason.strip().splitlines() or ["no answer"])[0]
-    if address == "local":
-        return f"Ray cannot start on this machine: is it out of memory or much too busy? ({first})"
     _, mismatch, versions = reason.partition("Version mismatch:")
     if mismatch:
         return (
@@ -472,13 +499,37 @@ def _refusal(address: str, reason: str) -> str:
     return f"No Ray cluster can be used at '{address}': start one, or use --address local. ({first})"
 
 
+def _failure(folder: Path, reason: str) -> str:
+    """Why a Ray of our own did not start: in its own words, and what this machine has left."""
+    cause = (reason.partition("Check failed:")[2] or reason).strip() or "it does not say why"
+    left = {
+        "GiB of memory": psutil.virtual_memory().available / 2**30,
+        f"GiB of disk in {folder.parent}": psutil.disk_usage(str(folder)).free / 2**30,
+    }
+    free = " and ".join(f"{amount:.1f} {what}" for what, amount in left.items())
+    return (
+        f"Ray cannot start on this machine, which has {free} free and a load of {os.getloadavg()[0]:.0f} on "
+        f"{machine.cpus()} CPUs: {textwrap.shorten(cause.splitlines()[0], 300, placeholder=' …')}"
+    )
+
+
 def _knock(address: str) -> None:
-    """Raise `OSError` where nobody listens at host:port; Ray would try for minutes."""
-    if address == "auto" and CLUSTER_FILE.exists():  # a dead cluster leaves it
-        address = CLUSTER_FILE.read_text(encoding="utf-8").strip()
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon:
-        socket.create_connection((host, int(port)), timeout=10).close()
+    """Raise `ConnectionError` where nobody can be heard at host:port, or on loopback; Ray would try for minutes."""
+    try:
+        if address == "local":
+            with socket.create_server(("127.0.0.1", 0)) as door:
+                socket.create_connection(door.getsockname(), timeout=10).close()
+            return
+        where = os.environ["RAY_ADDRESS"] if address == "auto" else address  # a dead cluster leaves its address
+        host, colon, port = where.removeprefix("ray://").rpartition(":")
+        if colon:
+            socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:  # ValueError: of a port that is no number
+        raise ConnectionError(
+            f"This machine cannot reach itself at 127.0.0.1, as Ray has to: bring its loopback up. ({error})"
+            if address == "local"
+            else f"No Ray cluster answers at '{address}': start one, or use --address local. ({error})"
+        ) from None
 
 
 def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], current: Current, progress: Any) -> None:
@@ -760,7 +811,7 @@ def run_search(
 
     `searches` is a `lnl.search.Searches`.  Raises `StorageError` before anything starts where results cannot be had.
     """
-    processes.clear()
+    processes.clear(machine.temporary_folders())
     store = Store(settings.storage)
     job_of = _submit(plan, store, searches.current, rerun_stale)
     stopped: str | None = None

@@ -64,6 +64,7 @@ class Settings:
     storage: Place
     data: Path | None = None
     address: str = "local"  # of Ray
+    cpus: int | None = None  # of a Ray of our own; None: those that this process may use
     cpus_per_trial: float = 1
     gpus_per_trial: float | Literal["auto"] | None = None  # None: one where the cluster has GPUs; auto: see lnl.packing
     device: str = "auto"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from lnl import methods
 from lnl.methods import Method
 from lnl.task import Task, Truth
 from lnl.trial import Execution, Noise, Trial, assemble
-
-# Ray's workers give way to everybody by default: beside other tests they would starve until something runs out of time.
-os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

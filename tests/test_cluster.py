@@ -28,7 +28,8 @@ cluster.shutdown()
 
 
 def test_a_study_on_two_nodes_with_gpus(tmp_path: Path) -> None:
-    open_cluster = {**environment(), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    open_cluster = {**environment(), **settings}
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl import doctor
+from lnl import doctor, machine
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     token.write_text("secret", encoding="utf-8")
     token.chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    monkeypatch.setattr(doctor, "CLUSTER_FILE", tmp_path / "ray_current_cluster")
+    monkeypatch.setattr(machine, "CLUSTER_FILE", tmp_path / "ray_current_cluster")
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     return token

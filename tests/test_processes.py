@@ -189,7 +189,7 @@ from pathlib import Path
 from lnl import processes
 with processes.scratch("tune") as folder, processes.scratch("ray") as own:
     (folder / "trial").mkdir()
-    (own / processes.RAY_SESSION).write_text(sys.argv[1], encoding="utf-8")
+    (own / "r" / "session_1").mkdir(parents=True)
     print(folder, own, flush=True)
     os.kill(os.getpid(), 9)
 """
@@ -204,20 +204,17 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def kill_one(session: str) -> list[Path]:
+def kill_one() -> list[Path]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, session], capture_output=True, encoding="utf-8", env=environment, check=False
+        [sys.executable, "-c", KILLED], capture_output=True, encoding="utf-8", env=environment, check=False
     )
     assert done.returncode == -9, done.stderr
     return [Path(name) for name in done.stdout.split()]
 
 
 def test_what_a_killed_driver_leaves_is_named_and_goes_and_nothing_else(temporary: Path, store: Store) -> None:
-    session, other_session = temporary / "ray" / "session_1", temporary / "ray" / "session_2"
-    for folder in (session, other_session):
-        (folder / "logs").mkdir(parents=True)
-    tune, ray = kill_one(str(session))
+    tune, ray = kill_one()
     assert tune.exists() and ray.exists()
 
     foreign = temporary / "lnl-notes"
@@ -230,15 +227,14 @@ def test_what_a_killed_driver_leaves_is_named_and_goes_and_nothing_else(temporar
     damaged.mkdir()
     (damaged / processes.OWNER).write_text('{"host": 3}', encoding="utf-8")
     with processes.scratch("tune") as living:
-        assert sorted(processes.left_over()) == sorted([tune, ray, session])
+        assert sorted(processes.left_over()) == sorted([tune, ray])
         named = [line for line in examine(store)[1] if "left-over folder" in line]
         assert sorted(named) == sorted(
-            f"left-over folder {path}: of a process that was killed; the next run removes it."
-            for path in (tune, ray, session)
+            f"left-over folder {path}: of a process that was killed; the next run removes it." for path in (tune, ray)
         )
         processes.clear()
-        assert living.is_dir() and not tune.exists() and not ray.exists() and not session.exists()
-    assert not living.exists() and other_session.is_dir()
+        assert living.is_dir() and not tune.exists() and not ray.exists()
+    assert not living.exists()
     assert foreign.is_dir() and of_other_machine.is_dir() and damaged.is_dir() and processes.left_over() == []
 
 
@@ -251,22 +247,9 @@ def test_a_folder_from_before_a_restart_is_left_over(temporary: Path) -> None:
     assert processes.left_over() == [folder]
 
 
-NO_SESSIONS = ["/", "session_relative", "{here}/important", "{here}/session_link", "{here}/session_file"]
-
-
-@pytest.mark.parametrize("said", NO_SESSIONS)
-def test_a_session_that_is_none_stays(temporary: Path, said: str) -> None:
-    (temporary / "important").mkdir()
-    (temporary / "session_link").symlink_to(temporary / "important")
-    (temporary / "session_file").touch()
-    kill_one(said.format(here=temporary))
-    processes.clear()
-    assert sorted(path.name for path in temporary.iterdir()) == ["important", "session_file", "session_link"]
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")
 def test_a_folder_of_another_user_stays(temporary: Path) -> None:
-    tune, ray = kill_one("/tmp")
+    tune, ray = kill_one()
     os.chown(tune, 12345, 12345)
     processes.clear()
     assert tune.is_dir() and not ray.exists()

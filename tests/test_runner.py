@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from lnl import processes
+from lnl import machine, processes
 from lnl.cli import find_study, study_main
 from lnl.data import load
 from lnl.results import Store, latest, leases
@@ -178,8 +178,11 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
         "done": 4, "stale": 0, "running": 0, "failed": 0, "missing": 0
     }  # fmt: skip
 
-    wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}))
+    wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}), "--cpus", "1")
     assert wider.returncode == 3 and "8 trials to run, 4 done before." in wider.stdout, wider.stdout + wider.stderr
+    events, _ = Store(storage).read("events")
+    begun = [json.loads(payload) for payload in events.loc[events["kind"] == "run_started", "payload"]]
+    assert [run["resources"]["CPU"] for run in begun] == [machine.cpus(), 1]
     rows = pd.read_parquet(storage / "trials")
     broken = rows[rows["arm"] == "broken"].sort_values(["replicate", "attempt"])
     assert broken[["replicate", "attempt"]].values.tolist() == [[0, 1], [0, 2], [1, 1]]
@@ -223,8 +226,7 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
 
     code, output = stopped(kill)
     assert code == -signal.SIGKILL, output
-    assert [path.name.rpartition("-")[0] for path in folders[:2]] == ["lnl-ray", "lnl-tune"]
-    assert folders[2].name.startswith("session_"), "of the Ray that it had started"
+    assert [path.name.rpartition("-")[0] for path in folders] == ["lnl-code", "lnl-ray", "lnl-tune"]
     checkpoint = min((storage / "checkpoints").rglob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     code, output = stopped(kill_ray)
@@ -238,11 +240,9 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
 
 
 def folders_of(driver: int) -> list[Path]:
-    """The scratch folders of a living driver, and the session of its Ray."""
+    """The scratch folders of a living driver, that of its Ray among them."""
     owners = Path(tempfile.gettempdir()).glob(f"{processes.PREFIX}*/{processes.OWNER}")
-    own = sorted(path.parent for path in owners if json.loads(path.read_text(encoding="utf-8"))["pid"] == driver)
-    sessions = [path / processes.RAY_SESSION for path in own]
-    return [*own, *(Path(path.read_text(encoding="utf-8")) for path in sessions if path.exists())]
+    return sorted(path.parent for path in owners if json.loads(path.read_text(encoding="utf-8"))["pid"] == driver)
 
 
 def _alive_leases(storage: Path) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, opened
+from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, expanded, opened
 from lnl.files import printable, reason, shown
 
 __all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "present"]
@@ -82,4 +82,5 @@ def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.nd
 
 
 def _root(root: Path | None) -> Path:
-    return Path(root or os.environ.get("LNL_DATA") or "~/.cache/lnl").expanduser().absolute()
+    folder = root or os.environ.get("LNL_DATA") or "~/.cache/lnl"
+    return expanded(folder, "name a folder for data sets with --data or LNL_DATA").absolute()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lnl import machine
 from lnl.files import is_there, open_file, open_lock, printable, read_file, reason, shown
 
 logger = logging.getLogger(__name__)
@@ -102,9 +103,18 @@ def file_stamp(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def expanded(path: str | Path, instead: str) -> Path:
+    """The path with the home directory in place of `~`.  Raises `DataError` where this user has none."""
+    try:
+        return machine.expanded(path, instead)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
 def find(path: str, root: Path, name: str) -> Path:
     """The file or folder `path`, relative to `root` first, then to the current folder."""
-    for candidate in (root / Path(path).expanduser(), Path(path).expanduser()):
+    given = expanded(path, "give a path without '~'")
+    for candidate in (root / given, given):
         if path and is_there(candidate):
             return Path(os.path.realpath(candidate.parent), candidate.name)  # messages say the name that was given
     where = f"in {shown(root)} or in {shown(Path.cwd())}"

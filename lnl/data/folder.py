@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from lnl import machine
 from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, check_class_names, file_stamp, find
 from lnl.files import open_file, reason, shown
 
@@ -89,7 +90,7 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
                 f"{shown(path)} cannot be used as an image ({reason(error)}): replace or remove it."
             ) from error
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(16, machine.cpus())) as threads:
         yield from threads.map(checked, paths)
 
 
