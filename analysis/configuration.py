@@ -44,6 +44,7 @@ WORDS = {  # what two arms may differ in without a word -> the field
 }
 ABSENT_MEANS: Fields = {"method.pretrain_epochs": 0}  # what a method without the field does
 PARAMETERS = "parameters"
+START = "init_from."  # fields of the trial that trains the backbone before
 NEARLY = 0.01  # of the parameters: a head more or less is no difference worth naming
 MOST_REASONS = 20  # of failures, in the table
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
@@ -286,13 +287,20 @@ def changes(plan: Mapping[str, Any], arm: str) -> Fields:
 
 def changes_in_words(said: Mapping[str, Any]) -> str:
     """`method: gce; learning rate: 0.01`, or `nothing`."""
-    return "; ".join(_change(key, value) for key, value in said.items()) or "nothing"
+    start = {key.removeprefix(START): value for key, value in said.items() if key.startswith(START)}
+    parts = [_change(key, value) for key, value in said.items() if not key.startswith(START)]
+    if start:
+        method = start.pop("method", None) or start.pop("method.name", None)
+        parts.append(
+            f"starts from a backbone that {method} has trained" + f" ({changes_in_words(start)})" * bool(start)
+        )
+    return "; ".join(parts) or "nothing"
 
 
 def _change(key: str, value: Any) -> str:
     if key == "replicate":
         return f"other replicates, from {value} on"
-    name = key.removeprefix("method.").replace("init_from", "starts from")
+    name = key.removeprefix("method.")
     return f"{plots.words(name).replace('.', ' ')}: {_value(value)}"
 
 
@@ -352,8 +360,7 @@ def _start(base: Mapping[str, Any]) -> str:
     if base.get("weights"):
         return f", which starts from the weights {base['weights']}"
     if start := base.get("init_from"):
-        said = changes_in_words(flat(start))
-        return f", which starts from a backbone trained before ({said})"
+        return f", which {changes_in_words(flat({'init_from': start}))}"
     return ""
 
 

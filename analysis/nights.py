@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 
 from analysis import evidence, statistics
 from analysis.load import LoadError, first_replicate, on_other_data
-from lnl.results import Place, Store, canonical, is_outcome, latest, sources_from, tell_left_out
+from lnl.results import Place, Store, canonical, is_outcome, latest, sources_from, storage_flag, tell_left_out
 
 ALPHA = 0.05  # of a quiet night, over its cells
 NIGHTS = 14  # that are the reference
@@ -395,7 +396,7 @@ class Difference:
     @property
     def deeper(self) -> list[str]:
         """Commands."""
-        logs = [f"lnl logs {self.study} --preset {self.preset}{self.storage}"] if self.crashed else []
+        logs = [f"lnl logs {self.study} --preset {shlex.quote(self.preset)}{self.storage}"] if self.crashed else []
         return [f"lnl report {self.study} {self.report}{self.storage}", *logs]
 
 
@@ -462,7 +463,8 @@ def tonight(
         twins=_twins(nights),
         nights=tuple(nights),
         verdicts=verdicts,
-        report=f"--preset {last.plan['preset']} --night {last.name}",
+        report=f"--preset {shlex.quote(last.plan['preset'])} --night {last.name}",
+        storage=storage_flag(store.root),
     )
 
 
@@ -538,7 +540,8 @@ def against(
         crashed=crashed,
         told=told,
         finished=now.finished,
-        report=f"--preset {mine['preset']}" + (f" --night {mine['night']}" if mine["night"] else ""),
+        report=f"--preset {shlex.quote(mine['preset'])}" + (f" --night {mine['night']}" if mine["night"] else ""),
+        storage=storage_flag(store.root),
     )
 
 

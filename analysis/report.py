@@ -546,7 +546,10 @@ def failures(report: Report) -> Iterator[Section]:
     """Why trials failed or diverged, in their own words."""
     table = configuration.of_failures(report.study)
     if table.rows:
-        yield report.section("failures", "What failed or diverged, and why", tables=report.tables(failures=table))
+        section = report.section("failures", "What failed or diverged, and why", tables=report.tables(failures=table))
+        named = f"{shlex.quote(report.study.name)} --preset {shlex.quote(report.study.preset)}"
+        section.note = f"What they printed, and whole tracebacks: lnl logs {named}{storage_flag(report.study.root)}"
+        yield section
 
 
 def search(report: Report) -> Iterator[Section]:

@@ -15,7 +15,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -656,7 +655,6 @@ def _diff(options: argparse.Namespace) -> int:
         found = nightly.against(*asked, options.against, options.against_storage, options.selection)
     else:
         found = nightly.tonight(*asked, nightly.NIGHTS if options.nights is None else options.nights, options.selection)
-    found = replace(found, storage=storage_flag(options.storage))
     if options.json:
         print(json.dumps(nightly.as_json(found), indent=1))
     else:

@@ -173,7 +173,7 @@ def test_the_page_tells_what_was_trained_to_whoever_has_not_seen_the_study(page:
         "supervised nothing",
         "gce method: gce",
         "diverges optimizer learning rate: 1e+30",
-        "from simclr starts from method: simclr; starts from epochs: 1",
+        "from simclr starts from a backbone that simclr has trained (epochs: 1)",
     ):
         assert cells in text, cells
     assert "method.augmentation weak" in text

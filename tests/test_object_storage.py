@@ -770,3 +770,21 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     assert len(everything) > 2 * TRIALS
     assert not any(secret.encode() in content for content in everything for secret in (KEY, SECRET))
     assert not any(secret in text for text in said for secret in (KEY, SECRET))
+
+
+def test_a_report_into_a_folder_leaves_the_bucket_as_it_is(bucket: ObjectPath, tmp_path: Path) -> None:
+    from analysis.report import build
+    from tests import simulated
+
+    simulated.Simulation(bucket).submit(simulated.plan(1, panels=["frozen_head"]))  # type: ignore[arg-type]
+    before = {path: path.stat() for path in bucket.rglob("*")}
+    page = build(bucket, simulated.STUDY, output=tmp_path / "page")
+    assert page == tmp_path / "page" / "index.html" and page.stat().st_size > 0
+    assert {path: path.stat() for path in bucket.rglob("*")} == before
+    assert f"lnl report {simulated.STUDY} --preset digits --selection last --storage {bucket}" in page.read_text(
+        "utf-8"
+    )
+    stored = build(bucket, simulated.STUDY)
+    again = build(bucket, simulated.STUDY)
+    assert again == stored and stored.parent.parent == bucket / "reports"
+    assert {path.name for path in stored.parent.glob("*")} == {path.name for path in page.parent.iterdir()}
