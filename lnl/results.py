@@ -215,6 +215,7 @@ PART_KEYS = {  # what names a part: all of its rows have the same
 ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
     "epochs": (*_ATTEMPT, "epoch", "split", "metric"),
     "arrays": (*_ATTEMPT, "epoch", "split", "name"),
+    "events": ("at", "study", "trial", "kind", "payload"),
 }
 TWICE = "rows that are there twice count once"  # of a part whose other rows count
 PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
@@ -934,7 +935,13 @@ def leases(store: Store) -> dict[str, dict[str, Any]]:
     """Trial -> record of its lease, with `alive`."""
     found = {}
     for path in listed(store.root / "leases", "*.json"):
-        if (seen := _look(path)).record:
+        try:
+            seen = _look(path)
+        except StorageError:
+            if isinstance(path, ObjectPath):
+                raise
+            continue  # one file that cannot be read ends nothing but a claim to its trial; doctor names it
+        if seen.record:
             found[path.stem] = {**seen.record, "alive": seen.alive()}
     return found
 

@@ -207,7 +207,7 @@ class LeaseOfAnother(Case):
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
         lnl("doctor", "--storage", folder / "store")
-        lnl("status", EARLIER / "study.py", "--storage", folder / "store")
+        assert lnl("status", EARLIER / "study.py", "--storage", folder / "store") == 3
 
 
 class Identity(Executed):
