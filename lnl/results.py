@@ -224,6 +224,7 @@ PART_KEYS = {  # what names a part: all of its rows have the same
 ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
     "epochs": (*_ATTEMPT, "epoch", "split", "metric"),
     "arrays": (*_ATTEMPT, "epoch", "split", "name"),
+    "events": ("at", "study", "trial", "kind", "payload"),
 }
 TWICE = "rows that are there twice count once"  # of a part whose other rows count
 PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
@@ -1075,7 +1076,13 @@ def leases(store: Store, study: str | None = None) -> dict[tuple[str, str], dict
     found = {}
     for path in listed(folder, "*.json", deep=True) if study is None else listed(folder / partition(study), "*.json"):
         of = path.parent.name.removeprefix("study=")
-        if of != path.parent.name and (seen := _look(path)).record:
+        try:
+            seen = _look(path)
+        except StorageError:
+            if isinstance(path, ObjectPath):
+                raise
+            continue  # one file that cannot be read ends nothing but a claim to its trial; doctor names it
+        if of != path.parent.name and seen.record:
             found[of, path.stem] = {**seen.record, "alive": seen.alive(), "from_the_future": seen.from_the_future()}
     return found
 
