@@ -71,7 +71,7 @@ def _on_other_data(store: Store) -> Iterator[str]:
     """A sentence for each study and preset whose newest plan has results on data that were replaced since."""
     from analysis.load import load
 
-    plans, _ = store.read("studies", columns=["study", "preset"])
+    plans, _ = store.read("studies")
     for study, preset in sorted(set(zip(plans["study"], plans["preset"], strict=True))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unreadable files, which are told above

@@ -405,14 +405,15 @@ class Lock(Executed):
 
     def make(self, folder: Path) -> Path:
         (folder / "data" / "cache").mkdir(parents=True)
-        (folder / "store" / "leases").mkdir(parents=True)
+        (folder / "store" / "leases" / "study=quick").mkdir(parents=True)
         np.savez(folder / "data" / "mine.npz", **arrays())
         key = "leases"
         if self.name == "data":
             from lnl.data import npz
 
             key = npz.source("npz:mine.npz", folder / "data").key
-        path = folder / "store" / "leases" / ".lock" if key == "leases" else folder / "data" / "cache" / f".{key}.lock"
+        of_leases = folder / "store" / "leases" / "study=quick" / ".lock"
+        path = of_leases if key == "leases" else folder / "data" / "cache" / f".{key}.lock"
         path.write_bytes(b"x")
         return path
 
