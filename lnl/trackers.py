@@ -128,7 +128,7 @@ class Wandb:
                 project=self.project,
                 group=run.group,
                 name=run.name,
-                id=f"{run.group}-{run.trial}",
+                id=file_name(f"{run.group}-{run.trial}"),  # it takes neither slashes nor long ones
                 config=run.config,
                 dir=self.folder,
                 resume="allow",

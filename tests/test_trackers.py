@@ -207,3 +207,13 @@ def test_a_run_is_followed(tmp_path: Path) -> None:
     found = scalars(folder / "plain" / "base" / "0")
     accuracies = {step: value for tag, step, value in found if tag == "test/accuracy"}
     assert set(accuracies) == {1, 2} and accuracies[2] == pytest.approx(states["plain"]["accuracy"])
+
+
+def test_no_name_leads_out_of_the_folder_of_the_event_files(tmp_path: Path) -> None:
+    tracker = trackers.TensorBoard(tmp_path / "deep" / "tensorboard")
+    for arm in ("..", "../../../x", "/x", "a" * 285, "con"):
+        tracker.log(trackers.Run(arm, "../quick-digits", (arm, "..", "0"), {}), 1, {"test/accuracy": 0.5})
+        tracker.end(arm, True)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5 and all(path.is_relative_to(tmp_path / "deep" / "tensorboard") for path in files)
+    assert len({path.parents[3] for path in files}) == 1 and len({path.parents[2] for path in files}) == 5
