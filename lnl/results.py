@@ -558,8 +558,12 @@ class Store:
         return marked
 
     def tidy(self, study: str, trial: str) -> None:
-        """Remove what a worker that was killed after its last row has left of a finished trial."""
-        self.checkpoint_path(study, trial).unlink(missing_ok=True)
+        """Remove the working files of a trial that is finished, also half-written ones of a worker that was killed."""
+        checkpoint = self.checkpoint_path(study, trial)
+        checkpoint.unlink(missing_ok=True)
+        if isinstance(checkpoint, Path):
+            for half in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
+                half.unlink(missing_ok=True)
         self._mark(study, trial).unlink(missing_ok=True)
 
     def _mark(self, study: str, trial: str) -> Place:

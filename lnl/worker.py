@@ -238,7 +238,9 @@ def _attempt(
                 failure = {"status": "pruned"}
                 break
     except StorageError:
-        raise
+        if lease.holds():
+            raise
+        return {"outcome": "taken"}  # another has finished it meanwhile, and tidied up
     except Exception as error:
         if isinstance(error, checkpoints.Refused) and state is not None:  # its content is not of this trial
             checkpoints.set_aside(store, job.study, trial.id, checkpoint, error)
@@ -285,7 +287,7 @@ def _attempt(
         raise broken
     accident = "failure_class" in failure and failure["failure_class"] not in FAILURES_THAT_ARE_OUTCOMES
     if not accident:  # else the next run goes on from it
-        checkpoint.unlink(missing_ok=True)
+        store.tidy(job.study, trial.id)
     message = mask(failure.get("failure_message", ""))
     accuracy = float(accuracies(pd.DataFrame([final], columns=TRIALS.names), job.selection).iloc[0])
     return {

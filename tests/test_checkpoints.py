@@ -264,12 +264,16 @@ def test_a_wrong_checkpoint_is_set_aside_and_the_trial_trains_anew(
     path = store.checkpoint_path("first", TRIAL.id)
     assert checkpoints.read(path, {})["run"]["epoch"] == 2
     act(path)
+    path.with_name(f".{path.name}.123-abc.tmp").touch()  # of a worker that was killed while it wrote
     assert execute(store, job_of(store, run="the next"))["outcome"] == "done"
     (reason,) = reasons(store)
     assert words in reason and len(refused(store)) == 1
     known = rows(store)
     assert known["status"].tolist()[-1] == "ok" and known["accuracy_last"].iloc[-1] == undisturbed
     assert known["epochs_done"].iloc[-1] == 3 and not path.exists() and not leases(store)
+    assert [file.name for file in path.parent.iterdir()] == [Path(refused(store)[0]).name], (
+        "no half-written file either"
+    )
 
 
 def test_a_right_checkpoint_is_gone_on_from(store: Store, undisturbed: float) -> None:
@@ -289,15 +293,17 @@ def test_what_a_frozen_writer_leaves_of_a_finished_trial_is_named_and_goes(store
     execute(store, job_of(store, run="another"))
     assert not path.exists()
     path.write_bytes(content)
+    half = path.with_name(f".{path.name}.123-abc.tmp")
+    half.write_bytes(content[:100])
     if not code:  # of edited code, which the trial is stale for: the next run goes on from it
         rewritten(lambda state: None, code="0" * 12)(path)
-    problems = [line for line in examine(store)[1] if "checkpoint" in line]
+    problems = [line for line in examine(store)[1] if line.startswith("checkpoint")]
     words = f"checkpoint of the finished trial {TRIAL.id} of first: the next run of the study removes it."
     assert problems == [words] * code
     checkpoints.tidy(store, "second")
     assert path.exists(), "of another study"
     checkpoints.tidy(store, "first")
-    assert path.exists() is not code and not leases(store)
+    assert path.exists() is half.exists() is not code and not leases(store)
 
 
 # --------------------------------------------------------------------------------------- two studies, one trial
