@@ -162,7 +162,7 @@ def test_a_suggestion_that_cannot_be_read_is_told_like_every_other_file(tmp_path
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.warns(UserWarning, match=broken.name):
         study = load(tmp_path, simulated.STUDY)
-    assert study.unreadable == [broken] and study.suggestions()["number"].tolist() == [0, 1, 3]
+    assert list(study.unreadable) == [broken] and study.suggestions()["number"].tolist() == [0, 1, 3]
 
 
 def test_a_study_without_a_search_has_none(tmp_path):
