@@ -265,13 +265,14 @@ def declarations(
 ) -> pd.DataFrame:
     """When each contrast of a plan's record was first declared as it stands, and what had ended by then.
 
-    declared_at: when the first stored plan with it was submitted (NaT: none was yet).  declared_after: trials of its two
-    arms in the base setting that had ended before, of declared_of that the plan has: above 0 somebody may have seen
+    declared_at: when the first stored plan with it was submitted (NaT: none was yet).  declared_after: trials of its
+    two arms in the base setting that had ended before, of declared_of that the plan has: above 0 somebody may have seen
     results before the question.
 
-    `plans`: all stored ones of the study, with `plan` and `first_submitted_at`.  `ended`: trial -> when its first outcome
-    was there.  Two contrasts are the same where direction and smallest effect agree and the same two configurations are
-    compared, whatever the arms are called, so it is the trials of their first replicates that are asked for.
+    `plans`: all stored ones of the study, with `plan` and `first_submitted_at`.  `ended`: trial -> when its first
+    outcome was there.  Two contrasts are the same where direction and smallest effect agree and the same two
+    configurations are compared, whatever the arms are called, so it is the trials of their first replicates that are
+    asked for.
     """
     first: dict[tuple[Any, ...], pd.Timestamp] = {}
     for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):

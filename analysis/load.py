@@ -121,7 +121,8 @@ class Study:
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
         """The declared contrasts in the base setting, with their verdicts: see `analysis.evidence.contrasts`.
 
-        And when each was declared: `analysis.evidence.declarations`.  Those of arms that this preset leaves out are left out.
+        And when each was declared: `analysis.evidence.declarations`.  Those of arms that this preset leaves out are
+        left out.
         """
         here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
         done, missing = map(in_base, (self.trials, self.missing))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -362,7 +363,7 @@ class Difference:
     nights: tuple[Night, ...] = ()
     verdicts: Mapping[str, Mapping[Cell, Judged]] = field(default_factory=dict)
     report: str = ""  # flags of the report that shows more
-    storage: str = ""  # the flag without which commands would look elsewhere
+    storage: Place = Path("results")  # where the results are: a comparison is read elsewhere, as a message or an issue
 
     @property
     def moved(self) -> pd.DataFrame:
@@ -375,8 +376,9 @@ class Difference:
     @property
     def deeper(self) -> list[str]:
         """Commands."""
-        logs = [f"lnl logs {self.study} --preset {self.preset}{self.storage}"] if self.crashed else []
-        return [f"lnl report {self.study} {self.report}{self.storage}", *logs]
+        storage = f"--storage {shlex.quote(str(self.storage))}"
+        logs = [f"lnl logs {self.study} --preset {shlex.quote(self.preset)} {storage}"] if self.crashed else []
+        return [f"lnl report {self.study} {self.report} {storage}", *logs]
 
 
 def tonight(
@@ -435,7 +437,8 @@ def tonight(
         twins=_twins(nights),
         nights=tuple(nights),
         verdicts=verdicts,
-        report=f"--preset {last.plan['preset']} --night {last.name}",
+        report=f"--preset {shlex.quote(last.plan['preset'])} --night {last.name}",
+        storage=store.root,
     )
 
 
@@ -509,7 +512,8 @@ def against(
         crashed=crashed,
         told=told,
         finished=now.finished,
-        report=f"--preset {mine['preset']}" + (f" --night {mine['night']}" if mine["night"] else ""),
+        storage=store.root,
+        report=f"--preset {shlex.quote(mine['preset'])}" + (f" --night {mine['night']}" if mine["night"] else ""),
     )
 
 

@@ -10,11 +10,11 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, doctor, methods, nights, standing, trackers
+from lnl import catalogue, checks, doctor, methods, nights, standing, trackers
 from lnl.data import DataError
 from lnl.declaring import DeclarationError
 from lnl.logs import mask
 from lnl.progress import Progress, SearchProgress, arm_table
-from lnl.results import Place, StorageError, Store, attempt_name, place, write_atomically
+from lnl.results import Place, StorageError, Store, attempt_name, place, renamed, write_atomically
 from lnl.study import Plan, Study, reconcile
 
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -392,6 +392,9 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     plan = _as_it_stands(make, store, options)
     chosen = plan.of_arms(options.arms)
     statuses = [status for status in reconcile(plan, store) if status.planned.id in chosen]
+    if command == "plan":
+        todo = [status.planned for status in statuses if status.state not in ("done", "stale")]
+        checks.check(todo, options.data, read=False)
     if options.json:
         print(json.dumps(standing.as_json(plan, statuses, store), indent=1))
     elif command == "plan":
@@ -613,7 +616,6 @@ def _diff(options: argparse.Namespace) -> int:
         found = nightly.against(*asked, options.against, options.against_storage, options.selection)
     else:
         found = nightly.tonight(*asked, nightly.NIGHTS if options.nights is None else options.nights, options.selection)
-    found = replace(found, storage=_storage_words(options.storage))
     if options.json:
         print(json.dumps(nightly.as_json(found), indent=1))
     else:
@@ -694,6 +696,7 @@ def _logs(options: argparse.Namespace) -> int:
     rows, broken = store.read("trials", options.study, about)
     for path in broken:
         print(f"unreadable and left out: {store.within(path)}", file=sys.stderr)
+    rows = renamed(rows, store.plans(options.study))
     rows = rows.astype(object).where(rows.notna(), "")
     said = {path.stem for path in (store.root / "logs" / f"study={options.study}").glob("*.txt")}
     records: list[Any] = rows.to_dict("records")
@@ -751,7 +754,7 @@ def _logs_command(study: str, trial: str, storage: Place) -> str:
 
 def _storage_words(storage: Place) -> str:
     """The flag that a command needs to look there, too."""
-    return "" if storage == place(_default_storage()) else f" --storage {storage}"
+    return "" if storage == place(_default_storage()) else f" --storage {shlex.quote(str(storage))}"
 
 
 # --------------------------------------------------------------------------------------------------- methods, doctor

@@ -62,11 +62,10 @@ from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import data, methods, networks, packing, task  # noqa: E402
+from lnl import checks, methods, packing  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, tidy_leases  # noqa: E402
-from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
     Execution,
@@ -129,7 +128,7 @@ def run_plan(
         return [status for status in reconcile(plan, store) if status.planned.id in chosen]
 
     statuses = standing()
-    check_data([status.planned for status in statuses if status.state in again], settings.data)
+    checks.check([status.planned for status in statuses if status.state in again], settings.data, read=True)
     with contextlib.ExitStack() as stack:
         while stopped is None:
             waiting = _waiting(plan, statuses, again, tried, store)
@@ -282,34 +281,6 @@ def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], store: Stor
         f"{BLOCKED}: {len(waiting)} trials start from others that are not trained; "
         f"{first.planned.id} ({first.planned.trial.method_name}): {why}"
     )
-
-
-def check_data(todo: Sequence[Planned], root: Path | None) -> None:
-    """Load every data set, make every network, try every split: bad wishes fail before anything is scheduled."""
-    seen, built = set(), set()
-    for planned in todo:
-        trial = planned.trial
-        wish = (trial.dataset, trial.network, trial.weights, trial.resize)
-        if wish not in built:
-            built.add(wish)
-            _, channels, size, _ = data.load(trial.dataset, root).train_images.shape
-            with torch.device("meta") if trial.weights is None else contextlib.nullcontext():
-                networks.backbone(trial.network, channels, size, trial.weights, trial.resize)
-        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, trial.noise.column)
-        if key in seen:
-            continue
-        seen.add(key)
-        dataset = data.load(trial.dataset, root)
-        task.split(
-            dataset,
-            Streams(0),
-            labels=trial.labels,
-            unlabelled_ratio=trial.unlabelled_ratio,
-            probe=trial.probe,
-            validation=trial.validation,
-        )
-        if trial.noise.column:
-            data.human_labels(dataset, trial.noise.column, root)
 
 
 @dataclass
@@ -703,9 +674,10 @@ def run_search(
     results or data cannot be had.
     """
     store = Store(settings.storage)
-    check_data(
+    checks.check(
         [Planned(search.cell.trial, search.cell.arm, search.cell.setting) for search in searches.searches],
         settings.data,
+        read=True,
     )
     job_of = _submit(plan, store, rerun_stale)
     stopped: str | None = None

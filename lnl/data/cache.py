@@ -112,13 +112,13 @@ def cached(name: str, source: Source, root: Path) -> Dataset:
     folder = root / "cache" / source.key
     try:
         return _open(folder, name, source.stamp)
-    except _Unusable:
+    except Unprepared:
         pass
     try:
         with _locked(folder.with_name(f".{source.key}.lock")):
             try:
                 return _open(folder, name, source.stamp)  # another process prepared it meanwhile
-            except _Unusable as unusable:
+            except Unprepared as unusable:
                 if folder.exists():
                     logger.warning("The cache of %s in %s is rebuilt: %s.", name, folder, unusable)
             _build(folder, name, source)
@@ -130,7 +130,12 @@ def cached(name: str, source: Source, root: Path) -> Dataset:
         ) from error
 
 
-class _Unusable(Exception):
+def opened(name: str, source: Source, root: Path) -> Dataset:
+    """The data set from its cache.  Raises `Unprepared` where that lacks what has the source's stamp."""
+    return _open(root / "cache" / source.key, name, source.stamp)
+
+
+class Unprepared(Exception):
     """The cache is missing, damaged or outdated; says why."""
 
 
@@ -166,7 +171,7 @@ def _open(folder: Path, name: str, stamp: str) -> Dataset:
             checksum=facts["checksum"],
         )
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise _Unusable(str(error)) from error
+        raise Unprepared(str(error)) from error
 
 
 def _open_array(path: Path, expected: dict) -> np.ndarray:
