@@ -23,7 +23,7 @@ from analysis.load import LoadError
 from analysis.plots import Plot, _figure, _laid_out, drawing, plural, words
 from analysis.tables import Table
 from lnl import nights
-from lnl.results import FAILURES_THAT_ARE_OUTCOMES, LeftOut, Place, Store, place
+from lnl.results import FAILURES_THAT_ARE_OUTCOMES, LeftOut, Place, Store, place, renamed
 
 UNITS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
 KINDS = {  # what became of an attempt -> what the caption says of it
@@ -136,7 +136,7 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
     store = Store(place(root))
     rows, broken = store.read("trials", study, COLUMNS)
     told, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
-    mine = _timed(rows)
+    mine = _timed(renamed(rows, store.plans(study)))
     runs = _runs(told[told["study"] == study], preset, mine)
     spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
     spent = spent.merge(mine.drop(columns="hours"), on=["trial", "attempt"])

@@ -119,7 +119,7 @@ def set_aside(store: Store, study: str, trial: str, path: Place, why: Refused) -
 
 
 def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]:
-    """(Study, trial) whose checkpoint is of code that has finished it: left by a writer that was killed or frozen."""
+    """(Study, trial) whose checkpoint is of code and data that have finished it: left by a writer that was killed or frozen."""
     folder = store.root / "checkpoints"
     paths = folder.rglob("*.pt") if study is None else (folder / partition(study)).glob("*.pt")
     found = []
@@ -127,10 +127,12 @@ def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]
         of, trial = path.parent.name.removeprefix("study="), path.stem
         if of == path.parent.name:
             continue
-        columns = ["status", "failure_class", "code_hash"]
+        columns = ["status", "failure_class", "code_hash", "sources_hash"]
         rows, _ = store.read("trials", of, columns, files=f"{trial}-*")
         with contextlib.suppress(Refused, OSError):  # the next worker that goes on from it sets it aside
-            if header_of(path).get("code") in set(rows.loc[is_outcome(rows), "code_hash"]):
+            header, finished = header_of(path), rows[is_outcome(rows)]
+            of_rows = set(zip(finished["code_hash"], finished["sources_hash"].map(str), strict=True))
+            if (header.get("code"), header.get("data")) in of_rows:
                 found.append((of, trial))
     return found
 

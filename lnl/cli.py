@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from lnl import catalogue, doctor, machine, methods, nights, standing, trackers
+from lnl import catalogue, checks, doctor, machine, methods, nights, standing, trackers
 from lnl.data import DataError
 from lnl.declaring import DeclarationError
 from lnl.files import read_file, reason
@@ -39,6 +39,7 @@ from lnl.results import (
     attempt_name,
     default_storage,
     place,
+    renamed,
     storage_flag,
     write_atomically,
 )
@@ -418,6 +419,9 @@ def _study_command(study: Study, options: argparse.Namespace, command: str) -> i
     plan = _as_it_stands(make, store, current, options)
     chosen = plan.of_arms(options.arms)
     statuses = [status for status in reconcile(plan, store, current) if status.planned.id in chosen]
+    if command == "plan":
+        todo = [status.planned for status in statuses if status.state not in ("done", "stale")]
+        checks.check(todo, options.data, read=False)
     if options.json:
         print(json.dumps(standing.as_json(plan, statuses, store, current), indent=1))
     elif command == "plan":
@@ -605,7 +609,7 @@ def _search(
     from lnl import runner, search
 
     cells = [cell for cell in plan.cells if options.arms is None or cell.arm in options.arms]
-    runner.check_data([Planned(cell.trial, cell.arm, cell.setting) for cell in cells], settings.data)
+    checks.check([Planned(cell.trial, cell.arm, cell.setting) for cell in cells], settings.data, read=True)
     searches = search.Searches(
         plan, store, url=options.optuna, arms=options.arms, new=options.new_search, current=Current(settings.data)
     )
@@ -736,6 +740,7 @@ def _logs(options: argparse.Namespace) -> int:
     said, foreign = store.logs(options.study)
     for path, why in {**broken, **dict.fromkeys(foreign, "its name is no attempt's")}.items():
         print(f"unreadable and left out: {store.within(path)} ({why})", file=sys.stderr)
+    rows = renamed(rows, store.plans(options.study))
     rows = rows.astype(object).where(rows.notna(), "")
     records: list[Any] = rows.to_dict("records")
     attempts = {attempt_name(row["trial"], row["attempt"]): row for row in records}

@@ -20,7 +20,7 @@ from lnl import losses, targets
 from lnl.networks import Network
 from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
-from lnl.task import Record, Task
+from lnl.task import Record, Task, to_draw_from
 
 
 class FixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -54,8 +54,8 @@ class ConsistencyBatch:
 
 
 def unlabelled_pool(task: Task, include_labelled: bool) -> Tensor:
-    """Indices of the images that count as unlabelled."""
-    return torch.cat([task.labelled, task.unlabelled]) if include_labelled else task.unlabelled
+    """Indices of the images that count as unlabelled.  Raises `DataError` where there are none."""
+    return to_draw_from(torch.cat([task.labelled, task.unlabelled]) if include_labelled else task.unlabelled)
 
 
 def fixmatch_batch(

@@ -79,6 +79,7 @@ class NetworkBuilder:
     weights: str | None = None  # of the backbone, see `networks.backbone`
     resize: int | None = None  # images to so many pixels, there
     initial: Mapping[str, Tensor] | None = None
+    trains: bool = True  # else its learners have no optimizers, whose first one takes a second to import
 
     def build(self, heads: Mapping[str, Head], replica: str = "") -> Network:
         """Backbone and heads, each initialised from its own stream, so that one more head moves no other weight."""
@@ -131,6 +132,7 @@ class Learner:
                 [(self.parameters[p], decayed[p] == [owner]) for p, mine in enumerate(mask) if mine],
             )
             for owner, mask in self.owned.items()
+            if network.trains
         }
 
     @property

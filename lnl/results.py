@@ -949,6 +949,24 @@ def _classes_of(classes: float, transition: str | None) -> float:
     return float(len(json.loads(transition))) if isinstance(transition, str) else np.nan
 
 
+def renamed(trials: pd.DataFrame, plans: pd.DataFrame) -> pd.DataFrame:
+    """Rows of trials under the names that their arms have by now: a row keeps the name that its arm had when it ran.
+
+    `plans`: submitted ones of the study, oldest first.  The newest with the trial names its arm, one of the row's own
+    preset before others.
+    """
+    names: dict[Any, str] = {}
+    for preset, text in zip(plans["preset"], plans["plan"], strict=True):
+        plan = json.loads(text)
+        for entry in [*plan.get("prerequisites", []), *plan.get("trials", [])]:
+            names[entry["trial"]] = names[entry["trial"], preset] = entry["arm"]
+    arms = [
+        names.get((trial, preset), names.get(trial, arm))
+        for trial, preset, arm in zip(trials["trial"], trials["preset"], trials["arm"], strict=True)
+    ]
+    return trials.assign(arm=pd.Series(arms, index=trials.index, dtype=object))
+
+
 def counting(suggestions: pd.DataFrame, budget: int) -> pd.DataFrame:
     """Of one search's suggestions those that count: the first `budget` by number that are complete or pruned."""
     return suggestions[suggestions["state"].isin(["complete", "pruned"])].sort_values("number").head(budget)

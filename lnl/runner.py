@@ -71,13 +71,12 @@ from ray.autoscaler.sdk import request_resources  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from lnl import checkpoints, data, methods, networks, packing, processes, task  # noqa: E402
+from lnl import checkpoints, checks, data, methods, packing, processes  # noqa: E402
 from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
 from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, partition, tidy_leases  # noqa: E402
-from lnl.streams import Streams  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
     Execution,
@@ -142,10 +141,10 @@ def run_plan(
 
     current = Current(settings.data)
     statuses = standing()
-    check_data([status.planned for status in statuses if status.state in again], settings.data)
+    checks.check([status.planned for status in statuses if status.state in again], settings.data, read=True)
     current = Current(settings.data)  # with data sets that were fetched: results of other data are known only now
     statuses = standing()
-    check_data([status.planned for status in statuses if status.state in again], settings.data)
+    checks.check([status.planned for status in statuses if status.state in again], settings.data, read=True)
     job_of = _submit(plan, store, current, rerun_stale)
     with contextlib.ExitStack() as stack:
         while stopped is None:
@@ -300,34 +299,6 @@ def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], is_trained:
         f"{BLOCKED}: {len(waiting)} trials start from others that are not trained; "
         f"{first.planned.id} ({first.planned.trial.method_name}): {why}"
     )
-
-
-def check_data(todo: Sequence[Planned], root: Path | None) -> None:
-    """Load every data set, make every network, try every split: bad wishes fail before anything is scheduled."""
-    seen, built = set(), set()
-    for planned in todo:
-        trial = planned.trial
-        wish = (trial.dataset, trial.network, trial.weights, trial.resize)
-        if wish not in built:
-            built.add(wish)
-            _, channels, size, _ = data.load(trial.dataset, root).train_images.shape
-            with torch.device("meta") if trial.weights is None else contextlib.nullcontext():
-                networks.backbone(trial.network, channels, size, trial.weights, trial.resize)
-        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, trial.noise.column)
-        if key in seen:
-            continue
-        seen.add(key)
-        dataset = data.load(trial.dataset, root)
-        task.split(
-            dataset,
-            Streams(0),
-            labels=trial.labels,
-            unlabelled_ratio=trial.unlabelled_ratio,
-            probe=trial.probe,
-            validation=trial.validation,
-        )
-        if trial.noise.column:
-            data.human_labels(dataset, trial.noise.column, root)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from lnl.streams import Streams, digest
 
 PART = 1024  # images at a time, where many are looked at without training
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
+VIEWS = get_args(View)
 
 
 @declared
@@ -314,7 +315,7 @@ def prepare(
     size, channels = data.train_images.shape[-1], data.train_images.shape[1]
     views = {
         name: augment.pipeline(name, size=size, channels=channels, flip=data.flip, mean=data.mean, std=data.std)
-        for name in get_args(View)
+        for name in VIEWS
     }
     task = Task(
         images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
@@ -363,17 +364,22 @@ def prepare(
     return task, truth
 
 
+def to_draw_from(pool: Tensor) -> Tensor:
+    """The pool (P,).  Raises `DataError` where it is empty: a method asks when it is made, before any step."""
+    if not len(pool):
+        raise sources.Unfit(
+            "The method draws from unlabelled images, but this trial leaves none: ask for fewer labels."
+        )
+    return pool
+
+
 def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
     """Indices of `steps` batches: shuffled passes over the pool, one after the other, the last cut short.
 
     (P,) -> (steps, batch_size).  A pool smaller than a batch repeats within it: 40 labels can fill batches of 64.
     Raises `DataError` for an empty pool.
     """
-    if not len(pool):
-        raise sources.Unfit(
-            "The method draws from unlabelled images, but this trial leaves none: ask for fewer labels."
-        )
-    passes = math.ceil(steps * batch_size / len(pool))
+    passes = math.ceil(steps * batch_size / len(to_draw_from(pool)))
     keys = torch.rand(passes, len(pool), generator=generator, device=pool.device)
     return pool[keys.argsort(dim=-1)].flatten()[: steps * batch_size].view(steps, batch_size)
 

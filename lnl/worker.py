@@ -210,6 +210,7 @@ def _attempt(
     device = execution.torch_device()
     checkpoint = store.checkpoint_path(job.study, trial.id)
     header = {"study": job.study, "trial": trial.id, "code": about["code_hash"], "device": device.type}
+    header["data"] = str(about["sources_hash"])
     state = _load_checkpoint(store, job.study, trial, header)
     set_aside_damaged(store, job.study, trial, current)
     history: list[Entry] = list(state["history"]) if state else []

@@ -246,7 +246,9 @@ class Checkpoint(Executed):
 
         trial, store = self.trial(folder), Store(folder / "store")
         row = next(iter(run(trial, Execution(device="cpu"))))
-        header = {"study": "quick", "trial": trial.id, "code": Current().sources(trial).code_hash, "device": "cpu"}
+        sources = Current().sources(trial)
+        header = {"study": "quick", "trial": trial.id, "code": sources.code_hash, "device": "cpu"}
+        header["data"] = str(sources.sources_hash)
         path = store.checkpoint_path("quick", trial.id)
         checkpoints.write(path, {"run": row.snapshot(), "history": [], "arrays": []}, header)
         store.identity()

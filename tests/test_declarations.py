@@ -143,3 +143,47 @@ Study(
         (row,) = json.loads(capsys.readouterr().out)["contrasts"]
         assert (row["declared_after"], row["declared_of"]) == (late, 8)
         assert row["declared_at"] == (None if late else hours(0).isoformat())
+
+
+# --------------------------------------------------------------------------------------------------------- renamed arms
+
+
+def test_every_command_calls_a_renamed_arm_by_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials are what they were, and their rows keep the old name."""
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "results")
+    old, new = declare(), declare(names=("reference", "augmented"))
+    submit(store, old, 0)
+    finish(store, old, 1, count=6)
+    for planned in old.plan().trials[6:]:
+        failed = {"trial": planned.id, "arm": planned.arm, "setting": "{}", "replicate": planned.trial.replicate}
+        failed |= {
+            "attempt": 1,
+            "preset": "base",
+            "status": "failed",
+            "failure_class": "oom",
+            "failure_message": "full",
+        }
+        store.write_attempt("late", {**failed, "started_at": hours(1), "ended_at": hours(2)}, [])
+    submit(store, new, 2)
+    (tmp_path / "late.py").write_text(
+        """from lnl import Contrast, Study, Trial
+base = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3)
+Study(
+    name="late", question="?", base=base, replicates=4,
+    arms={"reference": {}, "augmented": {"method.augmentation": "strong"}},
+    contrasts=[Contrast("augmented", against="reference", smallest_effect=0.01)],
+).main()
+""",
+        encoding="utf-8",
+    )
+    for command in (["plan", "late.py"], ["status", "late.py"], ["ledger", "late"], ["logs", "late"]):
+        cli.main(command)
+        text = capsys.readouterr().out
+        assert "augmented" in text and "strong" not in text and "plain" not in text, text
+    assert cli.main(["logs", "late", "--arm", "augmented"]) == cli.COMPLETE
+    assert cli.main(["logs", "late", "--arm", "strong"]) == cli.USAGE
+    capsys.readouterr()
+    assert set(load(tmp_path / "results", "late").contrasts()["arm"]) == {"augmented"}

@@ -448,6 +448,18 @@ def test_a_crashed_prerequisite_is_a_crash(folder: Path, capsys: pytest.CaptureF
     assert f"lnl logs nightly --preset digits --storage {folder}" in text
 
 
+def test_the_commands_of_a_night_name_the_storage_that_it_came_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is the default of the machine that compares: the message is read on another one."""
+    monkeypatch.setenv("LNL_STORAGE", str(folder))
+    found = nights.tonight(folder, STUDY)
+    assert [f"--storage {folder}" in command for command in found.deeper] == [True] * len(found.deeper)
+    assert f"--storage {folder}`" in nights.markdown(found)
+    other = folder.rename(folder.with_name("another folder"))
+    assert nights.tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
+
+
 def test_a_night_in_which_nothing_finished_is_not_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, TONIGHT, absent=list(ARMS))
     code, text = diff(capsys, folder)

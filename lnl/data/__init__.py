@@ -22,7 +22,7 @@ from lnl.data import cifar, digits, folder, human, npz, stl10
 from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, expanded, opened
 from lnl.files import printable, reason, shown
 
-__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "present"]
+__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "outline", "present"]
 
 _SOURCES = {
     "digits": digits.source,
@@ -31,6 +31,15 @@ _SOURCES = {
     "stl10": stl10.source,
     "npz:PATH": npz.source,
     "folder:PATH": folder.source,
+}
+
+
+# Training images with and without labels, test images, channels, pixels, classes.
+_PUBLISHED = {
+    "digits": (1437, 0, 360, 1, 8, 10),
+    "cifar10": (50_000, 0, 10_000, 3, 32, 10),
+    "cifar100": (50_000, 0, 10_000, 3, 32, 100),
+    "stl10": (5_000, 100_000, 8_000, 3, 96, 10),
 }
 
 
@@ -74,6 +83,36 @@ def _source(name: str, root: Path) -> Source:
     if source is None:
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}.")
     return source(name, root)
+
+
+def outline(name: str, root: Path | None = None) -> Dataset | None:
+    """What is known of a data set without fetching or preparing it: its cache, else its published size; None: nothing.
+
+    Of a published size the images are blank and all classes are as large.
+    """
+    root = _root(root)
+    try:
+        source = _source(name, root)
+    except (DataError, OSError):
+        return None
+    if dataset := opened(name, source, root):
+        return dataset
+    if name not in _PUBLISHED or source.local:
+        return None
+    train, unlabelled, test, channels, size, classes = _PUBLISHED[name]
+    blank = np.zeros((), np.uint8)  # takes no room, whatever its shape
+    return Dataset(
+        name=name,
+        train_images=np.broadcast_to(blank, (train + unlabelled, channels, size, size)),
+        train_labels=np.concatenate([np.arange(train) % classes, np.full(unlabelled, -1)]),
+        test_images=np.broadcast_to(blank, (test, channels, size, size)),
+        test_labels=np.arange(test) % classes,
+        class_names=tuple(map(str, range(classes))),
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        flip=False,
+        checksum="",
+    )
 
 
 def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ from lnl.networks import Network, heads
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Space, Uniform
 from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.task import Beliefs, Record, Task, order, to_draw_from
 
 USES = ("labels", "unlabelled")
 
@@ -33,6 +33,7 @@ SEARCH: dict[str, Space] = {**MIXMATCH_SEARCH, "method.optimizer.learning_rate":
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        to_draw_from(task.unlabelled)
         self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
         self.learner = Learner(

@@ -32,7 +32,7 @@ from lnl.readout import Readout, ReadoutSettings
 from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Space, Uniform
 from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.task import Beliefs, Record, Task, order, to_draw_from
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -163,6 +163,7 @@ SEARCH: dict[str, Space] = {
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
+        to_draw_from(task.unlabelled)
         self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
         passes = 2 if config.topology == "alternating_epoch" else 1
