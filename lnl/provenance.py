@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from lnl import data
+from lnl import data, machine
 from lnl.files import open_file
 from lnl.results import Place, Sources, short_hash
 
@@ -28,6 +28,7 @@ UNHASHED = (
     "lnl.declaring",
     "lnl.filenames",
     "lnl.files",
+    "lnl.machine",
     "lnl.methods",
     "lnl.provenance",
     "lnl.results",
@@ -81,8 +82,8 @@ class Current:
     def _sources(self, trial: Trial, before: Sequence[Sources]) -> Sources:
         code = [code_hash(trial.method_name), *(one.code_hash for one in before)]
         if trial.weights is not None:
-            path = Path(trial.weights)
-            with contextlib.suppress(OSError):  # of a file that cannot be read the trial tells, where it wants them
+            with contextlib.suppress(OSError, ValueError):  # of a file that cannot be read the trial tells
+                path = machine.expanded(trial.weights)
                 status = path.stat()
                 code.append(_file_hash(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         read = [self._checksum(*key) for key in _keys(trial)]

@@ -323,7 +323,7 @@ def _is_named(table: str, stem: str, *key: Any) -> bool:
     name = part_name(table, *key)
     if table == "events":
         return stem.startswith(name) and re.fullmatch("[0-9a-f]{12}", stem.removeprefix(name)) is not None
-    return stem == name
+    return stem == name or (table == "studies" and stem == "-".join(map(str, key)))  # as earlier versions named plans
 
 
 def short_hash(text: str) -> str:

@@ -265,7 +265,7 @@ def test_a_replicate_on_new_data_never_stands_beside_those_on_the_old(root: Path
     assert results.trials[results.trials["arm"] == "plain"]["accuracy_last"].tolist() == [0.3]
     assert results.trials.groupby("dataset")["data_hash"].nunique().max() == 1
     contrast = results.contrasts().iloc[0]
-    assert contrast["n"] <= 1 and contrast["verdict"] == "undecided"
+    assert contrast["n"] <= 1 and contrast["verdict"] == "no verdict"
     assert any("currency, preset base: " in problem and "left out" in problem for problem in examine(store)[1])
 
     finish(store, longer, root, accuracy=0.4)  # --rerun-stale

@@ -643,7 +643,6 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
         **{"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "quick"},
         **{"store": store.identity(), "run": "this run", "sources": Current().sources(trial), "preset": "base"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": "", "selection": "last"},
-        **{"selection": "last"},
     }
     return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
 
@@ -655,7 +654,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(stor
     settings, path = worker.Settings(storage=store.root, gpus_per_trial=0), store.checkpoint_path("quick", trial.id)
     header = {"study": "quick", "trial": trial.id, "code": job.sources.code_hash, "device": "cpu"}
     checkpoints.write(path, {"run": {}}, header)
-    assert checkpoints.read(path, header) == {"run": {}} and checkpoints.header_of(path)["code"] == job.sources.code_hash
+    assert (
+        checkpoints.read(path, header) == {"run": {}} and checkpoints.header_of(path)["code"] == job.sources.code_hash
+    )
     content = path.read_bytes()
     path.write_bytes(content[:-9] + b"!" + content[-8:])
     assert not checkpoints.is_whole(store, "quick", trial.id, path, header) and not path.exists()
