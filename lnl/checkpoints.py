@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from lnl.files import listed
 from lnl.results import Place, StorageError, Store, claim, is_outcome, now, partition, write_atomically
 
 FORMAT = 1
@@ -119,9 +120,12 @@ def set_aside(store: Store, study: str, trial: str, path: Place, why: Refused) -
 
 
 def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]:
-    """(Study, trial) whose checkpoint is of code and data that have finished it: left by a writer that was killed or frozen."""
+    """(Study, trial) whose checkpoint is of code and data that have finished it.
+
+    A writer that was killed or frozen has left it.
+    """
     folder = store.root / "checkpoints"
-    paths = folder.rglob("*.pt") if study is None else (folder / partition(study)).glob("*.pt")
+    paths = listed(folder, "*.pt", deep=True) if study is None else listed(folder / partition(study), "*.pt")
     found = []
     for path in paths:
         of, trial = path.parent.name.removeprefix("study="), path.stem

@@ -26,8 +26,9 @@ from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as settings
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from lnl import methods, nights
 from lnl.declaring import declared, fields_at, sentence
@@ -53,6 +54,21 @@ _STRICT = ConfigDict(extra="forbid")
 _THE_QUESTION = ("replicate", "dataset", "noise", "validation")  # what stays the same for all suggestions
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
 SEARCH_REPLICATES = nights.A_NIGHT  # searches have the replicates from here on: none sees those of a study or a night
+
+
+def _plain(value: Any) -> Any:
+    """Plain data, as plans are stored: of `Noise(…)` and the like what differs from the defaults."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_pydantic_dataclass(type(value)):
+        return TypeAdapter(type(value)).dump_python(value, mode="json", exclude_defaults=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+Overrides = Annotated[dict[str, Any], BeforeValidator(_plain)]  # dotted field -> value
+Levels = Annotated[list[Any], BeforeValidator(_plain)]
 
 
 @declared
@@ -125,9 +141,9 @@ class Search:
 class Preset:
     """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
 
-    base: dict[str, Any] = Field(default_factory=dict)
-    factors: dict[str, list[Any]] = Field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further overrides of arms that exist
+    base: Overrides = Field(default_factory=dict)
+    factors: dict[str, Levels] = Field(default_factory=dict)
+    arms: dict[str, Overrides] = Field(default_factory=dict)  # further overrides of arms that exist
     panels: tuple[str, ...] | None = None
     replicates: Annotated[int, Field(ge=1)] | None = None
     looks: tuple[int, ...] | None = None  # None: the study's, where the preset has no replicates of its own
@@ -221,8 +237,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
     question: str
     base: Trial
-    arms: dict[str, dict[str, Any]] = {"base": {}}
-    factors: dict[str, list[Any]] = Field(default_factory=dict)
+    arms: dict[str, Overrides] = {"base": {}}
+    factors: dict[str, Levels] = Field(default_factory=dict)
     panels: dict[str, Panel] = Field(default_factory=dict)
     replicates: Annotated[int, Field(ge=1)] = 5
     contrasts: list[Contrast] = Field(default_factory=list)

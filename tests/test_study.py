@@ -419,3 +419,18 @@ def test_every_study_file_declares_a_study_under_its_own_name():
         assert module.study.name == path.stem and module.__doc__
         for preset in (None, *module.study.presets):
             assert module.study.plan(preset).trials
+
+
+def test_settings_may_be_given_as_objects_wherever_they_may_be_given_as_plain_data():
+    settings = [{"kind": "symmetric", "rate": 0.4}, {"kind": "pair", "rate": 0.1}, {"kind": "pair", "rate": 0.2}]
+    records = []
+    for symmetric, pair, more in ([Noise(**one) for one in settings], settings):
+        study = declare(
+            arms={"full": {}, "noisy": {"noise": pair}},
+            factors={"noise": [{}, more]},
+            panels={"arms": Panel("Arms", ("full", "noisy")), "noise": Panel("Noise", ("full",), ("noise",))},
+            contrasts=[],
+            presets={"small": Preset(base={"noise": symmetric, "labels": 60}, arms={"noisy": {"noise": pair}})},
+        )
+        records.append([study.plan(preset).record for preset in (None, "small")])
+    assert records[0] == records[1] and json.dumps(records)
