@@ -34,7 +34,7 @@ from analysis import (
 )
 from analysis.load import LoadError, Study, load
 from lnl.filenames import file_name
-from lnl.files import shown
+from lnl.files import read_file, shown
 from lnl.results import Place, Store, default_storage, place, storage_flag, write_atomically
 
 MANIFEST = "files.json"  # what the newest build has written beside it
@@ -215,7 +215,7 @@ def _replacing(report: Report) -> Iterator[None]:
 def _written_before(folder: Place) -> set[str]:
     """Names of files that an earlier build listed; never a path to elsewhere."""
     try:
-        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        names = json.loads(read_file(folder / MANIFEST))
     except (OSError, ValueError):
         return set()
     listed = names if isinstance(names, list) else []

@@ -652,11 +652,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(stor
 
     trial, job = job_of(store, epochs=2)
     settings, path = worker.Settings(storage=store.root, gpus_per_trial=0), store.checkpoint_path("quick", trial.id)
-    header = {"study": "quick", "trial": trial.id, "code": job.sources.code_hash, "device": "cpu"}
+    code, sources = job.sources.code_hash, str(job.sources.sources_hash)
+    header = {"study": "quick", "trial": trial.id, "code": code, "device": "cpu", "data": sources}
     checkpoints.write(path, {"run": {}}, header)
-    assert (
-        checkpoints.read(path, header) == {"run": {}} and checkpoints.header_of(path)["code"] == job.sources.code_hash
-    )
+    assert checkpoints.read(path, header) == {"run": {}} and checkpoints.header_of(path)["code"] == code
     content = path.read_bytes()
     path.write_bytes(content[:-9] + b"!" + content[-8:])
     assert not checkpoints.is_whole(store, "quick", trial.id, path, header) and not path.exists()

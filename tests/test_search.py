@@ -25,7 +25,7 @@ from lnl.provenance import Current
 from lnl.results import TABLES, StorageError, Store, leases, write_rows
 from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
 from lnl.study import SEARCH_REPLICATES, Plan, Planned
-from lnl.trial import save_trained
+from lnl.trial import DIVERGED, save_trained
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
@@ -428,9 +428,7 @@ def test_what_starts_from_a_prerequisite_that_diverged_diverges_and_counts(store
     searches = Searches(plan, store)
     before = searches.next(4)
     assert before is not None and before.prerequisite
-    path = Current().trained_path(store.trained, before.trial)
-    path.parent.mkdir()
-    path.write_bytes(b"")
+    save_trained(store.trained, before.trial, {DIVERGED: "loss was no finite number"}, Current())
     searches.ended(before.id, {"outcome": "done", "failure": "nan"})
     while planned := searches.next(4):
         train(store, plan, planned, None)

@@ -134,7 +134,7 @@ def cached(name: str, source: Source, root: Path, verify: bool = False) -> Datas
                 return _open(folder, name, source.stamp, verify)  # another process prepared it meanwhile
             except _Unusable as unusable:
                 if folder.exists():
-                    logger.warning("The cache of %s in %s is rebuilt: %s.", name, folder, unusable)
+                    logger.warning("The cache of %s in %s is rebuilt: %s.", shown(name), shown(folder), unusable)
             _build(folder, name, source)
             return _open(folder, name, source.stamp)
     except OSError as error:
@@ -164,7 +164,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("Another process prepares the data set; waiting for %s.", path)
+            logger.info("Another process prepares the data set; waiting for %s.", shown(path))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
