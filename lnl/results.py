@@ -530,7 +530,7 @@ class Store:
             first = same["first_submitted_at"].fillna(same["submitted_at"]).min()
             about = {
                 "sequence": 1 + (0 if pd.isna(newest) else int(newest)),
-                "first_submitted_at": row["submitted_at"] if pd.isna(first) else first.to_pydatetime(),
+                "first_submitted_at": row.get("submitted_at") if pd.isna(first) else first.to_pydatetime(),
             }
             write_rows(folder / f"{name}.parquet", STUDIES, [{**row, **about}])
 

@@ -311,6 +311,8 @@ def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
     )
     try:
         return methods.load(trial.method_name).Method(trial.method, seen, network, streams)
+    except data.DataError:
+        raise
     except checkpoints.Refused as error:
         assert source is not None
         raise Unusable(source, execution, error) from error

@@ -158,7 +158,7 @@ def test_terminal_json_and_page_have_one_number(ran: tuple[int, Plan, Store]) ->
         mine = study.trials[study.trials["arm"] == arm]
         assert shown == interval(statistics.accuracy(mine, "last").tolist())
         assert shown.startswith(f"{100 * page.loc[arm, 'mean']:.1f} ") and page.loc[arm, "n"] == 4
-    told = pd.DataFrame(standing.as_json(plan, statuses, store)["trials"])
+    told = pd.DataFrame(standing.as_json(plan, statuses, store, Current())["trials"])
     assert (told.loc[told["diverged"], "accuracy"] == 1 / classes).all() and told["diverged"].sum() == 10
 
 
@@ -167,7 +167,7 @@ def test_a_search_counts_divergence_as_the_same_chance(ran: tuple[int, Plan, Sto
     searching = replace(plan, record={**plan.record, "search": {"selection": "last"}})
     for planned in plan.trials:
         if planned.arm == "diverges":
-            found = outcome_of(store, searching, planned.trial)
+            found = outcome_of(store, searching, planned.trial, Current())
             assert found is not None and found.diverged and found.accuracy == 1 / classes
 
 
@@ -318,7 +318,7 @@ def test_terminal_and_json_say_no_verdict_as_the_page_does(tmp_path: Path, capsy
     shutil.copytree(EARLIER / "store", tmp_path / "store")
     store = Store(tmp_path / "store")
     plan = runpy.run_path(str(EARLIER / "study.py"))["study"].plan()
-    found = standing.as_json(plan, reconcile(plan, store), store)["contrasts"]
+    found = standing.as_json(plan, reconcile(plan, store), store, Current())["contrasts"]
     assert [row["verdict"] for row in found] == ["no verdict", "no verdict"]
     standing.print_verdicts(found, [])
     lines = capsys.readouterr().out.splitlines()

@@ -62,7 +62,8 @@ def test_no_other_text_becomes_a_part_of_a_path():
     """Whatever a path is made from by `/ f"…{name}…"` is an id, a number, a table or a file name: see the list."""
     allowed = {
         *("trial", "attempt", "name", "stem", "kind", "number", "table"),
-        *("attempt_name(trial, attempt)", "short_hash(search)", "row['plan_hash']"),
+        *("attempt_name(trial, attempt)", "part_name('suggestions', search, number)", "part_name('events', at, kind)"),
+        "part_name(table, *key)",
         *("at", "uuid.uuid4().hex[:12]", "uuid.uuid4().hex", "path.name", "os.getpid()", "uuid.uuid4().hex[:8]"),
     }
     strange = []

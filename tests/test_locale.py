@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lnl.cli import find_study, main
+from lnl.provenance import Current
 from lnl.results import Store, now
-from lnl.trial import trial_code_hash
 
 LOCALES = {"ISO-8859-1": "en_US", "GBK": "zh_CN"}
 STUDY = '''"""λ, ½ and 猫 in every name."""
@@ -31,7 +31,7 @@ study = Study(
 COMMANDS = """
 import json, locale, sys
 from lnl.cli import find_study, main
-from lnl.trial import trial_code_hash
+from lnl.provenance import Current
 
 assert locale.getencoding().lower().replace("-", "").endswith(sys.argv[1]), locale.getencoding()
 storage = ["--storage", "store"]
@@ -43,7 +43,7 @@ codes.append(main(["methods", "robmix"]))
 codes.append(main(["plan", "quick.py", "--arms", "κ"]))
 if sys.argv[2:]:
     codes.append(main(["report", "quick", *storage]))
-hashes = [trial_code_hash(planned.trial) for planned in find_study("quick.py").plan().trials]
+hashes = [Current().sources(planned.trial).code_hash for planned in find_study("quick.py").plan().trials]
 with open("found.json", "w", encoding="utf-8") as file:
     json.dump([codes, hashes], file)
 """
@@ -77,7 +77,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         times = dict.fromkeys(("started_at", "ended_at"), now())
         config = {
-            "code_hash": trial_code_hash(planned.trial),
+            "code_hash": Current().sources(planned.trial).code_hash,
             "method": "supervised",
             "dataset": "digits",
             "device": "µ CPU",
@@ -131,7 +131,7 @@ def test_commands_work_and_results_are_not_stale(encoding: str, store: Path, tmp
     doctor = 1 if codes[7] else 0  # what the machine's own ports and packages are
     assert codes[:10] == [0, 3, 3, 0, 0, 0, 0, doctor, 0, 2] and codes[10:] == [0] * (encoding == "GBK"), (codes, said)
     trials = find_study(str(folder / "quick.py")).plan().trials
-    assert hashes == [trial_code_hash(planned.trial) for planned in trials]
+    assert hashes == [Current().sources(planned.trial).code_hash for planned in trials]
     assert b"4 trials: 1 done, 1 failed, 2 missing" in done.stdout, "not stale"
     shown = {"ISO-8859-1": "\\u732b ½ é".encode("latin-1"), "GBK": "猫 \\xbd é".encode("gbk")}
     assert (shown[encoding] if there else rb"\u732b \xbd \xe9") in done.stdout

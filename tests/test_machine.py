@@ -152,7 +152,11 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_folder_that_ray_cannot_use_is_passed_over(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(places))
     with machine.ray_folder() as folder:
-        assert folder.parent == places and stat.S_IMODE(folder.stat().st_mode) == 0o700 and not list(folder.iterdir())
+        assert (
+            folder.parent == places
+            and stat.S_IMODE(folder.stat().st_mode) == 0o700
+            and os.listdir(folder) == [processes.OWNER]
+        )
         with socket.socket(socket.AF_UNIX) as longest:
             (folder / machine.RAY_SOCKET).parent.mkdir(parents=True)
             longest.bind(str(folder / machine.RAY_SOCKET))

@@ -200,7 +200,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     study, store = declare(), Store(tmp_path)
     plan = study.plan()
     finish(store, plan, skip=[(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)])
-    _, contrasts = sequential.grown(study.plan, store)
+    _, contrasts = sequential.grown(study.plan, store, CURRENT)
     rows = contrasts[["arm", "against", *sequential.JUDGED[2:]]].astype(object)
     kept = rows.where(rows.notna(), None).to_dict("records")
     for row in kept:
@@ -208,7 +208,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     assert [row["verdict"] for row in kept] == ["helps", "undecided", "undecided"]
     about = {"preset": "base", "plan": plan.hash, "looks": plan.record["looks"], "contrasts": kept}
     store.write_event(plan.study, "looked", **about)
-    sequential.grown(study.plan, store, record=True)
+    sequential.grown(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 1
 
 
@@ -293,7 +293,7 @@ def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_
     plan = study.plan(looks=LOOKS)
     finish(store, plan)
     store.write_plan(plan_row(plan, None))
-    sequential.look(partial(study.plan, looks=LOOKS), plan, store)
+    sequential.look(partial(study.plan, looks=LOOKS), plan, store, CURRENT)
     for flags in ([], ["--until-decided"]):
         assert "up to 8 replicates" in call(study, capsys, tmp_path, "--plan", *flags)[1]
     code, text = call(declare(looks=(4, 6, 8, 10)), capsys, tmp_path)

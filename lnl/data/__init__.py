@@ -90,14 +90,14 @@ def outline(name: str, root: Path | None = None) -> Dataset | None:
 
     Of a published size the images are blank and all classes are as large.
     """
-    root = _root(root)
     try:
+        root = _root(root)
         source = _source(name, root)
     except (DataError, OSError):
         return None
     if dataset := opened(name, source, root):
         return dataset
-    if name not in _PUBLISHED or source.local:
+    if name not in _PUBLISHED or (root / f"{name}.npz").exists():
         return None
     train, unlabelled, test, channels, size, classes = _PUBLISHED[name]
     blank = np.zeros((), np.uint8)  # takes no room, whatever its shape
