@@ -145,7 +145,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
         **TWO_ARMS,
         "mine": {"dataset": "npz:mine.npz"},
         "diverges": {"method.optimizer.learning_rate": 1e30},
-        "broken": {"method": "mixmatch", "labels": 1437},
+        "broken": {"method.batch_size": 10**12},
     }
     whole = ("--arms", "plain,mixed,mine,diverges")
     storage = tmp_path / "kept"
@@ -161,7 +161,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     first = again(declare(tmp_path, arms, replicates=1))
     assert first.returncode == 3, first.stdout + first.stderr
     assert "5 trials to run, 0 done before." in first.stdout and "5 trials: 4 done, 1 failed" in first.stdout
-    assert "failed  broken" in first.stdout and "this trial leaves none" in first.stdout
+    assert "failed  broken" in first.stdout and "Out of memory" in first.stdout
     rows = pd.read_parquet(storage / "trials").set_index("arm")
     logs = {path.stem: path.read_text(encoding="utf-8") for path in (storage / "logs" / "study=quick").iterdir()}
     failed = rows.loc[["broken", "diverges"], "trial"]
@@ -171,7 +171,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert rows.loc["diverges", ["status", "failure_class"]].tolist() == ["failed", "nan"]
     assert "was no finite number in epoch" in rows.loc["diverges", "failure_message"]
     assert rows.loc["diverges", "data_hash"] == rows.loc["plain", "data_hash"] and rows.loc["diverges", "classes"] == 10
-    assert rows.loc["broken", ["status", "failure_class"]].tolist() == ["failed", "data_error"]
+    assert rows.loc["broken", ["status", "failure_class"]].tolist() == ["failed", "oom"]
     assert (rows.loc[["plain", "mixed", "mine"], "status"] == "ok").all()
     assert (tmp_path / "cache").is_dir()
     assert counts(declare(tmp_path, arms, replicates=1), *whole) == {
@@ -186,7 +186,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     rows = pd.read_parquet(storage / "trials")
     broken = rows[rows["arm"] == "broken"].sort_values(["replicate", "attempt"])
     assert broken[["replicate", "attempt"]].values.tolist() == [[0, 1], [0, 2], [1, 1]]
-    assert (broken["failure_class"] == "data_error").all()
+    assert (broken["failure_class"] == "oom").all()
     others = rows[rows["arm"] != "broken"]
     assert len(others) == 2 * 5 and (others["attempt"] == 1).all()
     assert ((others["status"] == "ok") == (others["arm"] != "diverges")).all()
