@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,11 @@ def test_wandb_writes_offline_and_asks_for_a_key_otherwise(tmp_path: Path, monke
     monkeypatch.setattr(sys, "argv", ["study.py", "--optuna", "postgresql://me:hunter2@host/x"])
     follow(tmp_path, range(1, 4), said, wandb="try")
     assert not said
-    files = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
-    content = b"".join(path.read_bytes() for path in files)
+    content, deadline = b"", time.monotonic() + 60
+    while b"test/accuracy" not in content and time.monotonic() < deadline:  # a process of its own writes it
+        files = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+        content = b"".join(path.read_bytes() for path in files)
+        time.sleep(0.1)
     assert any(path.suffix == ".wandb" for path in files) and b"test/accuracy" in content and b"full/base/2" in content
     assert b"hunter2" not in content and b"s3cr3t" not in content
     monkeypatch.setenv("WANDB_MODE", "online")
