@@ -54,7 +54,7 @@ def test_a_study_makes_the_cluster_grow(tmp_path: Path) -> None:
     settings |= {"RAY_NODE_TYPE_NAME": "ray.head.default", "RAY_enable_autoscaler_v2": "1"}
     settings |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with cluster(tmp_path, f"--autoscaling-config={file}", mounts=(whole, provider), **settings) as machine:
-        words = command(declare(tmp_path, {"plain": {}}), tmp_path / "results", "--address", "auto")
+        words = command(declare(tmp_path, {"plain": {}}), tmp_path / "results", "--address", "127.0.0.1:6379")
         code, out, err = machine.run(*words, "--gpus-per-trial", "1")
         assert code == 0 and "No node offers 1 CPUs and 1 GPUs yet" in out, out + err
     rows = pd.read_parquet(tmp_path / "results" / "trials")
