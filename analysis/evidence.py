@@ -268,9 +268,10 @@ def declarations(
 ) -> pd.DataFrame:
     """When each contrast of a plan's record was first declared as it stands, and what had ended by then.
 
-    declared_at: when the first stored plan with it was submitted (NaT: none was yet).  declared_after: trials of its
-    two arms in the base setting that had ended before, of declared_of that the plan has: above 0 somebody may have seen
-    results before the question.
+    declared_at: when the first stored plan with it was submitted (NaT: none was yet, or one of an earlier version was,
+    which kept only its last submission).  declared_after: trials of its two arms in the base setting that had ended
+    before, of declared_of that the plan has: above 0 somebody may have seen results before the question.  Of what an
+    earlier version had stored nothing is claimed: 0.
 
     `plans`: all stored ones of the study, with `plan` and `first_submitted_at`.  `ended`: trial -> when its first
     outcome was there.  Two contrasts are the same where direction and smallest effect agree and the same two
@@ -278,19 +279,24 @@ def declarations(
     asked for.
     """
     first: dict[tuple[Any, ...], pd.Timestamp] = {}
+    unknown = set()
     for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):
         before = json.loads(text)
         trials = _of_arms(before)
         for contrast in before.get("contrasts", []):
             key = _asks(contrast, trials)
-            first[key] = min(first.get(key, at), at)
+            if pd.isna(at):
+                unknown.add(key)
+            else:
+                first[key] = min(first.get(key, at), at)
     rows = []
     here = _of_arms(record)
     for contrast in contrasts:
-        at = first.get(_asks(contrast, here), pd.NaT)
-        mine = {trial for role in ("arm", "against") for trial in here.get(contrast[role], [])}
-        seen = [trial for trial in mine if trial in ended and (at is pd.NaT or ended[trial] < at)]
-        rows.append([at, len(seen), len(mine)])
+        key = _asks(contrast, here)
+        at = pd.NaT if key in unknown else first.get(key, pd.NaT)
+        of_arms = {trial for role in ("arm", "against") for trial in here.get(contrast[role], [])}
+        seen = {trial for trial in of_arms if trial in ended and (at is pd.NaT or ended[trial] < at)}
+        rows.append([at, 0 if key in unknown else len(seen), len(of_arms)])
     frame = pd.DataFrame(rows, columns=["declared_at", "declared_after", "declared_of"])
     frame["declared_at"] = pd.to_datetime(frame["declared_at"], utc=True)
     return frame.astype({"declared_after": int, "declared_of": int})

@@ -188,7 +188,10 @@ STUDIES = pa.schema(
         ("plan", pa.string()),  # JSON, see lnl.study.Study.plan
         ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
         ("submitted_at", TIME),
-        ("first_submitted_at", TIME),  # the same plan may be submitted again; null in older files: submitted_at
+        (
+            "first_submitted_at",
+            TIME,
+        ),  # of the same plan; null where an earlier version submitted it
         ("git_commit", pa.string()),
         ("sequence", pa.int64()),  # 1, 2, … within the study, see `by_submission`; null in older files
         ("schema_version", pa.int32()),
@@ -527,10 +530,10 @@ class Store:
             known, _ = self.read("studies", columns=columns, filters=of_study, files=f"{row['study']}-*")
             newest = known["sequence"].max()
             same = known[(known["plan_hash"] == row["plan_hash"]) & (known["preset"] == row["preset"])]
-            first = same["first_submitted_at"].fillna(same["submitted_at"]).min()
+            first = row.get("submitted_at") if same.empty else same["first_submitted_at"].iloc[0]
             about = {
                 "sequence": 1 + (0 if pd.isna(newest) else int(newest)),
-                "first_submitted_at": row.get("submitted_at") if pd.isna(first) else first.to_pydatetime(),
+                "first_submitted_at": None if pd.isna(first) else first,
             }
             write_rows(folder / f"{name}.parquet", STUDIES, [{**row, **about}])
 
@@ -644,8 +647,7 @@ class Store:
         tell_left_out(broken)
         if study is not None:
             frame = frame[frame["study"] == study]
-        first = frame["first_submitted_at"].fillna(frame["submitted_at"])
-        return by_submission(frame.assign(first_submitted_at=first)).reset_index(drop=True)
+        return by_submission(frame).reset_index(drop=True)
 
 
 def by_submission(plans: pd.DataFrame) -> pd.DataFrame:

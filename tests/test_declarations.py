@@ -187,3 +187,11 @@ Study(
     assert cli.main(["logs", "late", "--arm", "strong"]) == cli.USAGE
     capsys.readouterr()
     assert set(load(tmp_path / "results", "late").contrasts()["arm"]) == {"augmented"}
+
+
+@pytest.mark.parametrize("store", ["earlier/store", "results"])
+def test_of_what_an_earlier_version_has_stored_nothing_is_claimed(store: str) -> None:
+    """It kept only the last time at which a plan was submitted, which may be that of a run that trained nothing."""
+    name, preset = {"earlier/store": ("earlier", "base"), "results": ("robmix_ablation", "digits")}[store]
+    contrasts = load(Path(__file__).parent / "fixture" / store, name, preset).contrasts()
+    assert len(contrasts) and (contrasts["declared_after"] == 0).all() and contrasts["declared_at"].isna().all()
