@@ -69,7 +69,7 @@ class Current:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
         self._known: dict[tuple[object, ...], Sources] = {}
-        self._checksum = cache(self._read_checksum)
+        self.checksum = cache(self._checksum)
 
     def sources(self, trial: Trial) -> Sources:
         """The hashes of a trial's code and data; those of data that are not on this machine are None."""
@@ -86,7 +86,7 @@ class Current:
                 path = machine.expanded(trial.weights)
                 status = path.stat()
                 code.append(_file_hash(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        read = [self._checksum(*key) for key in _keys(trial)]
+        read = [self.checksum(*key) for key in _keys(trial)]
         everything = [*read, *(one.sources_hash for one in before)]
         known = [part for part in everything if part is not None]
         return Sources(_joined(code), read[0], _joined(known) if len(known) == len(everything) else None)
@@ -98,21 +98,25 @@ class Current:
 
     def missing_data(self, trials: Iterable[Trial]) -> list[str]:
         """Names of data sets that are not on this machine, so that results cannot be compared with them."""
-        return sorted({trial.dataset for trial in trials if self._checksum(trial.dataset, None) is None})
+        return sorted({trial.dataset for trial in trials if self.checksum(trial.dataset, None) is None})
 
-    def _read_checksum(self, name: str, column: str | None) -> str | None:
+    def _checksum(self, name: str, column: str | None) -> str | None:
+        """As `verified_checksum`, but nothing is fetched or read through; None where the data are not here."""
         with contextlib.suppress(data.DataError):
-            if data.present(name, self.root):
-                return data_checksum(name, column, self.root)
+            if dataset := data.present(name, self.root):
+                return _checksum_of(dataset, column, self.root)
         return None
 
 
-def data_checksum(name: str, column: str | None, root: Path | None, *, verify: bool = False) -> str:
-    """Checksum of a data set, or of one column of its human labels.  `verify`: see `lnl.data.load`.
+def verified_checksum(name: str, column: str | None, root: Path | None) -> str:
+    """Checksum of a data set whose images are read through, or of one column of its human labels.
 
     Raises `lnl.data.DataError`.
     """
-    dataset = data.load(name, root, verify=verify)
+    return _checksum_of(data.load(name, root, verify=column is None), column, root)
+
+
+def _checksum_of(dataset: data.Dataset, column: str | None, root: Path | None) -> str:
     if column is None:
         return dataset.checksum
     labels = data.human_labels(dataset, column, root)
@@ -177,7 +181,6 @@ def hash_of(method: str, sources: Mapping[str, bytes]) -> str:
     return short_hash("".join(counted[name] for name in sorted(counted)))
 
 
-@cache
 def snapshot(folder: Path) -> Path:
     """Write the package as this process has read it into `folder`, for workers to import; returns the folder.
 

@@ -75,7 +75,7 @@ from lnl import checkpoints, checks, data, methods, packing, processes  # noqa: 
 from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
-from lnl.provenance import Current, code_hash, data_checksum, data_keys, snapshot  # noqa: E402
+from lnl.provenance import Current, code_hash, data_keys, snapshot, verified_checksum  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, partition, tidy_leases  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402
@@ -140,18 +140,20 @@ def run_plan(
         return is_trained(store, plan.study, trial, current)
 
     current = Current(settings.data)
-    statuses = standing()
-    checks.check([status.planned for status in statuses if status.state in again], settings.data, read=True)
+    todo = [status.planned for status in standing() if status.state in again]
+    checks.check(todo, settings.data, read=True)
     current = Current(settings.data)  # with data sets that were fetched: results of other data are known only now
-    statuses = standing()
-    checks.check([status.planned for status in statuses if status.state in again], settings.data, read=True)
+    statuses, checked = standing(), {planned.id for planned in todo}
+    more = [status.planned for status in statuses if status.state in again and status.planned.id not in checked]
+    checks.check(more, settings.data, read=True)
     job_of = _submit(plan, store, current, rerun_stale)
     with contextlib.ExitStack() as stack:
         while stopped is None:
             waiting = _waiting(plan, statuses, again, tried, trained)
             ids = {planned.id for planned in waiting}
             if any(_ready(planned, ids, trained) for planned in waiting):
-                connection = _cluster(plan, settings, progress, len(waiting), budget, current)
+                asked = [planned.trial for planned in waiting]
+                connection = _cluster(plan, settings, progress, asked, budget, current)
                 cluster = cluster or stack.enter_context(connection)
                 progress.start(waiting, statuses)
                 stack.callback(progress.finish)
@@ -343,9 +345,17 @@ class _Cluster:
 
 @contextlib.contextmanager
 def _cluster(
-    plan: Plan, settings: Settings, progress: Any, waiting: int, budget: Budget | None, current: Current
+    plan: Plan,
+    settings: Settings,
+    progress: Any,
+    waiting: Sequence[Trial],
+    budget: Budget | None,
+    current: Current,
 ) -> Iterator[_Cluster]:
-    """Connect to Ray, look at its nodes, write down when the run begins and ends."""
+    """Connect to Ray, look at its nodes, write down when the run begins and ends.
+
+    `waiting`: the trials that are to be run, or of searches those that they begin with.
+    """
     store, run = Store(settings.storage), secrets.token_hex(8)
     if settings.address == "local" and not os.environ.get("RAY_ADDRESS") and (refused := machine.cluster()[1]):
         progress.say(refused)
@@ -361,12 +371,12 @@ def _cluster(
         if gpus == packing.AUTO:
             shares.learn(store.read("trials", columns=packing.COLUMNS)[0])
         if settings.address != "local":
-            trials = [planned.trial for planned in plan.trials] + [cell.trial for cell in plan.cells]
-            _check_nodes(settings, store.identity(), trials, current, progress)
+            checksums = {key: current.checksum(*key) for key in data_keys(waiting)}
+            _check_nodes(settings, store.identity(), checksums, progress)
         _check_room(settings, shares, progress)
         about: dict[str, Any] = {"run": run, "preset": plan.preset}
         machines = _machines()
-        store.write_event(plan.study, "run_started", **about, **machines, trials=waiting)
+        store.write_event(plan.study, "run_started", **about, **machines, trials=len(waiting))
         began = time.monotonic()
         changed = functools.partial(store.write_event, plan.study, "run_resized", **about)
         cluster = _Cluster(settings, shares, budget or Budget(), lambda now: changed(**now), machines)
@@ -503,12 +513,14 @@ def _knock(address: str) -> None:
         ) from None
 
 
-def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], current: Current, progress: Any) -> None:
+def _check_nodes(
+    settings: Settings, identity: str, checksums: Mapping[tuple[str, str | None], str | None], progress: Any
+) -> None:
     """Ask every node of the cluster whether trials can run there.
 
     Raises `StorageError` where one does not see the results folder, runs other code, or has (of those that can take a
     trial) no or other data than this driver; says where GPUs are none.  A node that joins later is asked by its first
-    trial.
+    trial.  `checksums`: of data sets and of columns of human labels, here.
     """
 
     def look(node: str) -> tuple[str | None, str | None]:
@@ -521,7 +533,7 @@ def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], cur
             return f"{name} runs another version of lnl ({theirs}) than this driver ({mine}).", None
         for (dataset, column), expected in checksums.items() if node in with_room else ():
             try:
-                found = data_checksum(dataset, column, settings.data, verify=column is None)
+                found = verified_checksum(dataset, column, settings.data)
             except data.DataError as error:
                 return f"{name} cannot use the data: {error}", None
             if found != expected:
@@ -541,7 +553,6 @@ def _check_nodes(settings: Settings, identity: str, trials: Sequence[Trial], cur
     if settings.gpus_per_trial:
         with_room &= with_gpus
     mine = code_hash("supervised")
-    checksums = {key: data_checksum(*key, settings.data) for key in data_keys(trials)}
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     ask = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
@@ -788,9 +799,9 @@ def run_search(
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        cluster = stack.enter_context(
-            _cluster(plan, settings, progress, len(searches.searches), budget, searches.current)
-        )
+        begin_with = [search.cell.trial for search in searches.searches]
+        connection = _cluster(plan, settings, progress, begin_with, budget, searches.current)
+        cluster = stack.enter_context(connection)
         stack.callback(progress.finish)
         progress.start()
         watch = _Watch(progress, searches, cluster)
