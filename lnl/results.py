@@ -117,7 +117,7 @@ TRIALS = pa.schema(
         ("cpus", pa.float64()),
         ("gpus", pa.float64()),
         ("host", pa.string()),
-        ("code_hash", pa.string()),  # of the method's source and all that it imports from lnl
+        ("code_hash", pa.string()),  # of the code that can change its numbers, see `lnl.code_hash`
         ("git_commit", pa.string()),
         ("git_dirty", pa.bool_()),
         ("version_python", pa.string()),
@@ -867,6 +867,8 @@ def sources_from(text: str | None) -> dict[str, Sources]:
 
 
 CHANGED_CODE, CHANGED_DATA, CHANGED_SOURCES = "code", "data set", "human labels or prerequisites' data"
+CHANGED_RULE = "rule for comparing code"  # an earlier version hashed other parts of it: whether it changed is not known
+BY_CODE = (CHANGED_CODE, CHANGED_RULE)  # reasons that leave the data as they are
 
 
 def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
@@ -885,8 +887,17 @@ def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series
     ):
         wanted = pd.Series([one and getattr(one, name) for one in now], trials.index, dtype=object)
         had = trials[name] if name in trials else pd.Series(None, trials.index, dtype=object)
-        reason[wanted.notna() & had.notna() & (wanted != had)] = why
+        changed = wanted.notna() & had.notna() & (wanted != had)
+        reason[changed] = why
+        if why == CHANGED_CODE:
+            reason[changed & (wanted.map(_hash_rule) != had.map(_hash_rule))] = CHANGED_RULE
     return reason
+
+
+def _hash_rule(code_hash: object) -> str:
+    """The prefix of a code hash, see `lnl.code_hash.RULE`; earlier versions wrote none."""
+    match = re.match(r"\d+-", code_hash) if isinstance(code_hash, str) else None
+    return match.group() if match else ""
 
 
 def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame:
@@ -898,7 +909,7 @@ def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame
     trials = trials.assign(stale=why_stale(trials, current))
     if trials.empty:
         return trials
-    rank = is_outcome(trials) * (1 + trials["stale"].isin(["", CHANGED_CODE]) + (trials["stale"] == ""))
+    rank = is_outcome(trials) * (1 + trials["stale"].isin(["", *BY_CODE]) + (trials["stale"] == ""))
     order = trials.assign(_rank=rank).sort_values(["_rank", "attempt"], kind="stable")
     return order.groupby("trial", sort=False).tail(1).drop(columns="_rank").sort_index()
 

@@ -46,7 +46,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lnl.files import is_there, lock_file, open_file
 from lnl.provenance import Current
 from lnl.results import (
-    CHANGED_CODE,
+    BY_CODE,
     Lease,
     Place,
     StorageError,
@@ -796,7 +796,7 @@ def _refuse_other_data(cells: Sequence[Cell], rows: pd.DataFrame, current: Curre
 def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.DataFrame:
     """A cell's suggestions that were scored on the data that are there now, as far as that is known."""
     stale = why_stale(rows.assign(trial=cell.name), {cell.name: current.sources(cell.trial)})
-    return rows[stale.isin(["", CHANGED_CODE])].reset_index(drop=True)
+    return rows[stale.isin(["", *BY_CODE])].reset_index(drop=True)
 
 
 # ------------------------------------------------------------------------------------------------- from rows to a plan

@@ -12,8 +12,8 @@ import pytest
 
 from lnl import machine
 from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
+from lnl.code_hash import code_hash
 from lnl.progress import Progress, SearchProgress, duration, interval
-from lnl.provenance import code_hash
 from lnl.results import Store, canonical, claim
 from lnl.study import reconcile
 
