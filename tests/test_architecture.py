@@ -50,7 +50,9 @@ def test_every_rule_of_the_house_is_kept_up(tmp_path, file, line, contract):
 def test_results_and_analysis_need_neither_torch_nor_ray():
     """Contracts see the imports that are written; this sees those that happen."""
     modules = sorted(path.stem for path in (REPOSITORY / "analysis").glob("*.py") if path.stem != "__init__")
-    imports = "; ".join(["import sys, lnl, lnl.results, analysis", *(f"import analysis.{name}" for name in modules)])
+    imports = "; ".join(
+        ["import sys, lnl, lnl.storage.store, analysis", *(f"import analysis.{name}" for name in modules)]
+    )
     code = f"{imports}; print(sorted({{'torch', 'torchvision', 'ray', 'optuna'}} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=60

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lnl import catalogue, methods
-from lnl.cli import main
+from lnl import methods
+from lnl.cli import catalogue
+from lnl.cli.main import main
 
 
 def test_the_page_is_what_the_files_say() -> None:

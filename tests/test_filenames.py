@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lnl.filenames import DEVICES, LONGEST, file_name
+from lnl.storage.filenames import DEVICES, LONGEST, file_name
 
 NAMES = [
     "$\\nosuch{$",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import load
-from analysis.load import LoadError
+from analysis.results import LoadError
 from tests import simulated
 
 

@@ -14,13 +14,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lnl import packing
-from lnl.cli import find_study
-from lnl.packing import Budget, Shares, memory_fraction, share
-from lnl.results import Store, canonical
-from lnl.runner import Settings, _Cluster, _Queue, _refusal
-from lnl.study import Planned
-from lnl.trial import Noise, Trial
+from lnl.cli.studies import find_study
+from lnl.execution import packing
+from lnl.execution.job import Settings
+from lnl.execution.packing import Budget, Shares, memory_fraction, share
+from lnl.execution.queue import _Queue
+from lnl.execution.ray_cluster import _Cluster, _refusal
+from lnl.storage.places import canonical
+from lnl.storage.store import Store
+from lnl.study.plan import Planned
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 from tests.test_runner import command, declare, environment
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lnl import methods
-from lnl.code_hash import code_hash, hash_of, read_sources
 from lnl.data import DataError
-from lnl.results import TRIALS
-from lnl.task import Task, Truth
-from lnl.trial import Diverged, Execution, Noise, Trial, evaluate, parse, run
+from lnl.storage.schema import TRIALS
+from lnl.training.task import Noise, Task, Truth
+from lnl.trial.code_hash import code_hash, hash_of, read_sources
+from lnl.trial.config import Trial, parse
+from lnl.trial.divergence import Diverged
+from lnl.trial.evaluation import evaluate
+from lnl.trial.run import Execution, run
 
 PACKAGE = Path(__file__).parents[1] / "lnl"
 SEMANTIC = {"noise.kind": "semantic", "noise.teacher": {"labels": 250}}
