@@ -20,7 +20,6 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.figures.base import Plot
-from analysis.figures.cost import bars
 from analysis.results import LoadError
 from analysis.tables.table import Table
 from analysis.words import plural, words
@@ -126,6 +125,8 @@ class Ledger:
 
     def figure(self) -> Plot:
         """Bars per arm, of use and of none."""
+        from analysis.figures.cost import bars  # matplotlib is needed here only
+
         return bars(self)
 
 

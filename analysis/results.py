@@ -13,12 +13,21 @@ import pandas as pd
 
 from analysis import statistics, verdicts
 from lnl import replicates
-from lnl.storage.currency import CHANGED_CODE, CHANGED_DATA, CHANGED_SOURCES, Sources, latest, sources_from, why_stale
+from lnl.storage.currency import (
+    CHANGED_CODE,
+    CHANGED_DATA,
+    CHANGED_RULE,
+    CHANGED_SOURCES,
+    Sources,
+    latest,
+    sources_from,
+    why_stale,
+)
 from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
 from lnl.storage.places import Place, attempt_name, place
 from lnl.storage.read import LeftOut
-from lnl.storage.store import CHANGED_RULE, Store, by_submission
+from lnl.storage.store import Store, by_submission
 
 if TYPE_CHECKING:
     from analysis.figures.base import Plots

@@ -80,7 +80,7 @@ def outcome(trials: pd.DataFrame) -> pd.Series:
 
 
 def accuracy(trials: pd.DataFrame, selection: str) -> pd.Series:
-    """Test accuracy per trial under a selection rule: see `lnl.storage.outcomes.accuracies`, which the terminal uses, too."""
+    """Test accuracy per trial under a selection rule: see `lnl.storage.outcomes.accuracies`, as in the terminal."""
     return accuracies(trials, check_selection(selection))
 
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.words import in_words
 from lnl.storage import outcomes
 from lnl.storage.places import short_hash
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
 
 LONGEST = 60  # characters of a name in figures and texts
 FACTORS = {

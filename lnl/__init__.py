@@ -11,19 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _HOME = {
-    "Study": "lnl.study",
-    "Contrast": "lnl.study",
-    "Panel": "lnl.study",
-    "Preset": "lnl.study",
-    "Search": "lnl.study",
+    "Study": "lnl.study.study",
+    "Contrast": "lnl.study.parts",
+    "Panel": "lnl.study.parts",
+    "Preset": "lnl.study.parts",
+    "Search": "lnl.study.parts",
     "Uniform": "lnl.space",
     "Integer": "lnl.space",
     "Choice": "lnl.space",
-    "Trial": "lnl.trial",
-    "Noise": "lnl.trial",
-    "Validation": "lnl.trial",
-    "run": "lnl.trial",
-    "trainable": "lnl.execution.runner",
+    "Trial": "lnl.trial.config",
+    "Noise": "lnl.training.task",
+    "Validation": "lnl.training.task",
+    "run": "lnl.trial.run",
+    "trainable": "lnl.execution.trainable",
 }
 __all__ = list(_HOME)
 

@@ -1,4 +1,4 @@
-"""lnl.functional.augment against PIL, torchvision, independent numpy, hand-made images and the distributions of its draws."""
+"""Augmentation against PIL, torchvision, independent numpy, hand-made images and the distributions of its draws."""
 
 from __future__ import annotations
 

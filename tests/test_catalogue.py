@@ -11,7 +11,7 @@ from lnl.cli.main import main
 
 def test_the_page_is_what_the_files_say() -> None:
     assert catalogue.PAGE.read_text(encoding="utf-8") == catalogue.page(), (
-        "run `python -m lnl.catalogue` and commit the page"
+        "run `python -m lnl.cli.catalogue` and commit the page"
     )
 
 

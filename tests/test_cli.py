@@ -438,7 +438,7 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
 
 
 def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
-    start = "import sys; from lnl.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    start = "import sys; from lnl.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
     wrong = python("-c", start, "plan", "quick", "--set", "lables=3", cwd=here)
     assert (wrong.returncode, wrong.stdout) == (USAGE, "")
     assert wrong.stderr == "error: Unknown key 'lables': did you mean 'labels'?\n"

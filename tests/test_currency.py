@@ -29,6 +29,7 @@ from lnl.search.searches import Searches
 from lnl.storage.currency import (
     CHANGED_CODE,
     CHANGED_DATA,
+    CHANGED_RULE,
     CHANGED_SOURCES,
     Sources,
     latest,
@@ -37,7 +38,7 @@ from lnl.storage.currency import (
 )
 from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
-from lnl.storage.store import CHANGED_RULE, Store
+from lnl.storage.store import Store
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
@@ -407,14 +408,14 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
     shutil.copytree(ROOT / "lnl", tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
     script = """
 import pathlib, sys
-from lnl.code_hash import code_hash, snapshot
+from lnl.trial.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
 before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
 print(code_hash("mixup"))
 print((snapshot(pathlib.Path("copy")) / "lnl/methods/mixup.py").read_text(encoding="utf-8").count("EDITED"))
-edited = pathlib.Path("lnl/losses.py")
+edited = pathlib.Path("lnl/functional/losses.py")
 edited.write_text(edited.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
-import lnl.losses
+import lnl.functional.losses
 try:
     snapshot(pathlib.Path("another"))
 except RuntimeError as error:
@@ -424,7 +425,7 @@ except RuntimeError as error:
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     code, edits, refusal = done.stdout.splitlines()
     assert code == hash_of("mixup", read_sources(ROOT)) and edits == "0"
-    assert refusal == f"{tmp_path / 'lnl/losses.py'} has changed since this process started: start it again."
+    assert refusal == f"{tmp_path / 'lnl/functional/losses.py'} has changed since this process started: start it again."
 
 
 STUDY = """

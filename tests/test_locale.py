@@ -32,8 +32,9 @@ study = Study(
 '''
 COMMANDS = """
 import json, locale, sys
-from lnl.cli import find_study, main
-from lnl.provenance import Current
+from lnl.cli.main import main
+from lnl.cli.studies import find_study
+from lnl.trial.provenance import Current
 
 assert locale.getencoding().lower().replace("-", "").endswith(sys.argv[1]), locale.getencoding()
 storage = ["--storage", "store"]

@@ -132,7 +132,8 @@ def test_what_is_printed_warned_and_logged_is_kept_and_everything_is_restored() 
 
 
 def test_warnings_are_kept() -> None:
-    code = "import warnings; from lnl.storage.logs import Output\nwith Output() as o: warnings.warn('odd')\nprint(o.text())"
+    code = "import warnings; from lnl.storage.logs import Output\n"
+    code += "with Output() as o: warnings.warn('odd')\nprint(o.text())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, cwd=ROOT)
     assert "UserWarning: odd" in done.stdout and not done.stderr
 

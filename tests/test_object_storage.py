@@ -426,7 +426,9 @@ def test_pandas_and_pyarrow_read_the_bucket_by_themselves(bucket, server):
 
 CLAIMS = """
 import json, random, sys
-from lnl.results import Store, claim, place
+from lnl.storage.leases import claim
+from lnl.storage.places import place
+from lnl.storage.store import Store
 store, order = Store(place(sys.argv[1])), random.sample(range(100), 100)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -435,14 +437,17 @@ sys.stdin.read()  # a lease lives as long as its process
 """
 HOLDS = """
 import sys
-from lnl.results import Store, claim, place
+from lnl.storage.leases import claim
+from lnl.storage.places import place
+from lnl.storage.store import Store
 with claim(Store(place(sys.argv[1])), "noise", "a", arm="full")[0]:
     print("held", flush=True)
     sys.stdin.readline()
 """
 COUNTS = """
 import sys
-from lnl.results import locked, place
+from lnl.storage.leases import locked
+from lnl.storage.places import place
 root = place(sys.argv[1])
 for _ in range(15):
     with locked(root / "locks"):

@@ -98,7 +98,7 @@ def test_more_after_running_out_of_memory() -> None:
 
 def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("lnl.packing.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lnl.execution.packing.time.monotonic", lambda: clock[0])
     budget = Budget(1.0, cpus=2)  # one hour: 3,600 s of one GPU, or 1,800 s of two CPUs
     assert budget.holds(3_500, 1.0) and not budget.holds(3_700, 1.0) and not budget.holds(1_900, 0.0)
     budget.begin("a", 0.5, 2_000)

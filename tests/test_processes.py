@@ -170,7 +170,7 @@ def test_plans_without_numbers_are_ordered_by_time(store: Store) -> None:
 SUBMITS = """
 import json, sys
 from pathlib import Path
-from lnl.results import Store
+from lnl.storage.store import Store
 from tests.test_processes import plan_of
 for number in range(8):
     Store(Path(sys.argv[1])).write_plan(plan_of(f"{sys.argv[2]}{number}", 0))

@@ -19,7 +19,7 @@ from lnl.storage.store import Store
 from tests import simulated
 
 ROOT = Path(__file__).parents[1]
-MAIN = "import sys; from lnl.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from lnl.cli.main import main; sys.exit(main(sys.argv[1:]))"
 HOSTILE = ["$\\nosuch{$", "<img src=x onerror=alert(1)>", "a/b", "..", "x" * 285, "Größe 你好", "#", "%20", "con"]
 HOSTILE += ["../../outside/x", "/tmp/lnl-outside/x"]
 

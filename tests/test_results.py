@@ -426,7 +426,8 @@ def written_by_a_newer_version(store, trial, **columns):
 def test_files_of_a_newer_version_are_read_as_far_as_they_are_known_and_told(store):
     store.write_attempt("noise", row("a"), [])
     written_by_a_newer_version(store, "b")
-    told = rf"^Some files below .*study=noise were written by a newer.*is {storage_schema.SCHEMA_VERSION + 1}, .*update it\.$"
+    newer = storage_schema.SCHEMA_VERSION + 1
+    told = rf"^Some files below .*study=noise were written by a newer.*is {newer}, .*update it\.$"
     with pytest.warns(UserWarning, match=told) as warned:
         frame, broken = store.read("trials", "noise")
     assert len(warned) == 1 and not broken
@@ -728,7 +729,8 @@ def test_the_oracle_is_never_beaten(pairs):
 HOLD = """
 import sys
 from pathlib import Path
-from lnl.results import Store, claim
+from lnl.storage.leases import claim
+from lnl.storage.store import Store
 lease, _ = claim(Store(Path(sys.argv[1])), "noise", sys.argv[2], arm="full")
 with lease:
     print("held", flush=True)
@@ -737,7 +739,8 @@ with lease:
 RACE = """
 import json, sys, time
 from pathlib import Path
-from lnl.results import Store, claim
+from lnl.storage.leases import claim
+from lnl.storage.store import Store
 store, go = Store(Path(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():

@@ -278,7 +278,7 @@ def tree(real, tmp_path):
 def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(tree):
     assert tree.hash("supervised") == tree.real["supervised"] and re.fullmatch("[0-9a-f]{12}", tree.real["supervised"])
     assert tree.real["robmix"] != tree.real["supervised"]
-    for path in ("methods/supervised.py", "losses.py", "trial.py", "networks/__init__.py"):
+    for path in ("methods/supervised.py", "functional/losses.py", "trial/run.py", "networks/__init__.py"):
         tree.rewrite(path, lambda text: f"{text}\n# a remark\n\n\n")
         tree.rewrite(path, lambda text: re.sub(r'^"""', '"""Other words.  ', text, count=1))
         tree.rewrite(path, lambda text: text.replace(" = ", "  =  \\\n "))
@@ -288,8 +288,9 @@ def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(
 
 
 MODULES = [
-    "trial", "learner", "task", "noise", "augment", "losses", "streams", "schedules", "graph", "data.cache",
-    "data.digits", "networks", "networks.convnet", "networks.heads", "methods.supervised",
+    "trial.run", "training.learner", "training.task", "functional.noise", "functional.augment", "functional.losses",
+    "training.streams", "functional.schedules", "functional.graph", "data.cache", "data.digits", "networks",
+    "networks.convnet", "networks.heads", "methods.supervised",
 ]  # fmt: skip
 
 

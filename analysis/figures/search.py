@@ -1,7 +1,7 @@
 """Figures of a search: what it tried, what that was worth, and what more of it would have bought.
 
-As in `analysis.figures.panels`: rows in, a `Plot` out; frames hold fractions, axes show percent.  A *cell* is one search of the
-plan: one arm in one setting with one sampler.  Rows are those of `Study.suggestions`.
+As in `analysis.figures.panels`: rows in, a `Plot` out; frames hold fractions, axes show percent.  A *cell* is one
+search of the plan: one arm in one setting with one sampler.  Rows are those of `Study.suggestions`.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _build(report: Report) -> Place:
     declared_contrasts = declared(report, contrasts)
     sections = [section for make in makers for section in make(report)]
     return report.page(
-        "report.html.jinja",
+        "page.html.jinja",
         study=loaded,
         title=words.words(loaded.name),
         rule_in_words=statistics.SELECTION[report.rule],

@@ -233,8 +233,8 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
     replicates = "1 replicate" if count == 1 else f"{count} replicates"
     caption = (
         f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
-        f"labels). {words_module.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, and "
-        "beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
+        f"labels). {words_module.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
+        "and beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
     )
     return Table(caption, header, cells, pd.DataFrame(rows).assign(selection=selection))
 

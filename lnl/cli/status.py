@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from lnl.cli.progress import Row, arm_row, duration
-from lnl.storage.store import BY_CODE, Store
+from lnl.storage.currency import BY_CODE
+from lnl.storage.store import Store
 from lnl.study.plan import Plan, sources_of
 from lnl.study.status import Status, by_state
 from lnl.trial.provenance import Current

@@ -17,7 +17,7 @@ A_STUDY = "a study's name (studies/<name>.py) or file"
 
 def find_study(name: str) -> Study:
     """The study that a file runs, or studies/<name>.py below the current folder or beside the package."""
-    folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[1])]
+    folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[2])]
     places = [Path(name)] if _is_file_name(name) else [folder / f"{name}.py" for folder in folders]
     for path in places:
         if path.is_file():

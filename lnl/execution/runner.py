@@ -128,7 +128,8 @@ def run_search(
 ) -> str | None:
     """Train what the searches ask for until all have spent their budgets; returns a sentence where it ended early.
 
-    `searches` is a `lnl.search.searches.Searches`.  Raises `StorageError` before anything starts where results cannot be had.
+    `searches` is a `lnl.search.searches.Searches`.  Raises `StorageError` before anything starts where results cannot
+    be had.
     """
     processes.clear(machine.temporary_folders())
     store = Store(settings.storage)

@@ -110,8 +110,8 @@ def _check_sources(job: Job, trial: Trial, current: Current) -> None:
     here = current.sources(trial)
     if here.code_hash != job.sources.code_hash:
         raise StorageError(
-            f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parent}) than this driver: bring the "
-            "same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
+            f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parents[1]}) than this driver: "
+            "bring the same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
         )
     for kind, ours, theirs in (
         (f"the data set {trial.dataset}", here.data_hash, job.sources.data_hash),

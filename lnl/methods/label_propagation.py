@@ -11,7 +11,8 @@ leave it out.
 
 `clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
 the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
-Corrections to eq. 2: `lnl.functional.graph`.  Departure from the paper: an image without a labelled neighbour casts no vote.
+Corrections to eq. 2: `lnl.functional.graph`.  Departure from the paper: an image without a labelled neighbour casts
+no vote.
 """
 
 from __future__ import annotations

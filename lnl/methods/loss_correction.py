@@ -7,8 +7,9 @@ loss.  With a `given` matrix, an oracle, there is one phase.
 The paper trains both phases in full; here they share the trial's epochs, so that methods cost the same: give twice the
 epochs for the paper's protocol.  Each phase goes through the optimizer's whole schedule.  T̂ comes from the last weights
 of the first phase (averaged where the optimizer averages) on images without augmentation; the official code takes those
-with the best noisy validation loss.  `lnl.functional.transition` says what else is not followed: its filter.  The backward loss
-grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look alike.
+with the best noisy validation loss.  `lnl.functional.transition` says what else is not followed: its filter.  The
+backward loss grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look
+alike.
 
 Defaults are the paper's for CIFAR-10 with a ResNet; on CIFAR-100 it takes percentile 1 and a weight decay of 1e-3.
 Unlabelled images are not used.

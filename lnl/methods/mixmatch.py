@@ -1,7 +1,8 @@
 """MixMatch (Berthelot et al. 2019, arXiv:1905.02249): guess, sharpen and mix unlabelled images with labelled ones.
 
-The update itself is `lnl.training.mixmatch_update`; its docstring says what is followed from the paper and what from the
-official code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence AdamW.
+The update itself is `lnl.training.mixmatch_update`; its docstring says what is followed from the paper and what from
+the official code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence
+AdamW.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
-Evaluated as `lnl.training.readout` says, on features before the projection head.  Departure from the paper: SGD with momentum
-and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
+Evaluated as `lnl.training.readout` says, on features before the projection head.  Departure from the paper: SGD with
+momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
 """
 
 from __future__ import annotations

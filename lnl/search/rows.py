@@ -11,9 +11,9 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from lnl.search.optuna_objects import distribution
-from lnl.storage.currency import why_stale
+from lnl.storage.currency import BY_CODE, why_stale
 from lnl.storage.read import tell_left_out
-from lnl.storage.store import BY_CODE, Store
+from lnl.storage.store import Store
 from lnl.study.plan import Cell
 from lnl.trial.provenance import Current
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ import pandas as pd
 
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
-from lnl.storage.store import BY_CODE, CHANGED_RULE, _hash_rule
 
 
 class Sources(NamedTuple):
@@ -38,6 +38,8 @@ def sources_from(text: str | None) -> dict[str, Sources]:
 
 
 CHANGED_CODE, CHANGED_DATA, CHANGED_SOURCES = "code", "data set", "human labels or prerequisites' data"
+CHANGED_RULE = "rule for comparing code"  # an earlier version hashed other parts of it: whether it changed is not known
+BY_CODE = (CHANGED_CODE, CHANGED_RULE)  # reasons that leave the data as they are
 
 
 def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
@@ -75,3 +77,9 @@ def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame
     rank = is_outcome(trials) * (1 + trials["stale"].isin(["", *BY_CODE]) + (trials["stale"] == ""))
     order = trials.assign(_rank=rank).sort_values(["_rank", "attempt"], kind="stable")
     return order.groupby("trial", sort=False).tail(1).drop(columns="_rank").sort_index()
+
+
+def _hash_rule(code_hash: object) -> str:
+    """The prefix of a code hash, see `lnl.trial.code_hash.RULE`; earlier versions wrote none."""
+    match = re.match(r"\d+-", code_hash) if isinstance(code_hash, str) else None
+    return match.group() if match else ""

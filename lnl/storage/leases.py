@@ -12,14 +12,16 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lnl.storage.atomic import _storage_error, write_atomically
 from lnl.storage.files import is_no_file, listed, lock_file, read_file, reason, shown
 from lnl.storage.objects import ObjectPath, StorageError
 from lnl.storage.places import Place, canonical, now, partition
-from lnl.storage.store import Store
 from lnl.system import processes
+
+if TYPE_CHECKING:
+    from lnl.storage.store import Store
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0

@@ -37,7 +37,6 @@ import pandas as pd
 import pyarrow as pa
 
 from lnl.storage.atomic import _there_already, write_atomically
-from lnl.storage.currency import CHANGED_CODE
 from lnl.storage.files import listed, printable, read_file, reason
 from lnl.storage.leases import _exchange, locked
 from lnl.storage.objects import ObjectPath, StorageError
@@ -279,13 +278,3 @@ def by_submission(plans: pd.DataFrame) -> pd.DataFrame:
     """Plans, oldest first: by their number within the study, which no clock moves; those without it first, by time."""
     numbered = plans.assign(_sequence=plans["sequence"].astype("float64").fillna(0.0))
     return numbered.sort_values(["_sequence", "submitted_at"], kind="stable").drop(columns="_sequence")
-
-
-CHANGED_RULE = "rule for comparing code"  # an earlier version hashed other parts of it: whether it changed is not known
-BY_CODE = (CHANGED_CODE, CHANGED_RULE)  # reasons that leave the data as they are
-
-
-def _hash_rule(code_hash: object) -> str:
-    """The prefix of a code hash, see `lnl.trial.code_hash.RULE`; earlier versions wrote none."""
-    match = re.match(r"\d+-", code_hash) if isinstance(code_hash, str) else None
-    return match.group() if match else ""

@@ -32,7 +32,7 @@ class Status:
     failure: str | None = None
     diverged: bool = False  # one that is done, or stale
     device: str = ""  # on which `seconds` are expected
-    changed: str = ""  # what has changed since a stale trial ran: `lnl.results.CHANGED_…`
+    changed: str = ""  # what has changed since a stale trial ran: `lnl.storage.currency.CHANGED_…`
 
 
 def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[Status]:

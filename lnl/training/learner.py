@@ -204,9 +204,9 @@ class Learner:
         """Gradient of the objective `probe` after one virtual step of SGD, by the step's `coefficients`.
 
         `loss`: (logits of `images`, *coefficients) -> scalar, what the virtual step descends; `rate` None: it stands
-        still there, see `lnl.functional.meta.gradients`.  The step goes on with the optimizer's momentum; `weight_decay` counts in
-        both losses.  In float32, by batch statistics, with one dropout mask for `images`; moves neither weights nor
-        BatchNorm's running statistics nor what dropout draws next.
+        still there, see `lnl.functional.meta.gradients`.  The step goes on with the optimizer's momentum;
+        `weight_decay` counts in both losses.  In float32, by batch statistics, with one dropout mask for `images`;
+        moves neither weights nor BatchNorm's running statistics nor what dropout draws next.
         """
         weights = [tensor.detach() for tensor in self.parameters]
         kernels = [weight_decay * (tensor.ndim > 1) for tensor in weights]

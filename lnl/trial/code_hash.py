@@ -28,8 +28,6 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 
-import lnl
-
 RULE = "2-"  # before it: whole files, with all that they import, and no prefix
 
 # The places that are known by name; a name stands for a module and for all that lie in a folder of this name.
@@ -37,19 +35,10 @@ METHODS = "lnl.methods"  # whose `load` imports the file that a trial names
 TRIAL = "lnl.trial"
 READERS = "lnl.data"  # what they read has its own hash in every row; `FACTS` about it have none
 STORAGE = (  # files, leases, checkpoints, messages and search spaces: nothing that trains
-    "lnl.storage.checkpoints",
-    "lnl.trial.code_hash",
     "lnl.declaring",
-    "lnl.storage.filenames",
-    "lnl.storage.files",
-    "lnl.storage.logs",
-    "lnl.system.machine",
-    "lnl.storage.objects",
-    "lnl.system.processes",
-    "lnl.trial.provenance",
-    "lnl.storage.store",
     "lnl.space",
     "lnl.storage",
+    "lnl.system",
     "lnl.trial.code_hash",
     "lnl.trial.provenance",
 )
@@ -87,7 +76,7 @@ def read_sources(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted((root / PACKAGE).rglob("*.py"))}
 
 
-ROOT = Path(lnl.__file__).parents[1]  # the folder that holds the package
+ROOT = Path(__file__).parents[2]  # the folder that holds the package
 SOURCES = read_sources(ROOT)
 
 

@@ -1,8 +1,9 @@
 """What a trial's numbers come from, as hashes: the code that it runs and the data that it reads.
 
-A finished attempt is current while both are what a new attempt would use now (`lnl.storage.currency.latest`, which every command
-and every reader asks).  Which code counts says `lnl.trial.code_hash`.  Code is read once, when this process starts: edits of
-a running study's files change neither its hashes nor, since workers import from a copy of the same text, its results.
+A finished attempt is current while both are what a new attempt would use now (`lnl.storage.currency.latest`, which
+every command and every reader asks).  Which code counts says `lnl.trial.code_hash`.  Code is read once, when this
+process starts: edits of a running study's files change neither its hashes nor, since workers import from a copy of
+the same text, its results.
 """
 
 from __future__ import annotations
