@@ -268,9 +268,7 @@ class Checkpoint(Executed):
 
 class Trained(Executed):
     changes = {"init_from": {"method": {"name": "simclr", "batch_size": 16}, "epochs": 1, "steps": 1}}  # noqa: RUF012
-    silent = (
-        KINDS  # set aside with an event: tests/storage/test_checkpoints.py; the sentence says that it is not there
-    )
+    silent = KINDS  # set aside with an event: tests/storage/test_checkpoints.py; the sentence says that it is not there
 
     def make(self, folder: Path) -> Path:
         from lnl.execution import job as execution_job
