@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -56,7 +55,7 @@ import pyarrow.parquet as pq
 
 from lnl import machine, objects, processes
 from lnl.filenames import file_name
-from lnl.files import is_no_file, listed, open_lock, printable, read_file, reason, shown
+from lnl.files import is_no_file, listed, lock_file, printable, read_file, reason, shown
 from lnl.logs import mask
 from lnl.objects import ObjectPath, StorageError
 
@@ -1249,8 +1248,7 @@ def locked(folder: Place) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open_lock(folder / ".lock")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        file = lock_file(folder / ".lock")
     except OSError as error:
         raise _storage_error(folder / ".lock", error) from error
     with file:

@@ -21,7 +21,6 @@ next seed of its own, because a sampler that starts again would repeat its draws
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -44,7 +43,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from lnl.files import is_there, open_file, open_lock
+from lnl.files import is_there, lock_file, open_file
 from lnl.provenance import Current
 from lnl.results import (
     BY_CODE,
@@ -136,8 +135,7 @@ class _FileLock(BaseJournalFileLock):
         self.path = path
 
     def acquire(self) -> bool:
-        self.file = open_lock(self.path)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        self.file = lock_file(self.path)
         return True
 
     def release(self) -> None:

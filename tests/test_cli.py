@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,16 @@ def test_help_names_every_command_and_flag(lnl):
     code, out, _ = lnl("run", "--help")
     flags = ["preset", "arms", "seeds", "set", "address", "storage", "data", "gpus-per-trial", "rerun-stale", "json"]
     assert code == 0 and all(f"--{flag} " in out for flag in flags)
+
+
+def test_the_version_is_the_installed_one(lnl, monkeypatch):
+    assert lnl("--version") == (0, f"lnl {metadata.version('lnl')}\n", "")
+
+    def nothing_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing_installed)
+    assert lnl("--version") == (0, "lnl (not installed, so without a version)\n", "")
 
 
 # ------------------------------------------------------------------------------------------------------------- doctor
