@@ -5,10 +5,8 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +18,6 @@ from lnl import methods
 from lnl.data import DataError
 from lnl.storage.schema import TRIALS
 from lnl.training.task import Noise, Task, Truth
-from lnl.trial.code_hash import code_hash, hash_of, read_sources
 from lnl.trial.config import Trial, parse
 from lnl.trial.divergence import Diverged
 from lnl.trial.evaluation import evaluate
@@ -251,78 +248,6 @@ def test_a_trial_without_a_method_gets_the_sentence_too():
         parse({})
     with pytest.raises(ValueError, match=r"did you mean 'labels'\?$"):
         parse({"method": "supervised", "lables": 3})
-
-
-# ------------------------------------------------------------------------------------------------------ code identity
-
-
-@pytest.fixture(scope="module")
-def real():
-    return {method: code_hash(method) for method in ("supervised", "robmix")}
-
-
-@pytest.fixture
-def tree(real, tmp_path):
-    """A copy of the package, whose text is hashed instead of the real one's."""
-    shutil.copytree(PACKAGE, tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
-
-    def rewrite(path, change):
-        file = tmp_path / "lnl" / path
-        before = file.read_text(encoding="utf-8")
-        file.write_text(change(before), encoding="utf-8")
-        assert file.read_text(encoding="utf-8") != before
-
-    return SimpleNamespace(hash=lambda method: hash_of(method, read_sources(tmp_path)), real=real, rewrite=rewrite)
-
-
-def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(tree):
-    assert tree.hash("supervised") == tree.real["supervised"] and re.fullmatch("[0-9a-f]{12}", tree.real["supervised"])
-    assert tree.real["robmix"] != tree.real["supervised"]
-    for path in ("methods/supervised.py", "functional/losses.py", "trial/run.py", "networks/__init__.py"):
-        tree.rewrite(path, lambda text: f"{text}\n# a remark\n\n\n")
-        tree.rewrite(path, lambda text: re.sub(r'^"""', '"""Other words.  ', text, count=1))
-        tree.rewrite(path, lambda text: text.replace(" = ", "  =  \\\n "))
-    documented = 'class Method:\n    """A method."""\n\n'
-    tree.rewrite("methods/supervised.py", lambda text: re.sub(r'class Method:\n(    """.*"""\n\n)?', documented, text))
-    assert tree.hash("supervised") == tree.real["supervised"]
-
-
-MODULES = [
-    "trial.run", "training.learner", "training.task", "functional.noise", "functional.augment", "functional.losses",
-    "training.streams", "functional.schedules", "functional.graph", "data.cache", "data.digits", "networks",
-    "networks.convnet", "networks.heads", "methods.supervised",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_a_change_of_what_a_method_runs_moves_its_hash(tree, name):
-    path = name.replace(".", "/") + ("/__init__.py" if name == "networks" else ".py")
-    tree.rewrite(path, lambda text: f"{text}\nunused = 1\n")
-    assert tree.hash("supervised") != tree.real["supervised"]
-
-
-def test_what_a_search_may_try_does_not_move_it(tree):
-    for path in ("methods/robmix.py", "semisupervised.py"):
-        before = (PACKAGE / path).read_text(encoding="utf-8")
-        assert re.search(r"SEARCH(: .*)? = \{", before) and "from lnl.space import" in before
-        tree.rewrite(path, lambda text: re.sub(r"SEARCH(: .*)? = \{", 'SEARCH = {"method.new": None, ', text))
-        tree.rewrite(path, lambda text: re.sub(r"from lnl.space import .*", "from lnl.space import Choice", text))
-    assert tree.hash("robmix") == tree.real["robmix"]
-
-
-def test_one_changed_number_moves_it_too(tree):
-    tree.rewrite("methods/supervised.py", lambda text: text.replace("learning_rate=0.03", "learning_rate=0.04"))
-    assert tree.hash("supervised") != tree.real["supervised"]
-
-
-@pytest.mark.parametrize(
-    "name", ["methods/robmix", "gradients", "semisupervised", "cli", "runner", "study", "search", "space", "results"]
-)
-def test_a_change_of_what_it_does_not_run_does_not(tree, name):
-    tree.rewrite(f"{name}.py", lambda text: f"{text}\nunused = 1\n")
-    assert tree.hash("supervised") == tree.real["supervised"]
-    runs = name in ("methods/robmix", "gradients", "semisupervised")
-    assert (tree.hash("robmix") != tree.real["robmix"]) == runs
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
