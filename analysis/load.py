@@ -17,6 +17,7 @@ from lnl.files import shown
 from lnl.results import (
     CHANGED_CODE,
     CHANGED_DATA,
+    CHANGED_RULE,
     CHANGED_SOURCES,
     LeftOut,
     Place,
@@ -335,7 +336,7 @@ def of_plan(
         tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
         unreadable=unreadable,
         on_other_data=_on_other_data_sentence(len(trials) + left_out, left_out),
-        by_other_code=_by_other_code_sentence(len(trials), int((trials["stale"] == CHANGED_CODE).sum())),
+        by_other_code=_by_other_code_sentence(trials["stale"]),
     )
 
 
@@ -365,10 +366,14 @@ def _on_other_data_sentence(results: int, left_out: int) -> str:
     )
 
 
-def _by_other_code_sentence(results: int, older: int) -> str:
-    if not older:
-        return ""
-    return f"{older} of {results} results were made by code that has changed since: --rerun-stale trains them again."
+def _by_other_code_sentence(stale: pd.Series) -> str:
+    sentences = {
+        CHANGED_CODE: "results were made by code that has changed since",
+        CHANGED_RULE: "results were stored by an earlier version of lnl, whose hashes of code cannot be compared",
+    }
+    counts = {reason: int((stale == reason).sum()) for reason in sentences}
+    told = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
+    return "; ".join(told) + ": --rerun-stale trains them again." if told else ""
 
 
 def first_replicate(plan: Mapping[str, Any]) -> int:

@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import inspect
-import io
 import json
-import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ class Switch:
 
     name: str
     default: Any
-    meaning: str  # its comment in the source
+    meaning: str  # its docstring
     search: str  # what a search tries for it, or for parts of it; empty where it tries nothing
 
 
@@ -50,10 +47,9 @@ def entry(name: str) -> Entry:
     module = methods.load(name)
     title = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     defaults = dict(module.Config())
-    comments: dict[str, str] = {}
-    for kind in reversed(module.Config.__mro__):  # shared settings first, the method's own words last
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not BaseModel:
-            comments |= _comments(kind)
+    meanings = {
+        name: (field.description or "").replace("\n", " ") for name, field in module.Config.model_fields.items()
+    }
     tried: dict[str, list[str]] = {}
     for key, space in module.SEARCH.items():
         owner, _, rest = key.partition(".")
@@ -61,39 +57,11 @@ def entry(name: str) -> Entry:
         place, words = (field, part) if owner == "method" else ("", key)
         tried.setdefault(place, []).append(f"{words} {space_text(space)}".strip())
     switches = tuple(
-        Switch(field, default, comments.get(field, ""), "; ".join(tried.get(field, [])))
+        Switch(field, default, meanings[field], "; ".join(tried.get(field, [])))
         for field, default in defaults.items()
         if field != "name"
     )
     return Entry(name, title, module.USES, switches, "; ".join(tried.get("", [])))
-
-
-def _comments(kind: type) -> dict[str, str]:
-    """Field -> the comments behind and, on lines of their own, right above its declaration."""
-    source = inspect.getsource(kind)
-    fields = kind.__annotations__
-    found: dict[str, str] = {}
-    above: list[str] = []
-    current, depth = None, 0
-    tokens = list(tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline))
-    for before, token in zip([tokens[0], *tokens], tokens, strict=False):
-        if token.type == tokenize.COMMENT:
-            text = token.string.lstrip("# ")
-            if token.line.strip().startswith("#"):
-                above.append(text)
-            elif current:
-                found[current] = " ".join(filter(None, [found.get(current, ""), text]))
-        elif token.type == tokenize.NAME and token.string in fields and not depth and token.line.strip() != "":
-            if token.line.lstrip().startswith(token.string) and before.type != tokenize.OP:
-                current = token.string
-                if above:
-                    found[current] = " ".join(above)
-                above = []
-        elif token.type == tokenize.OP:
-            depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0)
-        elif token.type == tokenize.NL and not token.line.strip():
-            above = []
-    return found
 
 
 def costs() -> dict[str, float]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import date
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lnl", description="A laboratory for ablation studies of learning with noisy labels."
     )
+    parser.add_argument("--version", action="version", version=f"lnl {_version()}", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in {
         "plan": "list a study's trials: done, missing or stale; starts nothing",
@@ -156,6 +158,14 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-report", action="store_true", help="do not make the report at the end")
     options = parser.parse_args(arguments)
     return _guarded(lambda: _study_command(study, options, "plan" if options.plan else "run"))
+
+
+def _version() -> str:
+    """The installed version; words where nothing is installed, as with a checkout on PYTHONPATH."""
+    try:
+        return metadata.version("lnl")
+    except metadata.PackageNotFoundError:
+        return "(not installed, so without a version)"
 
 
 def _study_flags(parser: argparse.ArgumentParser) -> None:

@@ -13,26 +13,34 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from lnl import losses, targets
 from lnl.networks import Network
+from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Record, Task, to_draw_from
 
 
-class FixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class FixMatchSettings(Settings):
     """Fields of every method with a FixMatch part; the defaults are the paper's for CIFAR-10."""
 
-    batch_size: Annotated[int, Field(ge=2)] = 64  # B: labelled images a step
-    mu: Annotated[int, Field(ge=1)] = 7  # unlabelled images a step, per labelled one
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # tau: probability that makes a guess a target; 0: all are
-    temperature: Annotated[float, Field(ge=0)] = 0.0  # of sharpening a guess to a target; 0: one-hot, 1: as it is
-    strong_view: Literal["weak", "contrastive", "strong"] = "strong"  # the view that learns what the weak one guesses
-    lambda_u: Annotated[float, Field(ge=0)] = 1.0  # weight of L_U, eq. 4
-    include_labelled: bool = True  # labelled images are among the unlabelled ones, too
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """B: labelled images a step"""
+    mu: Annotated[int, Field(ge=1)] = 7
+    """unlabelled images a step, per labelled one"""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """tau: probability that makes a guess a target; 0: all are"""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """of sharpening a guess to a target; 0: one-hot, 1: as it is"""
+    strong_view: Literal["weak", "contrastive", "strong"] = "strong"
+    """the view that learns what the weak one guesses"""
+    lambda_u: Annotated[float, Field(ge=0)] = 1.0
+    """weight of L_U, eq. 4"""
+    include_labelled: bool = True
+    """labelled images are among the unlabelled ones, too"""
 
 
 FIXMATCH_SEARCH: dict[str, Space] = {

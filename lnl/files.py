@@ -6,10 +6,12 @@ No reader waits for ever: what is no plain file (a pipe, a socket, a device, a f
 from __future__ import annotations
 
 import errno
+import fcntl
 import fnmatch
 import os
 import stat
 import zipfile
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -68,10 +70,26 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def open_lock(path: Path) -> BinaryIO:
-    """A lock's file, made where it is missing; what is no file is refused, for writers to a pipe wait, too."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    return os.fdopen(descriptor, "wb")
+def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> BinaryIO:
+    """The file, made where it is missing, with its lock: one process holds it until it closes the file, or dies.
+
+    Calls `waiting` before it waits for another process.  Raises `OSError`, also where something else has the name.
+    Not `filelock`, which takes a pipe for a lock's file, asks 20 times a second instead of waiting its turn (of eight
+    processes one waited 0.8 s, here 0.05 s) and, on a file system without such locks, leaves one behind where a process
+    dies.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)  # refuses a pipe
+    file = os.fdopen(descriptor, "wb")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def listed(folder: Path | ObjectPath, pattern: str, *, deep: bool = False) -> list[Path | ObjectPath]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,6 +23,7 @@ from lnl import meta, networks, schedules
 from lnl.checkpoints import fitting
 from lnl.networks import Network
 from lnl.networks.convnet import dropout_repeated
+from lnl.settings import Settings
 from lnl.streams import Streams
 
 Precision = Literal["float32", "bfloat16"]
@@ -32,21 +33,27 @@ Head = Callable[[int], nn.Module]  # features -> module
 EVALUATION_BATCH = 1024  # images of up to 32 × 32 pixels at a time without gradient; fewer larger ones
 
 
-class Optimizer(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Optimizer(Settings):
     """Optimizer and schedule of one learner."""
 
     kind: Literal["sgd", "adam", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
-    nesterov: bool = False  # sgd only
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # on kernels (two or more axes) only; adamw: times the rate
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """sgd only"""
+    nesterov: bool = False
+    """sgd only"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """on kernels (two or more axes) only; adamw: times the rate"""
     schedule: Literal["constant", "cosine", "fixmatch", "linear", "step", "restarts"] = "constant"
-    # step: shares of training after which the rate is multiplied by `factor`; linear: the first is where it starts to
-    # fall, to 0 at the end.
     milestones: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5, 0.75)
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # step only
-    first_cycle: Annotated[float, Field(gt=0, le=1)] = 1 / 400  # restarts only: share of training; see `schedules`
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average that predicts; 0: none
+    """step: shares of training after which the rate is multiplied by `factor`; linear: the first is where it starts to
+    fall, to 0 at the end."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """step only"""
+    first_cycle: Annotated[float, Field(gt=0, le=1)] = 1 / 400
+    """restarts only: share of training; see `schedules`"""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """decay of the weight average that predicts; 0: none"""
 
     def scale(self, progress: float) -> float:
         """Factor of the learning rate at `progress` in [0, 1] of training."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from lnl import graph
 from lnl.learner import Learner, linear_probe
+from lnl.settings import Settings
 from lnl.task import Task
 
 
-class ReadoutSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class ReadoutSettings(Settings):
     """Fields of every method that learns features without labels."""
 
-    evaluation: Literal["linear", "neighbours"] = "linear"  # logistic regression | votes of nearest neighbours
-    neighbours: Annotated[int, Field(ge=1)] = 20  # k, neighbours only; at most the number of labelled images is used
-    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.07  # of the votes exp(cosine / temperature)
+    evaluation: Literal["linear", "neighbours"] = "linear"
+    """logistic regression | votes of nearest neighbours"""
+    neighbours: Annotated[int, Field(ge=1)] = 20
+    """k, neighbours only; at most the number of labelled images is used"""
+    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.07
+    """of the votes exp(cosine / temperature)"""
 
 
 class Readout:

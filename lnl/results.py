@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -56,7 +55,7 @@ import pyarrow.parquet as pq
 
 from lnl import machine, objects, processes
 from lnl.filenames import file_name
-from lnl.files import is_no_file, listed, open_lock, printable, read_file, reason, shown
+from lnl.files import is_no_file, listed, lock_file, printable, read_file, reason, shown
 from lnl.logs import mask
 from lnl.objects import ObjectPath, StorageError
 
@@ -118,7 +117,7 @@ TRIALS = pa.schema(
         ("cpus", pa.float64()),
         ("gpus", pa.float64()),
         ("host", pa.string()),
-        ("code_hash", pa.string()),  # of the method's source and all that it imports from lnl
+        ("code_hash", pa.string()),  # of the code that can change its numbers, see `lnl.code_hash`
         ("git_commit", pa.string()),
         ("git_dirty", pa.bool_()),
         ("version_python", pa.string()),
@@ -868,6 +867,8 @@ def sources_from(text: str | None) -> dict[str, Sources]:
 
 
 CHANGED_CODE, CHANGED_DATA, CHANGED_SOURCES = "code", "data set", "human labels or prerequisites' data"
+CHANGED_RULE = "rule for comparing code"  # an earlier version hashed other parts of it: whether it changed is not known
+BY_CODE = (CHANGED_CODE, CHANGED_RULE)  # reasons that leave the data as they are
 
 
 def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
@@ -886,8 +887,17 @@ def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series
     ):
         wanted = pd.Series([one and getattr(one, name) for one in now], trials.index, dtype=object)
         had = trials[name] if name in trials else pd.Series(None, trials.index, dtype=object)
-        reason[wanted.notna() & had.notna() & (wanted != had)] = why
+        changed = wanted.notna() & had.notna() & (wanted != had)
+        reason[changed] = why
+        if why == CHANGED_CODE:
+            reason[changed & (wanted.map(_hash_rule) != had.map(_hash_rule))] = CHANGED_RULE
     return reason
+
+
+def _hash_rule(code_hash: object) -> str:
+    """The prefix of a code hash, see `lnl.code_hash.RULE`; earlier versions wrote none."""
+    match = re.match(r"\d+-", code_hash) if isinstance(code_hash, str) else None
+    return match.group() if match else ""
 
 
 def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame:
@@ -899,7 +909,7 @@ def latest(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.DataFrame
     trials = trials.assign(stale=why_stale(trials, current))
     if trials.empty:
         return trials
-    rank = is_outcome(trials) * (1 + trials["stale"].isin(["", CHANGED_CODE]) + (trials["stale"] == ""))
+    rank = is_outcome(trials) * (1 + trials["stale"].isin(["", *BY_CODE]) + (trials["stale"] == ""))
     order = trials.assign(_rank=rank).sort_values(["_rank", "attempt"], kind="stable")
     return order.groupby("trial", sort=False).tail(1).drop(columns="_rank").sort_index()
 
@@ -1238,8 +1248,7 @@ def locked(folder: Place) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open_lock(folder / ".lock")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        file = lock_file(folder / ".lock")
     except OSError as error:
         raise _storage_error(folder / ".lock", error) from error
     with file:

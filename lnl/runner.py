@@ -72,10 +72,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler  # noqa: 
 from ray.tune.search import Searcher  # noqa: E402
 
 from lnl import checkpoints, checks, data, methods, packing, processes  # noqa: E402
+from lnl.code_hash import code_hash, snapshot  # noqa: E402
 from lnl.files import listed  # noqa: E402
 from lnl.logs import mask  # noqa: E402
 from lnl.packing import Budget  # noqa: E402
-from lnl.provenance import Current, code_hash, data_keys, snapshot, verified_checksum  # noqa: E402
+from lnl.provenance import Current, data_keys, verified_checksum  # noqa: E402
 from lnl.results import StorageError, Store, is_outcome, partition, tidy_leases  # noqa: E402
 from lnl.study import Plan, Planned, Status, plan_row, reconcile  # noqa: E402
 from lnl.trial import (  # noqa: E402

@@ -21,7 +21,6 @@ next seed of its own, because a sampler that starts again would repeat its draws
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -44,10 +43,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from lnl.files import is_there, open_file, open_lock
+from lnl.files import is_there, lock_file, open_file
 from lnl.provenance import Current
 from lnl.results import (
-    CHANGED_CODE,
+    BY_CODE,
     Lease,
     Place,
     StorageError,
@@ -136,8 +135,7 @@ class _FileLock(BaseJournalFileLock):
         self.path = path
 
     def acquire(self) -> bool:
-        self.file = open_lock(self.path)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        self.file = lock_file(self.path)
         return True
 
     def release(self) -> None:
@@ -798,7 +796,7 @@ def _refuse_other_data(cells: Sequence[Cell], rows: pd.DataFrame, current: Curre
 def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.DataFrame:
     """A cell's suggestions that were scored on the data that are there now, as far as that is known."""
     stale = why_stale(rows.assign(trial=cell.name), {cell.name: current.sources(cell.trial)})
-    return rows[stale.isin(["", CHANGED_CODE])].reset_index(drop=True)
+    return rows[stale.isin(["", *BY_CODE])].reset_index(drop=True)
 
 
 # ------------------------------------------------------------------------------------------------- from rows to a plan

@@ -14,33 +14,39 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from lnl import losses, networks, schedules, targets
 from lnl.learner import Learner
 from lnl.networks import Network
+from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Record, Task
 
 
-class MixMatchSettings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class MixMatchSettings(Settings):
     """Fields of every method with a MixMatch part; `lambda_u` and `alpha` are the paper's for CIFAR-10."""
 
-    batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled ones
-    views: Annotated[int, Field(ge=1)] = 2  # K: augmentations averaged for a guess
-    temperature: Annotated[float, Field(gt=0)] = 0.5  # T of sharpening, eq. 7
-    alpha: Annotated[float, Field(gt=0)] = 0.75  # of Beta(alpha, alpha), eq. 8
-    lambda_u: Annotated[float, Field(ge=0)] = 75.0  # weight of L_U, eq. 5
-    ramp: Annotated[float, Field(ge=0, le=1)] = (
-        1 / 64
-    )  # share of training over which lambda_u rises from 0: 16,384 of 2^20 steps
-    mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"  # who is mixed up; the paper's Table 4
-    guess_with_average: bool = False  # guess by the averaged weights; the paper's Table 4
-    batch_norm: Literal["first", "mixmatch", "all"] = (
-        "first"  # who moves running statistics: first interleaved batch | all mixed images | every pass
-    )
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """labelled images a step, and as many unlabelled ones"""
+    views: Annotated[int, Field(ge=1)] = 2
+    """K: augmentations averaged for a guess"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """T of sharpening, eq. 7"""
+    alpha: Annotated[float, Field(gt=0)] = 0.75
+    """of Beta(alpha, alpha), eq. 8"""
+    lambda_u: Annotated[float, Field(ge=0)] = 75.0
+    """weight of L_U, eq. 5"""
+    ramp: Annotated[float, Field(ge=0, le=1)] = 1 / 64
+    """share of training over which lambda_u rises from 0: 16,384 of 2^20 steps"""
+    mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"
+    """who is mixed up; the paper's Table 4"""
+    guess_with_average: bool = False
+    """guess by the averaged weights; the paper's Table 4"""
+    batch_norm: Literal["first", "mixmatch", "all"] = "first"
+    """who moves running statistics: first interleaved batch | all mixed images | every pass"""
 
 
 # The paper's lambda_u are 50 to 250, by data set.

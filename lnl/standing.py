@@ -12,7 +12,7 @@ from typing import Any
 
 from lnl.progress import Row, arm_row, duration
 from lnl.provenance import Current
-from lnl.results import CHANGED_CODE, Store
+from lnl.results import BY_CODE, Store
 from lnl.study import Plan, Status, by_state, sources_of
 
 PILOT = 3  # replicates whose spread is better than a guess
@@ -152,7 +152,7 @@ def totals(statuses: Sequence[Status]) -> str:
     if reasons := Counter(status.changed for status in statuses if status.changed):
         changed = ", ".join(f"the {what} of {count}" for what, count in sorted(reasons.items()))
         text += f" (stale: {changed} changed since; --rerun-stale runs them again"
-        left_out = any(what != CHANGED_CODE for what in reasons)
+        left_out = any(what not in BY_CODE for what in reasons)
         text += "; results on other data are left out until then)" if left_out else ")"
     return text + "."
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -45,13 +45,23 @@ HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 DIVERGED = "diverged"  # the only entry of the file of a trained prerequisite that diverged: why, in words
 
 
+if TYPE_CHECKING:
+
+    class MethodConfig:
+        """For type checkers: what a trial's method may be given as, and what it is read as."""
+
+        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
+        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
+
+else:  # a name, or {"name": …, field: value}
+    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
+
+
 @declared
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One configuration × one replicate."""
 
-    method: Annotated[
-        SerializeAsAny[BaseModel], BeforeValidator(methods.configure)
-    ]  # a name, or {"name": …, field: value}
+    method: MethodConfig
     dataset: str = "cifar10"
     network: str = "wide_resnet28_2"
     weights: str | None = None  # the backbone's before training: imagenet, or the path of a state dict

@@ -22,12 +22,12 @@ def test_every_method_says_what_it_is_and_what_it_uses(name: str) -> None:
     assert {switch.name for switch in one.switches} == set(methods.load(name).Config.model_fields) - {"name"}
 
 
-def test_a_comment_is_found_behind_and_above_its_field() -> None:
+def test_the_docstring_below_a_field_is_its_meaning() -> None:
     meanings = {switch.name: switch.meaning for switch in catalogue.entry("robmix").switches}
     assert meanings["lambda_mixmatch"] == "λ of L1 + λ·L2"
     assert meanings["temperature"] == "T of sharpening, eq. 7", "inherited from the settings that MixMatch shares"
     assert meanings["topology"].startswith("joint_two_head: both losses each step.  alternating_epoch:")
-    assert meanings["contrastive_data"] == "views of labelled and unlabelled images, or of the latter", "a long line"
+    assert meanings["contrastive_data"] == "views of labelled and unlabelled images, or of the latter"
 
 
 def test_a_switch_says_what_a_search_tries_for_it() -> None:

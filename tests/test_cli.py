@@ -5,14 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from lnl import machine
 from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
+from lnl.code_hash import code_hash
 from lnl.progress import Progress, SearchProgress, duration, interval
-from lnl.provenance import code_hash
 from lnl.results import Store, canonical, claim
 from lnl.study import reconcile
 
@@ -260,6 +261,16 @@ def test_help_names_every_command_and_flag(lnl):
     code, out, _ = lnl("run", "--help")
     flags = ["preset", "arms", "seeds", "set", "address", "storage", "data", "gpus-per-trial", "rerun-stale", "json"]
     assert code == 0 and all(f"--{flag} " in out for flag in flags)
+
+
+def test_the_version_is_the_installed_one(lnl, monkeypatch):
+    assert lnl("--version") == (0, f"lnl {metadata.version('lnl')}\n", "")
+
+    def nothing_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing_installed)
+    assert lnl("--version") == (0, "lnl (not installed, so without a version)\n", "")
 
 
 # ------------------------------------------------------------------------------------------------------------- doctor

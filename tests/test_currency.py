@@ -22,11 +22,13 @@ from PIL import Image
 from analysis.load import Study as Results
 from analysis.load import load, of_plan
 from lnl import Contrast, Study, Trial, Validation, data, standing
+from lnl.code_hash import hash_of, read_sources
 from lnl.doctor import examine
-from lnl.provenance import Current, hash_of, read_sources
+from lnl.provenance import Current
 from lnl.results import (
     CHANGED_CODE,
     CHANGED_DATA,
+    CHANGED_RULE,
     CHANGED_SOURCES,
     TRIALS,
     Sources,
@@ -293,14 +295,17 @@ def frame(*rows: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame([{**dict.fromkeys(columns), "trial": "t", "status": "ok", **row} for row in rows])
 
 
-NOW = Sources("code", "data", "all data")
+NOW = Sources("2-code", "data", "all data")
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
         (NOW._asdict(), ""),
-        ({**NOW._asdict(), "code_hash": "other"}, CHANGED_CODE),
+        ({**NOW._asdict(), "code_hash": "2-other"}, CHANGED_CODE),
+        ({**NOW._asdict(), "code_hash": "code"}, CHANGED_RULE),  # earlier version
+        ({**NOW._asdict(), "code_hash": "3-code"}, CHANGED_RULE),  # later version
+        ({**NOW._asdict(), "code_hash": "code", "data_hash": "other"}, CHANGED_DATA),
         ({**NOW._asdict(), "data_hash": "other", "sources_hash": "other"}, CHANGED_DATA),
         ({**NOW._asdict(), "sources_hash": "other"}, CHANGED_SOURCES),
         ({**NOW._asdict(), "code_hash": "other", "data_hash": "other"}, CHANGED_DATA),
@@ -320,7 +325,7 @@ def test_why_a_row_is_stale(row: dict[str, object], expected: str) -> None:
 
 
 def test_current_data_count_more_than_current_code_and_any_finished_attempt_more_than_an_accident() -> None:
-    other_code, other_data = NOW._replace(code_hash="x"), NOW._replace(data_hash="x", sources_hash="x")
+    other_code, other_data = NOW._replace(code_hash="2-x"), NOW._replace(data_hash="x", sources_hash="x")
     attempts: Sequence[dict[str, object]] = (
         {**NOW._asdict(), "attempt": 1},
         {**other_code._asdict(), "attempt": 2},
@@ -364,7 +369,9 @@ def test_a_search_refuses_suggestions_of_other_data(root: Path, tmp_path: Path) 
     Searches(again, store, new=True, current=Current(root)).close()
 
 
-def test_results_of_an_earlier_version_are_read_and_stale_for_no_new_reason(tmp_path: Path) -> None:
+def test_results_of_an_earlier_version_are_read_and_stale_only_because_it_hashed_other_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rows without `sources_hash`; those of the arm that diverged at once have no hashes at all."""
     shutil.copytree(EARLIER / "store", tmp_path / "store")
     namespace: dict[str, object] = {}
@@ -373,7 +380,11 @@ def test_results_of_an_earlier_version_are_read_and_stale_for_no_new_reason(tmp_
     assert isinstance(study, Study)
     plan, store, current = study.plan(), Store(tmp_path / "store"), Current()
     states = {status.planned.id: status for status in reconcile(plan, store, current)}
-    assert {status.changed for status in states.values()} == {CHANGED_CODE}, "for that only: the code has changed"
+    assert {status.changed for status in states.values()} == {CHANGED_RULE}, "for that only: it hashed other code"
+    standing.print_plan(plan, list(states.values()))
+    printed = capsys.readouterr().out
+    assert printed.count("(stale: the rule for comparing code changed)") == len(states)
+    assert f"the rule for comparing code of {len(states)} changed since" in printed and "left out" not in printed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results = load(tmp_path / "store", "earlier")
@@ -393,7 +404,7 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
     shutil.copytree(ROOT / "lnl", tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
     script = """
 import pathlib, sys
-from lnl.provenance import code_hash, snapshot
+from lnl.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
 before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
 print(code_hash("mixup"))

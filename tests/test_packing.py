@@ -246,15 +246,15 @@ def test_a_budget_ends_a_run_in_order_and_a_wish_that_no_node_can_meet_ends_it_a
     tmp_path: Path, one_gpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = tmp_path / "results"
-    study = declare(tmp_path, arms={"plain": {}}, replicates=8, epochs=40, steps=20)
-    part = execute(one_gpu, study, storage, "--budget-hours", "0.0005")  # 1.8 s of one GPU
-    assert part.returncode == 3 and "The budget of 0.0005 device-hours holds no more." in part.stdout, part.stdout
+    study = declare(tmp_path, arms={"plain": {}}, replicates=3, epochs=4, steps=5)
+    part = execute(one_gpu, study, storage, "--budget-hours", "0.000001")  # 3.6 ms of one GPU: less than any trial
+    assert part.returncode == 3 and "The budget of 1e-06 device-hours holds no more." in part.stdout, part.stdout
     before = len(pd.read_parquet(storage / "trials")) if (storage / "trials").exists() else 0
-    assert before < 8
+    assert before < 3
     rest = execute(one_gpu, study, storage, "--budget-hours", "1")
-    assert rest.returncode == 0 and "8 trials: 8 done." in rest.stdout, rest.stdout + rest.stderr
+    assert rest.returncode == 0 and "3 trials: 3 done." in rest.stdout, rest.stdout + rest.stderr
 
     monkeypatch.setenv("LNL_NODE_JOINS_S", "1")
-    wish = execute(one_gpu, declare(tmp_path, replicates=9), storage, "--gpus-per-trial", "2")
+    wish = execute(one_gpu, declare(tmp_path, replicates=4), storage, "--gpus-per-trial", "2")
     assert wish.returncode == 1 and "Traceback" not in wish.stderr
     assert "A trial asks for 1 CPUs and 2 GPUs, and no node offers that (there are 3 CPUs and 1 GPUs)" in wish.stderr

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl.provenance import code_hash
+from lnl.code_hash import code_hash
 from lnl.results import Store, canonical, claim
 from lnl.study import Contrast, Panel, Preset, Study, by_state, plan_row, reconcile
 from lnl.trial import Noise, Trial

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lnl import methods
+from lnl.code_hash import code_hash, hash_of, read_sources
 from lnl.data import DataError
-from lnl.provenance import code_hash, hash_of, read_sources
 from lnl.results import TRIALS
 from lnl.task import Task, Truth
 from lnl.trial import Diverged, Execution, Noise, Trial, evaluate, parse, run

@@ -27,12 +27,16 @@ from lnl.task import Task, order
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["barlow_twins"] = "barlow_twins"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    lambda_redundancy: Annotated[float, Field(ge=0)] = 0.0051  # of the correlations between dimensions, eq. 1
-    projector_layers: Annotated[int, Field(ge=0)] = 3  # 0: the loss is on the features themselves
-    projector_width: Annotated[int, Field(ge=1)] = 2048  # hidden and output dimensions, with layers only
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
+    lambda_redundancy: Annotated[float, Field(ge=0)] = 0.0051
+    """of the correlations between dimensions, eq. 1"""
+    projector_layers: Annotated[int, Field(ge=0)] = 3
+    """0: the loss is on the features themselves"""
+    projector_width: Annotated[int, Field(ge=1)] = 2048
+    """hidden and output dimensions, with layers only"""
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine")
 
 

@@ -27,13 +27,16 @@ from lnl.task import Task, order
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["byol"] = "byol"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    # tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet.
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
     target_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
-    hidden: Annotated[int, Field(ge=1)] = 4096  # of projector and predictor
-    projection: Annotated[int, Field(ge=1)] = 256  # their output
+    """tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet."""
+    hidden: Annotated[int, Field(ge=1)] = 4096
+    """of projector and predictor"""
+    projection: Annotated[int, Field(ge=1)] = 256
+    """their output"""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

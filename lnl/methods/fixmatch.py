@@ -31,7 +31,7 @@ from lnl.task import Beliefs, Record, Task, order
 USES = ("labels", "unlabelled")
 
 
-class Config(FixMatchSettings, frozen=True, extra="forbid"):
+class Config(FixMatchSettings):
     name: Literal["fixmatch"] = "fixmatch"
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999

@@ -21,13 +21,14 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from lnl import losses, schedules, transition
 from lnl.data import Unfit
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Beliefs, Task, order
@@ -38,13 +39,17 @@ Matrix = tuple[tuple[float, ...], ...]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["loss_correction"] = "loss_correction"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    direction: Literal["forward", "backward"] = "forward"  # -log (p T)_n (theorem 2), or (T⁻¹ ℓ)_n (theorem 1)
-    given: Matrix | None = None  # T where it is known, such as `lnl.transition.matrix(…).tolist()`; None: estimated
-    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5  # not beside given: the first phase's share of the epochs
-    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97  # not beside given: of p_i; beyond are outliers, no anchors
+    direction: Literal["forward", "backward"] = "forward"
+    """-log (p T)_n (theorem 2), or (T⁻¹ ℓ)_n (theorem 1)"""
+    given: Matrix | None = None
+    """T where it is known, such as `lnl.transition.matrix(…).tolist()`; None: estimated"""
+    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """not beside given: the first phase's share of the epochs"""
+    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97
+    """not beside given: of p_i; beyond are outliers, no anchors"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

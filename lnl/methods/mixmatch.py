@@ -22,7 +22,7 @@ from lnl.task import Beliefs, Record, Task, order, to_draw_from
 USES = ("labels", "unlabelled")
 
 
-class Config(MixMatchSettings, frozen=True, extra="forbid"):
+class Config(MixMatchSettings):
     name: Literal["mixmatch"] = "mixmatch"
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 

@@ -35,13 +35,16 @@ from lnl.task import Beliefs, Record, Task, order
 USES = ("labels", "unlabelled")
 
 
-class Config(FixMatchSettings, frozen=True, extra="forbid"):
+class Config(FixMatchSettings):
     name: Literal["selfmatch"] = "selfmatch"
-    # 20 epochs of 1,024 steps are some 200 passes over CIFAR-10.
-    pretrain_epochs: Annotated[int, Field(ge=1)] = 20  # of SimCLR, before and besides the trial's epochs
-    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent
-    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head
-    projection: Annotated[int, Field(ge=1)] = 128  # its output
+    pretrain_epochs: Annotated[int, Field(ge=1)] = 20
+    """of SimCLR, before and besides the trial's epochs; 20 of 1,024 steps are some 200 passes over CIFAR-10"""
+    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5
+    """of NT-Xent"""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """of the projection head"""
+    projection: Annotated[int, Field(ge=1)] = 128
+    """its output"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999
     )

@@ -24,12 +24,16 @@ from lnl.task import Task, order
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["simclr"] = "simclr"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent, eq. 1; the CIFAR-10 recipe's
-    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head
-    projection: Annotated[int, Field(ge=1)] = 128  # its output
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """of NT-Xent, eq. 1; the CIFAR-10 recipe's"""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """of the projection head"""
+    projection: Annotated[int, Field(ge=1)] = 128
+    """its output"""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from lnl import losses
 from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.streams import Streams
 from lnl.task import Task, View, order
@@ -23,7 +24,7 @@ from lnl.task import Task, View, order
 USES = ("labels",)
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
     augmentation: View = "weak"
