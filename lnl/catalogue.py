@@ -86,7 +86,9 @@ def page() -> str:
     ]
     for one in entries:
         cost = f"{measured[one.name]:.1f}" if one.name in measured else ""
-        lines.append(f"| [{one.name}](../lnl/methods/{one.name}.py) | {_cell(one.title)} | {', '.join(one.uses)} | {cost} |")
+        lines.append(
+            f"| [{one.name}](../lnl/methods/{one.name}.py) | {_cell(one.title)} | {', '.join(one.uses)} | {cost} |"
+        )
     for one in entries:
         lines += ["", f"## {one.name}", "", one.title]
         lines += ["", "| switch | default | search | meaning |", "|--|--|--|--|"]
