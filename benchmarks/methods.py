@@ -1,7 +1,7 @@
 """What a training step of each method costs beside a step of cross-entropy, at the same batch size.
 
 Methods take turns with the reference in one process; a ratio is the median over turns.  Prints a Markdown table and
-writes `benchmarks/methods.json`, from which `lnl/methods/README.md` takes its column.
+writes `benchmarks/methods.json`, from which `docs/methods.md` takes its column.
 
     python benchmarks/methods.py [--network small_convnet --dataset digits --batch-size 64 --device cuda]
 """
