@@ -269,7 +269,7 @@ class _Scheduler(FIFOScheduler):
         if self.watch.source.pruner == "asha":
             stop = self._halves(tune_controller, trial, result)
         if stop:  # its worker sees the mark, writes its rows and ends: Tune would end it before that
-            self.watch.guarded(self.store.give_up, self.study, name)
+            self.watch.guarded(self.store.request_prune, self.study, name)
         return FIFOScheduler.CONTINUE
 
     def _halves(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:

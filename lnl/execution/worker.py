@@ -75,13 +75,15 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 report({"outcome": "done"})  # by another driver, since this one planned, or by a worker lost since
                 return
             if job.search is not None:
-                store.is_given_up(job.study, trial.id)  # forgets a mark that an earlier attempt did not live to see
+                store.pop_prune_request(
+                    job.study, trial.id
+                )  # forgets a mark that an earlier attempt did not live to see
             attempt = store.next_attempt(job.study, trial.id)
             if holder is not None:  # an earlier attempt died without a word: it gets its row here
                 lost = "The worker was stopped or lost (killed, or its machine went away); the next attempt goes on."
                 failure = {"status": "preempted", "failure_class": "preempted", "failure_message": lost}
                 last_seen = {
-                    **{name: holder[name] for name in held if name in holder},
+                    **{name: value for name, value in holder.items() if name in held},
                     "host": holder["host"].split("/")[0],
                     "started_at": min(datetime.fromisoformat(holder["since"]), lease.previous_beat or now()),
                     "ended_at": lease.previous_beat,
@@ -95,7 +97,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
                 with output:
                     last = _attempt(store, job, trial, settings, about, attempt, report, lease, current)
             finally:
-                if (said := output.text()) and lease.holds():
+                if (said := output.text()) and lease.renew():
                     store.write_log(job.study, trial.id, attempt, said)
         report(last)  # without the lease, which whoever goes on with the trial finds free
     except StorageError as error:
@@ -165,11 +167,11 @@ def _attempt(
             elif row.epoch == trial.total_epochs and job.prerequisite:
                 save_trained(store.trained, trial, row.snapshot()["parts"], current)
             report(flat(row))  # comes back once the driver has looked at it
-            if job.search is not None and store.is_given_up(job.study, trial.id):
+            if job.search is not None and store.pop_prune_request(job.study, trial.id):
                 failure = {"status": "pruned"}
                 break
     except StorageError:
-        if lease.holds():
+        if lease.renew():
             raise
         return {"outcome": "taken"}  # another has finished it meanwhile, and tidied up
     except Exception as error:
@@ -182,7 +184,7 @@ def _attempt(
         failure = {"status": "failed", **_failure(error)}
         refused = isinstance(error, data.Unfit)
         broken = error if isinstance(error, torch.AcceleratorError) and failure["failure_class"] != "oom" else None
-    if not lease.holds():
+    if not lease.renew():
         return {"outcome": "taken"}
     final = {
         **about,
@@ -211,7 +213,7 @@ def _attempt(
     try:
         store.write_attempt(job.study, final, curves, shaped)
     except StorageError:
-        if lease.holds():
+        if lease.renew():
             raise
         return {"outcome": "taken"}  # cut off at this very moment
     if broken is not None:  # a process whose accelerator broke can train nothing more: Ray replaces it and tries again

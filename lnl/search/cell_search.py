@@ -199,7 +199,7 @@ class CellSearch:
 
     def _take(self, trial: optuna.trial.Trial, lease: Lease) -> Open | None:
         """The suggestion with all its values, held by this process; None where it has ended, or is refused."""
-        lease.__enter__()
+        lease.start()
         params: dict[str, Any] = {}
         for key in self.cell.space:
             if self.cell.holds(key, params):
@@ -208,7 +208,7 @@ class CellSearch:
         suggestion = Open(self, trial.number, params, (), lease, now(), curve=known)
         if (row := self._row(trial.number)) is not None:  # its driver died between writing the row and telling Optuna
             self._tell(trial.number, row)
-            lease.__exit__()
+            lease.release()
             return None
         try:
             asked = self.cell.trial.override(params)
@@ -310,7 +310,7 @@ class CellSearch:
             self.refused_here += refused
             self.failed_here += not refused
         self._tell(number, row)
-        suggestion.lease.__exit__()
+        suggestion.lease.release()
 
     def _tell(self, number: int, row: Mapping[str, Any]) -> None:
         frozen = self._frozen(number)

@@ -221,7 +221,7 @@ class Searches:
     def close(self) -> None:
         """Let go of what is open: the next driver takes it over."""
         for suggestion in self.open:
-            suggestion.lease.__exit__()
+            suggestion.lease.release()
         self.open.clear()
 
 

@@ -324,7 +324,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
     assert lease is not None
     dead = {**json.loads(lease.path.read_text(encoding="utf-8")), "born": 0}
     lease.path.write_text(json.dumps(dead), encoding="utf-8")
-    store.give_up("first", TRIAL.id)
+    store.request_prune("first", TRIAL.id)
 
     assert execute(store, second)["outcome"] == "done"
     (row,) = rows(store, "second").to_dict("records")
@@ -332,7 +332,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
     assert row["accuracy_last"] == undisturbed and row["seconds"] > 0
     assert store.checkpoint_path("first", TRIAL.id).exists() and rows(store, "first").empty
     assert not reasons(store) and list(leases(store)) == [("first", TRIAL.id)] and leases(store, "second") == {}
-    assert store.is_given_up("first", TRIAL.id), "a search of one study gives up no trial of another"
+    assert store.pop_prune_request("first", TRIAL.id), "a search of one study gives up no trial of another"
 
     relabelled = dataclasses.replace(first, arm="renamed", preset="wide", run="the next")
     epochs: list[Any] = []
