@@ -21,7 +21,7 @@ from lnl import Study, Trial
 from lnl.cli.doctor import examine
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.execution.queue import _ready, _waiting
+from lnl.execution.queue import is_ready, trials_to_run
 from lnl.storage import checkpoints
 from lnl.storage.checkpoints import Refused
 from lnl.storage.leases import claim, leases
@@ -400,8 +400,8 @@ def test_a_wrong_prerequisite_is_never_used_and_is_trained_again(store: Store, w
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def next_ones() -> list[str]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
-        return [one.id for one in waiting if _ready(one, {other.id for other in waiting}, trained)]
+        waiting = trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return [one.id for one in waiting if is_ready(one, {other.id for other in waiting}, trained)]
 
     if wrong in SEEN_BY_WORKER:
         assert next_ones() == [TRANSFER.id]
