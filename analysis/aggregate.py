@@ -19,10 +19,10 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from analysis import statistics
 from analysis.statistics import AGREE, LEVEL, PAIRING, ROUNDING, Estimate
-from lnl.results import canonical
+from lnl.storage.places import canonical
 
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.results import Study
 
 FEWEST_SETTINGS = 5  # that a critical difference needs
 FEWEST_ARMS = 3

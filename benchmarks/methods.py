@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from lnl import methods
-from lnl.trial import Execution, Noise, Trial, assemble
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, assemble
 
 STEPS, TURNS = 10, 5
 # The parts whose price is asked for, where a method comes to them later in training only.

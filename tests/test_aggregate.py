@@ -10,7 +10,7 @@ import scipy.stats
 from matplotlib.colors import same_color
 from scipy.special import ndtr
 
-from analysis import aggregate, aggregate_plots, load, plots, statistics
+from analysis import aggregate, load, statistics, words
 from analysis.aggregate import (
     effect_coefficients,
     factorials,
@@ -22,6 +22,8 @@ from analysis.aggregate import (
     rank,
     unpaired_improvement,
 )
+from analysis.figures import aggregate as figures_aggregate
+from analysis.figures import base as figures_base
 from studies.robmix_ablation import study as robmix
 from tests import simulated
 
@@ -477,7 +479,7 @@ def test_diverged_runs_stay_as_chance_and_are_counted(tmp_path):
     ]
     base = rows[rows["setting"] == {}].groupby("arm")["value"].mean()
     assert residual == pytest.approx(0.1 - base["a"] - base["b"] + base["full"])
-    caption = aggregate_plots.of_study(study, "last")["factorial-a-b"].caption
+    caption = figures_aggregate.of_study(study, "last")["factorial-a-b"].caption
     assert "2 diverged trials counted as chance." in caption
 
 
@@ -504,23 +506,23 @@ def test_other_noise_draws_are_never_paired(tmp_path):
     residual = frame.iloc[-1]
     half = scipy.stats.t.ppf(0.975, freedom) * error**0.5
     assert residual["high"] - residual["value"] == pytest.approx(half) and not frame["paired"].any()
-    assert "unpaired" in aggregate_plots.of_study(study, "last")["factorial-a-b"].caption
+    assert "unpaired" in figures_aggregate.of_study(study, "last")["factorial-a-b"].caption
 
 
 def test_many_arms_that_were_left_out_are_counted(results):
     study, _ = results
     grid = aggregate.grid(study, "last")
     few = dataclasses.replace(grid, left_arms=list("abcdef"))
-    assert "these settings: a, b, c, d, e and f." in aggregate_plots._scope(few, "last")
+    assert "these settings: a, b, c, d, e and f." in figures_aggregate._scope(few, "last")
     many = dataclasses.replace(grid, left_arms=list("abcdefg"))
     assert " 7 arms left out, because they lack a replicate with all of these settings." in (
-        aggregate_plots._scope(many, "last")
+        figures_aggregate._scope(many, "last")
     )
 
 
 def test_figures_show_their_frames_and_say_what_was_left_out(results):
     study, _ = results
-    figures = aggregate_plots.of_study(study, "last")
+    figures = figures_aggregate.of_study(study, "last")
     assert list(figures) == ["iqm", "profiles", "improvement", "ranks", "factorial-a-b"]
     for name in ("iqm", "profiles", "improvement", "ranks"):
         caption = figures[name].caption
@@ -530,7 +532,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
             and "5 runs" in caption
         )
         assert "selection rule last" in caption and "n = 3 to 4 replicates" in caption
-    looks = plots.arm_looks(study)
+    looks = figures_base.arm_looks(study)
     left, right = figures["iqm"].figure.axes
     frame = figures["iqm"].drawn
     bold = [line for line in left.lines if line.get_markersize() == 6]
@@ -551,7 +553,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
     texts = [text.get_text() for text in figures["ranks"].figure.axes[0].texts]
     for row in figures["ranks"].drawn.to_dict("records"):
         assert any(row["arm"] in text and f"{row['rank']:.2f}" in text for text in texts)
-    named = {plots.setting_name(setting) for setting in SETTINGS}
+    named = {words.setting_name(setting) for setting in SETTINGS}
     assert set(better.drawn["setting"].dropna()) == named and len(named) == 6
     assert list(figures["factorial-a-b"].drawn["term"])[2] == "a × b"
     lower = figures["factorial-a-b"].figure.axes[1]
@@ -562,7 +564,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
 
 def test_tables_hold_the_numbers_of_the_figures(results):
     study, _ = results
-    tables = aggregate_plots.tables_of(study, "last")
+    tables = figures_aggregate.tables_of(study, "last")
     assert list(tables) == ["settings", "factorial-a-b"]
     settings = tables["settings"]
     assert [row[0] for row in settings.rows] == ["full", "a", "c"] and settings.rows[0][4] == "reference"
@@ -576,7 +578,7 @@ def test_tables_hold_the_numbers_of_the_figures(results):
 
 def test_the_same_rows_give_the_same_bytes(results):
     study, _ = results
-    once, again = (aggregate_plots.of_study(study, "last") for _ in range(2))
+    once, again = (figures_aggregate.of_study(study, "last") for _ in range(2))
     assert all(once[name].png() == again[name].png() for name in once)
 
 
@@ -584,13 +586,13 @@ def test_a_study_in_one_setting_has_nothing_to_aggregate(tmp_path):
     simulated.complete(tmp_path, panels=["frozen_head"])
     study = load(tmp_path, simulated.STUDY)
     assert aggregate.grid(study, "last") is None
-    assert aggregate_plots.of_study(study, "last") == {} and aggregate_plots.tables_of(study, "last") == {}
+    assert figures_aggregate.of_study(study, "last") == {} and figures_aggregate.tables_of(study, "last") == {}
 
 
 def test_a_study_without_results_has_no_figures(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan())
     study = load(tmp_path, simulated.STUDY)
-    assert aggregate_plots.of_study(study, "last") == {}
+    assert figures_aggregate.of_study(study, "last") == {}
 
 
 def present(**rows):

@@ -1,4 +1,4 @@
-"""lnl.augment against PIL, torchvision, independent numpy, hand-made images and the distributions of its draws."""
+"""Augmentation against PIL, torchvision, independent numpy, hand-made images and the distributions of its draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode, v2
 from torchvision.transforms.v2 import functional as reference
 
-from lnl import augment
+from lnl.functional import augment, auto_augment, image_operations
 
 NAMES = ("none", "weak", "contrastive", "strong", "autoaugment")
 SHAPES = ((1, 8), (3, 8), (1, 28), (3, 32), (3, 33), (3, 96))
@@ -93,7 +93,7 @@ def test_none_is_normalisation_and_draws_nothing() -> None:
 def test_normalise_leaves_float_input_alone() -> None:
     images = scene().float()
     before = images.clone()
-    augment.normalise(images, (0.5,) * 3, (0.5,) * 3)
+    image_operations.normalise(images, (0.5,) * 3, (0.5,) * 3)
     assert torch.equal(images, before)
 
 
@@ -113,7 +113,7 @@ def single(parameters: Any, index: int) -> Any:
         return parameters[index : index + 1]
     if isinstance(parameters, augment.Strong):
         slots = parameters.slots // math.ceil(
-            parameters.slots.shape[1] / len(augment.pool(3))
+            parameters.slots.shape[1] / len(auto_augment.pool(3))
         )  # one slot per operation
         return augment.Strong(
             single(parameters.weak, index),
@@ -128,7 +128,7 @@ def single(parameters: Any, index: int) -> Any:
 
 def alone(parameters: augment.AutoAugment, index: int, batch: int) -> augment.AutoAugment:
     """AutoAugment's slots for a batch of one: a sub-policy has one slot, and slot 25 skips the step."""
-    capacity, policies = math.ceil(batch / 25), len(augment.POLICY)
+    capacity, policies = math.ceil(batch / 25), len(auto_augment.POLICY)
     slots = (parameters.slots[:, index : index + 1] // capacity).clamp(max=policies)
     return augment.AutoAugment(single(parameters.weak, index), slots, parameters.magnitudes[:, index : index + 1])
 
@@ -147,7 +147,7 @@ def test_mirror_has_probability_one_half() -> None:
 def test_autocast_does_not_touch_the_colours() -> None:
     augmentation, images = make("contrastive"), noise()
     values = augmentation.apply(images, augmentation.draw(4, seeded()))
-    expected = augment.normalise(values, augmentation.mean, augmentation.std)
+    expected = image_operations.normalise(values, augmentation.mean, augmentation.std)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(augmentation(images, seeded()), expected)
 
@@ -193,10 +193,22 @@ def test_bad_images_are_refused_in_one_sentence(images: Tensor, sentence: str) -
 def test_shift_of_a_hand_made_image() -> None:
     image = torch.tensor([[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]], dtype=torch.uint8)
     still, mirrored = torch.tensor([False]), torch.tensor([True])
-    assert augment.shift(image, torch.tensor([[0, 0]]), still).tolist() == image.tolist()
-    assert augment.shift(image, torch.tensor([[0, 0]]), mirrored)[0, 0].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
-    assert augment.shift(image, torch.tensor([[1, 0]]), still)[0, 0].tolist() == [[4, 5, 6], [7, 8, 9], [4, 5, 6]]
-    assert augment.shift(image, torch.tensor([[0, -1]]), still)[0, 0].tolist() == [[2, 1, 2], [5, 4, 5], [8, 7, 8]]
+    assert image_operations.shift(image, torch.tensor([[0, 0]]), still).tolist() == image.tolist()
+    assert image_operations.shift(image, torch.tensor([[0, 0]]), mirrored)[0, 0].tolist() == [
+        [3, 2, 1],
+        [6, 5, 4],
+        [9, 8, 7],
+    ]
+    assert image_operations.shift(image, torch.tensor([[1, 0]]), still)[0, 0].tolist() == [
+        [4, 5, 6],
+        [7, 8, 9],
+        [4, 5, 6],
+    ]
+    assert image_operations.shift(image, torch.tensor([[0, -1]]), still)[0, 0].tolist() == [
+        [2, 1, 2],
+        [5, 4, 5],
+        [8, 7, 8],
+    ]
 
 
 def test_shift_is_a_crop_of_the_reflected_image_for_every_offset() -> None:
@@ -204,7 +216,7 @@ def test_shift_is_a_crop_of_the_reflected_image_for_every_offset() -> None:
     offsets = torch.cartesian_prod(*[torch.arange(-limit, limit + 1)] * 2)
     for mirror in (False, True):
         images = noise(len(offsets), 3, size)
-        output = augment.shift(images, offsets, torch.full((len(offsets),), mirror))
+        output = image_operations.shift(images, offsets, torch.full((len(offsets),), mirror))
         for image, (down, right), got in zip(images.numpy(), offsets.tolist(), output.numpy(), strict=True):
             source = image[..., ::-1] if mirror else image
             padded = np.pad(source, ((0, 0), (limit, limit), (limit, limit)), mode="reflect")
@@ -229,7 +241,7 @@ def test_whole_image_as_a_box_is_the_image_or_its_mirror_image() -> None:
         images, whole = noise(size=size), torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(4, -1)
         mirrored = torch.tensor([False, True, False, True])
         expected = torch.where(mirrored[:, None, None, None], images.flip(-1), images).float()
-        torch.testing.assert_close(augment.resized_crop(images, whole, mirrored), expected, atol=1e-2, rtol=0)
+        torch.testing.assert_close(image_operations.resized_crop(images, whole, mirrored), expected, atol=1e-2, rtol=0)
 
 
 def test_resized_crop_of_a_hand_made_ramp() -> None:
@@ -238,14 +250,14 @@ def test_resized_crop_of_a_hand_made_ramp() -> None:
     # Points 2.25, 2.75, 3.25, 3.75 from the left; pixel centres at 0.5, 1.5, 2.5, 3.5 and a constant border.
     expected = torch.tensor([17.5, 22.5, 27.5, 30.0])
     for mirror, row in ((False, expected), (True, expected.flip(0))):
-        output = augment.resized_crop(ramp, right_half, torch.tensor([mirror]))
+        output = image_operations.resized_crop(ramp, right_half, torch.tensor([mirror]))
         torch.testing.assert_close(output, row.expand(1, 1, 4, 4), atol=1e-4, rtol=0)
 
 
 def test_resized_crop_agrees_with_torchvision_inside_of_the_box() -> None:
     images = noise(3)
     boxes = [(3, 5, 20, 16), (0, 0, 9, 12), (10, 12, 22, 20)]  # left, top, width, height in pixels
-    output = augment.resized_crop(images, torch.tensor(boxes) / 32, torch.zeros(3, dtype=torch.bool))
+    output = image_operations.resized_crop(images, torch.tensor(boxes) / 32, torch.zeros(3, dtype=torch.bool))
     for image, (left, top, width, height), got in zip(images.float(), boxes, output, strict=True):
         bilinear = InterpolationMode.BILINEAR
         expected = reference.resized_crop(image, top, left, height, width, [32, 32], bilinear, antialias=False)
@@ -289,9 +301,11 @@ def test_smallest_crop_is_larger_for_small_images(size: int, asked: float | None
 # -------------------------------------------------------------------------------------------------------- colour, blur
 
 
-def jitter_of(batch: int, **change: float) -> augment.Jitter:
+def jitter_of(batch: int, **change: float) -> image_operations.Jitter:
     unchanged = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
-    return augment.Jitter(**{name: torch.full((batch,), value) for name, value in (unchanged | change).items()})
+    return image_operations.Jitter(
+        **{name: torch.full((batch,), value) for name, value in (unchanged | change).items()}
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -299,7 +313,7 @@ def jitter_of(batch: int, **change: float) -> augment.Jitter:
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
 def test_jitter_by_one_factor_agrees_with_torchvision(kind: str, factor: float, channels: int) -> None:
     images = noise(channels=channels)
-    got = augment.jitter(images, jitter_of(4, **{kind: factor}))
+    got = image_operations.jitter(images, jitter_of(4, **{kind: factor}))
     expected = (
         torch.stack([getattr(reference, f"adjust_{kind}")(image, factor) for image in images.float() / 255]) * 255
     )
@@ -308,7 +322,7 @@ def test_jitter_by_one_factor_agrees_with_torchvision(kind: str, factor: float, 
 
 def test_grey_is_luma() -> None:
     images = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)[:, :, None, None]
-    got = augment.jitter(images, jitter_of(3, saturation=0.0)).squeeze()
+    got = image_operations.jitter(images, jitter_of(3, saturation=0.0)).squeeze()
     expected = 255 * torch.tensor([0.299, 0.587, 0.114])[:, None].expand(3, 3)
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
 
@@ -316,24 +330,24 @@ def test_grey_is_luma() -> None:
 def test_hue_keeps_luma_and_grey_and_turns_as_in_torchvision() -> None:
     images = scene()
     for hue in (-0.1, -0.05, 0.05, 0.1):
-        got = augment.jitter(images, jitter_of(4, hue=hue))
-        torch.testing.assert_close(augment.luma(got), augment.luma(images), atol=1e-2, rtol=0)
+        got = image_operations.jitter(images, jitter_of(4, hue=hue))
+        torch.testing.assert_close(image_operations.luma(got), image_operations.luma(images), atol=1e-2, rtol=0)
         expected = reference.adjust_hue(images.float() / 255, hue) * 255
-        chroma = [colours - augment.luma(colours) for colours in (images.float(), got, expected)]
+        chroma = [colours - image_operations.luma(colours) for colours in (images.float(), got, expected)]
         # HSV keeps other things than YIQ: the two agree on where the colours go (the other way gives 4), not on values.
         assert (chroma[1] - chroma[2]).square().mean() < 0.3 * (chroma[0] - chroma[2]).square().mean()
     grey = scene(channels=1).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(augment.jitter(grey, jitter_of(4, hue=0.1)), grey.float(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(image_operations.jitter(grey, jitter_of(4, hue=0.1)), grey.float(), atol=1e-2, rtol=0)
 
 
 def test_jitter_is_its_parts_in_any_order() -> None:
     images = scene()
     change = {"brightness": 1.1, "contrast": 0.8, "saturation": 0.7, "hue": 0.06}
-    together = augment.jitter(images, jitter_of(4, **change))
+    together = image_operations.jitter(images, jitter_of(4, **change))
     for order in (list(change), list(change)[::-1], ["hue", "contrast", "saturation", "brightness"]):
         step = images.float()
         for kind in order:
-            step = augment.jitter(step, jitter_of(4, **{kind: change[kind]}))
+            step = image_operations.jitter(step, jitter_of(4, **{kind: change[kind]}))
         torch.testing.assert_close(step, together, atol=1e-2, rtol=0)
     assert (together - images).abs().mean() > 5
 
@@ -368,7 +382,7 @@ def test_greyscale_contrastive_has_brightness_and_contrast_only() -> None:
 
 def test_blur_agrees_with_torchvision_and_leaves_the_others_alone() -> None:
     images, sigma = noise(4, size=96), torch.tensor([0.0, 0.3, 1.0, 2.0])
-    got = augment.gaussian_blur(images, sigma)
+    got = image_operations.gaussian_blur(images, sigma)
     assert torch.equal(got[0], images[0].float())
     for index in (1, 2, 3):
         expected = reference.gaussian_blur(images[index].float(), [9, 9], [sigma[index].item()] * 2)
@@ -417,15 +431,16 @@ PIL = {
 ROUNDED = ("autocontrast", "brightness", "colour", "contrast", "sharpness")  # PIL rounds intermediate values
 
 
-def by_name(operation: augment.Operation) -> str:
+def by_name(operation: auto_augment.Operation) -> str:
     return operation.apply.__name__
 
 
 @pytest.mark.parametrize("size", [8, 31, 32])
 @pytest.mark.parametrize(
-    ("channels", "operation"), [(channels, operation) for channels in (1, 3) for operation in augment.pool(channels)]
+    ("channels", "operation"),
+    [(channels, operation) for channels in (1, 3) for operation in auto_augment.pool(channels)],
 )
-def test_operation_agrees_with_pil(operation: augment.Operation, channels: int, size: int) -> None:
+def test_operation_agrees_with_pil(operation: auto_augment.Operation, channels: int, size: int) -> None:
     images = torch.cat([noise(4, channels, size), scene(4, channels, size)])
     share = torch.tensor([0.013, 0.21, 0.377, 0.4441, 0.5321, 0.618, 0.797, 0.961])
     values = operation.low + (operation.high - operation.low) * share
@@ -439,8 +454,8 @@ def test_operation_agrees_with_pil(operation: augment.Operation, channels: int, 
         assert wrong <= (by_name(operation) == "rotate"), "PIL's 16-bit fractions may put one point into the next pixel"
 
 
-@pytest.mark.parametrize("operation", (*augment.OPERATIONS, *augment.POLICY_OPERATIONS), ids=by_name)
-def test_operation_on_a_batch_is_the_operation_on_its_images(operation: augment.Operation) -> None:
+@pytest.mark.parametrize("operation", (*auto_augment.OPERATIONS, *auto_augment.POLICY_OPERATIONS), ids=by_name)
+def test_operation_on_a_batch_is_the_operation_on_its_images(operation: auto_augment.Operation) -> None:
     images = noise(6, size=20, width=17)
     values = operation.low + (operation.high - operation.low) * torch.rand(6, generator=seeded())
     whole = operation.apply(images, values)
@@ -462,38 +477,38 @@ def test_brightness_and_contrast_agree_with_torchvision(kind: str, factor: float
 
 def test_values_of_posterise_and_solarise() -> None:
     row = torch.tensor([[[[0, 15, 16, 127, 128, 255]]]], dtype=torch.uint8)
-    assert augment.posterise(row, torch.tensor([4.0])).flatten().tolist() == [0, 0, 16, 112, 128, 240]
-    assert augment.posterise(row, torch.tensor([8.5])).flatten().tolist() == row.flatten().tolist()
-    assert augment.solarise(row, torch.tensor([128.0])).flatten().tolist() == [0, 15, 16, 127, 127, 0]
-    assert augment.solarise(row, torch.tensor([0.0])).flatten().tolist() == [255, 240, 239, 128, 127, 0]
-    assert augment.solarise(row, torch.tensor([256.0])).flatten().tolist() == row.flatten().tolist()
+    assert image_operations.posterise(row, torch.tensor([4.0])).flatten().tolist() == [0, 0, 16, 112, 128, 240]
+    assert image_operations.posterise(row, torch.tensor([8.5])).flatten().tolist() == row.flatten().tolist()
+    assert image_operations.solarise(row, torch.tensor([128.0])).flatten().tolist() == [0, 15, 16, 127, 127, 0]
+    assert image_operations.solarise(row, torch.tensor([0.0])).flatten().tolist() == [255, 240, 239, 128, 127, 0]
+    assert image_operations.solarise(row, torch.tensor([256.0])).flatten().tolist() == row.flatten().tolist()
 
 
 def test_geometry_of_a_hand_made_image() -> None:
     image = torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4)
-    grey = augment.GREY
-    moved = augment.translate_x(image, torch.tensor([0.25]))[0, 0]
+    grey = image_operations.GREY
+    moved = image_operations.translate_x(image, torch.tensor([0.25]))[0, 0]
     assert moved[:, :3].tolist() == image[0, 0, :, 1:].tolist() and (moved[:, 3] == grey).all()
-    moved = augment.translate_y(image, torch.tensor([-0.5]))[0, 0]
+    moved = image_operations.translate_y(image, torch.tensor([-0.5]))[0, 0]
     assert moved[2:].tolist() == image[0, 0, :2].tolist() and (moved[:2] == grey).all()
-    assert augment.rotate(image, torch.tensor([90.0]))[0, 0].tolist() == torch.rot90(image[0, 0]).tolist()
+    assert image_operations.rotate(image, torch.tensor([90.0]))[0, 0].tolist() == torch.rot90(image[0, 0]).tolist()
     # Rows ½ … 3½ move by ¼ … 1¾ pixels, so the point at column ½ is read at ¾, 1¼, 1¾ and 2¼.
-    sheared = augment.shear_x(image, torch.tensor([0.5]))[0, 0]
+    sheared = image_operations.shear_x(image, torch.tensor([0.5]))[0, 0]
     assert sheared[:, 0].tolist() == [1, 6, 10, 15] and sheared[3].tolist() == [15, 16, grey, grey]
 
 
 def test_equalise_and_autocontrast_leave_what_has_no_histogram() -> None:
     nothing = torch.zeros(2)
     constant = torch.full((2, 3, 32, 32), 77, dtype=torch.uint8)
-    assert torch.equal(augment.autocontrast(constant, nothing), constant)
-    assert torch.equal(augment.equalise(constant, nothing), constant)
-    stretched = augment.autocontrast(torch.tensor([[[[50, 100, 150]]]], dtype=torch.uint8), nothing[:1])
+    assert torch.equal(image_operations.autocontrast(constant, nothing), constant)
+    assert torch.equal(image_operations.equalise(constant, nothing), constant)
+    stretched = image_operations.autocontrast(torch.tensor([[[[50, 100, 150]]]], dtype=torch.uint8), nothing[:1])
     assert stretched.flatten().tolist() == [0, 127, 255]
 
 
 def test_operations_are_fixmatch_s_list() -> None:
     enhance, shear = (0.05, 0.95), (-0.3, 0.3)
-    assert {by_name(operation): (operation.low, operation.high) for operation in augment.OPERATIONS} == {
+    assert {by_name(operation): (operation.low, operation.high) for operation in auto_augment.OPERATIONS} == {
         **dict.fromkeys(("autocontrast", "equalise", "identity"), (0.0, 0.0)),
         **dict.fromkeys(("brightness", "colour", "contrast", "sharpness"), enhance),
         **dict.fromkeys(("shear_x", "shear_y", "translate_x", "translate_y"), shear),
@@ -501,8 +516,10 @@ def test_operations_are_fixmatch_s_list() -> None:
         "rotate": (-30, 30),
         "solarise": (0, 256),
     }
-    assert len(augment.pool(3)) == 14
-    assert [by_name(operation) for operation in augment.OPERATIONS if operation not in augment.pool(1)] == ["colour"]
+    assert len(auto_augment.pool(3)) == 14
+    assert [by_name(operation) for operation in auto_augment.OPERATIONS if operation not in auto_augment.pool(1)] == [
+        "colour"
+    ]
 
 
 @pytest.mark.parametrize("batch", [1, 14, 15, 64])
@@ -510,7 +527,7 @@ def test_operations_are_drawn_uniformly_into_groups_of_known_size(batch: int) ->
     generator, capacity, rounds = seeded(), math.ceil(batch / 14), 400
     counts = torch.zeros(batch, 14)
     for _ in range(rounds):
-        slots, magnitudes = augment.draw_operations(batch, generator, operations=14)
+        slots, magnitudes = auto_augment.draw_operations(batch, generator, operations=14)
         assert slots.shape == magnitudes.shape == (batch,) and len(slots.unique()) == batch
         assert slots.min() >= 0 and slots.max() < 14 * capacity and 0 <= magnitudes.min() and magnitudes.max() < 1
         counts[torch.arange(batch), slots // capacity] += 1
@@ -521,9 +538,9 @@ def test_operations_are_drawn_uniformly_into_groups_of_known_size(batch: int) ->
 @pytest.mark.parametrize("batch", [1, 5, 33])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rand_augment_gives_every_image_its_own_operation_and_magnitude(channels: int, batch: int) -> None:
-    images, choices = noise(batch, channels, 16), augment.pool(channels)
-    slots, magnitudes = augment.draw_operations(batch, seeded(), operations=len(choices))
-    output = augment.rand_augment(images, slots, magnitudes)
+    images, choices = noise(batch, channels, 16), auto_augment.pool(channels)
+    slots, magnitudes = auto_augment.draw_operations(batch, seeded(), operations=len(choices))
+    output = auto_augment.rand_augment(images, slots, magnitudes)
     capacity = math.ceil(batch / len(choices))
     for index in range(batch):
         one, operation = slice(index, index + 1), choices[slots[index] // capacity]
@@ -532,22 +549,24 @@ def test_rand_augment_gives_every_image_its_own_operation_and_magnitude(channels
 
 
 def test_strong_is_the_weak_view_then_two_operations_then_cutout() -> None:
-    images, names = noise(1), [by_name(operation) for operation in augment.OPERATIONS]
+    images, names = noise(1), [by_name(operation) for operation in auto_augment.OPERATIONS]
     drawn = make("strong").draw(1, seeded())
     assert drawn.slots.shape == drawn.magnitudes.shape == (2, 1)
     chosen = torch.tensor([[names.index("solarise")], [names.index("posterise")]])
     parameters = drawn._replace(slots=chosen, magnitudes=torch.tensor([[0.5], [0.1]]))
-    expected = augment.shift(images, drawn.weak.offsets, drawn.weak.mirrored)
-    expected = augment.posterise(augment.solarise(expected, torch.tensor([128.0])), torch.tensor([4.0]))
-    expected = augment.cutout(expected, drawn.centres, 16)
+    expected = image_operations.shift(images, drawn.weak.offsets, drawn.weak.mirrored)
+    expected = image_operations.posterise(
+        image_operations.solarise(expected, torch.tensor([128.0])), torch.tensor([4.0])
+    )
+    expected = image_operations.cutout(expected, drawn.centres, 16)
     assert torch.equal(augment.strong(images, parameters), expected)
 
 
 def test_cutout_of_a_hand_made_image() -> None:
     image = torch.full((3, 1, 6, 6), 9, dtype=torch.uint8)
-    output = augment.cutout(image, torch.tensor([[3, 2], [0, 0], [5, 5]]), 4)
+    output = image_operations.cutout(image, torch.tensor([[3, 2], [0, 0], [5, 5]]), 4)
     expected = np.full((3, 6, 6), 9)
-    expected[0, 1:5, 0:4] = expected[1, 0:2, 0:2] = expected[2, 3:6, 3:6] = augment.GREY
+    expected[0, 1:5, 0:4] = expected[1, 0:2, 0:2] = expected[2, 3:6, 3:6] = image_operations.GREY
     np.testing.assert_array_equal(output[:, 0].numpy(), expected)
 
 
@@ -557,7 +576,7 @@ def test_strong_cuts_out_half_the_size_around_every_pixel() -> None:
     centres = parameters.centres
     assert len(torch.unique(centres, dim=0)) == 64 and centres.min() == 0 and centres.max() == 7
     whole = (centres >= 2).all(1) & (centres <= 6).all(1)
-    hidden = augmentation.apply(noise(5_000, 1, 8), parameters) == augment.GREY
+    hidden = augmentation.apply(noise(5_000, 1, 8), parameters) == image_operations.GREY
     assert (hidden[whole].sum((1, 2, 3)) >= 16).all(), "a square of 4 × 4 pixels"
 
 
@@ -582,7 +601,7 @@ TORCHVISION_NAMES = {
 
 def by_torchvision(image: Tensor, name: str, level: float) -> Tensor:
     """The operation at `level` of 9 (-9…9) on one image by torchvision, with the official code's magnitudes."""
-    affine = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": [augment.GREY]}
+    affine = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": [image_operations.GREY]}
     # The official code moves by 14.5 of 32 pixels, which reads whole pixels 15 away, and 14 the other way.
     pixels = math.floor(150 / 331 * image.shape[-1] * level / 9 + 0.5)
     return {
@@ -593,7 +612,7 @@ def by_torchvision(image: Tensor, name: str, level: float) -> Tensor:
         "equalise": lambda: reference.equalize(image),
         "invert": lambda: reference.invert(image),
         "posterise": lambda: reference.posterize(image, round(8 - 4 * level / 9)),
-        "rotate": lambda: reference.rotate(image, 30 * level / 9, fill=[augment.GREY]),
+        "rotate": lambda: reference.rotate(image, 30 * level / 9, fill=[image_operations.GREY]),
         "sharpness": lambda: reference.adjust_sharpness(image, 1 + 0.1 * level),
         "shear_y": lambda: reference.affine(
             image, **affine | {"shear": [0.0, math.degrees(math.atan(0.3 * level / 9))]}, center=[0, 0]
@@ -606,8 +625,8 @@ def by_torchvision(image: Tensor, name: str, level: float) -> Tensor:
 
 def order_of(step: int) -> list[int]:
     """The sub-policies in the order of their slots at a step: by operation, as listed."""
-    names = [by_name(operation) for operation in augment.POLICY_OPERATIONS]
-    return sorted(range(25), key=lambda policy: names.index(augment.POLICY[policy][step][0].__name__))
+    names = [by_name(operation) for operation in auto_augment.POLICY_OPERATIONS]
+    return sorted(range(25), key=lambda policy: names.index(auto_augment.POLICY[policy][step][0].__name__))
 
 
 def test_policy_is_torchvision_s() -> None:
@@ -617,14 +636,14 @@ def test_policy_is_torchvision_s() -> None:
     ]
     ours = [
         tuple((TORCHVISION_NAMES[apply.__name__], chance, level) for apply, chance, level in steps)
-        for steps in augment.POLICY
+        for steps in auto_augment.POLICY
     ]
     assert ours == theirs and len(ours) == 25
 
 
 def test_magnitudes_of_the_policy() -> None:
     def value(name: str, level: int) -> float:
-        (operation,) = (operation for operation in augment.POLICY_OPERATIONS if by_name(operation) == name)
+        (operation,) = (operation for operation in auto_augment.POLICY_OPERATIONS if by_name(operation) == name)
         return operation.low + (operation.high - operation.low) * level / 9
 
     assert value("shear_y", 8) == pytest.approx(0.266667, abs=1e-6)
@@ -645,15 +664,15 @@ def test_sub_policy_agrees_with_torchvision(policy: int, channels: int) -> None:
     skipped = torch.tensor([25])
     for image, signs in itertools.product([noise(1, channels), scene(1, channels)], [(1, 1), (-1, 1), (1, -1)]):
         levels = [
-            level * (1 if apply in augment.UNSIGNED else sign)
-            for sign, (apply, _, level) in zip(signs, augment.POLICY[policy], strict=True)
+            level * (1 if apply in auto_augment.UNSIGNED else sign)
+            for sign, (apply, _, level) in zip(signs, auto_augment.POLICY[policy], strict=True)
         ]
         magnitudes = torch.tensor(levels)[:, None] / 9
-        first = augment.apply_policies(image, torch.stack([steps[0], skipped]), magnitudes)
-        both = augment.apply_policies(image, torch.stack(steps), magnitudes)
-        assert torch.equal(both, augment.apply_policies(first, torch.stack([skipped, steps[1]]), magnitudes))
+        first = auto_augment.apply_policies(image, torch.stack([steps[0], skipped]), magnitudes)
+        both = auto_augment.apply_policies(image, torch.stack(steps), magnitudes)
+        assert torch.equal(both, auto_augment.apply_policies(first, torch.stack([skipped, steps[1]]), magnitudes))
         for before, after, (apply, _, _), level in zip(
-            (image, first), (first, both), augment.POLICY[policy], levels, strict=True
+            (image, first), (first, both), auto_augment.POLICY[policy], levels, strict=True
         ):
             difference = (after[0].int() - by_torchvision(before[0], apply.__name__, level).int()).abs()
             assert (difference > (apply.__name__ in ROUNDED)).sum() <= (apply.__name__ == "rotate"), apply.__name__
@@ -665,7 +684,7 @@ def test_policies_are_drawn_uniformly_with_their_probabilities_and_signs(batch: 
     orders = torch.tensor([order_of(0), order_of(1)])
     applied, negated = torch.zeros(2, 25), torch.zeros(2, 25)
     for _ in range(rounds):
-        slots, magnitudes = augment.draw_policies(batch, generator)
+        slots, magnitudes = auto_augment.draw_policies(batch, generator)
         assert slots.shape == magnitudes.shape == (2, batch)
         assert all(len(step.unique()) == batch for step in slots), "every image has its own slot"
         for step in (0, 1):
@@ -674,15 +693,15 @@ def test_policies_are_drawn_uniformly_with_their_probabilities_and_signs(batch: 
             policies = orders[step, slots[step, done] // capacity]
             applied[step] += torch.bincount(policies, minlength=25)
             negated[step] += torch.bincount(policies, (magnitudes[step, done] < 0).float(), minlength=25)
-            levels = torch.tensor([float(steps[step][2]) for steps in augment.POLICY])[policies]
+            levels = torch.tensor([float(steps[step][2]) for steps in auto_augment.POLICY])[policies]
             torch.testing.assert_close(9 * magnitudes[step, done].abs(), levels)
     drawn = rounds * batch / 25
     for step in (0, 1):
-        for policy, steps in enumerate(augment.POLICY):
+        for policy, steps in enumerate(auto_augment.POLICY):
             apply, probability, level = steps[step]
             spread = math.sqrt(drawn * probability)  # of a Poisson count: no less than that of ours
             assert abs(applied[step, policy] - drawn * probability) <= 5 * spread, (policy, step)
-            share = 0.5 if level and apply not in augment.UNSIGNED else 0.0
+            share = 0.5 if level and apply not in auto_augment.UNSIGNED else 0.0
             expected = share * applied[step, policy]
             assert abs(negated[step, policy] - expected) <= 5 * math.sqrt(expected / 2), (policy, step)
 
@@ -690,7 +709,7 @@ def test_policies_are_drawn_uniformly_with_their_probabilities_and_signs(batch: 
 def test_autoaugment_is_the_weak_view_then_the_policy() -> None:
     augmentation, images = make("autoaugment"), noise(40)
     drawn = augmentation.draw(40, seeded())
-    expected = augment.apply_policies(augment.weak(images, drawn.weak), drawn.slots, drawn.magnitudes)
+    expected = auto_augment.apply_policies(augment.weak(images, drawn.weak), drawn.slots, drawn.magnitudes)
     assert torch.equal(augmentation.apply(images, drawn), expected)
     changed = (expected != augment.weak(images, drawn.weak)).flatten(1).any(1)
     assert 20 <= changed.sum() < 40, "steps are skipped for some images"

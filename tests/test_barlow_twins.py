@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.losses import barlow_twins
+from lnl.functional.losses import barlow_twins
 
 FIRST = torch.tensor([[1.0, 2, 0], [0, 1, 1], [2, 0, 1], [1, 1, 3]])
 SECOND = torch.tensor([[1.0, 1, 0], [0, 2, 1], [2, 0, 2], [0, 1, 3]])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.losses import negative_cosine
-from lnl.schedules import target_decay
+from lnl.functional.losses import negative_cosine
+from lnl.functional.schedules import target_decay
 
 
 def method_of(build: Callable, tiny: Callable, **settings: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lnl import catalogue, methods
-from lnl.cli import main
+from lnl import methods
+from lnl.cli import catalogue
+from lnl.cli.main import main
 
 
 def test_the_page_is_what_the_files_say() -> None:
     assert catalogue.PAGE.read_text(encoding="utf-8") == catalogue.page(), (
-        "run `python -m lnl.catalogue` and commit the page"
+        "run `python -m lnl.cli.catalogue` and commit the page"
     )
 
 

@@ -17,14 +17,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl import Study, Trial, checkpoints, worker
-from lnl.checkpoints import Refused
-from lnl.doctor import examine
-from lnl.provenance import Current
-from lnl.results import Store, claim, leases
-from lnl.runner import _ready, _waiting
-from lnl.study import reconcile
-from lnl.trial import Execution, assemble, is_trained, parse, run
+from lnl import Study, Trial
+from lnl.cli.doctor import examine
+from lnl.execution import job as execution_job
+from lnl.execution import worker
+from lnl.execution.queue import _ready, _waiting
+from lnl.storage import checkpoints
+from lnl.storage.checkpoints import Refused
+from lnl.storage.leases import claim, leases
+from lnl.storage.store import Store
+from lnl.study.status import reconcile
+from lnl.trial.config import parse
+from lnl.trial.provenance import Current
+from lnl.trial.run import Execution, assemble, run
+from lnl.trial.trained import is_trained
 
 SMALL = {"dataset": "digits", "network": "small_convnet", "labels": 50, "epochs": 3, "steps": 1}
 TRIAL = parse({"method": "supervised"}).override(SMALL)
@@ -37,20 +43,20 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
 
 
-def job_of(store: Store, trial: Trial = TRIAL, **fields: Any) -> worker.Job:
+def job_of(store: Store, trial: Trial = TRIAL, **fields: Any) -> execution_job.Job:
     known = {
         **{"trial": trial.model_dump(mode="json"), "arm": "base", "setting": "{}", "study": "first", "preset": "base"},
         **{"store": store.identity(), "run": "a run", "sources": Current().sources(trial), "plan_hash": "plan"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "selection": "last"},
     }
-    return worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known, **fields})
+    return execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **known, **fields})
 
 
 class Stopped(BaseException):
     """As a kill: no `except Exception` sees it."""
 
 
-def execute(store: Store, job: worker.Job, stop_after: int | None = None) -> dict[str, Any]:
+def execute(store: Store, job: execution_job.Job, stop_after: int | None = None) -> dict[str, Any]:
     """The last report of a worker, which is killed when it reports this epoch, after its checkpoint."""
     reports: list[dict[str, Any]] = []
 
@@ -60,7 +66,7 @@ def execute(store: Store, job: worker.Job, stop_after: int | None = None) -> dic
             raise Stopped
 
     try:
-        worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0), report)
+        worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0), report)
     except Stopped:
         pass
     return reports[-1]
@@ -279,7 +285,7 @@ def test_a_wrong_checkpoint_is_set_aside_and_the_trial_trains_anew(
 def test_a_right_checkpoint_is_gone_on_from(store: Store, undisturbed: float) -> None:
     execute(store, job_of(store), stop_after=2)
     epochs: list[Any] = []
-    settings = worker.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     worker.execute(job_of(store, run="the next"), settings, lambda told: epochs.append(told.get("epoch")))
     assert epochs[0] == 3 and not reasons(store) and rows(store)["accuracy_last"].iloc[-1] == undisturbed
 
@@ -330,7 +336,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
 
     relabelled = dataclasses.replace(first, arm="renamed", preset="wide", run="the next")
     epochs: list[Any] = []
-    settings = worker.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     worker.execute(relabelled, settings, lambda told: epochs.append(told.get("epoch")))
     lost, ended = rows(store, "first").to_dict("records")
     assert epochs[0] == 3, "from its own checkpoint"
@@ -344,7 +350,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
 SOURCE = TRANSFER.prerequisites["initialisation"]
 
 
-def source_job(store: Store, **fields: Any) -> worker.Job:
+def source_job(store: Store, **fields: Any) -> execution_job.Job:
     return job_of(store, SOURCE, prerequisite=True, arm="initialisation: simclr", **fields)
 
 

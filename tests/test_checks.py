@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lnl import checks, cli, data, methods
-from lnl.cli import find_study
-from lnl.study import Panel, Study
-from lnl.trial import Noise, Trial
+from lnl import data, methods
+from lnl.cli import flags, main
+from lnl.cli.studies import find_study
+from lnl.study import checks
+from lnl.study.parts import Panel
+from lnl.study.study import Study
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.py"))
 BASE = Trial(
@@ -135,10 +139,10 @@ def test_plan_and_run_refuse_alike_before_ray_is_there(
     monkeypatch.chdir(tmp_path)
     sentence = "error: Arm 'full': A warm-up of 10 epochs leaves none of 4 for DivideMix: raise the trial's epochs or "
     for command in (["plan", "late.py"], ["run", "late.py"]):
-        assert cli.main(command) == cli.ERROR
+        assert main.main(command) == flags.ERROR
         shown = capsys.readouterr()
         assert shown.err.startswith(sentence) and shown.err.count("\n") == 1 and shown.out == ""
-    assert cli.main(["plan", "late.py", "--arms", "short"]) == cli.COMPLETE
+    assert main.main(["plan", "late.py", "--arms", "short"]) == flags.COMPLETE
     code = "import sys; from lnl import checks; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=60)
 

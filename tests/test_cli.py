@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lnl import machine
-from lnl.cli import COMPLETE, ERROR, INCOMPLETE, USAGE, find_study, main, study_main
-from lnl.code_hash import code_hash
-from lnl.progress import Progress, SearchProgress, duration, interval
-from lnl.results import Store, canonical, claim
-from lnl.study import reconcile
+from lnl.cli.flags import COMPLETE, ERROR, INCOMPLETE, USAGE
+from lnl.cli.main import main, study_main
+from lnl.cli.progress import Progress, SearchProgress, duration, interval
+from lnl.cli.studies import find_study
+from lnl.storage.leases import claim
+from lnl.storage.places import canonical
+from lnl.storage.store import Store
+from lnl.study.status import reconcile
+from lnl.system import machine
+from lnl.trial.code_hash import code_hash
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = """
@@ -434,7 +438,7 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
 
 
 def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
-    start = "import sys; from lnl.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    start = "import sys; from lnl.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
     wrong = python("-c", start, "plan", "quick", "--set", "lables=3", cwd=here)
     assert (wrong.returncode, wrong.stdout) == (USAGE, "")
     assert wrong.stderr == "error: Unknown key 'lables': did you mean 'labels'?\n"
@@ -521,7 +525,7 @@ def test_a_study_without_a_search_names_the_command_that_makes_one(here, lnl):
 
 
 def test_search_progress_says_what_was_found(searched, capsys, monkeypatch):
-    from lnl.search import Searches
+    from lnl.search.searches import Searches
     from tests.test_search import train
 
     plan, store = find_study("quick").plan(), Store(searched / "results")

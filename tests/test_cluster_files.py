@@ -21,7 +21,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from packaging.specifiers import SpecifierSet
 
-from lnl.cli import find_study, study_main
+from lnl.cli.main import study_main
+from lnl.cli.studies import find_study
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
@@ -270,7 +271,7 @@ def test_a_job_knows_the_commit_that_it_was_sent_from(monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(CLUSTER / "nightly")
     import night
 
-    from lnl.runner import git_state
+    from lnl.execution.submit import git_state
 
     here = git_state.__wrapped__()
     monkeypatch.setenv("LNL_GIT_COMMIT", night.commit())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lnl import selection
+from lnl.functional import selection
 from lnl.methods import co_teaching
 from lnl.methods.co_teaching import Config, Method, keep_rate
 

@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import configuration, load, report
-from analysis.load import Study as Loaded
-from analysis.report import build
+from analysis import configuration, load
+from analysis.report import sentences
+from analysis.report.build import build
+from analysis.results import Study as Loaded
 from lnl import Noise, Study, Trial
-from lnl.study import Contrast
-from lnl.trial import Trial as Whole
+from lnl.study.parts import Contrast
+from lnl.trial.config import Trial as Whole
 from tests import simulated
 from tests.test_report import row, text_of
 
@@ -215,7 +216,7 @@ def test_failures_are_grouped_by_their_first_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_contrast_that_was_declared_late_is_told_at_its_verdict(columns: dict[str, Any], doubts: str) -> None:
-    assert report.verdict(row(**columns), 5).doubts == doubts
+    assert sentences.verdict(row(**columns), 5).doubts == doubts
 
 
 def test_what_was_set_aside_is_told_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

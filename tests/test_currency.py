@@ -19,27 +19,31 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.load import Study as Results
-from analysis.load import load, of_plan
-from lnl import Contrast, Study, Trial, Validation, data, standing
-from lnl.code_hash import hash_of, read_sources
-from lnl.doctor import examine
-from lnl.provenance import Current
-from lnl.results import (
+from analysis.results import Study as Results
+from analysis.results import load, of_plan
+from lnl import Contrast, Study, Trial, Validation, data
+from lnl.cli import status as cli_status
+from lnl.cli.doctor import examine
+from lnl.search.confirm import confirmed
+from lnl.search.searches import Searches
+from lnl.storage.currency import (
     CHANGED_CODE,
     CHANGED_DATA,
     CHANGED_RULE,
     CHANGED_SOURCES,
-    TRIALS,
     Sources,
-    Store,
     latest,
     sources_from,
     sources_text,
-    write_rows,
 )
-from lnl.search import Searches, confirmed
-from lnl.study import Planned, Search, plan_row, reconcile, sources_of
+from lnl.storage.read import write_rows
+from lnl.storage.schema import TRIALS
+from lnl.storage.store import Store
+from lnl.study.parts import Search
+from lnl.study.plan import Planned, plan_row, sources_of
+from lnl.study.status import reconcile
+from lnl.trial.code_hash import hash_of, read_sources
+from lnl.trial.provenance import Current
 
 ROOT = Path(__file__).parents[1]
 EARLIER = Path(__file__).parent / "fixture" / "earlier"
@@ -223,7 +227,7 @@ def test_what_changed_and_which_trials_are_stale(
 
     plan, current = study.plan(), Current(root)
     statuses = reconcile(plan, store, current)
-    standing.print_plan(plan, statuses)
+    cli_status.print_plan(plan, statuses)
     lines = capsys.readouterr().out.splitlines()
     for status, line in zip(statuses, lines, strict=False):
         assert line.startswith(status.state) and (f"the {status.changed} changed" in line) == bool(status.changed), line
@@ -381,7 +385,7 @@ def test_results_of_an_earlier_version_are_read_and_stale_only_because_it_hashed
     plan, store, current = study.plan(), Store(tmp_path / "store"), Current()
     states = {status.planned.id: status for status in reconcile(plan, store, current)}
     assert {status.changed for status in states.values()} == {CHANGED_RULE}, "for that only: it hashed other code"
-    standing.print_plan(plan, list(states.values()))
+    cli_status.print_plan(plan, list(states.values()))
     printed = capsys.readouterr().out
     assert printed.count("(stale: the rule for comparing code changed)") == len(states)
     assert f"the rule for comparing code of {len(states)} changed since" in printed and "left out" not in printed
@@ -404,14 +408,14 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
     shutil.copytree(ROOT / "lnl", tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
     script = """
 import pathlib, sys
-from lnl.code_hash import code_hash, snapshot
+from lnl.trial.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
 before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
 print(code_hash("mixup"))
 print((snapshot(pathlib.Path("copy")) / "lnl/methods/mixup.py").read_text(encoding="utf-8").count("EDITED"))
-edited = pathlib.Path("lnl/losses.py")
+edited = pathlib.Path("lnl/functional/losses.py")
 edited.write_text(edited.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
-import lnl.losses
+import lnl.functional.losses
 try:
     snapshot(pathlib.Path("another"))
 except RuntimeError as error:
@@ -421,7 +425,7 @@ except RuntimeError as error:
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     code, edits, refusal = done.stdout.splitlines()
     assert code == hash_of("mixup", read_sources(ROOT)) and edits == "0"
-    assert refusal == f"{tmp_path / 'lnl/losses.py'} has changed since this process started: start it again."
+    assert refusal == f"{tmp_path / 'lnl/functional/losses.py'} has changed since this process started: start it again."
 
 
 STUDY = """
@@ -535,7 +539,8 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
 
 
 def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) -> None:
-    from lnl.worker import Job, Settings, execute
+    from lnl.execution.job import Job, Settings
+    from lnl.execution.worker import execute
 
     trial = Trial(method="supervised", dataset="npz:first.npz", **SMALL)
     store, sources = Store(tmp_path / "results"), Current(root).sources(trial)

@@ -66,7 +66,7 @@ class Case:
 
 
 def lnl(*words: object) -> int:
-    from lnl.cli import main
+    from lnl.cli.main import main
 
     return main([str(word) for word in words])
 
@@ -78,19 +78,20 @@ class Part(Case):
         self.table = table
 
     def make(self, folder: Path) -> Path:
-        from lnl import results
+        from lnl.storage import read, schema
+        from lnl.storage import store as storage_store
 
         shutil.copytree(EARLIER / "store", folder / "store")
-        store = results.Store(folder / "store")
+        store = storage_store.Store(folder / "store")
         store.write_event("earlier", "retried", "abc")
         store.write_suggestion("earlier", {"search": "earlier/gce", "number": 0, "state": "complete"})
         row = {"trial": "abc", "attempt": 1, "epoch": 1, "split": "test", "name": "x", "shape": [1], "values": [0.0]}
-        results.write_rows(store.attempt_path("arrays", "earlier", "abc", 1), results.ARRAYS, [row])
+        read.write_rows(store.attempt_path("arrays", "earlier", "abc", 1), schema.ARRAYS, [row])
         self.intact = store.read(self.table)[0].to_csv(index=False)
         return sorted((folder / "store" / self.table).rglob("*.parquet"))[0]
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
-        from lnl.results import Store
+        from lnl.storage.store import Store
 
         store = Store(folder / "store")
         rows, left_out = store.read(self.table)
@@ -116,18 +117,19 @@ class Joined(Case):
     silent = KINDS
 
     def make(self, folder: Path) -> Path:
-        from lnl import results
+        from lnl.storage import read
+        from lnl.storage import store as storage_store
 
         shutil.copytree(EARLIER / "store", folder / "store")
-        before, results.MANY = results.MANY, 0
+        before, read.MANY = read.MANY, 0
         try:
-            results.Store(folder / "store").read("trials", "earlier")
+            storage_store.Store(folder / "store").read("trials", "earlier")
         finally:
-            results.MANY = before
+            read.MANY = before
         return folder / "store" / "trials" / "study=earlier" / ".joined"
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
-        from lnl.results import Store
+        from lnl.storage.store import Store
 
         rows, left_out = Store(folder / "store").read("trials", "earlier")
         assert len(rows) == 10 and not left_out
@@ -137,7 +139,7 @@ class Log(Case):
     silent = ("missing", "truncated", "flipped", "foreign")  # it is text for people: what is there is shown
 
     def make(self, folder: Path) -> Path:
-        from lnl.results import Store
+        from lnl.storage.store import Store
 
         shutil.copytree(EARLIER / "store", folder / "store")
         Store(folder / "store").write_log("earlier", "03b863a0ba79", 1, "a first line\n" * 10)
@@ -160,13 +162,14 @@ class Executed(Case):
         return small(**self.changes)
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
-        from lnl import worker
-        from lnl.results import Store
+        from lnl.execution import job as execution_job
+        from lnl.execution import worker
+        from lnl.storage.store import Store
         from tests.test_logs import job_of
 
         store, trial, said = Store(folder / "store"), self.trial(folder), []
         job = job_of(store, trial, **self.job(folder))
-        settings = worker.Settings(storage=store.root, gpus_per_trial=0, data=folder / "data")
+        settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, data=folder / "data")
         worker.execute(job, settings, said.append)
         assert not store.read("trials")[1]
         self.judge(said[-1], kind)
@@ -183,7 +186,8 @@ class Lease(Executed):
     silent = KINDS  # a damaged lease holds nothing: the trial runs, and its lease is another file
 
     def make(self, folder: Path) -> Path:
-        from lnl.results import Store, claim
+        from lnl.storage.leases import claim
+        from lnl.storage.store import Store
 
         lease, _ = claim(Store(folder / "store"), "quick", self.trial(folder).id)
         assert lease is not None
@@ -199,7 +203,8 @@ class LeaseOfAnother(Case):
     silent = ("missing", "flipped")
 
     def make(self, folder: Path) -> Path:
-        from lnl.results import Store, claim
+        from lnl.storage.leases import claim
+        from lnl.storage.store import Store
 
         lease, _ = claim(Store(folder / "store"), "earlier", "0123456789ab")
         assert lease is not None
@@ -214,7 +219,7 @@ class Identity(Executed):
     silent = ("missing", "flipped")  # another name: the sentence says that this is not the driver's folder
 
     def make(self, folder: Path) -> Path:
-        from lnl.results import Store
+        from lnl.storage.store import Store
 
         Store(folder / "store").identity()
         return folder / "store" / ".identity"
@@ -223,13 +228,14 @@ class Identity(Executed):
         return {"store": "0" * 32}
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
-        from lnl import worker
-        from lnl.results import Store
+        from lnl.execution import job as execution_job
+        from lnl.execution import worker
+        from lnl.storage.store import Store
         from tests.test_logs import job_of
 
         other, said = Store(folder / "other"), []
         job = job_of(other, self.trial(folder))
-        worker.execute(job, worker.Settings(storage=folder / "store", gpus_per_trial=0), said.append)
+        worker.execute(job, execution_job.Settings(storage=folder / "store", gpus_per_trial=0), said.append)
         assert said[-1]["outcome"] == "storage" and "/store" in said[-1]["message"]
         print(said[-1]["message"])
         lnl("doctor", "--storage", folder / "store")
@@ -239,10 +245,10 @@ class Checkpoint(Executed):
     silent = KINDS  # set aside with an event, see tests/test_checkpoints.py; here: it does not stop the trial
 
     def make(self, folder: Path) -> Path:
-        from lnl import checkpoints
-        from lnl.provenance import Current
-        from lnl.results import Store
-        from lnl.trial import Execution, run
+        from lnl.storage import checkpoints
+        from lnl.storage.store import Store
+        from lnl.trial.provenance import Current
+        from lnl.trial.run import Execution, run
 
         trial, store = self.trial(folder), Store(folder / "store")
         row = next(iter(run(trial, Execution(device="cpu"))))
@@ -265,15 +271,16 @@ class Trained(Executed):
     silent = KINDS  # set aside with an event, see tests/test_checkpoints.py; the sentence says that it is not there
 
     def make(self, folder: Path) -> Path:
-        from lnl import worker
-        from lnl.provenance import Current
-        from lnl.results import Store
+        from lnl.execution import job as execution_job
+        from lnl.execution import worker
+        from lnl.storage.store import Store
+        from lnl.trial.provenance import Current
         from tests.test_logs import job_of
 
         store, source = Store(folder / "store"), self.trial(folder).prerequisites["initialisation"]
         reports: list[dict[str, Any]] = []
         job = job_of(store, source, prerequisite=True)
-        worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+        worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
         assert reports[-1]["outcome"] == "done"
         return Path(str(Current().trained_path(store.trained, source)))
 
@@ -453,21 +460,21 @@ class Journal(Case):
     def open(self, folder: Path) -> Any:
         import optuna
 
-        from lnl import search
+        from lnl.search import optuna_objects
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with search.storage_errors(search.place_of(None, folder / "store")):
-            storage = search.open_storage(None, folder / "store")
+        with optuna_objects.storage_errors(optuna_objects.place_of(None, folder / "store")):
+            storage = optuna_objects.open_storage(None, folder / "store")
             return optuna.create_study(storage=storage, study_name="a", load_if_exists=True)
 
     def make(self, folder: Path) -> Path:
-        from lnl import search
+        from lnl.search import optuna_objects
 
         self.open(folder).tell(self.open(folder).ask(), 1.0)
-        return folder / "store" / search.JOURNAL
+        return folder / "store" / optuna_objects.JOURNAL
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
-        from lnl.results import StorageError
+        from lnl.storage.objects import StorageError
 
         try:
             self.open(folder)

@@ -887,7 +887,7 @@ def test_a_root_that_is_not_utf_8(tmp_path, capsys):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_the_loader_takes_can_be_trained_on(root, tiny, size, channels):
     """Any size: networks have `resize`; tests/test_augment.py has the views."""
-    from lnl.trial import Execution, run
+    from lnl.trial.run import Execution, run
 
     write(
         root / "mine.npz",

@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import evidence
-from analysis.load import load
-from lnl import cli
-from lnl.results import Store
-from lnl.study import Contrast, Study, plan_row
-from lnl.trial import Trial
+from analysis import verdicts
+from analysis.results import load
+from lnl.cli import flags, main
+from lnl.storage.store import Store
+from lnl.study.parts import Contrast
+from lnl.study.plan import plan_row
+from lnl.study.study import Study
+from lnl.trial.config import Trial
 
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 BASE = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=2, steps=3)
@@ -116,7 +118,7 @@ def test_a_plan_of_an_older_version_was_submitted_when_it_says(tmp_path: Path) -
     plans = pd.DataFrame({"plan": [json.dumps(declare().plan().record)], "first_submitted_at": [hours(2)]})
     record = declare().plan().record
     ended = {entry["trial"]: hours(1) for entry in record["trials"][:5]}
-    found = evidence.declarations(record, record["contrasts"], plans, ended)
+    found = verdicts.declarations(record, record["contrasts"], plans, ended)
     assert found[["declared_after", "declared_of"]].iloc[0].tolist() == [5, 8]
 
 
@@ -137,9 +139,9 @@ Study(
 """
     for effect, late in (("0.01", 0), ("0.5", 8)):
         (tmp_path / "late.py").write_text(file.replace("EFFECT", effect), encoding="utf-8")
-        cli.main(["status", "late.py"])
+        main.main(["status", "late.py"])
         assert ("declared after 8 of 8 trials had ended" in capsys.readouterr().out) == bool(late)
-        cli.main(["status", "late.py", "--json"])
+        main.main(["status", "late.py", "--json"])
         (row,) = json.loads(capsys.readouterr().out)["contrasts"]
         assert (row["declared_after"], row["declared_of"]) == (late, 8)
         assert row["declared_at"] == (None if late else hours(0).isoformat())
@@ -180,11 +182,11 @@ Study(
         encoding="utf-8",
     )
     for command in (["plan", "late.py"], ["status", "late.py"], ["ledger", "late"], ["logs", "late"]):
-        cli.main(command)
+        main.main(command)
         text = capsys.readouterr().out
         assert "augmented" in text and "strong" not in text and "plain" not in text, text
-    assert cli.main(["logs", "late", "--arm", "augmented"]) == cli.COMPLETE
-    assert cli.main(["logs", "late", "--arm", "strong"]) == cli.USAGE
+    assert main.main(["logs", "late", "--arm", "augmented"]) == flags.COMPLETE
+    assert main.main(["logs", "late", "--arm", "strong"]) == flags.USAGE
     capsys.readouterr()
     assert set(load(tmp_path / "results", "late").contrasts()["arm"]) == {"augmented"}
 

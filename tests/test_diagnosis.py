@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lnl.task import Beliefs
-from lnl.trial import diagnose, embed
+from lnl.training.task import Beliefs
+from lnl.trial.evaluation import diagnose, embed
 
 NAN = math.nan
 

@@ -23,13 +23,19 @@ import torch
 from torch import nn
 
 from analysis import load, statistics
-from lnl import Contrast, Study, methods, standing, worker
-from lnl.progress import interval
-from lnl.provenance import Current
-from lnl.results import Store
-from lnl.search import outcome_of
-from lnl.study import Plan, Planned, reconcile
-from lnl.trial import Diverged, Execution, Trial, parse, run
+from lnl import Contrast, Study, methods
+from lnl.cli import status
+from lnl.cli.progress import interval
+from lnl.execution import job as execution_job
+from lnl.execution import worker
+from lnl.search.cell_search import outcome_of
+from lnl.storage.store import Store
+from lnl.study.plan import Plan, Planned
+from lnl.study.status import reconcile
+from lnl.trial.config import Trial, parse
+from lnl.trial.divergence import Diverged
+from lnl.trial.provenance import Current
+from lnl.trial.run import Execution, run
 
 EARLIER = Path(__file__).parent / "fixture" / "earlier"
 EPOCHS = 3
@@ -83,8 +89,8 @@ def execute(store: Store, plan: Plan, planned: Planned) -> dict[str, Any]:
         **{"selection": plan.record["selection"], "embeddings": 0, "rerun_stale": False},
     }
     reports: list[dict[str, Any]] = []
-    job = worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **about})
-    worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
+    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 
@@ -152,13 +158,13 @@ def test_terminal_json_and_page_have_one_number(ran: tuple[int, Plan, Store]) ->
     classes, plan, store = ran
     study, statuses = load(store.root, "divergence"), reconcile(plan, store)
     page = statistics.arm_table(study.trials, "plain", [], "last").set_index("arm")
-    for arm, done, running, failed, shown in standing.arm_rows(statuses):
+    for arm, done, running, failed, shown in status.arm_rows(statuses):
         lost = {"plain": 0, "diverges": 4}.get(arm, 2)
         assert done == "4/4" + f", {lost} diverged" * bool(lost) and (running, failed) == ("0", "0")
         mine = study.trials[study.trials["arm"] == arm]
         assert shown == interval(statistics.accuracy(mine, "last").tolist())
         assert shown.startswith(f"{100 * page.loc[arm, 'mean']:.1f} ") and page.loc[arm, "n"] == 4
-    told = pd.DataFrame(standing.as_json(plan, statuses, store, Current())["trials"])
+    told = pd.DataFrame(status.as_json(plan, statuses, store, Current())["trials"])
     assert (told.loc[told["diverged"], "accuracy"] == 1 / classes).all() and told["diverged"].sum() == 10
 
 
@@ -307,7 +313,7 @@ def test_results_of_earlier_versions_count_the_same(tmp_path: Path) -> None:
     lost = study.trials[study.trials["arm"] == "diverges"]
     assert lost["data_hash"].isna().all() and statistics.accuracy(lost, "last").tolist() == [0.1, 0.1]
     statuses = reconcile(runpy.run_path(str(EARLIER / "study.py"))["study"].plan(), Store(tmp_path / "store"))
-    rows = {row[0]: row for row in standing.arm_rows(statuses)}
+    rows = {row[0]: row for row in status.arm_rows(statuses)}
     assert rows["diverges"][1] == "2/2, 2 diverged" and rows["diverges"][4] == "10.0 ± 0.0 (n=2)"
     frame = study.contrasts().set_index("arm")
     assert frame["verdict"].tolist() == ["no verdict", "no verdict"] and frame.loc["gce", "paired"]
@@ -318,8 +324,8 @@ def test_terminal_and_json_say_no_verdict_as_the_page_does(tmp_path: Path, capsy
     shutil.copytree(EARLIER / "store", tmp_path / "store")
     store = Store(tmp_path / "store")
     plan = runpy.run_path(str(EARLIER / "study.py"))["study"].plan()
-    found = standing.as_json(plan, reconcile(plan, store), store, Current())["contrasts"]
+    found = status.as_json(plan, reconcile(plan, store), store, Current())["contrasts"]
     assert [row["verdict"] for row in found] == ["no verdict", "no verdict"]
-    standing.print_verdicts(found, [])
+    status.print_verdicts(found, [])
     lines = capsys.readouterr().out.splitlines()
     assert all(re.match(r"no verdict .* 2 replicates are too few: a verdict needs 4$", line) for line in lines), lines

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lnl import losses, targets
+from lnl.functional import losses, targets
 from lnl.methods.dividemix import Config, Method, MixedBatch, co_guess, co_refine
 from lnl.networks import Network
-from lnl.trial import Noise, Trial, run
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.run import run
 
 Make = Callable[..., Method]
 IDENTITY = Network(nn.Identity(), {"classifier": nn.Identity()})
@@ -187,7 +189,7 @@ def test_losses_are_those_of_each_network_at_rest(make: Make) -> None:
 def test_parts_are_disjoint_and_complete(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # D14
     method, drawn = make(), []
     monkeypatch.setattr("lnl.methods.dividemix.order", lambda pool, *rest: drawn.append(pool) or order(pool, *rest))
-    from lnl.task import order
+    from lnl.training.task import order
 
     scalars = method.train_epoch(0)
     everybody = list(range(len(method.task.labelled)))

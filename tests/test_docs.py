@@ -56,20 +56,10 @@ PAGES = (  # whose blocks are run
     "analysis/notebooks/README.md",
 )
 OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
-OTHER_PROGRAMS = {
-    "aws",
-    "chmod",
-    "docker",
-    "export",
-    "git",
-    "jupyter",
-    "kubectl",
-    "optuna-dashboard",
-    "pip",
-    "ray",
-    ".",
+OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
+    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "ray", "."),
+    *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
-PYTHON_TOOLS = {"mypy", "pytest", "ruff", "lint-imports"}
 MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
 README_LINES = 150
 
@@ -325,7 +315,7 @@ def all_blocks() -> Iterator[Block]:
 
 
 def main(arguments: list[str]) -> None:
-    from lnl.cli import main as command_line
+    from lnl.cli.main import main as command_line
 
     command_line(arguments)
 
@@ -364,7 +354,7 @@ def check_study(options: argparse.Namespace, file: str | None = None) -> None:
 
 
 def find(name: str) -> lnl.Study:
-    from lnl.cli import find_study
+    from lnl.cli.studies import find_study
 
     return find_study(name)
 

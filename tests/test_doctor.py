@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lnl import doctor, machine
+from lnl.cli import doctor
+from lnl.system import machine
 
 
 @contextmanager

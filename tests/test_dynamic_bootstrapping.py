@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lnl import selection, targets
+from lnl.functional import mixtures, targets
 from lnl.methods.dynamic_bootstrapping import Config, Method, bootstrapped
 
 LOGITS = torch.tensor([[1.0, 0, -1], [0, 2, 0]])
@@ -82,8 +82,8 @@ def test_the_mixture_is_of_the_losses_at_the_beginning_of_the_epoch(tiny: Callab
     losses = -likelihoods.gather(-1, task.labels[task.labelled][:, None]).squeeze(-1).log()
     method.train_epoch(1)
     beliefs = method.beliefs()
-    torch.testing.assert_close(beliefs.loss, selection.normalise(losses), atol=1e-4, rtol=1e-4)
-    expected = selection.beta_mixture(losses)
+    torch.testing.assert_close(beliefs.loss, mixtures.normalise(losses), atol=1e-4, rtol=1e-4)
+    expected = mixtures.beta_mixture(losses)
     torch.testing.assert_close(beliefs.clean, expected.clean, atol=1e-3, rtol=0)
     shown = beliefs.mixture[:, 1:] * (losses.max() - losses.min())
     shown[:, 0] += losses.min()

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from lnl import graph, selection
+from lnl.functional import graph, mixtures, selection
 
 ROWS = torch.tensor([[1.0, 0], [0.95, 0.05], [0.9, 0.2], [0, 1], [0.1, 0.9], [0.2, 0.95]])
 LABELS = torch.tensor([0, 0, 1, 1, 1, 0])
@@ -110,20 +110,20 @@ def two_classes() -> tuple[Tensor, Tensor, Tensor]:
 
 def test_each_class_has_its_own_mixture() -> None:
     losses, clean, labels = two_classes()
-    by_class = selection.mixture_by_class(losses, labels, 2, random())
+    by_class = mixtures.mixture_by_class(losses, labels, 2, random())
     assert torch.equal(by_class > 0.5, clean)
-    of_all = selection.gaussian_mixture(losses, random()).clean
+    of_all = mixtures.gaussian_mixture(losses, random()).clean
     assert ((of_all > 0.5) != clean).double().mean() > 0.2
-    both = selection.mixture_by_class(torch.stack([losses, losses.flip(0)]), labels, 2, random())
+    both = mixtures.mixture_by_class(torch.stack([losses, losses.flip(0)]), labels, 2, random())
     assert_close(both[0], by_class)
 
 
 def test_rare_classes_are_judged_by_the_mixture_of_all() -> None:
     losses, _, labels = two_classes()
     labels = torch.where(torch.arange(400) < 36, labels, 0)  # class 1 is left with 18 images
-    of_all = selection.gaussian_mixture(losses, random(), monotone=True).clean
-    assert torch.equal(selection.mixture_by_class(losses, labels, 2, random(), least=401), of_all)
-    mixed = selection.mixture_by_class(losses, labels, 2, random())
+    of_all = mixtures.gaussian_mixture(losses, random(), monotone=True).clean
+    assert torch.equal(mixtures.mixture_by_class(losses, labels, 2, random(), least=401), of_all)
+    mixed = mixtures.mixture_by_class(losses, labels, 2, random())
     assert torch.equal(mixed[labels == 1], of_all[labels == 1])
     assert not torch.equal(mixed[labels == 0], of_all[labels == 0])
 
@@ -138,8 +138,8 @@ def correlated() -> tuple[Tensor, Tensor]:
 
 def test_two_signals_tell_what_neither_tells_alone() -> None:
     signals, clean = correlated()
-    one, other = (roc_auc_score(clean, selection.gaussian_mixture(row, random()).clean) for row in signals)
-    both = selection.joint_mixture(signals, random()).clean
+    one, other = (roc_auc_score(clean, mixtures.gaussian_mixture(row, random()).clean) for row in signals)
+    both = mixtures.joint_mixture(signals, random()).clean
     assert max(one, other) < 0.92 < 0.99 < roc_auc_score(clean, both)
     assert ((both > 0.5) == clean).double().mean() > 0.97
 
@@ -147,7 +147,7 @@ def test_two_signals_tell_what_neither_tells_alone() -> None:
 def test_joint_mixture_answers_as_scikit_learn() -> None:
     signals, _ = correlated()
     generator, again = random(3), random(3)
-    clean, components = selection.joint_mixture(torch.stack([signals, 1 - signals]), generator)
+    clean, components = mixtures.joint_mixture(torch.stack([signals, 1 - signals]), generator)
     seed = int(torch.randint(2**31, (), generator=again))
     for row, found, fitted in zip((signals, 1 - signals), clean, components, strict=True):
         model = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=seed).fit(
@@ -161,23 +161,23 @@ def test_joint_mixture_answers_as_scikit_learn() -> None:
 
 def test_joint_mixture_of_one_signal_is_the_usual_one() -> None:
     losses = two_classes()[0]
-    joint, usual = selection.joint_mixture(losses[None], random()), selection.gaussian_mixture(losses, random())
+    joint, usual = mixtures.joint_mixture(losses[None], random()), mixtures.gaussian_mixture(losses, random())
     assert_close(joint.clean, usual.clean, atol=1e-5, rtol=0)
     assert_close(joint.components, usual.components, atol=1e-5, rtol=0)
 
 
 def test_equal_signals_make_nobody_suspicious() -> None:
     equal = torch.full((2, 50), 0.5)
-    assert torch.equal(selection.joint_mixture(equal, random()).clean, torch.ones(50))
+    assert torch.equal(mixtures.joint_mixture(equal, random()).clean, torch.ones(50))
     equal[1, :10] = 0.9  # one of them speaks
-    assert selection.joint_mixture(equal, random()).clean[:10].max() < 0.5
+    assert mixtures.joint_mixture(equal, random()).clean[:10].max() < 0.5
 
 
 def test_separation_is_ashmans() -> None:
     components = torch.tensor([[[0.6, 0.029313, 0.001061**0.5], [0.4, 0.811558, 0.020228**0.5]]]).double()
     expected = 2**0.5 * (0.811558 - 0.029313) / (0.001061 + 0.020228) ** 0.5
-    close(selection.separation(components), [expected])
-    close(selection.separation(components.flip(-2)), [expected])
+    close(mixtures.separation(components), [expected])
+    close(mixtures.separation(components.flip(-2)), [expected])
 
 
 # ----------------------------------------------------------------------------------------------------------- threshold
@@ -185,16 +185,16 @@ def test_separation_is_ashmans() -> None:
 
 def test_a_threshold_within_reach_is_kept() -> None:
     clean = torch.tensor([[0.1, 0.9, 0.4], [0.2, 0.3, 1.0]])
-    close(selection.reachable(0.5, clean), [[0.5], [0.5]])
+    close(mixtures.reachable(0.5, clean), [[0.5], [0.5]])
 
 
 @pytest.mark.parametrize(("threshold", "chosen"), [(0.0, [False, True, True]), (1.0, [False, False, True])])
 def test_neither_part_is_empty(threshold: float, chosen: list[bool]) -> None:
     clean = torch.tensor([0.3, 0.4, 0.8])
-    assert (clean > selection.reachable(threshold, clean)).tolist() == chosen
+    assert (clean > mixtures.reachable(threshold, clean)).tolist() == chosen
 
 
 def test_equal_probabilities_are_above_every_threshold() -> None:
     for value in (0.0, 0.5, 1.0):
         clean = torch.full((3,), value)
-        assert (clean > selection.reachable(0.5, clean)).all()
+        assert (clean > mixtures.reachable(0.5, clean)).all()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lnl.filenames import DEVICES, LONGEST, file_name
+from lnl.storage.filenames import DEVICES, LONGEST, file_name
 
 NAMES = [
     "$\\nosuch{$",
@@ -68,7 +68,11 @@ def test_no_other_text_becomes_a_part_of_a_path():
     }
     strange = []
     root = Path(__file__).parents[1]
-    for path in [root / "lnl" / "results.py", root / "analysis" / "report.py", root / "lnl" / "trackers.py"]:
+    for path in [
+        *(root / "lnl/storage").glob("*.py"),
+        *root.glob("analysis/report/*.py"),
+        root / "lnl/execution/trackers.py",
+    ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.JoinedStr):
                 parts = [ast.unparse(part.value) for part in node.right.values if isinstance(part, ast.FormattedValue)]

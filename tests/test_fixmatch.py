@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lnl.consistency import (
+from lnl.functional.targets import pseudo_labels
+from lnl.networks import Network
+from lnl.training.fixmatch_update import (
     ConsistencyBatch,
     FixMatchSettings,
     confident_share,
@@ -22,10 +24,8 @@ from lnl.consistency import (
     taught,
     unlabelled_pool,
 )
-from lnl.networks import Network
-from lnl.streams import Streams
-from lnl.targets import pseudo_labels
-from lnl.task import Record
+from lnl.training.streams import Streams
+from lnl.training.task import Record
 
 WEAK = torch.tensor([[5.0, 0, 0], [1, 0.5, 0], [0, 4, 0]])
 STRONG = torch.eye(3)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.losses import cross_entropy, generalised_cross_entropy
-from lnl.trial import run
+from lnl.functional.losses import cross_entropy, generalised_cross_entropy
+from lnl.trial.run import run
 
 LOGITS = torch.tensor([2.0, 1, 0]).expand(3, 3)
 BATCH = torch.tensor([[2.0, 1, 0], [0, 0, 0], [-1, 3, 0], [5, 0, 0]]), torch.tensor([0, 1, 0, 0])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lnl import losses, transition
 from lnl.data import DataError
+from lnl.functional import losses, transition
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 
-from lnl import gradients
-from lnl.gradients import GradNorm, gradnorm_objective, pcgrad
+from lnl.functional import gradients
+from lnl.functional.gradients import GradNorm, gradnorm_objective, pcgrad
 
 seeds = st.integers(0, 2**32 - 1)
 

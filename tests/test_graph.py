@@ -13,7 +13,16 @@ from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.graph import CHUNK, adjacency, nearest, neighbour_votes, normalised, propagate, soft_labels, symmetrised
+from lnl.functional.graph import (
+    CHUNK,
+    adjacency,
+    nearest,
+    neighbour_votes,
+    normalised,
+    propagate,
+    soft_labels,
+    symmetrised,
+)
 
 COSINES = torch.tensor([0.9, 0.8, 0.75, 0.7, 0.6])
 BANK = torch.stack([COSINES, (1 - COSINES**2).sqrt()], -1)

@@ -147,7 +147,7 @@ def test_the_study_on_three_hosts(cluster: Cluster) -> None:
 @at_length
 def test_another_version_of_the_project_on_a_worker_does_not_matter(cluster: Cluster) -> None:
     """The driver brings its own code; `ray up` came to the workers long ago."""
-    old = cluster.lan.hosts["two"].seen(cluster.head.home / "lnl" / "lnl" / "task.py")
+    old = cluster.lan.hosts["two"].seen(cluster.head.home / "lnl" / "lnl" / "training" / "task.py")
     text = old.read_text(encoding="utf-8")
     old.write_text("raise SystemExit('an old version')", encoding="utf-8")
     try:

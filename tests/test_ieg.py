@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lnl import losses, schedules, targets
 from lnl.data import DataError
+from lnl.functional import losses, schedules, targets
 from lnl.methods import ieg
 from lnl.methods.ieg import Batch, Config, Method
-from lnl.trial import Trial
+from lnl.trial.config import Trial
 
 Make = Callable[..., Method]
 

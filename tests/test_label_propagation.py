@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl import graph
+from lnl.functional import graph
 from lnl.methods.label_propagation import Config
-from lnl.trial import Noise, Trial, diagnose, run
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.evaluation import diagnose
+from lnl.trial.run import run
 
 
 @pytest.fixture

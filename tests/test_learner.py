@@ -16,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.learner import Learner, NetworkBuilder, Optimizer, linear_probe
 from lnl.networks import Network, heads
-from lnl.streams import Streams
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer, linear_probe
+from lnl.training.streams import Streams
 
 HEADS = {"classifier": partial(heads.linear, classes=3), "projection": partial(heads.projection, hidden=5, out=4)}
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))

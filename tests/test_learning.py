@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from analysis.statistics import mean, paired_difference
-from lnl.trial import Trial, run
+from lnl.trial.config import Trial
+from lnl.trial.run import run
 from studies.noise_rates import study
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from lnl import meta, networks
+from lnl import networks
 from lnl.data import DataError
+from lnl.functional import meta
 from lnl.methods.learning_to_reweight import Config, Method
-from lnl.trial import Trial
+from lnl.trial.config import Trial
 
 Make = Callable[..., Method]
 

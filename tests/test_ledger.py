@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import ledger
-from analysis.load import LoadError
-from lnl import results
-from lnl.cli import main
-from lnl.results import Store
+from analysis import cost
+from analysis.results import LoadError
+from lnl.cli.main import main
+from lnl.storage import places, read, schema
+from lnl.storage.store import Store
 
 BEGIN = datetime(2026, 11, 21, 8, tzinfo=UTC)
 
@@ -53,21 +53,19 @@ class Made:
 
     def event(self, hours: float, study: str, kind: str, payload: dict[str, Any]) -> None:
         path = (
-            self.store.root
-            / "events"
-            / f"{results.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
+            self.store.root / "events" / f"{places.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
         )
         row = {"at": at(hours), "study": study, "kind": kind, "payload": json.dumps(payload)}
-        results.write_rows(path, results.EVENTS, [row])
+        read.write_rows(path, schema.EVENTS, [row])
 
-    def ledger(self, **asked: Any) -> ledger.Ledger:
-        return ledger.of(self.store.root, "quick", **asked)
+    def ledger(self, **asked: Any) -> cost.Ledger:
+        return cost.of(self.store.root, "quick", **asked)
 
     def hours(self, arm: str = "full", unit: str = "GPU-hours") -> dict[str, float]:
         """Of one arm, those that are not zero."""
         arms = self.ledger().arms()
         row = arms[(arms["arm"] == arm) & (arms["unit"] == unit)].iloc[0]
-        return {kind: row[kind] for kind in ledger.KINDS if row[kind] != 0}
+        return {kind: row[kind] for kind in cost.KINDS if row[kind] != 0}
 
 
 @pytest.fixture
@@ -277,7 +275,7 @@ def test_arms_and_idle_time_make_up_what_the_machine_had(tmp_path: Path, seed: i
 
 
 def test_a_preset_or_a_night_by_itself(made: Made) -> None:
-    from lnl.nights import first_replicate, parse
+    from lnl.replicates import first_replicate, parse
 
     made.run(0, 5)
     made.attempt("a", 0, 1)

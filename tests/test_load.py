@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import load
-from analysis.load import LoadError
+from analysis.results import LoadError
 from tests import simulated
 
 
@@ -220,6 +220,6 @@ def test_a_plan_without_any_row_yet(tmp_path):
 
 def test_analysis_needs_neither_torch_nor_ray():
     heavy = "{'torch', 'torchvision', 'ray', 'optuna', 'matplotlib.pyplot'}"
-    code = f"import sys, analysis.report; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, analysis.report.build; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
     assert done.stdout.strip() == "[]"

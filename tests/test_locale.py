@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lnl.cli import find_study, main
-from lnl.provenance import Current
-from lnl.results import Store, now
+from lnl.cli.main import main
+from lnl.cli.studies import find_study
+from lnl.storage.places import now
+from lnl.storage.store import Store
+from lnl.trial.provenance import Current
 
 LOCALES = {"ISO-8859-1": "en_US", "GBK": "zh_CN"}
 STUDY = '''"""λ, ½ and 猫 in every name."""
@@ -30,8 +32,9 @@ study = Study(
 '''
 COMMANDS = """
 import json, locale, sys
-from lnl.cli import find_study, main
-from lnl.provenance import Current
+from lnl.cli.main import main
+from lnl.cli.studies import find_study
+from lnl.trial.provenance import Current
 
 assert locale.getencoding().lower().replace("-", "").endswith(sys.argv[1]), locale.getencoding()
 storage = ["--storage", "store"]
@@ -56,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "quick.py").write_text(STUDY, encoding="utf-8")
     (folder / "commands.py").write_text(COMMANDS, encoding="utf-8")
     plan, store = find_study(str(folder / "quick.py")).plan(), Store(folder / "store")
-    from lnl.study import plan_row
+    from lnl.study.plan import plan_row
 
     store.write_plan(plan_row(plan, None))
     for planned, outcome in zip(
@@ -99,7 +102,7 @@ def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(
 
 
 def test_what_git_says_in_another_alphabet_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lnl.runner import git_state
+    from lnl.execution.submit import git_state
 
     git = tmp_path / "git"
     git.write_bytes(b"#!/bin/sh\necho 'Kein Git-Repository (oder irgendein \xfcbergeordnetes)' >&2\nexit 128\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl.files import lock_file
+from lnl.storage.files import lock_file
 
 HOLDER = """
 import sys, time

@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
-from lnl import logs, worker
-from lnl.cli import main
-from lnl.logs import HALF, Output, mask, masked
-from lnl.results import Store
-from lnl.trial import Trial
+from lnl.cli.main import main
+from lnl.execution import job as execution_job
+from lnl.execution import worker
+from lnl.storage import logs
+from lnl.storage.logs import HALF, Output
+from lnl.storage.secrets import mask, masked
+from lnl.storage.store import Store
+from lnl.trial import provenance
+from lnl.trial import run as trial_run
+from lnl.trial.config import Trial
 
 ROOT = Path(__file__).parents[1]
 SECRETS = {
@@ -73,9 +78,10 @@ def test_a_short_secret_is_masked_as_a_word_and_not_inside_names_and_ids(monkeyp
 
 def test_what_is_masked_is_never_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A variable whose name has KEY in it holds a preset's name: its looks made results forget their error control."""
-    from analysis.load import looks_taken
-    from lnl.sequential import check_looks
-    from lnl.study import Contrast, Study
+    from analysis.results import looks_taken
+    from lnl.execution.sequential import check_looks
+    from lnl.study.parts import Contrast
+    from lnl.study.study import Study
 
     monkeypatch.setenv("SSH_KEY_NAME", "digits")
     monkeypatch.setenv("ANOTHER_KEY", "frozen_head")
@@ -126,7 +132,8 @@ def test_what_is_printed_warned_and_logged_is_kept_and_everything_is_restored() 
 
 
 def test_warnings_are_kept() -> None:
-    code = "import warnings; from lnl.logs import Output\nwith Output() as o: warnings.warn('odd')\nprint(o.text())"
+    code = "import warnings; from lnl.storage.logs import Output\n"
+    code += "with Output() as o: warnings.warn('odd')\nprint(o.text())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, cwd=ROOT)
     assert "UserWarning: odd" in done.stdout and not done.stderr
 
@@ -155,7 +162,7 @@ def test_half_a_secret_at_the_cut_is_not_kept(monkeypatch: pytest.MonkeyPatch, t
 # ------------------------------------------------------------------------------------------------------------- trials
 
 
-def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
+def job_of(store: Store, trial: Trial, **changes: Any) -> execution_job.Job:
     """Of a study that has this trial alone."""
     from dataclasses import fields
 
@@ -167,19 +174,19 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> worker.Job:
         "run": "this run",
         "study": "quick",
         "preset": "base",
-        "sources": worker.Current().sources(trial),
+        "sources": provenance.Current().sources(trial),
         "embeddings": 0,
         "selection": "last",
         "prerequisite": False,
         "rerun_stale": False,
     }
-    names = [field.name for field in fields(worker.Job)]
-    return worker.Job(**{name: {**known, **changes}.get(name) for name in names})
+    names = [field.name for field in fields(execution_job.Job)]
+    return execution_job.Job(**{name: {**known, **changes}.get(name) for name in names})
 
 
-def execute(store: Store, job: worker.Job) -> dict[str, Any]:
+def execute(store: Store, job: execution_job.Job) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
-    worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 
@@ -200,7 +207,7 @@ def test_no_secret_reaches_a_file_of_the_results(tmp_path: Path, monkeypatch: py
         yield
 
     store = Store(tmp_path)
-    monkeypatch.setattr(worker, "run", run)
+    monkeypatch.setattr(trial_run, "run", run)
     last = execute(store, job_of(store, small()))
     assert last["outcome"] == "failed" and last["message"].startswith("RuntimeError: 401 from https://me:***@host")
     assert_clean(last["message"])

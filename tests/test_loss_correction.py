@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lnl import losses, transition
 from lnl.data import DataError
-from lnl.trial import run
+from lnl.functional import losses, transition
+from lnl.trial.run import run
 
 IDENTITY = torch.eye(10).tolist()
 PAIR = transition.matrix("pair", 0.4, 10)

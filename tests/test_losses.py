@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.losses import cross_entropy, kl_divergence, nt_xent, soft_cross_entropy, squared_error, uniform_prior
+from lnl.functional.losses import (
+    cross_entropy,
+    kl_divergence,
+    nt_xent,
+    soft_cross_entropy,
+    squared_error,
+    uniform_prior,
+)
 
 LABELLED = torch.tensor([[2.0, 0, -1], [0, 1, 0]]), torch.tensor([[0.7, 0.3, 0], [0, 0.8, 0.2]])
 UNLABELLED = (

@@ -165,8 +165,8 @@ def test_a_learned_mentor_without_a_probe_is_refused(tiny: Callable, build: Call
 
 
 def network_and_streams(built):
-    from lnl.learner import NetworkBuilder
-    from lnl.streams import Streams
+    from lnl.training.learner import NetworkBuilder
+    from lnl.training.streams import Streams
 
     streams = Streams(0)
     return NetworkBuilder("small_convnet", 1, 8, torch.device("cpu"), "float32", streams), streams

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, scaled_dot_product_attention
 from torch.testing import assert_close
 
-from lnl import meta
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import meta
 from lnl.networks import heads
 from lnl.networks.convnet import ChannelDropout
-from lnl.streams import Streams
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
 
 MODES = get_args(meta.MetaGradient)
 EXACT = ("exact", "jvp")

@@ -20,9 +20,13 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from lnl import methods, task, transition
+from lnl import methods
+from lnl.functional import transition
 from lnl.space import Choice
-from lnl.trial import Execution, Row, Trial, diagnose, parse, run
+from lnl.training import task
+from lnl.trial.config import Trial, parse
+from lnl.trial.evaluation import diagnose
+from lnl.trial.run import Execution, Row, run
 
 METHODS = methods.names()
 TRAINED = [

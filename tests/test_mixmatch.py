@@ -15,9 +15,9 @@ from torch.testing import assert_close
 
 from lnl import networks
 from lnl.networks import Network
-from lnl.semisupervised import MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_logits, mixmatch_loss
-from lnl.streams import Streams
-from lnl.task import Record
+from lnl.training.mixmatch_update import MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_logits, mixmatch_loss
+from lnl.training.streams import Streams
+from lnl.training.task import Record
 
 B, CLASSES = 10, 10
 MIXES = ["all", "labelled", "unlabelled", "separate", "none"]

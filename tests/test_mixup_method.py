@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.targets import mixup, mixup_coefficients, one_hot
-from lnl.trial import run
+from lnl.functional.targets import mixup, mixup_coefficients, one_hot
+from lnl.trial.run import run
 
 
 @pytest.fixture

@@ -17,12 +17,20 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from analysis import load, nights
-from analysis.nights import replay, tonight
-from lnl import Study, Trial, cli, methods
-from lnl import nights as nights_of
-from lnl.nights import first_replicate, parse
-from lnl.results import TRIALS, Store, canonical, now, write_rows
+from analysis import load
+from analysis.nights import difference, rule
+from analysis.nights import night as nights_night
+from analysis.nights import text as nights_text
+from analysis.nights.difference import tonight
+from analysis.nights.rule import replay
+from lnl import Study, Trial, methods
+from lnl import replicates as replicates_module
+from lnl.cli import main, studies
+from lnl.replicates import first_replicate, parse
+from lnl.storage.places import canonical, now
+from lnl.storage.read import write_rows
+from lnl.storage.schema import TRIALS
+from lnl.storage.store import Store
 from tests.test_runner import execute
 
 Array = NDArray[np.float64]
@@ -34,7 +42,7 @@ def names(count: int) -> list[str]:
     return [(START + timedelta(days=day)).isoformat() for day in range(count)]
 
 
-def replayed(values: Array, k: int = nights.NIGHTS) -> list[list[nights.Judged]]:
+def replayed(values: Array, k: int = rule.NIGHTS) -> list[list[rule.Judged]]:
     """Verdicts by night and cell of accuracies (nights, cells, replicates)."""
     cells = [(f"arm{place:02}", "{}") for place in range(values.shape[1])]
     history = {night: dict(zip(cells, row, strict=True)) for night, row in zip(names(len(values)), values, strict=True)}
@@ -72,7 +80,7 @@ SPREADS = np.array([0.001, 0.002, 0.003, 0.003, 0.004, 0.004, 0.005, 0.005, 0.00
 @pytest.mark.parametrize(
     ("kind", "share"),
     [
-        *[(kind, nights.ALPHA) for kind in ("normal", "shared", "restless", "images")],
+        *[(kind, rule.ALPHA) for kind in ("normal", "shared", "restless", "images")],
         # not promised, and known: of independent draws far from normal in every one of 12 cells
         *[("heavy", 0.07), ("skewed", 0.1), ("accidents", 0.12)],
     ],
@@ -90,7 +98,7 @@ def test_the_rate_of_alarms_is_that_of_the_level_where_the_reference_is_short() 
     for seed in range(200):
         *_, last = replayed(drawn("normal", seed, 6, np.full(20, 0.004)), k=5)
         found.append(any(cell.moved for cell in last))
-    assert sum(found) <= scipy.stats.binom.ppf(1 - 1e-4, 200, nights.ALPHA), sum(found)
+    assert sum(found) <= scipy.stats.binom.ppf(1 - 1e-4, 200, rule.ALPHA), sum(found)
 
 
 def test_the_band_is_students_prediction_interval() -> None:
@@ -104,7 +112,7 @@ def test_the_band_is_students_prediction_interval() -> None:
     for distance, moved in ((-1e-6, ""), (1e-6, "up")):
         values[-1] = last.high + distance
         *_, (edge,) = replayed(values)
-        assert edge.moved == moved and edge.p_holm == pytest.approx(nights.ALPHA, abs=1e-3)
+        assert edge.moved == moved and edge.p_holm == pytest.approx(rule.ALPHA, abs=1e-3)
 
 
 def test_nights_that_scatter_more_than_replicates_explain_widen_the_band() -> None:
@@ -338,7 +346,7 @@ TONIGHT = names(9)[-1]
 
 
 def diff(capsys: pytest.CaptureFixture[str], root: Path, *flags: str) -> tuple[int, str]:
-    code = cli.main(["diff", STUDY, "--storage", str(root), *flags])
+    code = main.main(["diff", STUDY, "--storage", str(root), *flags])
     return code, capsys.readouterr().out
 
 
@@ -453,11 +461,11 @@ def test_the_commands_of_a_night_name_the_storage_that_it_came_from(
 ) -> None:
     """Also where it is the default of the machine that compares: the message is read on another one."""
     monkeypatch.setenv("LNL_STORAGE", str(folder))
-    found = nights.tonight(folder, STUDY)
+    found = difference.tonight(folder, STUDY)
     assert [f"--storage {folder}" in command for command in found.deeper] == [True] * len(found.deeper)
-    assert f"--storage {folder}`" in nights.markdown(found)
+    assert f"--storage {folder}`" in nights_text.markdown(found)
     other = folder.rename(folder.with_name("another folder"))
-    assert nights.tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
+    assert difference.tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
 
 
 def test_a_night_in_which_nothing_finished_is_not_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -563,10 +571,10 @@ def test_the_wrong_night_study_or_number_gets_one_sentence(folder: Path, capsys:
         (["--against", "digits", "--figure", "x.png"], ["--against"]),
         (["--figure", "x.jpg"], ["takes a .png or a .pdf, not 'x.jpg'"]),
     ):
-        assert cli.main(["diff", STUDY, "--storage", str(folder), *flags]) == 2
+        assert main.main(["diff", STUDY, "--storage", str(folder), *flags]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and all(word in error for word in words), error
-    assert cli.main(["diff", "nothing", "--storage", str(folder)]) == 2
+    assert main.main(["diff", "nothing", "--storage", str(folder)]) == 2
 
 
 def test_study_against_study(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -587,7 +595,7 @@ def test_study_against_study(folder: Path, tmp_path: Path, capsys: pytest.Captur
 def test_files_are_judged_by_the_rule(folder: Path) -> None:
     write(folder, TONIGHT)
     found = tonight(folder, STUDY)
-    stored, *_ = nights.read(Store(folder), STUDY)
+    stored, *_ = nights_night.read(Store(folder), STUDY)
     again = replay({night.name: night.values() for night in stored})
     assert [night.name for night in stored] == names(9)
     assert again[TONIGHT]["gce", "{}"].p_holm == found.cells.set_index("arm").loc["gce", "p_holm"]
@@ -605,7 +613,7 @@ def study(**fields: Any) -> Study:
 def test_nights_never_share_a_replicate_with_each_other_a_study_or_a_search() -> None:
     declared = study()
     seen: set[int] = set()
-    for night in (None, date(2020, 1, 1), date(2026, 11, 20), date(2026, 11, 21), nights_of.LAST):
+    for night in (None, date(2020, 1, 1), date(2026, 11, 20), date(2026, 11, 21), replicates_module.LAST):
         plan = declared.plan(replicates=1000, night=night)
         replicates = {planned.trial.replicate for planned in plan.trials}
         assert len(replicates) == 1000 and not replicates & (seen | set(range(1000, 2000)))
@@ -619,18 +627,18 @@ def test_nights_never_share_a_replicate_with_each_other_a_study_or_a_search() ->
 @pytest.mark.parametrize("text", ["2019-12-31", "7500-01-01", "yesterday", "2026-13-01"])
 def test_what_is_no_night_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", "nightly", "--night", text])
+        main.main(["plan", "nightly", "--night", text])
     assert ended.value.code == 2 and text in capsys.readouterr().err
     assert parse("today") >= date(2026, 1, 1)
 
 
 def test_nights_go_with_a_fixed_number_of_replicates_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     flags = ["--night", "2026-11-21", "--storage", str(tmp_path)]
-    assert cli.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-seeds", "9"]) == 2
+    assert main.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-seeds", "9"]) == 2
     assert "--until-decided" in capsys.readouterr().err
-    assert cli.main(["plan", "search", *flags]) == 2
+    assert main.main(["plan", "search", *flags]) == 2
     assert "search" in capsys.readouterr().err
-    assert cli.main(["plan", "robmix_ablation", "--preset", "smoke", *flags]) == 0
+    assert main.main(["plan", "robmix_ablation", "--preset", "smoke", *flags]) == 0
     assert "night 2026-11-21, plan" in capsys.readouterr().out
 
 
@@ -649,11 +657,11 @@ def test_one_configuration_under_two_names_is_drawn_afresh() -> None:
 
 
 def test_the_nightly_study_leaves_no_method_out() -> None:
-    declared = cli.find_study("nightly")
+    declared = studies.find_study("nightly")
     for preset in (None, *declared.presets):
         plan = declared.plan(preset, night=date(2026, 11, 21))
         assert {planned.trial.method_name for planned in plan.trials} == set(methods.names())
-        assert plan.record["replicates"] == (nights.REPLICATES if preset == "smoke" else REPLICATES)
+        assert plan.record["replicates"] == (rule.REPLICATES if preset == "smoke" else REPLICATES)
     twins = [arm for arm, own in declared.arms.items() if not set(own) - {"replicate"}]
     assert len(twins) == 2
 
@@ -672,8 +680,8 @@ def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: 
         loaded = load(tmp_path, "nightly", night=night)
         assert len(loaded.trials) == 2 and loaded.left.empty and loaded.earlier == () and loaded.night == night
     assert load(tmp_path, "nightly").night == "2026-11-21"
-    assert cli.main(["report", "nightly", "--storage", str(tmp_path)]) == 0
+    assert main.main(["report", "nightly", "--storage", str(tmp_path)]) == 0
     assert "2026-11-21" in (tmp_path / "reports" / "nightly-smoke-night" / "index.html").read_text(encoding="utf-8")
-    assert cli.main(["diff", "nightly", "--storage", str(tmp_path)]) == 0
+    assert main.main(["diff", "nightly", "--storage", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "Nothing can be judged yet: it takes 3 replicates." in text and "Missing, not run: mixup" in text

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl.noise import CIFAR100_SUPERCLASSES, asymmetric_map, corrupt, flip_probabilities, transition_matrix
+from lnl.functional.noise import CIFAR100_SUPERCLASSES, asymmetric_map, corrupt, flip_probabilities, transition_matrix
 
 KINDS = ["symmetric", "asymmetric", "asymmetric_block", "pair", "instance"]
 

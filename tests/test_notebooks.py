@@ -12,8 +12,8 @@ from scipy.stats import ttest_1samp
 
 import analysis
 from analysis import load
-from analysis.evidence import ALPHA
-from analysis.load import LoadError
+from analysis.results import LoadError
+from analysis.verdicts import ALPHA
 from tests.make_fixture import FIXTURE
 
 NOTEBOOKS = sorted((Path(analysis.__file__).parent / "notebooks").glob("*.ipynb"))

@@ -26,10 +26,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lnl import objects, processes, results
-from lnl.cli import main
-from lnl.objects import ObjectPath
-from lnl.results import Lease, Place, StorageError, Store, canonical, claim, is_held, leases, place
+from lnl.cli.main import main
+from lnl.storage import atomic, objects, places, read
+from lnl.storage import leases as storage_leases
+from lnl.storage.leases import Lease, claim, is_held, leases
+from lnl.storage.objects import ObjectPath, StorageError
+from lnl.storage.places import Place, canonical, place
+from lnl.storage.store import Store
+from lnl.system import processes
 from tests.test_results import curve, row
 
 REPOSITORY = Path(__file__).parents[1]
@@ -231,7 +235,7 @@ def test_what_glob_found_needs_no_further_request(bucket, server, monkeypatch):
 
 def test_a_large_object_goes_up_in_parts_and_comes_back_whole(bucket, tmp_path):
     content = os.urandom(12 * 2**20)
-    results.write_atomically(bucket / "large.pt", lambda temporary: temporary.write_bytes(content))
+    atomic.write_atomically(bucket / "large.pt", lambda temporary: temporary.write_bytes(content))
     assert (bucket / "large.pt").read_bytes() == content
     assert not list(tmp_path.iterdir()), "nothing stays behind"
 
@@ -315,7 +319,7 @@ def test_a_storage_that_does_not_heed_conditions_is_refused(bucket, server, monk
 
 
 def test_a_search_on_object_storage_asks_for_a_database(bucket, tmp_path, capsys):
-    from lnl.search import open_storage
+    from lnl.search.optuna_objects import open_storage
 
     with pytest.raises(ValueError, match=r"Optuna keeps no journal on object storage.*postgresql://user@host/name\.$"):
         open_storage(None, bucket)
@@ -348,7 +352,7 @@ def test_what_a_store_writes_it_reads_and_never_overwrites(store):
     assert frame["study"].tolist() == ["one", "one", "one", "two"]
     assert store.read("trials", "one", files="a-*")[0]["attempt"].tolist() == [1, 2]
     assert store.read("epochs", "one", files={"a-1"})[0]["value"].tolist() == [0.25, 0.5]
-    plan = {"study": "one", "preset": "base", "plan_hash": "x", "plan": "{}", "submitted_at": results.now()}
+    plan = {"study": "one", "preset": "base", "plan_hash": "x", "plan": "{}", "submitted_at": places.now()}
     store.write_plan(plan)
     store.write_plan(plan)
     for number in range(3):
@@ -375,7 +379,7 @@ def test_damaged_and_truncated_files_are_named_and_hide_no_other(store, capsys):
 
 
 def test_rows_are_read_together_and_a_changed_file_anew(store, monkeypatch):
-    monkeypatch.setattr(results, "MANY", 5)
+    monkeypatch.setattr(read, "MANY", 5)
     for number in range(8):
         store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 8), [])
     first, _ = store.read("trials")
@@ -422,7 +426,9 @@ def test_pandas_and_pyarrow_read_the_bucket_by_themselves(bucket, server):
 
 CLAIMS = """
 import json, random, sys
-from lnl.results import Store, claim, place
+from lnl.storage.leases import claim
+from lnl.storage.places import place
+from lnl.storage.store import Store
 store, order = Store(place(sys.argv[1])), random.sample(range(100), 100)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -431,14 +437,17 @@ sys.stdin.read()  # a lease lives as long as its process
 """
 HOLDS = """
 import sys
-from lnl.results import Store, claim, place
+from lnl.storage.leases import claim
+from lnl.storage.places import place
+from lnl.storage.store import Store
 with claim(Store(place(sys.argv[1])), "noise", "a", arm="full")[0]:
     print("held", flush=True)
     sys.stdin.readline()
 """
 COUNTS = """
 import sys
-from lnl.results import locked, place
+from lnl.storage.leases import locked
+from lnl.storage.places import place
 root = place(sys.argv[1])
 for _ in range(15):
     with locked(root / "locks"):
@@ -499,7 +508,7 @@ def elsewhere(store, monkeypatch) -> Lease:
 
 def test_a_lease_of_another_host_lapses_with_its_heartbeat(store, elsewhere, monkeypatch):
     assert claim(store, "noise", "a")[0] is None and elsewhere.holds() and claim(store, "noise", "a")[0] is None
-    monkeypatch.setattr(results, "EXPIRY_S", -60.0)  # whatever its heartbeat, it is too old
+    monkeypatch.setattr(storage_leases, "EXPIRY_S", -60.0)  # whatever its heartbeat, it is too old
     assert leases(store)["noise", "a"]["alive"] is False
     usurper, previous = claim(store, "noise", "a")
     assert usurper is not None and previous["host"] == "elsewhere/0/"
@@ -515,17 +524,17 @@ def test_a_lease_of_another_host_lapses_with_its_heartbeat(store, elsewhere, mon
 
 
 def test_a_heartbeat_between_the_look_and_the_takeover_keeps_the_lease(store, elsewhere, monkeypatch):
-    exchange = results._exchange
+    exchange = storage_leases._exchange
 
     def slowly(path: Place, text: str, tag: str | None) -> str | None:
-        if tag is not None and results.EXPIRY_S < 0:
-            monkeypatch.setattr(results, "EXPIRY_S", 60.0)
+        if tag is not None and storage_leases.EXPIRY_S < 0:
+            monkeypatch.setattr(storage_leases, "EXPIRY_S", 60.0)
             time.sleep(0.02)  # a file system's clock has steps
             assert elsewhere.holds()
         return exchange(path, text, tag)
 
-    monkeypatch.setattr(results, "EXPIRY_S", -60.0)
-    monkeypatch.setattr(results, "_exchange", slowly)
+    monkeypatch.setattr(storage_leases, "EXPIRY_S", -60.0)
+    monkeypatch.setattr(storage_leases, "_exchange", slowly)
     assert claim(store, "noise", "a")[0] is None and elsewhere.holds()
 
 
@@ -601,8 +610,10 @@ def test_an_outage_of_some_seconds_loses_no_row(bucket, server, monkeypatch):
 
 def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypatch):
     from lnl.data import DataError
-    from lnl.provenance import Current
-    from lnl.trial import Execution, parse, run, save_trained
+    from lnl.trial.config import parse
+    from lnl.trial.provenance import Current
+    from lnl.trial.run import Execution, run
+    from lnl.trial.trained import save_trained
 
     small = {"dataset": "digits", "network": "small_convnet", "epochs": 1, "steps": 1, "method.batch_size": 16}
     semantic = {"kind": "semantic", "teacher": {"labels": 100}}
@@ -634,9 +645,9 @@ def test_what_other_trials_start_from_is_kept_where_results_are(store, monkeypat
 
 
 def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
-    from lnl import worker
-    from lnl.provenance import Current
-    from lnl.trial import Trial
+    from lnl.execution import job as execution_job
+    from lnl.trial.config import Trial
+    from lnl.trial.provenance import Current
 
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=epochs, steps=1)
     known = {
@@ -644,14 +655,19 @@ def job_of(store: Store, epochs: int):  # type: ignore[no-untyped-def]
         **{"store": store.identity(), "run": "this run", "sources": Current().sources(trial), "preset": "base"},
         **{"prerequisite": False, "embeddings": 0, "rerun_stale": False, "plan_hash": "", "selection": "last"},
     }
-    return trial, worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **known})
+    return trial, execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **known})
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(store):
-    from lnl import checkpoints, worker
+    from lnl.execution import job as execution_job
+    from lnl.execution import worker
+    from lnl.storage import checkpoints
 
     trial, job = job_of(store, epochs=2)
-    settings, path = worker.Settings(storage=store.root, gpus_per_trial=0), store.checkpoint_path("quick", trial.id)
+    settings, path = (
+        execution_job.Settings(storage=store.root, gpus_per_trial=0),
+        store.checkpoint_path("quick", trial.id),
+    )
     code, sources = job.sources.code_hash, str(job.sources.sources_hash)
     header = {"study": "quick", "trial": trial.id, "code": code, "device": "cpu", "data": sources}
     checkpoints.write(path, {"run": {}}, header)
@@ -677,10 +693,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(stor
 @pytest.mark.parametrize("epoch", [1, 3, None])
 def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(store, epoch):
     """Its lease lapsed in the middle, or just before it would have written its row, or while it does."""
-    from lnl import worker
+    from lnl.execution import job as execution_job
+    from lnl.execution import worker
 
     trial, job = job_of(store, epochs=3)
-    settings = worker.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     said: list[dict] = []
 
     def usurp() -> None:
@@ -706,7 +723,7 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
         write(here, study, row, *rest)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "HEARTBEAT_S", 0.1)
+        patch.setattr(storage_leases, "HEARTBEAT_S", 0.1)
         patch.setattr(Lease, "__enter__", lambda lease: (living.append(lease), enter(lease))[1])
         if epoch is None:
             patch.setattr(Store, "write_attempt", late)
@@ -716,7 +733,7 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
         "the other's lease stands"
     )
     with pytest.MonkeyPatch.context() as patch:  # the other is lost in turn: the next goes on from the checkpoint
-        patch.setattr(results, "EXPIRY_S", -60.0)
+        patch.setattr(storage_leases, "EXPIRY_S", -60.0)
         worker.execute(job, settings, said.append)
     rows = store.read("trials")[0].sort_values("attempt")
     assert rows["status"].tolist() == ["preempted"] * (1 + (epoch is None)) + ["ok"] and said[-1]["outcome"] == "done"
@@ -773,7 +790,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
 
 
 def test_a_report_into_a_folder_leaves_the_bucket_as_it_is(bucket: ObjectPath, tmp_path: Path) -> None:
-    from analysis.report import build
+    from analysis.report.build import build
     from tests import simulated
 
     simulated.Simulation(bucket).submit(simulated.plan(1, panels=["frozen_head"]))  # type: ignore[arg-type]

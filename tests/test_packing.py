@@ -14,13 +14,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lnl import packing
-from lnl.cli import find_study
-from lnl.packing import Budget, Shares, memory_fraction, share
-from lnl.results import Store, canonical
-from lnl.runner import Settings, _Cluster, _Queue, _refusal
-from lnl.study import Planned
-from lnl.trial import Noise, Trial
+from lnl.cli.studies import find_study
+from lnl.execution import packing
+from lnl.execution.job import Settings
+from lnl.execution.packing import Budget, Shares, memory_fraction, share
+from lnl.execution.queue import _Queue
+from lnl.execution.ray_cluster import _Cluster, _refusal
+from lnl.storage.places import canonical
+from lnl.storage.store import Store
+from lnl.study.plan import Planned
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 from tests.test_runner import command, declare, environment
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)
@@ -94,7 +98,7 @@ def test_more_after_running_out_of_memory() -> None:
 
 def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("lnl.packing.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lnl.execution.packing.time.monotonic", lambda: clock[0])
     budget = Budget(1.0, cpus=2)  # one hour: 3,600 s of one GPU, or 1,800 s of two CPUs
     assert budget.holds(3_500, 1.0) and not budget.holds(3_700, 1.0) and not budget.holds(1_900, 0.0)
     budget.begin("a", 0.5, 2_000)

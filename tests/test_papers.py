@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from pydantic import TypeAdapter
 
-from analysis import load, papers, tables
-from analysis.load import Study
+from analysis import load, papers
 from analysis.papers import registry
+from analysis.results import Study
+from analysis.tables import table as tables_table
 from lnl import methods
-from lnl.cli import find_study
-from lnl.noise import KINDS
-from lnl.trial import Trial, parse
+from lnl.cli.studies import find_study
+from lnl.functional.noise import KINDS
+from lnl.trial.config import Trial, parse
 from tests import simulated
 
 METHODS = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__"}
@@ -561,7 +562,7 @@ def test_a_rule_without_values_gives_no_row(study: Study) -> None:
 
 def test_the_table_of_a_study(study: Study) -> None:
     table = papers.table(study, "last10")
-    assert isinstance(table, tables.Table) and set(map(len, table.rows)) == {len(table.header)}
+    assert isinstance(table, tables_table.Table) and set(map(len, table.rows)) == {len(table.header)}
     (row,) = [row for row in table.rows if row[0] == "as published" and "last" in row[6]]
     assert row == [
         *("as published", "base", "5", "94.50", "[94.03, 94.97]", "94.40", "dividemix, Table 1, last: DivideMix"),

@@ -12,14 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from lnl import Noise, Study, Trial, checkpoints, worker
+from lnl import Noise, Study, Trial
 from lnl.data import DataError, load
-from lnl.learner import trained_backbone
-from lnl.provenance import Current
-from lnl.results import Store
-from lnl.runner import _blocked, _ready, _waiting
-from lnl.study import Plan, Planned, reconcile
-from lnl.trial import Diverged, Execution, assemble, is_trained, parse, run, save_trained
+from lnl.execution import job as execution_job
+from lnl.execution import worker
+from lnl.execution.queue import _blocked, _ready, _waiting
+from lnl.storage import checkpoints
+from lnl.storage.store import Store
+from lnl.study.plan import Plan, Planned
+from lnl.study.status import reconcile
+from lnl.training.learner import trained_backbone
+from lnl.trial.config import parse
+from lnl.trial.divergence import Diverged
+from lnl.trial.provenance import Current
+from lnl.trial.run import Execution, assemble, run
+from lnl.trial.trained import is_trained, save_trained
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -372,5 +379,5 @@ def execute(store: Store, plan: Plan, planned: Planned) -> None:
         **{"preset": plan.preset, "plan_hash": plan.hash, "sources": Current().sources(planned.trial)},
         **{"selection": "last", "embeddings": 0, "rerun_stale": False},
     }
-    job = worker.Job(**{**dict.fromkeys(worker.Job.__dataclass_fields__), **about})
-    worker.execute(job, worker.Settings(storage=store.root, gpus_per_trial=0), lambda report: None)
+    job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
+    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), lambda report: None)

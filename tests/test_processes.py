@@ -15,10 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from analysis.load import _newest
-from lnl import processes, results
-from lnl.doctor import examine
-from lnl.results import Lease, Store, by_submission, canonical, claim, is_held, leases
+from analysis.results import _newest
+from lnl.cli.doctor import examine
+from lnl.storage import leases as storage_leases
+from lnl.storage import places, read, schema
+from lnl.storage.leases import Lease, claim, is_held, leases
+from lnl.storage.places import canonical
+from lnl.storage.store import Store, by_submission
+from lnl.system import processes
 
 TOMORROW, YESTERDAY = 86400.0, -86400.0
 
@@ -77,10 +81,10 @@ def test_a_dead_hosts_lease_dated_tomorrow_lapses_after_its_interval(
     lease = of_another_host(store, TOMORROW)
     assert not is_held(store, "noise", "a") and leases(store)["noise", "a"]["alive"] is False
     assert [line for line in examine(store)[1] if "lease" in line and "set the clocks right" in line]
-    monkeypatch.setattr(results, "EXPIRY_S", 0.3)
+    monkeypatch.setattr(storage_leases, "EXPIRY_S", 0.3)
     taken, holder = claim(store, "noise", "a")
     assert taken is not None and holder is not None and holder["token"] == lease.token
-    assert taken.previous_beat is not None and taken.previous_beat <= results.now(), "nobody was seen alive tomorrow"
+    assert taken.previous_beat is not None and taken.previous_beat <= places.now(), "nobody was seen alive tomorrow"
 
 
 @pytest.mark.parametrize("dated", [TOMORROW, YESTERDAY])
@@ -104,7 +108,7 @@ def test_a_holder_that_beats_while_a_claim_watches_keeps_its_lease(store: Store)
 def test_a_silent_holder_lapses_by_the_readers_own_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     of_another_host(store, 50)  # within the tolerance of clocks
     assert is_held(store, "noise", "a")
-    monkeypatch.setattr(results, "EXPIRY_S", 0.2)
+    monkeypatch.setattr(storage_leases, "EXPIRY_S", 0.2)
     time.sleep(0.3)
     assert not is_held(store, "noise", "a") and claim(store, "noise", "a")[0] is not None
 
@@ -114,7 +118,7 @@ def test_records_of_older_versions_hold_as_long_as_they_beat(store: Store) -> No
     old = {"host": f"{processes.this_host().split('/')[0]}/1700000000/", "born": psutil.Process().create_time()}
     lease = of_another_host(store, -5, **old)
     assert is_held(store, "noise", "a") and claim(store, "noise", "a")[0] is None
-    with_old_date = of_another_host(Store(store.root / "other"), -results.EXPIRY_S - 1, **old)
+    with_old_date = of_another_host(Store(store.root / "other"), -storage_leases.EXPIRY_S - 1, **old)
     assert not is_held(Store(store.root / "other"), "noise", "a") and lease.token != with_old_date.token
 
 
@@ -144,7 +148,7 @@ def plan_of(name: str, hours: float, **fields: Any) -> dict[str, Any]:
 
 def test_the_newest_plan_is_the_one_that_came_last_whatever_the_clocks_said(store: Store) -> None:
     older = store.root / "studies" / "noise-base-old.parquet"
-    results.write_rows(older, results.STUDIES, [plan_of("old", 99)])  # of an older version: without a number
+    read.write_rows(older, schema.STUDIES, [plan_of("old", 99)])  # of an older version: without a number
     for name, hours in (("ahead", 24), ("second", 1), ("third", 0), ("second", 2)):
         store.write_plan(plan_of(name, hours))
     store.write_plan(plan_of("other", 0, study="noise_rates"))
@@ -159,14 +163,14 @@ def test_the_newest_plan_is_the_one_that_came_last_whatever_the_clocks_said(stor
 def test_plans_without_numbers_are_ordered_by_time(store: Store) -> None:
     for name, hours in (("b", 2), ("a", 1)):
         path = store.root / "studies" / f"noise-base-{name}.parquet"
-        results.write_rows(path, results.STUDIES, [plan_of(name, hours)])
+        read.write_rows(path, schema.STUDIES, [plan_of(name, hours)])
     assert store.plans("noise")["plan_hash"].tolist() == ["a", "b"]
 
 
 SUBMITS = """
 import json, sys
 from pathlib import Path
-from lnl.results import Store
+from lnl.storage.store import Store
 from tests.test_processes import plan_of
 for number in range(8):
     Store(Path(sys.argv[1])).write_plan(plan_of(f"{sys.argv[2]}{number}", 0))

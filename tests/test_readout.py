@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl.graph import neighbour_votes
-from lnl.learner import linear_probe
-from lnl.readout import Readout, ReadoutSettings
-from lnl.task import PART
+from lnl.functional.graph import neighbour_votes
+from lnl.training.learner import linear_probe
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.task import PART
 
 
 @pytest.fixture

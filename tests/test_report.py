@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load, report, statistics
-from analysis.report import build
+from analysis import load, statistics
+from analysis.report import build as report_build
+from analysis.report import page as report_page
+from analysis.report import sentences
+from analysis.report.build import build
 from tests import simulated
 
 
@@ -172,11 +175,11 @@ LOOKS = [4, 6, 8, 10]
     ],
 )  # fmt: skip
 def test_verdicts_in_plain_words(changes, looks, word, said, numbers):
-    assert report.verdict(row(**changes), 5, looks) == (word, said, numbers, "")
+    assert sentences.verdict(row(**changes), 5, looks) == (word, said, numbers, "")
 
 
 def test_one_contrast_alone_is_no_family():
-    assert "(p = 0.004);" in report.verdict(row(), 1).numbers
+    assert "(p = 0.004);" in sentences.verdict(row(), 1).numbers
 
 
 def test_the_count_of_verdicts():
@@ -185,10 +188,10 @@ def test_the_count_of_verdicts():
         row(verdict="equivalent"),
         row(**NO_VERDICT, why="3 replicates are too few: a verdict needs 4"),
     ]
-    counted = report.count_sentence(pd.DataFrame(rows))
+    counted = sentences.count_sentence(pd.DataFrame(rows))
     assert counted == "Of 7 declared contrasts: 1 helps, 2 hurt, 1 equivalent, 2 undecided, 1 without a verdict."
-    assert report.count_sentence(pd.DataFrame(rows[:1])) == "Of 1 declared contrast: 1 helps."
-    assert report.count_sentence(pd.DataFrame()) == ""
+    assert sentences.count_sentence(pd.DataFrame(rows[:1])) == "Of 1 declared contrast: 1 helps."
+    assert sentences.count_sentence(pd.DataFrame()) == ""
 
 
 def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
@@ -196,7 +199,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     text = text_of(page)
     assert text.index("Which parts") < text.index("Of 3 declared contrasts") < text.index("Label noise as realised")
     for each in statistics.records(contrasts):
-        word, said, numbers, _ = report.verdict(each, len(contrasts))
+        word, said, numbers, _ = sentences.verdict(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
     source = page.read_text(encoding="utf-8")
     assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
@@ -224,7 +227,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
 
 def test_every_file_that_the_page_links_to_lies_beside_it(page):
     linked = set(re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")))
-    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", report.MANIFEST}
+    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", report_build.MANIFEST}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,9 @@ def test_every_file_that_the_page_links_to_lies_beside_it(page):
     ],
 )
 def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
-    found = list(report.rules_sentences(pd.DataFrame({"epochs": [2, epochs]}), pd.DataFrame({"ahead_of_last": ahead})))
+    found = list(
+        sentences.rules_sentences(pd.DataFrame({"epochs": [2, epochs]}), pd.DataFrame({"ahead_of_last": ahead}))
+    )
     assert len(found) == len(said) and all(sentence.endswith(end) for sentence, end in zip(found, said, strict=True))
 
 
@@ -251,7 +256,7 @@ def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
 )
 def test_whether_papers_can_be_compared_is_said_first(comparable, said):
     found = pd.DataFrame({"entry": [4, 7, None], "comparable": [*comparable, False]})  # the last: no paper has it
-    assert report.papers_sentence(found).startswith(said)
+    assert sentences.papers_sentence(found).startswith(said)
 
 
 def test_tables_as_papers_have_them_are_folded(page):
@@ -337,13 +342,13 @@ def test_the_oracle_is_marked_and_an_unknown_rule_refused(tmp_path):
         build(tmp_path, simulated.STUDY, selection="best")
 
 
-@pytest.mark.parametrize("count", [report.MOST_SENTENCES, report.MOST_SENTENCES + 1])
+@pytest.mark.parametrize("count", [report_page.MOST_SENTENCES, report_page.MOST_SENTENCES + 1])
 def test_many_contrasts_in_words_are_folded(tmp_path, count):
     contrasts = simulated.CONTRASTS[:1] * count
     simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"], contrasts=contrasts))
     text = text_of(build(tmp_path, simulated.STUDY))
     assert text.count("no verdict on frozen head against full no finished replicates") == count
-    assert (f"The {count} verdicts in words" in text) == (count > report.MOST_SENTENCES)
+    assert (f"The {count} verdicts in words" in text) == (count > report_page.MOST_SENTENCES)
 
 
 def test_names_cannot_break_the_page(tmp_path):
@@ -355,7 +360,7 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):
     monkeypatch.setattr(
-        "analysis.plots._tsne", lambda features: {epoch: points[:, :2] for epoch, points in features.items()}
+        "analysis.figures.inside._tsne", lambda features: {epoch: points[:, :2] for epoch, points in features.items()}
     )
     assert "Inside the methods" not in text_of(page)  # nothing was recorded there
     simulation, plan = simulated.Simulation(tmp_path, epochs=2, inside=["full"]), simulated.plan(1, ["frozen_head"])

@@ -13,13 +13,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from analysis import load, statistics
-from analysis.report import MANIFEST, build
-from lnl import cli
-from lnl.results import Store
+from analysis.report.build import MANIFEST, build
+from lnl.cli import main
+from lnl.storage.store import Store
 from tests import simulated
 
 ROOT = Path(__file__).parents[1]
-MAIN = "import sys; from lnl.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from lnl.cli.main import main; sys.exit(main(sys.argv[1:]))"
 HOSTILE = ["$\\nosuch{$", "<img src=x onerror=alert(1)>", "a/b", "..", "x" * 285, "Größe 你好", "#", "%20", "con"]
 HOSTILE += ["../../outside/x", "/tmp/lnl-outside/x"]
 
@@ -155,7 +155,7 @@ def test_another_folder_leaves_the_results_as_they_are(tmp_path: Path) -> None:
     simulated.Simulation(root).submit(simulated.plan(1, panels=["frozen_head"]))
     before = tree(root)
     arguments = ["report", simulated.STUDY, "--storage", str(root), "--output", str(tmp_path / "page")]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert (tmp_path / "page" / "index.html").is_file() and tree(root) == before
     mount = f"mount --bind {root} {root} && mount -o remount,bind,ro {root} && ! touch {root}/x 2>/dev/null"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode == 0:

@@ -20,25 +20,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl import results
-from lnl.cli import main
-from lnl.results import (
-    EPOCHS,
-    PARTITIONED,
-    TABLES,
-    TRIALS,
-    StorageError,
-    Store,
-    canonical,
-    claim,
-    is_outcome,
-    latest,
-    leases,
-    selection_rules,
-    tidy_leases,
-    write_atomically,
-    write_rows,
-)
+from lnl.cli.main import main
+from lnl.storage import atomic, places
+from lnl.storage import leases as storage_leases
+from lnl.storage import read as storage_read
+from lnl.storage import schema as storage_schema
+from lnl.storage.atomic import write_atomically
+from lnl.storage.currency import latest
+from lnl.storage.leases import claim, leases, tidy_leases
+from lnl.storage.objects import StorageError
+from lnl.storage.outcomes import is_outcome, selection_rules
+from lnl.storage.places import canonical
+from lnl.storage.read import write_rows
+from lnl.storage.schema import EPOCHS, PARTITIONED, TABLES, TRIALS
+from lnl.storage.store import Store
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -75,7 +70,7 @@ def test_a_row_is_written_under_the_whole_schema_with_null_where_nothing_is_know
     known = {"trial", "attempt", "status", "replicate", "accuracy_last", "started_at", "schema_version"}
     assert {name for name in stored.column_names if stored[name].null_count == 0} == known
     assert stored.to_pylist()[0]["started_at"] == started
-    assert stored.to_pylist()[0]["schema_version"] == results.SCHEMA_VERSION
+    assert stored.to_pylist()[0]["schema_version"] == storage_schema.SCHEMA_VERSION
     epochs = pq.read_table(store.attempt_path("epochs", "noise", "a", 1), partitioning=None)
     assert epochs.schema.equals(EPOCHS) and epochs["value"].to_pylist() == [0.25, 0.5]
 
@@ -102,12 +97,12 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
     def full(path, write, **options):
         raise StorageError("full")
 
-    monkeypatch.setattr(results, "write_atomically", full)
+    monkeypatch.setattr(atomic, "write_atomically", full)
     with pytest.raises(StorageError):
         store.write_attempt("noise", row(), curve(0.5))
     monkeypatch.undo()
     order = []
-    monkeypatch.setattr(results, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
+    monkeypatch.setattr(storage_read, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
     store.write_attempt("noise", row(), curve(0.5))
     assert order == ["epochs", "trials"]
 
@@ -257,10 +252,10 @@ def test_an_empty_store_reads_as_empty_tables_of_the_right_columns(store):
 @pytest.fixture
 def joined(store, monkeypatch):
     """Seven trials, whose rows were read and are kept together; where their copy lies."""
-    monkeypatch.setattr(results, "MANY", 5)
+    monkeypatch.setattr(storage_read, "MANY", 5)
     for number in range(7):
         store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 10), curve(0.5))
-    path = store.root / "trials" / "study=noise" / results.JOINED
+    path = store.root / "trials" / "study=noise" / storage_read.JOINED
     assert not path.exists()
     store.read("trials", "noise")
     assert path.exists()
@@ -423,7 +418,7 @@ def written_by_a_newer_version(store, trial, **columns):
     """A row with a column that today's schema lacks."""
     path = store.attempt_path("trials", "noise", trial, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {"trial": [trial], "attempt": [1], "status": ["ok"], "schema_version": [results.SCHEMA_VERSION + 1]}
+    known = {"trial": [trial], "attempt": [1], "status": ["ok"], "schema_version": [storage_schema.SCHEMA_VERSION + 1]}
     pq.write_table(pa.table({**known, "carbon": [0.5], **columns}), path)
     return path
 
@@ -431,7 +426,8 @@ def written_by_a_newer_version(store, trial, **columns):
 def test_files_of_a_newer_version_are_read_as_far_as_they_are_known_and_told(store):
     store.write_attempt("noise", row("a"), [])
     written_by_a_newer_version(store, "b")
-    told = rf"^Some files below .*study=noise were written by a newer.*is {results.SCHEMA_VERSION + 1}, .*update it\.$"
+    newer = storage_schema.SCHEMA_VERSION + 1
+    told = rf"^Some files below .*study=noise were written by a newer.*is {newer}, .*update it\.$"
     with pytest.warns(UserWarning, match=told) as warned:
         frame, broken = store.read("trials", "noise")
     assert len(warned) == 1 and not broken
@@ -471,11 +467,11 @@ def test_a_flipped_bit_in_the_description_of_the_columns_never_changes_a_value(s
 
 def test_bad_files_among_many_are_named_in_order_and_hide_no_other(store):
     """In several groups, and so in several threads where there are cores."""
-    names = [f"{number:04}" for number in range(2 * results.TOGETHER + 10)]
+    names = [f"{number:04}" for number in range(2 * storage_read.TOGETHER + 10)]
     for name in names:
         store.write_attempt("noise", row(name), [])
     paths = [store.attempt_path("trials", "noise", name, 1) for name in names]
-    bad = [paths[3], *paths[results.TOGETHER : 2 * results.TOGETHER], paths[-1]]
+    bad = [paths[3], *paths[storage_read.TOGETHER : 2 * storage_read.TOGETHER], paths[-1]]
     for path in bad:
         path.write_bytes(b"")
     frame, broken = store.read("trials")
@@ -554,10 +550,10 @@ def test_rows_that_are_there_twice_count_once_and_are_told(store, capsys):
         store.write_attempt("noise", row(trial, accuracy_last=0.5), curve(0.4, 0.5, trial=trial))
     many = store.root / "trials" / "study=noise" / "all.parquet"
     rows = [row("a", accuracy_last=0.9), row("a", 2, accuracy_last=0.9), row("c"), row("c")]
-    results.write_rows(many, TRIALS, rows)
+    storage_read.write_rows(many, TRIALS, rows)
     epochs = store.root / "epochs" / "study=noise" / "all.parquet"
     curves = curve(0.9, 0.9, trial="a") + curve(0.9, trial="c") * 2
-    results.write_rows(epochs, results.EPOCHS, curves)
+    storage_read.write_rows(epochs, storage_schema.EPOCHS, curves)
     for wanted in ({}, {"check": True}, {"columns": ["trial", "accuracy_last"]}):
         frame, left_out = store.read("trials", "noise", **wanted)
         assert sorted(frame["trial"]) == ["a", "a", "b", "c"] and list(left_out) == [many]
@@ -577,14 +573,14 @@ def test_rows_that_are_there_twice_count_once_and_are_told(store, capsys):
     frame, left_out = store.read("trials", "noise")
     assert sorted(frame["trial"]) == ["a", "a", "b", "c"], "the copy counts where the part itself cannot be read"
     more = many.with_name("more.parquet")
-    results.write_rows(more, TRIALS, [row("c"), row("d")])
+    storage_read.write_rows(more, TRIALS, [row("c"), row("d")])
     frame, left_out = store.read("trials", "noise")
     assert sorted(frame["trial"]) == ["a", "a", "b", "c", "d"] and more in left_out
 
 
 def test_the_kept_rows_of_a_misnamed_part_do_not_count(store, joined):
     """A joined file of an earlier version holds the rows of every part that could be read."""
-    path = store.root / "trials" / "study=noise" / results.JOINED
+    path = store.root / "trials" / "study=noise" / storage_read.JOINED
     rows = pq.read_table(path)
     copy = foreign(store, "trials", "t3-1 (conflicted copy)", trial="t3")
     about = copy.stat()
@@ -607,7 +603,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_table(store):
 def test_pandas_reads_the_folder_by_itself(store):
     """Two studies, columns that are null in one or in both, and a half-written file beside them."""
     store.write_attempt("one", row("a", accuracy_last=0.5, git_dirty=True), curve(0.5))
-    store.write_attempt("two", row("b", status="failed", failure_class="oom", started_at=results.now()), [])
+    store.write_attempt("two", row("b", status="failed", failure_class="oom", started_at=places.now()), [])
     (store.root / "trials" / "study=one" / ".b-1.parquet.1-2.tmp").write_bytes(b"half")
     frame = pd.read_parquet(store.root / "trials").sort_values("trial")
     assert frame["study"].tolist() == ["one", "two"] and frame["trial"].tolist() == ["a", "b"]
@@ -733,7 +729,8 @@ def test_the_oracle_is_never_beaten(pairs):
 HOLD = """
 import sys
 from pathlib import Path
-from lnl.results import Store, claim
+from lnl.storage.leases import claim
+from lnl.storage.store import Store
 lease, _ = claim(Store(Path(sys.argv[1])), "noise", sys.argv[2], arm="full")
 with lease:
     print("held", flush=True)
@@ -742,7 +739,8 @@ with lease:
 RACE = """
 import json, sys, time
 from pathlib import Path
-from lnl.results import Store, claim
+from lnl.storage.leases import claim
+from lnl.storage.store import Store
 store, go = Store(Path(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():
@@ -815,7 +813,7 @@ def test_a_lease_of_another_host_lapses_with_its_heartbeat(store):
     lease, _ = claim(store, "noise", "a")
     record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "elsewhere/0/", "pid": 1}
     lease.path.write_text(canonical(record), encoding="utf-8")
-    recent, old = time.time() - results.EXPIRY_S + 20, time.time() - results.EXPIRY_S - 1
+    recent, old = time.time() - storage_leases.EXPIRY_S + 20, time.time() - storage_leases.EXPIRY_S - 1
     os.utime(lease.path, (recent, recent))
     assert claim(store, "noise", "a") == (None, record) and leases(store)["noise", "a"]["alive"] is True
     os.utime(lease.path, (old, old))
@@ -837,7 +835,7 @@ def test_a_driver_takes_over_from_its_own_lost_worker_at_once(store):
 
 
 def test_a_held_lease_beats(store, monkeypatch):
-    monkeypatch.setattr(results, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(storage_leases, "HEARTBEAT_S", 0.01)
     lease, _ = claim(store, "noise", "a")
     os.utime(lease.path, (0, 0))
     with lease:

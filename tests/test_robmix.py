@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl import losses
-from lnl.gradients import GradNorm
-from lnl.semisupervised import mixmatch_batch, mixmatch_loss
-from lnl.task import order
-from lnl.trial import Noise, Trial, run
+from lnl.functional import losses
+from lnl.functional.gradients import GradNorm
+from lnl.training.mixmatch_update import mixmatch_batch, mixmatch_loss
+from lnl.training.task import Noise, order
+from lnl.trial.config import Trial
+from lnl.trial.run import run
 
 Train = Callable[..., Any]
 PLAIN = {"optimizer.kind": "sgd", "optimizer.momentum": 0.0, "optimizer.weight_decay": 0.0}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lnl.learner import trained_backbone
 from lnl.methods.rog import discriminant, gaussians, mahalanobis, nearest
-from lnl.trial import run
+from lnl.training.learner import trained_backbone
+from lnl.trial.run import run
 
 POINTS = torch.tensor(
     [[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5], [0.4, 0.6], [0.6, 0.4], [0.5, 0.4], [6, 6], [7, 5]],

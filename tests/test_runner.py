@@ -17,10 +17,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from lnl import machine, processes
-from lnl.cli import find_study, study_main
+from lnl.cli.main import study_main
+from lnl.cli.studies import find_study
 from lnl.data import load
-from lnl.results import Store, latest, leases
+from lnl.storage.currency import latest
+from lnl.storage.leases import leases
+from lnl.storage.store import Store
+from lnl.system import machine, processes
 
 pytestmark = pytest.mark.slow
 
@@ -317,13 +320,15 @@ def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> Non
 
 def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     """Ray restarts a lost node's trial before the lease of the node's worker has lapsed."""
-    from lnl import results, worker
-    from lnl.provenance import Current
-    from lnl.trial import Trial
+    from lnl.execution import job as execution_job
+    from lnl.execution import worker
+    from lnl.storage import leases as storage_leases
+    from lnl.trial.config import Trial
+    from lnl.trial.provenance import Current
 
     store = Store(tmp_path)
     trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs=1, steps=1)
-    job = worker.Job(
+    job = execution_job.Job(
         trial=trial.model_dump(mode="json"),
         arm="base",
         setting="{}",
@@ -342,19 +347,19 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
         git_dirty=None,
         sources=Current().sources(trial),
     )
-    lease, _ = results.claim(store, "quick", trial.id, run="this run")
+    lease, _ = storage_leases.claim(store, "quick", trial.id, run="this run")
     assert lease is not None
     record = {**json.loads(lease.path.read_text(encoding="utf-8")), "host": "a machine that went away"}
     lease.path.write_text(json.dumps(record), encoding="utf-8")
-    long_ago = time.time() - results.EXPIRY_S + 2
+    long_ago = time.time() - storage_leases.EXPIRY_S + 2
     os.utime(lease.path, (long_ago, long_ago))
 
     reports: list[dict] = []
-    worker.execute(job, worker.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "done"
     rows, _ = store.read("trials", "quick")
     assert rows.sort_values("attempt")["status"].tolist() == ["preempted", "ok"]
 
-    lease, _ = results.claim(store, "quick", trial.id, run="another run")
-    worker.execute(job, worker.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    lease, _ = storage_leases.claim(store, "quick", trial.id, run="another run")
+    worker.execute(job, execution_job.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "taken", "another driver's living worker is not waited for"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lnl.losses import batch_hard_triplet, cross_entropy
+from lnl.functional.losses import batch_hard_triplet, cross_entropy
 from lnl.methods.s4l import Config, orientations
 
 

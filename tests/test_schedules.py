@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from lnl.schedules import average_decay, cosine, first_phase, fixmatch, linear_decay, linear_ramp, restarts, step_decay
+from lnl.functional.schedules import (
+    average_decay,
+    cosine,
+    first_phase,
+    fixmatch,
+    linear_decay,
+    linear_ramp,
+    restarts,
+    step_decay,
+)
 
 
 @pytest.mark.parametrize(

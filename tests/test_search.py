@@ -21,11 +21,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from lnl import Choice, Contrast, Integer, Noise, Panel, Preset, Search, Study, Trial, Uniform, Validation
-from lnl.provenance import Current
-from lnl.results import TABLES, StorageError, Store, leases, write_rows
-from lnl.search import Searches, all_rows, confirmed, importances, open_storage, rows_of, seed_of
-from lnl.study import SEARCH_REPLICATES, Plan, Planned
-from lnl.trial import DIVERGED, save_trained
+from lnl.search.confirm import confirmed, importances
+from lnl.search.optuna_objects import open_storage, seed_of
+from lnl.search.rows import all_rows, rows_of
+from lnl.search.searches import Searches
+from lnl.storage.leases import leases
+from lnl.storage.objects import StorageError
+from lnl.storage.read import write_rows
+from lnl.storage.schema import TABLES
+from lnl.storage.store import Store
+from lnl.study.parts import SEARCH_REPLICATES
+from lnl.study.plan import Plan, Planned
+from lnl.trial.provenance import Current
+from lnl.trial.trained import DIVERGED, save_trained
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}

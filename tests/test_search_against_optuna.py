@@ -14,9 +14,9 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
-from lnl.search import seed_of
-from lnl.study import Cell
-from lnl.trial import Trial
+from lnl.search.optuna_objects import seed_of
+from lnl.study.plan import Cell
+from lnl.trial.config import Trial
 from tests import synthetic
 from tests.searches import assert_whole, execute, only, rows, suggestions, told
 from tests.synthetic import accuracy, lab

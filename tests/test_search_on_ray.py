@@ -13,7 +13,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from lnl.results import Store, leases
+from lnl.storage.leases import leases
+from lnl.storage.store import Store
 from tests.searches import (
     assert_whole,
     ends,

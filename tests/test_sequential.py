@@ -6,13 +6,17 @@ from functools import partial
 import numpy as np
 import pytest
 
-from analysis import evidence, load
-from analysis.load import looks_taken
-from lnl import Contrast, Noise, Preset, Search, Study, Trial, data, sequential
-from lnl.cli import main, study_main
-from lnl.provenance import Current
-from lnl.results import Store, now
-from lnl.study import FEWEST_AT_A_LOOK, plan_row
+from analysis import load
+from analysis import verdicts as verdicts_module
+from analysis.results import looks_taken
+from lnl import Contrast, Noise, Preset, Search, Study, Trial, data
+from lnl.cli.main import main, study_main
+from lnl.execution import sequential
+from lnl.storage.places import now
+from lnl.storage.store import Store
+from lnl.study.parts import FEWEST_AT_A_LOOK
+from lnl.study.plan import plan_row
+from lnl.trial.provenance import Current
 from tests.test_runner import execute
 
 CURRENT = Current()
@@ -261,7 +265,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
-    assert FEWEST_AT_A_LOOK == evidence.FEWEST
+    assert FEWEST_AT_A_LOOK == verdicts_module.FEWEST
 
 
 def call(study, capsys, storage, *arguments):

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from lnl import cli
-from lnl.study import Panel, Plan, Preset, Study
-from lnl.trial import Noise, Trial
+from lnl.cli import flags as cli_flags
+from lnl.cli import main
+from lnl.study.parts import Panel, Preset
+from lnl.study.plan import Plan
+from lnl.study.study import Study
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 
 BASE = Trial(
     method={"name": "robmix", "lambda_mixmatch": 3.0, "batch_size": 24},
@@ -161,5 +165,5 @@ def test_every_arm_can_be_chosen(
 ) -> None:
     (tmp_path / "odd.py").write_text(f"NAMES = {NAMES!r}\n{FILE}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plan", "odd.py", "--json", *flags]) == cli.COMPLETE
+    assert main.main(["plan", "odd.py", "--json", *flags]) == cli_flags.COMPLETE
     assert {trial["arm"] for trial in json.loads(capsys.readouterr().out)["trials"]} == expected

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis import plots, statistics
+from analysis import statistics, words
 
 DRAWS = np.random.default_rng(0)
 
@@ -183,7 +183,7 @@ def test_how_many_classes_there_were_in_rows_of_earlier_versions():
 def test_a_diverged_trial_of_unknown_chance_is_left_out_and_that_is_told():
     frame = rows([np.nan, 0.5], failure_class=["nan", None], dataset="npz:own.npz", classes=None)
     assert statistics.compare(frame, rows([0.8, 0.7]), "last").n == 1
-    sentence = plots.rule_sentence("last", frame)
+    sentence = words.rule_sentence("last", frame)
     assert sentence.endswith("1 diverged trial left out: nothing tells how many classes there are.")
     assert "chance" not in sentence and not statistics.at_chance(frame).any()
 

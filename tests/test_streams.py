@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lnl.streams import Streams, digest
+from lnl.training.streams import Streams, digest
 
 
 def draw(streams, name, count=8):

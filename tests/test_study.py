@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnl.code_hash import code_hash
-from lnl.results import Store, canonical, claim
-from lnl.study import Contrast, Panel, Preset, Study, by_state, plan_row, reconcile
-from lnl.trial import Noise, Trial
+from lnl.storage.leases import claim
+from lnl.storage.places import canonical
+from lnl.storage.store import Store
+from lnl.study.parts import Contrast, Panel, Preset
+from lnl.study.plan import plan_row
+from lnl.study.status import by_state, reconcile
+from lnl.study.study import Study
+from lnl.training.task import Noise
+from lnl.trial.code_hash import code_hash
+from lnl.trial.config import Trial
 
 FOLDER = Path(__file__).parents[1] / "studies"
 

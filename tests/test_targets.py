@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Generator
 from torch.testing import assert_close
 
-from lnl.targets import mixup, mixup_coefficients, one_hot, sharpen
+from lnl.functional.targets import mixup, mixup_coefficients, one_hot, sharpen
 
 seeds = st.integers(0, 2**32 - 1)
 

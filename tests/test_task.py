@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lnl.data import DataError, Dataset
-from lnl.streams import Streams
-from lnl.task import Noise, Task, Validation, balanced_order, order, prepare, split
+from lnl.training.streams import Streams
+from lnl.training.task import Noise, Task, Validation, balanced_order, order, prepare, split
 
 CLASSES, PER_CLASS, TEST = 5, 40, 60
 CLEAN = Validation()
@@ -286,7 +286,7 @@ def test_noisy_validation_has_noise_of_its_own(make, source_of_validation):
 
 def test_human_labels_are_those_of_the_same_images(make, source, monkeypatch):
     people = np.where(source[1] >= 0, (source[1] + (np.arange(450) % 3 == 0)) % CLASSES, 0)
-    monkeypatch.setattr("lnl.task.sources.human_labels", lambda data, column, root: people)
+    monkeypatch.setattr("lnl.data.human_labels", lambda data, column, root: people)
     human = Noise("human", column="worse")
     seen, truth = make(noise_settings=human, validation=Validation(30, labels="noisy"))
     names = number(seen.images[seen.labelled])

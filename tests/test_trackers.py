@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from lnl import trackers
-from lnl.objects import ObjectPath
-from lnl.progress import Display
-from lnl.trial import Noise, Trial
+from lnl.cli.progress import Display
+from lnl.execution import trackers
+from lnl.storage.objects import ObjectPath
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 
 ROOT = Path(__file__).parents[1]
 NONE: dict[str, Any] = {"tensorboard": False, "wandb": None, "mlflow": None}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lnl import noise, transition
-from lnl.losses import cross_entropy
-from lnl.targets import one_hot
-from lnl.transition import backward_correction, forward_correction, from_anchors, from_trusted, posterior
+from lnl.functional import noise, transition
+from lnl.functional.losses import cross_entropy
+from lnl.functional.targets import one_hot
+from lnl.functional.transition import backward_correction, forward_correction, from_anchors, from_trusted, posterior
 
 LOGITS = torch.tensor([2.0, 1, 0])
 T = torch.tensor([[0.8, 0.2, 0], [0.1, 0.9, 0], [0, 0.3, 0.7]])

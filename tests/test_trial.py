@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lnl import methods
-from lnl.code_hash import code_hash, hash_of, read_sources
 from lnl.data import DataError
-from lnl.results import TRIALS
-from lnl.task import Task, Truth
-from lnl.trial import Diverged, Execution, Noise, Trial, evaluate, parse, run
+from lnl.storage.schema import TRIALS
+from lnl.training.task import Noise, Task, Truth
+from lnl.trial.code_hash import code_hash, hash_of, read_sources
+from lnl.trial.config import Trial, parse
+from lnl.trial.divergence import Diverged
+from lnl.trial.evaluation import evaluate
+from lnl.trial.run import Execution, run
 
 PACKAGE = Path(__file__).parents[1] / "lnl"
 SEMANTIC = {"noise.kind": "semantic", "noise.teacher": {"labels": 250}}
@@ -275,7 +278,7 @@ def tree(real, tmp_path):
 def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(tree):
     assert tree.hash("supervised") == tree.real["supervised"] and re.fullmatch("[0-9a-f]{12}", tree.real["supervised"])
     assert tree.real["robmix"] != tree.real["supervised"]
-    for path in ("methods/supervised.py", "losses.py", "trial.py", "networks/__init__.py"):
+    for path in ("methods/supervised.py", "functional/losses.py", "trial/run.py", "networks/__init__.py"):
         tree.rewrite(path, lambda text: f"{text}\n# a remark\n\n\n")
         tree.rewrite(path, lambda text: re.sub(r'^"""', '"""Other words.  ', text, count=1))
         tree.rewrite(path, lambda text: text.replace(" = ", "  =  \\\n "))
@@ -285,8 +288,9 @@ def test_the_code_hash_does_not_see_remarks_docstrings_and_the_setting_of_lines(
 
 
 MODULES = [
-    "trial", "learner", "task", "noise", "augment", "losses", "streams", "schedules", "graph", "data.cache",
-    "data.digits", "networks", "networks.convnet", "networks.heads", "methods.supervised",
+    "trial.run", "training.learner", "training.task", "functional.noise", "functional.augment", "functional.losses",
+    "training.streams", "functional.schedules", "functional.graph", "data.cache", "data.digits", "networks",
+    "networks.convnet", "networks.heads", "methods.supervised",
 ]  # fmt: skip
 
 

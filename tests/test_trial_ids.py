@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl.cli import find_study
+from lnl.cli.studies import find_study
 
 REPOSITORY = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "golden" / "trial_ids.json"

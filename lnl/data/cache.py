@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lnl import machine
-from lnl.files import is_there, lock_file, open_file, printable, read_file, reason, shown
+from lnl.storage.files import is_there, lock_file, open_file, printable, read_file, reason, shown
+from lnl.system import machine
 
 logger = logging.getLogger(__name__)
 

@@ -35,13 +35,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from lnl import graph, losses, schedules, selection, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import graph, losses, mixtures, schedules, selection, targets
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "two networks")
 
@@ -262,13 +262,13 @@ class Method:
         averages = self.averages(now)
         signals = torch.where(averages, self.averaged(now), now)
         if config.split_source == "both":
-            clean, mixture = selection.joint_mixture(signals, generator)
+            clean, mixture = mixtures.joint_mixture(signals, generator)
         else:
-            each, components = selection.gaussian_mixture(signals, generator, monotone=True)
+            each, components = mixtures.gaussian_mixture(signals, generator, monotone=True)
             clean, mixture = each.prod(-2), components[:, 0]
         if config.split_source == "fine":
-            clean = selection.mixture_by_class(signals[:, 0], task.labels[task.labelled], task.classes, generator)
-        threshold = selection.reachable(config.threshold, clean)
+            clean = mixtures.mixture_by_class(signals[:, 0], task.labels[task.labelled], task.classes, generator)
+        threshold = mixtures.reachable(config.threshold, clean)
         return Division(signals[:, 0], mixture, clean, clean > threshold, threshold.squeeze(-1), averages)
 
     def _signals(self, net: int) -> Tensor:
@@ -281,7 +281,7 @@ class Method:
         if config.split_source != "loss":
             initial = config.embedding == "initial"
             signals.append(self.initial.of(task.labelled)[:, net] if initial else self._by_features(net))
-        return selection.normalise(torch.stack(signals))
+        return mixtures.normalise(torch.stack(signals))
 
     def _by_features(self, net: int) -> Tensor:
         """How badly the given labels fit the network's features: (L,)."""
@@ -306,8 +306,8 @@ class Method:
         if config.average_losses != "auto":
             return torch.tensor(config.average_losses == "always", device=now.device)
         if self.averaging.of(index).isnan().any():
-            mixture = selection.gaussian_mixture(now[:, 0], self.streams["mixture"])
-            overlaps = selection.separation(mixture.components).mean() < config.separation
+            mixture = mixtures.gaussian_mixture(now[:, 0], self.streams["mixture"])
+            overlaps = mixtures.separation(mixture.components).mean() < config.separation
             self.averaging.note(index, overlaps.expand(len(index)))
         return self.averaging.of(index).bool().all()
 

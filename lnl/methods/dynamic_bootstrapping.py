@@ -23,13 +23,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, selection, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, mixtures, targets
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels",)
 HARDEST = 0.001  # temperature at the end of training, dynamic_mixup only
@@ -104,9 +104,9 @@ class Method:
         task, view = self.task, self.config.loss_augmentation
         logits = task.over(task.labelled, self.learner.logits, view, self.streams["augment/losses"])
         found = losses.cross_entropy(logits, task.labels[task.labelled])
-        clean, mixture = selection.beta_mixture(found)
-        self.mixture = selection.normalised_components(mixture, found)
-        self.losses.note(task.labelled, selection.normalise(found))
+        clean, mixture = mixtures.beta_mixture(found)
+        self.mixture = mixtures.normalised_components(mixture, found)
+        self.losses.note(task.labelled, mixtures.normalise(found))
         self.clean.note(task.labelled, clean)
 
     def guess(self, images: Tensor, progress: float) -> Tensor:

@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, schedules, transition
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, schedules, transition
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Task, order
 
 USES = ("labels", "probe")
 

@@ -23,14 +23,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import losses, meta, targets
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, meta, targets
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, balanced_order, order
 
 USES = ("labels", "probe")
 
@@ -52,7 +52,7 @@ class Config(Settings):
 
     # The meta step: one virtual step from weights 1/B and label coefficients `initial_coefficient`.
     meta_gradient: meta.MetaGradient = "jvp"
-    """how it is computed: see `lnl.meta`"""
+    """how it is computed: see `lnl.functional.meta`"""
     meta_rate: Annotated[float, Field(gt=0)] = 0.1
     """α of the virtual step, not scheduled"""
     meta_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -11,7 +11,8 @@ leave it out.
 
 `clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
 the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
-Corrections to eq. 2: `lnl.graph`.  Departure from the paper: an image without a labelled neighbour casts no vote.
+Corrections to eq. 2: `lnl.functional.graph`.  Departure from the paper: an image without a labelled neighbour casts
+no vote.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lnl import graph
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import graph
 from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "unlabelled")
 

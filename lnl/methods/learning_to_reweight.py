@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, meta
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, meta
 from lnl.networks import heads
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, balanced_order, order
 
 USES = ("labels", "probe")
 
@@ -34,7 +34,7 @@ class Config(Settings):
     probe_batch_size: Annotated[int, Field(ge=1)] = 100
     """trusted images a step"""
     meta_gradient: meta.MetaGradient = "jvp"
-    """how it is computed: see `lnl.meta`"""
+    """how it is computed: see `lnl.functional.meta`"""
     meta_weight_decay: bool = False
     """the probe's loss has the optimizer's weight decay in it (official code)"""
     optimizer: Optimizer = Optimizer(

@@ -32,14 +32,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
-from lnl import losses
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels", "probe")
 Mentor = Callable[[Tensor, Tensor], Tensor]  # losses and their differences to the percentile (B,) -> weights (B,)

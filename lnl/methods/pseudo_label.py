@@ -15,14 +15,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, networks, schedules, targets
-from lnl.consistency import confident_share, taught, unlabelled_pool
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl import networks
+from lnl.functional import losses, schedules, targets
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.fixmatch_update import confident_share, taught, unlabelled_pool
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 

@@ -25,14 +25,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import gradients, losses, networks
-from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer
+from lnl import networks
+from lnl.functional import gradients, losses
 from lnl.networks import Network, heads
-from lnl.readout import Readout, ReadoutSettings
-from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.learner import Gradients, Learner, NetworkBuilder, Optimizer
+from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}

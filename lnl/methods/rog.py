@@ -20,13 +20,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import losses, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, targets
 from lnl.networks import Network, heads
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Task, View, order
 
 USES = ("labels",)
 

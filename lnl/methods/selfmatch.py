@@ -1,9 +1,9 @@
 """SelfMatch (Kim et al. 2021, arXiv:2101.06480): SimCLR on all images, then FixMatch on the whole network.
 
 Stage 1 takes `pretrain_epochs` besides the trial's epochs; a step of it sees B + µB images, as many as one of stage 2
-(512, the batch of SimCLR's CIFAR-10 recipe).  Losses are those of `lnl.losses.nt_xent` and `lnl.consistency`.  Ours,
-because the paper's settings could not be had: one optimizer, FixMatch's, with one schedule over both stages, and the
-projection head of `simclr`.
+(512, the batch of SimCLR's CIFAR-10 recipe).  Losses are those of `lnl.functional.losses.nt_xent` and
+`lnl.training.fixmatch_update`.  Ours, because the paper's settings could not be had: one optimizer, FixMatch's, with
+one schedule over both stages, and the projection head of `simclr`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.consistency import (
+from lnl.functional import losses
+from lnl.networks import Network, heads
+from lnl.space import Space, Uniform
+from lnl.training.fixmatch_update import (
     FIXMATCH_SEARCH,
     ConsistencyBatch,
     FixMatchSettings,
@@ -26,11 +28,9 @@ from lnl.consistency import (
     taught,
     unlabelled_pool,
 )
-from lnl.learner import Learner, NetworkBuilder, Optimizer
-from lnl.networks import Network, heads
-from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 
