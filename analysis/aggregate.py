@@ -2,7 +2,7 @@
 
 The unit of analysis is one replicate, here through all settings: what a replicate's runs give together is one number,
 and intervals are over replicates.  So nothing is assumed of how the settings of one replicate hang together, and arms
-stay paired.  Coverage of the 95 % intervals is simulated in tests/test_aggregate.py, for n = 4, 6 and 10.
+stay paired.  Coverage of the 95 % intervals is simulated in tests/analysis/test_aggregate.py, for n = 4, 6 and 10.
 """
 
 from __future__ import annotations

@@ -414,6 +414,16 @@ def test_a_wrong_command_is_noticed(command: str, why: str, parse: Callable[[str
 # --------------------------------------------------------------------------------------------------- links, and README
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_sentences_name_are_there(page: str) -> None:
+    written = {block.file for block in all_blocks()}
+    for token in tokens(page):
+        for part in token.children or ():
+            name = part.content.rstrip("/")
+            if part.type == "code_inline" and re.fullmatch(rf"({'|'.join(FOLDERS)})/[a-z0-9_./]+", name):
+                assert name in written or (REPOSITORY / name).exists(), f"{page}: there is no {name}"
+
+
 def every_page() -> list[str]:
     roots = [REPOSITORY / folder for folder in FOLDERS]
     paths = [*REPOSITORY.glob("*.md"), *(path for root in roots for path in root.rglob("*.md"))]

@@ -10,7 +10,7 @@ import torch
 from lnl import methods
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, run
-from tests.test_methods import ARMS
+from tests.methods.test_methods import ARMS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -7,7 +7,7 @@ nights scatter than that explains, over all cells together (a machine, a library
 counts at most `OUTLYING` standard deviations from its night's median, so that no single one makes a step by itself.
 That takes `REPLICATES` of them: a night with fewer of a cell is neither judged nor a reference for it.  p is corrected
 for the two questions (Bonferroni) and over all cells of the night (Holm): of nights on which nothing moved at most 5 %
-alarm, if spreads are not far from normal; tests/test_nights.py has figures for this and for others.
+alarm, if spreads are not far from normal; tests/analysis/test_nights.py has figures for this and for others.
 
 Nights on which a cell moved are no reference for later ones, so a step does not hide itself.  After `FEWEST` nights in
 a row on which it moved the same way they are its new level, and the alarm ends.

@@ -22,6 +22,7 @@ import hashlib
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,12 +139,12 @@ def _within(module: str, folders: str | Iterable[str]) -> bool:
 
 # ------------------------------------------------------------------------------------- definitions and what they use
 
-Dotted = tuple[str, ...]  # of names, as in lnl.functional.losses.cross_entropy
+Dotted = tuple[str, ...]  # a module, and what is asked of it: ("lnl.functional.losses", "cross_entropy")
 
 
 @dataclass(frozen=True)
 class Use:
-    """A place in a definition where something of the package is used, under its whole dotted name."""
+    """A place in a definition where something of the package is used."""
 
     path: Dotted
 
@@ -275,7 +276,8 @@ class Tree:
             if not _within(name, (*STORAGE, READERS)):
                 found += module.calls
             for path in module.imports:
-                waiting |= {".".join(path[:end]) for end in range(1, len(path) + 1)} & self.texts.keys()
+                parts = ".".join(path).split(".")
+                waiting |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)} & self.texts.keys()
         return found
 
     def _all_facts(self) -> list[Definition]:
@@ -328,8 +330,7 @@ class Tree:
 
     def _computed(self, path: Dotted, user: str) -> list[Definition | str]:
         """Any module of the user's folder; where methods are imported by name, the one of the trial."""
-        home = path[:-1] if self.module(".".join(path[:-1])).is_folder else path[:-2]
-        folder = ".".join(home)
+        folder = path[0] if self.module(path[0]).is_folder else path[0].rpartition(".")[0]
         if folder == METHODS:
             return ["the method"]  # whose entries are roots of their own
         inside = [name for name in sorted(self.texts) if _within(name, folder) and name != folder]
@@ -337,6 +338,8 @@ class Tree:
 
     def _resolved(self, path: Dotted, user: str, seen: frozenset[tuple[str, str]]) -> list[Definition | str]:
         """What a dotted name stands for; the attributes that are asked of it stay words."""
+        if path[0] not in self.texts:
+            return [".".join(path)]
         module, rest = self.module(path[0]), path[1:]
         while rest:
             name, inner, key = rest[0], f"{module.name}.{rest[0]}", (module.name, rest[0])
@@ -346,7 +349,7 @@ class Tree:
                 for one in bound:
                     if isinstance(one, Definition):
                         targets += self._reached(one, rest[1:], user)
-                    elif one[0] == PACKAGE:
+                    elif _is_ours(one):
                         targets += self._resolved((*one, *rest[1:]), user, seen | {key})
                     else:
                         targets.append(".".join((*one, *rest[1:])))
@@ -360,8 +363,8 @@ class Tree:
         """What a module's name is bound to."""
         if name in module.names:
             return module.names[name]
-        stars = [star for star in module.stars if star[0] == PACKAGE and ".".join(star) in self.texts]
-        return [(*star, name) for star in stars if name in self.module(".".join(star)).names]
+        stars = [star for star in module.stars if star[0] in self.texts]
+        return [(*star, name) for star in stars if name in self.module(star[0]).names]
 
     def _reached(self, target: Definition, attributes: Dotted, user: str) -> list[Definition | str]:
         """The target itself, or only its name where what it does cannot change a trial's numbers."""
@@ -380,9 +383,9 @@ class Tree:
             parts = whole.parts
             for key in sorted(module.names):
                 if not key.endswith("SEARCH"):
-                    parts += [f"{key}=", Use((*name.split("."), key))]
+                    parts += [f"{key}=", Use((name, key))]
             for star in module.stars:
-                parts += ["*=", Use(star)] if star[0] == PACKAGE else [f"*={'.'.join(star)}"]
+                parts += ["*=", Use(star)] if _is_ours(star) else [f"*={star[0]}"]
             self._wholes[name] = whole
         return self._wholes[name]
 
@@ -417,7 +420,7 @@ class _Reader:
 
     def __init__(self, name: str, is_folder: bool, tree: ast.Module) -> None:
         self.module = Module(name, is_folder)
-        self.path: Dotted = tuple(name.split("."))
+        self.path: Dotted = (name,)
         self.loggers: set[str] = set()
         self.scopes: list[tuple[str, Scope]] = []  # kind, names
         self.module.imports = {path for node in _running(tree.body) for path in self._imported_modules(node)}
@@ -472,24 +475,22 @@ class _Reader:
     def _imported(self, node: ast.Import | ast.ImportFrom) -> list[tuple[str, Dotted]]:
         """(Name here, dotted name there) of an import."""
         if isinstance(node, ast.Import):
-            return [
-                (
-                    alias.asname or alias.name.split(".")[0],
-                    tuple((alias.name if alias.asname else alias.name.split(".")[0]).split(".")),
-                )
-                for alias in node.names
-            ]
-        base = tuple((node.module or "").split(".")) if node.module else ()
+            names = [alias.name if alias.asname else alias.name.split(".")[0] for alias in node.names]
+            return [(alias.asname or name, (name,)) for alias, name in zip(node.names, names, strict=True)]
+        base = [node.module] if node.module else []
         if node.level:
-            home = self.path if self.module.is_folder else self.path[:-1]
-            base = (*home[: len(home) - node.level + 1], *base)
+            home = self.module.name.split(".")
+            above = node.level - self.module.is_folder
+            base = [*home[: len(home) - above], *base]
+        module = ".".join(base)
         return [
-            (alias.asname or alias.name, base if alias.name == "*" else (*base, alias.name)) for alias in node.names
+            (alias.asname or alias.name, (module,) if alias.name == "*" else (module, alias.name))
+            for alias in node.names
         ]
 
     def _imported_modules(self, node: ast.AST) -> list[Dotted]:
         if isinstance(node, ast.Import):
-            return [tuple(alias.name.split(".")) for alias in node.names]
+            return [(alias.name,) for alias in node.names]
         return [path for _, path in self._imported(node)] if isinstance(node, ast.ImportFrom) else []
 
     # --------------------------------------------------------------------------------------------------------- names
@@ -503,10 +504,10 @@ class _Reader:
                 return names[name]
         if name in self.module.names:
             imported = [one for one in self.module.names[name] if not isinstance(one, Definition)]
-            if len(imported) == len(self.module.names[name]) == 1 and imported[0][0] != PACKAGE:
+            if len(imported) == len(self.module.names[name]) == 1 and not _is_ours(imported[0]):
                 return imported[0]  # something of another package, whatever it is called here
             return (*self.path, name)
-        if any(star[0] == PACKAGE for star in self.module.stars) and not hasattr(builtins, name):
+        if any(_is_ours(star) for star in self.module.stars) and not hasattr(builtins, name):
             return (*self.path, name)
         return None
 
@@ -525,7 +526,7 @@ class _Reader:
         """The dotted name of something of another package, or the name of something built in."""
         path = self._dotted(node)
         if path is not None:
-            return None if path[0] == PACKAGE else ".".join(path)
+            return None if _is_ours(path) else ".".join(path)
         local = isinstance(node, ast.Name) and any(node.id in names for _, names in self.scopes)
         return node.id if isinstance(node, ast.Name) and not local and hasattr(builtins, node.id) else None
 
@@ -551,7 +552,7 @@ class _Reader:
         self.into._parts.append(text)
 
     def _use(self, path: Dotted) -> None:
-        if path[0] == PACKAGE:
+        if _is_ours(path):
             self.into._parts.append(Use(path))
         else:
             self._text(".".join(path))
@@ -598,11 +599,11 @@ class _Reader:
         self._text(repr(node.value))
 
     def visit_Name(self, node: ast.Name) -> None:
-        own = self.scopes and self.scopes[-1][0] == "class" and not isinstance(node.ctx, ast.Load)
-        path = None if own else self._binding(node.id)
+        own = bool(self.scopes) and self.scopes[-1][0] == "class" and node.id in self.scopes[-1][1]
+        path = None if own and not isinstance(node.ctx, ast.Load) else self._binding(node.id)
         if path is not None:
             self._use(path)
-            self._text(f"~{node.id}" if self.scopes and self.scopes[-1][0] == "class" and path[-1] == node.id else "")
+            self._text(f" or own {node.id}" if own else "")
         else:
             self._text(node.id)
             if node.id in ("globals", "eval", "exec", "__import__") and self._external(node):
@@ -616,7 +617,7 @@ class _Reader:
             self._text(f".{node.attr}")
             return
         self._use(path)
-        if path in (("sys", "modules"), ("importlib", "import_module")):
+        if ".".join(path) in ("sys.modules", "importlib.import_module"):
             self._use((*self.path, COMPUTED))
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -632,7 +633,7 @@ class _Reader:
     def _import_call(self, node: ast.Call) -> None:
         name = node.args[0] if node.args else None
         if isinstance(name, ast.Constant) and isinstance(name.value, str) and not name.value.startswith("."):
-            self._use(tuple(name.value.split(".")))
+            self._use((name.value,))
             return
         self._plain(node, skip=["func"])
         self._use((*self.path, COMPUTED))
@@ -672,7 +673,8 @@ class _Reader:
     # ----------------------------------------------------------------------------------------------------- statements
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        self._assignment(node.targets, node.value)
+        if not all(isinstance(target, ast.Name) and target.id in self.words for target in node.targets):
+            self._assignment(node.targets, node.value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if self.scopes and self.scopes[-1][0] == "class":
@@ -750,6 +752,7 @@ class _Reader:
 
     # --------------------------------------------------------------------------------------------------------- scopes
 
+    words: frozenset[str] = frozenset()  # local names of texts that only errors say
     converts = True  # whether the fields of the class at hand may be converted by their annotations
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
@@ -798,9 +801,10 @@ class _Reader:
         self._text(")")
         self._node(getattr(node, "type_params", []))
         before, self.converts = self.converts, True
+        words, self.words = self.words, self.words | _words_of_errors(node)
         with self._scope("function", {**self._local(node.body), **dict.fromkeys(_arguments(node.args))}):
             self._body(node.body)
-        self.converts = before
+        self.converts, self.words = before, words
 
     visit_FunctionDef = visit_AsyncFunctionDef = _function
 
@@ -856,7 +860,7 @@ class _Reader:
 
             def write(definition: Definition, name: str = name, value: ast.expr = value) -> None:
                 self.into = definition
-                self._text(f"{name}=")
+                self._text(f"{self.module.name.rpartition('.')[2]} {name}=")  # two readers may say the same
                 scope: Scope = {**self._local(function.body), **dict.fromkeys(_arguments(function.args))}
                 with self._scope("function", scope):
                     for node in (value, *_slice(function, value)):
@@ -897,6 +901,11 @@ def _merged(parts: Sequence[str | Use | Definition]) -> list[str | Use | Definit
             merged += ["".join(texts), part]
             texts = []
     return [*merged, "".join(texts)]
+
+
+def _is_ours(path: Dotted) -> bool:
+    """Whether something belongs to the package."""
+    return path[0].split(".")[0] == PACKAGE
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -996,6 +1005,30 @@ def _is_text(node: ast.expr) -> bool:
             return function.attr in ("format", "join") and _is_text(function.value)
         return isinstance(function, ast.Name) and function.id in ("str", "repr")
     return isinstance(node, ast.JoinedStr)
+
+
+def _words_of_errors(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
+    """The local names of texts that are read nowhere but in the text of an error."""
+    raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    texts = [one for call in raised for one in call.args if _is_text(one)]
+    said = Counter(node.id for text in texts for node in ast.walk(text) if isinstance(node, ast.Name))
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in said]
+    read = Counter(node.id for node in names if isinstance(node.ctx, ast.Load))
+    bound = Counter(node.id for node in names if not isinstance(node.ctx, ast.Load))
+    assigned = Counter(
+        node.targets[0].id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _is_text(node.value)
+    )
+    elsewhere = {one.arg for one in ast.walk(function) if isinstance(one, ast.arg)}
+    elsewhere |= {
+        name for one in ast.walk(function) if isinstance(one, ast.Global | ast.Nonlocal) for name in one.names
+    }
+    return frozenset(
+        name
+        for name in said.keys() - elsewhere
+        if read[name] == said[name] and bound[name] == assigned[name] and bound[name]
+    )
 
 
 def _without_words(node: ast.expr) -> list[ast.expr]:
