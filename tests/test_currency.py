@@ -164,6 +164,7 @@ STARTS_FROM_SECOND = {"transfer": CHANGED_SOURCES, "initialisation: simclr": CHA
 TAUGHT_BY_SECOND = {"taught": CHANGED_SOURCES, "teacher: supervised": CHANGED_DATA}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -389,6 +390,7 @@ def test_results_of_an_earlier_version_are_read_and_stale_for_no_new_reason(tmp_
 # ---------------------------------------------------------------------------------------------------- the code of a run
 
 
+@pytest.mark.slow
 def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "lnl", tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
     script = """

@@ -39,6 +39,7 @@ def homeless(**more: str) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ no home
 
 
+@pytest.mark.slow
 def test_without_a_home_directory_commands_work_or_say_what_is_missing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

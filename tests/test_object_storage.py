@@ -447,6 +447,7 @@ print("counted", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_share_the_claims_without_overlap(store):
     with process(CLAIMS, store.root) as one, process(CLAIMS, store.root) as other:
         assert one.stdout.readline() == other.stdout.readline() == "ready\n"
@@ -469,6 +470,7 @@ def test_of_many_who_exchange_one_version_one_succeeds(bucket):
     assert (bucket / "gone").exchange(b"x", tag) is None and not (bucket / "gone").exists()
 
 
+@pytest.mark.slow
 def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
     with process(HOLDS, store.root) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -540,6 +542,7 @@ def test_a_damaged_lease_holds_nothing(store):
             pass
 
 
+@pytest.mark.slow
 def test_a_lock_lets_one_in_at_a_time(root):
     (root / "count").write_text("0", encoding="utf-8")
     with process(COUNTS, root) as one, process(COUNTS, root) as other:
@@ -772,6 +775,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     assert not any(secret in text for text in said for secret in (KEY, SECRET))
 
 
+@pytest.mark.slow
 def test_a_report_into_a_folder_leaves_the_bucket_as_it_is(bucket: ObjectPath, tmp_path: Path) -> None:
     from analysis.report import build
     from tests import simulated

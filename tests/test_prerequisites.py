@@ -111,6 +111,7 @@ def test_impossible_wishes_get_one_sentence(changes: dict[str, object], words: s
     assert words in str(error.value) and "\n" not in str(error.value), error.value
 
 
+@pytest.mark.slow
 def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     teacher = {"labels": 100, "epochs": 10, "steps": 10}
     trial = digits_trial(noise={"kind": "semantic", "teacher": teacher})

@@ -132,6 +132,7 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, module: str, monkeypa
         follow(tmp_path, range(1), [], **{module: "x"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what it imports
 def test_mlflow_gets_a_run_per_trial_that_is_taken_up_again(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
@@ -158,6 +159,7 @@ def test_mlflow_without_its_server_is_one_sentence_without_the_password(tmp_path
     assert len(said) == 1 and said[0].startswith("MLflow gets no more of this run (") and "hunter2" not in said[0]
 
 
+@pytest.mark.slow
 def test_wandb_writes_offline_and_asks_for_a_key_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -290,6 +290,7 @@ MODULES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_a_change_of_what_a_method_runs_moves_its_hash(tree, name):
     path = name.replace(".", "/") + ("/__init__.py" if name == "networks" else ".py")
@@ -311,6 +312,7 @@ def test_one_changed_number_moves_it_too(tree):
     assert tree.hash("supervised") != tree.real["supervised"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["methods/robmix", "gradients", "semisupervised", "cli", "runner", "study", "search", "space", "results"]
 )
