@@ -1,4 +1,4 @@
-# make study · make check · make test      (Python 3.11+; everything else is installed into .venv)
+# make study · make check · make test · make constraints      (Python 3.11+; all else is installed into .venv)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/scheduling.py
@@ -32,14 +32,22 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/methods.py
 
 # One file says "installed": made last, so that an interrupted install is taken up again.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# The newest versions that pyproject.toml allows: test with them, then commit constraints.txt.  What follows a + in a
+# version is a build for one machine, such as torch's +cpu.
+constraints: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	echo '# Written by `make constraints`: the versions that were tested.' > constraints.txt
+	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//' >> constraints.txt
+	@touch $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: study test check lint bench clean
+.PHONY: study test check lint bench constraints clean

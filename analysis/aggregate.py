@@ -2,7 +2,7 @@
 
 The unit of analysis is one replicate, here through all settings: what a replicate's runs give together is one number,
 and intervals are over replicates.  So nothing is assumed of how the settings of one replicate hang together, and arms
-stay paired.  Coverage of the 95 % intervals is simulated in tests/test_aggregate.py, for n = 4, 6 and 10.
+stay paired.  Coverage of the 95 % intervals is simulated in tests/analysis/test_aggregate.py, for n = 4, 6 and 10.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from analysis import statistics
 from analysis.statistics import AGREE, LEVEL, PAIRING, ROUNDING, Estimate
-from lnl.results import canonical
+from lnl.storage.places import canonical
 
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.results import Study
 
 FEWEST_SETTINGS = 5  # that a critical difference needs
 FEWEST_ARMS = 3

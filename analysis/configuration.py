@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import plots, statistics
-from analysis.load import in_base
-from analysis.tables import Table
+from analysis import statistics, words
+from analysis.results import in_base
+from analysis.tables.table import Table
+from lnl.storage import outcomes
 
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.results import Study
 
 Fields = dict[str, Any]
 
@@ -161,12 +162,12 @@ def sentences(found: Sequence[Remark]) -> Iterator[str]:
     """One for all arms that differ from the same arm in the same."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in found:
-        groups.setdefault((one.against, one.in_words()), []).append(plots.words(one.arm))
+        groups.setdefault((one.against, one.in_words()), []).append(words.words(one.arm))
     for (against, about), arms in groups.items():
         if len(arms) == 1:
-            yield f"{arms[0]} and {plots.words(against)} also differ in {about}."
+            yield f"{arms[0]} and {words.words(against)} also differ in {about}."
         else:
-            yield f"{_listed(arms)} differ from {plots.words(against)} also in {about}."
+            yield f"{_listed(arms)} differ from {words.words(against)} also in {about}."
 
 
 def same_training(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
@@ -176,7 +177,7 @@ def same_training(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str
         of_arm.setdefault(entry["arm"], set()).add(entry["trial"])
     known = configurations(plan, trials)
     for first, second in combinations(of_arm, 2):
-        names = f"{plots.words(first)} and {plots.words(second)}"
+        names = f"{words.words(first)} and {words.words(second)}"
         if shared := of_arm[first] & of_arm[second]:
             whole = "" if of_arm[first] == of_arm[second] else f" in {len(shared)} trials"
             yield f"{names} are one training{whole}: the same trials count under both names."
@@ -233,7 +234,7 @@ def of_arms(study: Study) -> Table:
     }
     differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan["arms"]} - {""}) > 1}
     rows = [
-        [plots.words(arm), changes_in_words(changes(plan, arm)), *(show(arm) for show in differing.values())]
+        [words.words(arm), changes_in_words(changes(plan, arm)), *(show(arm) for show in differing.values())]
         for arm in plan["arms"]
     ]
     header = ["arm", "what it changes of the base", *differing]
@@ -244,12 +245,12 @@ def of_arms(study: Study) -> Table:
 def of_failures(study: Study) -> Table:
     """Why trials failed or diverged, in the words of their newest attempts."""
     columns = ["arm", "failure_class", "failure_message"]
-    broken = study.trials[statistics.diverged(study.trials)]
+    broken = study.trials[outcomes.diverged(study.trials)]
     parts = [part[columns] for part in (broken.drop_duplicates("trial"), study.missing) if len(part)]
     rows = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
     rows = rows[rows["failure_class"].notna()].assign(
         reason=lambda frame: frame["failure_message"].map(_first_line),
-        what=lambda frame: frame["failure_class"].map(lambda kind: "diverged" if kind == "nan" else plots.words(kind)),
+        what=lambda frame: frame["failure_class"].map(lambda kind: "diverged" if kind == "nan" else words.words(kind)),
     )
     groups = sorted(rows.groupby(["what", "reason"], sort=True), key=lambda group: -len(group[1]))
     cells = [
@@ -272,7 +273,7 @@ def _first_line(message: Any) -> str:
 
 def _arms_counted(counts: pd.Series) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    shown = [f"{plots.words(str(arm))} ({n})" if len(ordered) > 1 else plots.words(str(arm)) for arm, n in ordered]
+    shown = [f"{words.words(str(arm))} ({n})" if len(ordered) > 1 else words.words(str(arm)) for arm, n in ordered]
     return ", ".join(shown[:8]) + f" and {len(shown) - 8} more arms" * (len(shown) > 8)
 
 
@@ -301,7 +302,7 @@ def _change(key: str, value: Any) -> str:
     if key == "replicate":
         return f"other replicates, from {value} on"
     name = key.removeprefix("method.")
-    return f"{plots.words(name).replace('.', ' ')}: {_value(value)}"
+    return f"{words.words(name).replace('.', ' ')}: {_value(value)}"
 
 
 def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
@@ -351,8 +352,8 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
     yield "replicates", f"{plan['replicates']} of each arm in each setting{judged}"
     crossed = [factor for factor in plan["factors"] if any(factor in p["across"] for p in plan["panels"].values())]
     for factor in crossed:
-        levels = ", ".join(plots.level_name(factor, level) for level in study.levels(factor))
-        yield f"crossed: {plots.factor_name(factor)}", levels
+        levels = ", ".join(words.level_name(factor, level) for level in study.levels(factor))
+        yield f"crossed: {words.factor_name(factor)}", levels
 
 
 def _start(base: Mapping[str, Any]) -> str:
@@ -368,7 +369,7 @@ def _noise(base: Fields) -> str:
     kind, rate = base["noise.kind"], base.get("noise.rate", 0)
     if kind == "none":
         return "none"
-    parts = [f"{plots.words(kind)}"]
+    parts = [f"{words.words(kind)}"]
     parts += [f"{100 * rate:g} % of the labels"] if rate else []
     parts += [f"column {base['noise.column']}"] if base.get("noise.column") else []
     parts += ["the true class may be drawn again"] if base.get("noise.include_true") else []

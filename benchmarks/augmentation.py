@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from lnl import augment
+from lnl.functional import augment
 
 SIZE, CHANNELS = 32, 3
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

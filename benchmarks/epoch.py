@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from lnl.networks import Network
-from lnl.trial import Execution, Noise, Trial, assemble
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, assemble
 
 
 class Stopwatch:

@@ -1,7 +1,7 @@
 """How long does it take to read the results of a large study, beside what else reads parquet?
 
 Writes a folder of one file per attempt by the store's own writers, then reads it in turn: the whole trial table, and
-one metric of all epochs.  `analysis.load` also joins the rows with the plan; it is timed after a first call, which
+one metric of all epochs.  `analysis.results` also joins the rows with the plan; it is timed after a first call, which
 left a copy of all rows.  Unlike DuckDB, and pandas and pyarrow by default, the store verifies the checksum of every
 page, and names a damaged file instead of failing on it.
 Prints medians over the rounds and their ratios.
@@ -29,10 +29,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from analysis.load import load
-from lnl.results import EPOCHS, TRIALS, Store, canonical, now, selection_rules, short_hash, write_rows
-from lnl.task import Noise
-from lnl.trial import Trial
+from analysis.results import load
+from lnl.storage.outcomes import selection_rules
+from lnl.storage.places import canonical, now, short_hash
+from lnl.storage.read import write_rows
+from lnl.storage.schema import EPOCHS, TRIALS
+from lnl.storage.store import Store
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
 
 STUDY, ARMS = "large", 20
 METRICS = [("train", name) for name in ("loss", "accuracy", "learning_rate", "gradient_norm")]
@@ -122,7 +126,7 @@ def main() -> None:
         where = "where split = 'test' and metric = 'accuracy'"
         cases: dict[str, dict[str, Callable[[], Any]]] = {
             "the trial table": {
-                "analysis.load": lambda: load(root, STUDY).trials,
+                "analysis.results": lambda: load(root, STUDY).trials,
                 "the store, every file opened": lambda: Store(root).read("trials", STUDY, check=True)[0],
                 "DuckDB": lambda: duck.sql(f"select * from '{trials}/*.parquet'").to_arrow_table().to_pandas(),
                 "pandas.read_parquet of the folder": lambda: pd.read_parquet(trials),

@@ -20,11 +20,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lnl import losses, meta, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, meta, targets
 from lnl.networks import heads
-from lnl.streams import Streams
-from lnl.trial import Execution, Noise, Trial, assemble
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, assemble
 
 CLASSES = 10
 

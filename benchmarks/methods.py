@@ -1,7 +1,7 @@
 """What a training step of each method costs beside a step of cross-entropy, at the same batch size.
 
 Methods take turns with the reference in one process; a ratio is the median over turns.  Prints a Markdown table and
-writes `benchmarks/methods.json`, from which `lnl/methods/README.md` takes its column.
+writes `benchmarks/methods.json`, from which `docs/methods.md` takes its column.
 
     python benchmarks/methods.py [--network small_convnet --dataset digits --batch-size 64 --device cuda]
 """
@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from lnl import methods
-from lnl.trial import Execution, Noise, Trial, assemble
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, assemble
 
 STEPS, TURNS = 10, 5
 # The parts whose price is asked for, where a method comes to them later in training only.

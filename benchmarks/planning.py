@@ -18,10 +18,14 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from lnl.cli import find_study
-from lnl.provenance import Current
-from lnl.results import TRIALS, Store, now, selection_rules, write_rows
-from lnl.study import Planned, plan_row
+from lnl.cli.studies import find_study
+from lnl.storage.outcomes import selection_rules
+from lnl.storage.places import now
+from lnl.storage.read import write_rows
+from lnl.storage.schema import TRIALS
+from lnl.storage.store import Store
+from lnl.study.plan import Planned, plan_row
+from lnl.trial.provenance import Current
 
 STUDY = """
 from lnl import Noise, Study, Trial
@@ -38,7 +42,7 @@ if __name__ == "__main__":
 SHAPES = {1: (1, 1, 1), 100: (5, 4, 5), 1_000: (10, 10, 10), 10_000: (20, 10, 50)}  # arms, levels, replicates
 COMMANDS = {
     "--plan": ["runpy.run_path(sys.argv.pop(1), run_name='__main__')", "{study}", "--plan", "--storage", "{storage}"],
-    "lnl status": ["import lnl.cli; sys.exit(lnl.cli.main())", "status", "{study}", "--storage", "{storage}"],
+    "lnl status": ["import lnl.cli; sys.exit(lnl.cli.main.main())", "status", "{study}", "--storage", "{storage}"],
 }
 # What at its end prints its CPU seconds and largest memory (MB).  Only the process itself can tell the latter: of one
 # that has ended the kernel tells the peak of the process that started it, where that is larger.

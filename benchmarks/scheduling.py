@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from lnl.study import Study
-from lnl.trial import Execution, Trial, parse, run
+from lnl.study.study import Study
+from lnl.trial.config import Trial, parse
+from lnl.trial.run import Execution, run
 
 
 class Silent:
@@ -61,9 +62,9 @@ def bare(study: Study, folder: Path) -> None:
 
 
 def ours(study: Study, folder: Path) -> None:
-    from lnl import runner
+    from lnl.execution import job, runner
 
-    outcome = runner.run_plan(study.plan(), runner.Settings(storage=folder), Silent())
+    outcome = runner.run_plan(study.plan(), job.Settings(storage=folder), Silent())
     assert all(status.state == "done" for status in outcome.statuses), outcome
 
 
@@ -72,7 +73,7 @@ LOOPS = {"bare Ray Tune loop": bare, "lnl": ours}
 
 def measure(name: str, folder: Path, trials: int) -> None:
     """In this process: prints seconds, CPU seconds of this driver, and its largest memory in MB."""
-    from lnl import runner  # noqa: F401  (it sets Ray's environment)
+    from lnl.execution import job  # noqa: F401  (it sets Ray's environment)
 
     import ray  # isort: skip
 

@@ -18,13 +18,16 @@ from statistics import median
 
 import optuna
 
-from lnl.provenance import Current
-from lnl.results import Store
-from lnl.search import Searches, open_storage
+from lnl.search.optuna_objects import open_storage
+from lnl.search.searches import Searches
 from lnl.space import Uniform
-from lnl.study import Plan, Planned, Search, Study
-from lnl.task import Noise, Validation
-from lnl.trial import Trial
+from lnl.storage.store import Store
+from lnl.study.parts import Search
+from lnl.study.plan import Plan, Planned
+from lnl.study.study import Study
+from lnl.training.task import Noise, Validation
+from lnl.trial.config import Trial
+from lnl.trial.provenance import Current
 
 SPACE = {"method.lambda_mixmatch": Uniform(0.1, 10, log=True), "method.temperature": Uniform(0.1, 1)}
 

@@ -1,4 +1,4 @@
-"""Condenses KubeRay's published definitions to the JSON Schema that tests/test_cluster_files.py checks against.
+"""Condenses KubeRay's published definitions to the JSON Schema that tests/cluster/test_cluster_files.py checks against.
 
     git clone --branch v1.7.0 https://github.com/ray-project/kuberay
     python tests/condense_crds.py kuberay/ray-operator/config/crd/bases v1.7.0

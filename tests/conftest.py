@@ -14,8 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's threa
 
 from lnl import methods
 from lnl.methods import Method
-from lnl.task import Task, Truth
-from lnl.trial import Execution, Noise, Trial, assemble
+from lnl.training.task import Noise, Task, Truth
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, assemble
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,7 +94,7 @@ def tiny() -> Callable[..., Trial]:
 
 @pytest.fixture(scope="session")
 def build() -> Callable[[Trial], Built]:
-    """A trial's method as `lnl.trial.run` makes it, on the CPU, for tests that look inside."""
+    """A trial's method as `lnl.trial.run.run` makes it, on the CPU, for tests that look inside."""
 
     def make(trial: Trial) -> Built:
         return Built(*assemble(trial, Execution(device="cpu")))

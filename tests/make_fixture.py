@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analysis import load
-from analysis.plots import ORACLES
-from lnl.results import TABLES
+from analysis.figures.inside import ORACLES
+from lnl.storage.schema import TABLES
 
 FIXTURE = Path(__file__).parent / "fixture" / "results"
 SHOWN_INSIDE = {  # arms whose arrays a notebook shows: of the first replicate in the base setting

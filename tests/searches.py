@@ -15,8 +15,8 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lnl.results import Store
-from tests.test_runner import wait_for
+from lnl.storage.store import Store
+from tests.execution.test_runner import wait_for
 
 GENEROUS_S = 400  # for a run that shares its cores
 

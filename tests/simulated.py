@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lnl.results import Store, canonical, selection_rules
+from lnl.storage.outcomes import selection_rules
+from lnl.storage.places import canonical
+from lnl.storage.store import Store
 
 STUDY = "robmix_ablation"
 ARMS: dict[str, dict[str, Any]] = {

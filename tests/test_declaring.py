@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from lnl import cli
+from lnl.cli import flags as cli_flags
+from lnl.cli import main as cli_main
 from lnl.declaring import DeclarationError
 from lnl.space import Uniform
-from lnl.study import Contrast, Panel, Preset, Search, Study
-from lnl.trial import Noise, Trial, Validation
+from lnl.study.parts import Contrast, Panel, Preset, Search
+from lnl.study.study import Study
+from lnl.training.task import Noise, Validation
+from lnl.trial.config import Trial
 
 BASE = Trial(method="supervised", dataset="digits", network="small_convnet", labels=50)
 
@@ -70,7 +73,7 @@ def test_a_mistake_is_one_sentence_with_its_file_and_line(make: Callable[[], Any
 
 def test_what_is_read_from_a_store_is_refused_as_before() -> None:
     """A stored trial has no file and no line."""
-    from lnl.trial import parse
+    from lnl.trial.config import parse
 
     with pytest.raises(ValueError, match=r"^Unknown key 'labls'") as refusal:
         parse({"method": "robmix", "labls": 3})
@@ -106,7 +109,7 @@ def test_a_typo_is_told_alike_by_the_script_and_by_the_command(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
     monkeypatch.chdir(tmp_path)
     for command in ("plan", "run", "status", "report", "ledger", "diff", "logs"):
-        assert cli.main([command, "typo.py"]) == cli.USAGE
+        assert cli_main.main([command, "typo.py"]) == cli_flags.USAGE
         assert capsys.readouterr().err == expected
 
 
@@ -150,7 +153,7 @@ def test_whatever_a_script_runs_the_command_runs(
     monkeypatch.setattr(sys, "path", list(sys.path))
     main = sys.modules["__main__"]
     for name in ("several", "studies/several.py", str(path)):
-        assert cli.main(["plan", name]) == cli.COMPLETE
+        assert cli_main.main(["plan", name]) == cli_flags.COMPLETE
         assert capsys.readouterr().out == by_script.stdout
     assert sys.modules["__main__"] is main
     monkeypatch.delitem(sys.modules, "several_parts")
@@ -163,7 +166,7 @@ def test_a_command_that_reads_results_takes_a_file_too(
     """It asks for the study by the name under which its results are stored."""
     (tmp_path / "some_file.py").write_text(f"{PARTS}Study = None\n".replace("Study = None", SHORT), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert cli.main([command, "some_file.py"]) != cli.COMPLETE
+    assert cli_main.main([command, "some_file.py"]) != cli_flags.COMPLETE
     assert "'short_name'" in capsys.readouterr().err
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lnl import methods
-from lnl.trial import Execution, Trial, run
-from tests.test_methods import ARMS
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, run
+from tests.methods.test_methods import ARMS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

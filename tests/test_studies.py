@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lnl import methods
-from lnl.cli import find_study
-from lnl.study import Study
+from lnl.cli.studies import find_study
+from lnl.study.study import Study
 
 FILES = sorted(Path(__file__).parents[1].glob("studies/*.py"))
 NAMES = [path.stem for path in FILES if path.stem != "__init__"]

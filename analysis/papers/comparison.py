@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import plots, statistics
-from analysis.evidence import FEWEST
+from analysis import statistics, words
 from analysis.papers.registry import Entry, entries, paper
-from analysis.tables import Table, interval, percent
-from lnl.results import canonical
+from analysis.tables.table import Table, interval, percent
+from analysis.verdicts import FEWEST
+from lnl.storage.places import canonical
 
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.results import Study
 
 CLASSES = {
     "cifar100": 100,
@@ -305,8 +305,8 @@ def table(study: Study, selection: str | None = None) -> Table:
     known = frame[frame["entry"].notna()]
     rows = [
         [
-            plots.words(row["arm"]),
-            plots.setting_name(json.loads(row["setting"])),
+            words.words(row["arm"]),
+            words.setting_name(json.loads(row["setting"])),
             str(row["n"]),
             percent(row["mean"]),
             interval(row["low"], row["high"]),
@@ -318,9 +318,9 @@ def table(study: Study, selection: str | None = None) -> Table:
     ]
     header = ["arm", "setting", "n", "here (%)", "95 % interval", "reported (%)", "where", "comparison"]
     rule = study.rule(selection)
-    without = sorted({plots.words(arm) for arm in frame["arm"]} - {plots.words(arm) for arm in known["arm"]})
+    without = sorted({words.words(arm) for arm in frame["arm"]} - {words.words(arm) for arm in known["arm"]})
     caption = (
-        f"What papers report beside what was measured here. {plots.rule_sentence(rule, study.trials)} {HONEST}"
+        f"What papers report beside what was measured here. {words.rule_sentence(rule, study.trials)} {HONEST}"
         + f" No paper has a number for: {', '.join(without)}." * bool(without)
     )
     return Table(caption, header, rows, frame)
@@ -347,7 +347,7 @@ def registry_table(name: str, study: Study | None = None, selection: str | None 
                     _rule(entry),
                     "not known" if entry.n is None else str(entry.n),
                     _reported(entry.value, entry.sd, entry.measure == "training loss"),
-                    "" if mine is None else _measured(plots.words(mine["arm"]), mine),
+                    "" if mine is None else _measured(words.words(mine["arm"]), mine),
                     "" if mine is None else mine["comparison"],
                 ]
             )

@@ -20,7 +20,7 @@ import numpy as np
 
 from lnl.data import cifar, digits, folder, human, npz, stl10
 from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, expanded, opened
-from lnl.files import printable, reason, shown
+from lnl.storage.files import printable, reason, shown
 
 __all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "outline", "present"]
 

@@ -6,21 +6,20 @@ data set: the files are written into a hidden folder, flushed to disk, and the f
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from lnl import machine
-from lnl.files import is_there, open_file, open_lock, printable, read_file, reason, shown
+from lnl.storage.files import is_there, lock_file, open_file, printable, read_file, reason, shown
+from lnl.system import machine
 
 logger = logging.getLogger(__name__)
 
@@ -156,17 +155,10 @@ class _Unusable(Exception):
     """The cache is missing, damaged or outdated; says why."""
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits for the other processes that hold the lock; the system frees it when its holder dies."""
+def _locked(path: Path) -> BinaryIO:
+    """One process at a time prepares a data set; closing the file frees the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_lock(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("Another process prepares the data set; waiting for %s.", shown(path))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return lock_file(path, lambda: logger.info("Another process prepares the data set; waiting for %s.", shown(path)))
 
 
 def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lnl.data.cache import DataError
-from lnl.files import reason, shown
+from lnl.storage.files import reason, shown
 
 PATIENCE = 10.0  # seconds without an answer; torchvision itself waits for ever
 

@@ -17,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from lnl import machine
 from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, check_class_names, file_stamp, find
-from lnl.files import open_file, reason, shown
+from lnl.storage.files import open_file, reason, shown
+from lnl.system import machine
 
 LARGEST_DEFAULT = 96  # pixels
 T = TypeVar("T")

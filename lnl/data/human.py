@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data.cache import DataError, Dataset
-from lnl.files import is_there, open_file, reason, shown, zip_damage
+from lnl.storage.files import is_there, open_file, reason, shown, zip_damage
 
 _FILES = {"cifar10": ("CIFAR-10_human.pt", "cifar10n.npz"), "cifar100": ("CIFAR-100_human.pt", "cifar100n.npz")}
 _PUBLISHED = {  # our name -> name in the published file

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data.cache import Contents, DataError, Source, Split, check_class_names, chunks, file_stamp, find
-from lnl.files import open_file, reason, shown
+from lnl.storage.files import open_file, reason, shown
 
 logger = logging.getLogger(__name__)
 

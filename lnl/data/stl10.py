@@ -12,7 +12,7 @@ import numpy as np
 from lnl.data import npz
 from lnl.data.cache import Contents, Source, Split, chunks, file_stamp
 from lnl.data.download import through_torchvision
-from lnl.files import is_there
+from lnl.storage.files import is_there
 
 _CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 

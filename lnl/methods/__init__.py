@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from torch import Tensor
 
-from lnl.learner import NetworkBuilder
-from lnl.streams import Streams
-from lnl.task import Task
+from lnl.training.learner import NetworkBuilder
+from lnl.training.streams import Streams
+from lnl.training.task import Task
 
 
 class Method(Protocol):

@@ -1,10 +1,10 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230): features of two views agree, and repeat nothing.
 
-Labels are ignored, and evaluated as `lnl.readout` says.  As in the official code, the two views are two forward passes,
-each with its own batch statistics.  Departures: Adam and a cosine schedule instead of LARS (with SGD, whose steps grow
-with the loss, no rate suits few and many dimensions); batches and projector for CIFAR-10 (official, for ImageNet: 2,048
-images, 8,192 dimensions); both views are drawn from SimCLR's augmentation (official: unlike blur, and solarisation of
-the second).  Seed document 002 has no projector: `projector_layers=0`.
+Labels are ignored, and evaluated as `lnl.training.readout` says.  As in the official code, the two views are two
+forward passes, each with its own batch statistics.  Departures: Adam and a cosine schedule instead of LARS (with SGD,
+whose steps grow with the loss, no rate suits few and many dimensions); batches and projector for CIFAR-10 (official,
+for ImageNet: 2,048 images, 8,192 dimensions); both views are drawn from SimCLR's augmentation (official: unlike blur,
+and solarisation of the second).  Seed document 002 has no projector: `projector_layers=0`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
-from lnl.readout import Readout, ReadoutSettings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.streams import Streams
+from lnl.training.task import Task, order
 
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["barlow_twins"] = "barlow_twins"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    lambda_redundancy: Annotated[float, Field(ge=0)] = 0.0051  # of the correlations between dimensions, eq. 1
-    projector_layers: Annotated[int, Field(ge=0)] = 3  # 0: the loss is on the features themselves
-    projector_width: Annotated[int, Field(ge=1)] = 2048  # hidden and output dimensions, with layers only
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
+    lambda_redundancy: Annotated[float, Field(ge=0)] = 0.0051
+    """of the correlations between dimensions, eq. 1"""
+    projector_layers: Annotated[int, Field(ge=0)] = 3
+    """0: the loss is on the features themselves"""
+    projector_width: Annotated[int, Field(ge=1)] = 2048
+    """hidden and output dimensions, with layers only"""
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine")
 
 

@@ -1,9 +1,9 @@
 """BYOL (Grill et al. 2020, arXiv:2006.07733): predict what a slowly moving copy of the network makes of another view.
 
-Labels are ignored, and evaluated as `lnl.readout` says.  The loss is seed document 003's eq. 1, from -1 to 1; the
-paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that its
-running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; both views are
-drawn from SimCLR's augmentation (official: unlike blur, and solarisation of the second).
+Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is seed document 003's eq. 1, from -1 to
+1; the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so
+that its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; both
+views are drawn from SimCLR's augmentation (official: unlike blur, and solarisation of the second).
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lnl import losses, schedules
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, schedules
 from lnl.networks import Network, heads
-from lnl.readout import Readout, ReadoutSettings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.streams import Streams
+from lnl.training.task import Task, order
 
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["byol"] = "byol"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    # tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet.
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
     target_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
-    hidden: Annotated[int, Field(ge=1)] = 4096  # of projector and predictor
-    projection: Annotated[int, Field(ge=1)] = 256  # their output
+    """tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet."""
+    hidden: Annotated[int, Field(ge=1)] = 4096
+    """of projector and predictor"""
+    projection: Annotated[int, Field(ge=1)] = 256
+    """their output"""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -17,28 +17,35 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, selection
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, selection
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels", "two networks")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["co_teaching"] = "co_teaching"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    augmentation: View = "weak"  # the paper: none
-    forget_rate: Annotated[float, Field(ge=0, lt=1)] = 0.2  # τ: share of a batch left out; the paper: the noise rate
-    ramp: Annotated[int, Field(ge=1)] = 10  # T_k, epochs until τ is reached (exponent 1)
-    exponent: Annotated[float, Field(gt=0)] = 1.0  # c, of the epoch (paper) or of τ (code)
-    schedule: Literal["paper", "code"] = "paper"  # τ min(t^c / T_k, 1), or from 0 to τ^c in T_k epochs and then τ
-    prediction: Literal["first", "ensemble"] = "first"  # network; the ensemble averages both probabilities
+    augmentation: View = "weak"
+    """the paper: none"""
+    forget_rate: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """τ: share of a batch left out; the paper: the noise rate"""
+    ramp: Annotated[int, Field(ge=1)] = 10
+    """T_k, epochs until τ is reached (exponent 1)"""
+    exponent: Annotated[float, Field(gt=0)] = 1.0
+    """c, of the epoch (paper) or of τ (code)"""
+    schedule: Literal["paper", "code"] = "paper"
+    """τ min(t^c / T_k, 1), or from 0 to τ^c in T_k epochs and then τ"""
+    prediction: Literal["first", "ensemble"] = "first"
+    """network; the ensemble averages both probabilities"""
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, schedule="linear", milestones=(0.4,))
 
 

@@ -32,66 +32,91 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from lnl import graph, losses, schedules, selection, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import graph, losses, mixtures, schedules, selection, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "two networks")
 
 View = Literal["none", "weak", "strong", "autoaugment"]
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     """Defaults are the official code's for CIFAR-10."""
 
     name: Literal["dividemix"] = "dividemix"
-    batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled; twice in warm-up
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """labelled images a step, and as many unlabelled; twice in warm-up"""
 
-    warm_up: Annotated[int, Field(ge=0)] = 10  # first epochs, on all labels; the paper: 10, CIFAR-100: 30
-    warm_up_updates: Literal["all", "head"] = "all"  # head: a trained backbone is only probed, so cannot memorise
-    confidence_penalty: Annotated[float, Field(ge=0)] = (
-        0.0  # weight of Σ p log p in warm-up; the paper: 1 if asymmetric
-    )
+    warm_up: Annotated[int, Field(ge=0)] = 10
+    """first epochs, on all labels; the paper: 10, CIFAR-100: 30"""
+    warm_up_updates: Literal["all", "head"] = "all"
+    """head: a trained backbone is only probed, so cannot memorise"""
+    confidence_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """weight of Σ p log p in warm-up; the paper: 1 if asymmetric"""
 
-    # What tells a wrong label: its loss | its neighbours' labels | FINE | loss and neighbours, by the product of their
-    # probabilities | or by one mixture in two dimensions.
     split_source: Literal["loss", "neighbours", "fine", "product", "both"] = "loss"
-    embedding: Literal["current", "initial"] = "current"  # not loss: features of the network now, or before training
-    neighbours: Annotated[int, Field(ge=1)] = 100  # neighbours, product, both only: of an image, at most all others
-    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.1  # the same only: of their weights e^(cosine/temperature)
-    average_losses: Literal["auto", "always", "never"] = "auto"  # over epochs; the paper: at 90 % noise only
-    history: Annotated[int, Field(ge=1)] = 5  # auto and always only: epochs that are averaged
-    separation: Annotated[float, Field(ge=0)] = 2.0  # auto: averaged if the first Gaussians are closer (Ashman's D)
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5  # clean: probability above it; the paper: 0.6 at 90 % noise
-    co_divide: bool = True  # learn from the other network's division, not from the own
+    """What tells a wrong label: its loss | its neighbours' labels | FINE | loss and neighbours, by the product of their
+    probabilities | or by one mixture in two dimensions."""
+    embedding: Literal["current", "initial"] = "current"
+    """not loss: features of the network now, or before training"""
+    neighbours: Annotated[int, Field(ge=1)] = 100
+    """neighbours, product, both only: of an image, at most all others"""
+    neighbour_temperature: Annotated[float, Field(gt=0)] = 0.1
+    """the same only: of their weights e^(cosine/temperature)"""
+    average_losses: Literal["auto", "always", "never"] = "auto"
+    """over epochs; the paper: at 90 % noise only"""
+    history: Annotated[int, Field(ge=1)] = 5
+    """auto and always only: epochs that are averaged"""
+    separation: Annotated[float, Field(ge=0)] = 2.0
+    """auto: averaged if the first Gaussians are closer (Ashman's D)"""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """clean: probability above it; the paper: 0.6 at 90 % noise"""
+    co_divide: bool = True
+    """learn from the other network's division, not from the own"""
 
-    refine: bool = True  # mix the labels of clean images with predictions, eq. 3
-    co_guess: bool = True  # the labels of the others by both networks, not by the own alone
-    # BatchNorm of the network that learns, as it guesses: by the batch, moving the running statistics | by the batch |
-    # by the running ones (inference mode, as networks with other layers of chance need it).
+    refine: bool = True
+    """mix the labels of clean images with predictions, eq. 3"""
+    co_guess: bool = True
+    """the labels of the others by both networks, not by the own alone"""
     guess_statistics: Literal["moving", "batch", "running"] = "moving"
-    views: Annotated[int, Field(ge=1)] = 2  # M, per image
-    temperature: Annotated[float, Field(gt=0)] = 0.5  # T of sharpening both, eq. 4
-    mixup: Literal["batch", "image", "none"] = "batch"  # who shares a mixing coefficient
-    alpha: Annotated[float, Field(gt=0)] = 4.0  # mixup batch and image only: of Beta(alpha, alpha)
-    lambda_u: Annotated[float, Field(ge=0)] = 25.0  # of L_U; the paper: 0 with few or asymmetric wrong labels, to 150
-    ramp: Annotated[int, Field(ge=0)] = 16  # epochs over which lambda_u rises from 0, after warm-up
-    prior: bool = True  # the penalty of uneven predictions, eq. 11
-    ensemble: Literal["logits", "probabilities", "first"] = "logits"  # averaged at test; or the first network
+    """BatchNorm of the network that learns, as it guesses: by the batch, moving the running statistics | by the batch |
+    by the running ones (inference mode, as networks with other layers of chance need it)."""
+    views: Annotated[int, Field(ge=1)] = 2
+    """M, per image"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """T of sharpening both, eq. 4"""
+    mixup: Literal["batch", "image", "none"] = "batch"
+    """who shares a mixing coefficient"""
+    alpha: Annotated[float, Field(gt=0)] = 4.0
+    """mixup batch and image only: of Beta(alpha, alpha)"""
+    lambda_u: Annotated[float, Field(ge=0)] = 25.0
+    """of L_U; the paper: 0 with few or asymmetric wrong labels, to 150"""
+    ramp: Annotated[int, Field(ge=0)] = 16
+    """epochs over which lambda_u rises from 0, after warm-up"""
+    prior: bool = True
+    """the penalty of uneven predictions, eq. 11"""
+    ensemble: Literal["logits", "probabilities", "first"] = "logits"
+    """averaged at test; or the first network"""
 
-    # AugDesc-XY: X for guesses (analysis), Y for learning (descent), drawn apart.  Equal and not drawn apart, they are
-    # the same images: Runtime-X, and DivideMix itself with X = weak.  Different ones are drawn apart in any case.
     warm_up_view: View = "weak"
+    """of images in warm-up"""
     loss_view: View = "none"
+    """for the losses that tell wrong labels"""
     guess_view: View = "weak"
+    """X of AugDesc-XY: for guesses (analysis)"""
     train_view: View = "weak"
-    separate_views: bool = False  # equal guess_view and train_view only
+    """Y of AugDesc-XY: for learning (descent)"""
+    separate_views: bool = False
+    """whether X and Y are drawn apart where they are equal.  Not drawn apart, they are the same images: Runtime-X, and
+    DivideMix itself with X = weak.  Different ones are drawn apart in any case."""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(0.5,)
     )
@@ -237,13 +262,13 @@ class Method:
         averages = self.averages(now)
         signals = torch.where(averages, self.averaged(now), now)
         if config.split_source == "both":
-            clean, mixture = selection.joint_mixture(signals, generator)
+            clean, mixture = mixtures.joint_mixture(signals, generator)
         else:
-            each, components = selection.gaussian_mixture(signals, generator, monotone=True)
+            each, components = mixtures.gaussian_mixture(signals, generator, monotone=True)
             clean, mixture = each.prod(-2), components[:, 0]
         if config.split_source == "fine":
-            clean = selection.mixture_by_class(signals[:, 0], task.labels[task.labelled], task.classes, generator)
-        threshold = selection.reachable(config.threshold, clean)
+            clean = mixtures.mixture_by_class(signals[:, 0], task.labels[task.labelled], task.classes, generator)
+        threshold = mixtures.reachable(config.threshold, clean)
         return Division(signals[:, 0], mixture, clean, clean > threshold, threshold.squeeze(-1), averages)
 
     def _signals(self, net: int) -> Tensor:
@@ -256,7 +281,7 @@ class Method:
         if config.split_source != "loss":
             initial = config.embedding == "initial"
             signals.append(self.initial.of(task.labelled)[:, net] if initial else self._by_features(net))
-        return selection.normalise(torch.stack(signals))
+        return mixtures.normalise(torch.stack(signals))
 
     def _by_features(self, net: int) -> Tensor:
         """How badly the given labels fit the network's features: (L,)."""
@@ -281,8 +306,8 @@ class Method:
         if config.average_losses != "auto":
             return torch.tensor(config.average_losses == "always", device=now.device)
         if self.averaging.of(index).isnan().any():
-            mixture = selection.gaussian_mixture(now[:, 0], self.streams["mixture"])
-            overlaps = selection.separation(mixture.components).mean() < config.separation
+            mixture = mixtures.gaussian_mixture(now[:, 0], self.streams["mixture"])
+            overlaps = mixtures.separation(mixture.components).mean() < config.separation
             self.averaging.note(index, overlaps.expand(len(index)))
         return self.averaging.of(index).bool().all()
 

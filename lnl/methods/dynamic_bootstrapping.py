@@ -20,29 +20,35 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, selection, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, mixtures, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels",)
 HARDEST = 0.001  # temperature at the end of training, dynamic_mixup only
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["dynamic_bootstrapping"] = "dynamic_bootstrapping"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
-    loss_augmentation: View = "weak"  # for the losses of the mixture
-    guess: Literal["hard", "soft", "dynamic_mixup"] = "hard"  # M-DYR-H, M-DYR-S, MD-DYR-SH
-    bootstrap_from: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of training with plain mixup: 105 of 300 epochs
-    alpha: Annotated[float, Field(gt=0)] = 32.0  # of Beta(alpha, alpha); dynamic_mixup: before bootstrapping only
-    prior_weight: Annotated[float, Field(ge=0)] = 1.0  # of R, while bootstrapping
+    loss_augmentation: View = "weak"
+    """for the losses of the mixture"""
+    guess: Literal["hard", "soft", "dynamic_mixup"] = "hard"
+    """M-DYR-H, M-DYR-S, MD-DYR-SH"""
+    bootstrap_from: Annotated[float, Field(ge=0, le=1)] = 0.35
+    """share of training with plain mixup: 105 of 300 epochs"""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """of Beta(alpha, alpha); dynamic_mixup: before bootstrapping only"""
+    prior_weight: Annotated[float, Field(ge=0)] = 1.0
+    """of R, while bootstrapping"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 5 / 6)
     )
@@ -98,9 +104,9 @@ class Method:
         task, view = self.task, self.config.loss_augmentation
         logits = task.over(task.labelled, self.learner.logits, view, self.streams["augment/losses"])
         found = losses.cross_entropy(logits, task.labels[task.labelled])
-        clean, mixture = selection.beta_mixture(found)
-        self.mixture = selection.normalised_components(mixture, found)
-        self.losses.note(task.labelled, selection.normalise(found))
+        clean, mixture = mixtures.beta_mixture(found)
+        self.mixture = mixtures.normalised_components(mixture, found)
+        self.losses.note(task.labelled, mixtures.normalise(found))
         self.clean.note(task.labelled, clean)
 
     def guess(self, images: Tensor, progress: float) -> Tensor:

@@ -1,8 +1,8 @@
 """FixMatch (Sohn et al. 2020, arXiv:2001.07685): a confident guess on a weak view is the target of a strong view.
 
-The update itself is `lnl.consistency`; its docstring says what is followed from the paper and what from the official
-code.  Strong views are RandAugment's with cutout (the paper's RA variant; CTAugment is not built).  Seed document 002
-trains it without a threshold and with Adam: `threshold=0`, `optimizer.kind="adam"`.
+The update itself is `lnl.training.fixmatch_update`; its docstring says what is followed from the paper and what from
+the official code.  Strong views are RandAugment's with cutout (the paper's RA variant; CTAugment is not built).  Seed
+document 002 trains it without a threshold and with Adam: `threshold=0`, `optimizer.kind="adam"`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lnl.consistency import (
+from lnl.networks import Network, heads
+from lnl.training.fixmatch_update import (
     FIXMATCH_SEARCH,
     ConsistencyBatch,
     FixMatchSettings,
@@ -23,15 +24,14 @@ from lnl.consistency import (
     taught,
     unlabelled_pool,
 )
-from lnl.learner import Learner, NetworkBuilder, Optimizer
-from lnl.networks import Network, heads
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 
 
-class Config(FixMatchSettings, frozen=True, extra="forbid"):
+class Config(FixMatchSettings):
     name: Literal["fixmatch"] = "fixmatch"
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999

@@ -17,29 +17,33 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels",)
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["gce"] = "gce"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    q: Annotated[float, Field(gt=0, le=1)] = 0.7  # of L_q: near 0 cross-entropy, 1 absolute error
-    truncated: bool = False  # whether images with p_y <= k are left out
-    k: Annotated[float, Field(ge=0, lt=1)] = 0.5  # truncated only
-    prune_from: Annotated[float, Field(ge=0, lt=1)] = (
-        1 / 3
-    )  # truncated only: share of training before the first pruning
-    prune_every: Annotated[int, Field(ge=1)] = 10  # truncated only: epochs from one pruning to the next
+    q: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """of L_q: near 0 cross-entropy, 1 absolute error"""
+    truncated: bool = False
+    """whether images with p_y <= k are left out"""
+    k: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """truncated only"""
+    prune_from: Annotated[float, Field(ge=0, lt=1)] = 1 / 3
+    """truncated only: share of training before the first pruning"""
+    prune_every: Annotated[int, Field(ge=1)] = 10
+    """truncated only: epochs from one pruning to the next"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.01, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -16,25 +16,27 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, schedules, transition
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, schedules, transition
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Task, order
 
 USES = ("labels", "probe")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["glc"] = "glc"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    # The first phase's share of the epochs.  The longer, the surer its network, and the nearer Ĉ's rows to one class.
     estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The first phase's share of the epochs.  The longer, the surer its network, and the nearer Ĉ's rows to one
+    class."""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine")
 
 

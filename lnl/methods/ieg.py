@@ -20,51 +20,69 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import losses, meta, targets
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, meta, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, balanced_order, order
 
 USES = ("labels", "probe")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["ieg"] = "ieg"
     batch_size: Annotated[int, Field(ge=2)] = 100
-    probe_batch_size: Annotated[int, Field(ge=1)] = 100  # trusted images a step, for the meta step
+    probe_batch_size: Annotated[int, Field(ge=1)] = 100
+    """trusted images a step, for the meta step"""
 
-    # Pseudo-labels: the sharpened mean prediction of one weak and K - 1 strong views.
-    views: Annotated[int, Field(ge=1)] = 2  # K
-    strong_view: Literal["autoaugment", "strong", "weak"] = "autoaugment"  # strong: RandAugment
-    temperature: Annotated[float, Field(gt=0)] = 0.5  # τ
-    logit_norm: bool = False  # logits of pseudo-labels and of mixed images are divided by their root mean square
+    views: Annotated[int, Field(ge=1)] = 2
+    """K: a pseudo-label is the sharpened mean prediction of one weak and K - 1 strong views"""
+    strong_view: Literal["autoaugment", "strong", "weak"] = "autoaugment"
+    """of the K - 1 others; strong: RandAugment"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """τ of sharpening"""
+    logit_norm: bool = False
+    """logits of pseudo-labels and of mixed images are divided by their root mean square"""
 
     # The meta step: one virtual step from weights 1/B and label coefficients `initial_coefficient`.
-    meta_gradient: meta.MetaGradient = "jvp"  # how it is computed: see `lnl.meta`
-    meta_rate: Annotated[float, Field(gt=0)] = 0.1  # α of the virtual step, not scheduled
-    meta_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # share of sgd's momentum buffer in the virtual step
-    meta_weight_decay: bool = False  # the optimizer's weight decay in both losses of the meta step (code)
-    initial_coefficient: Annotated[float, Field(ge=0, le=1)] = 0.9  # λ0 of the target λ y + (1 - λ) g
-    normaliser: Annotated[float, Field(ge=0)] = 0.0  # added to the sum that divides the weights; code: 1e-5
-    threshold: Annotated[float, Field(gt=0)] | None = (
-        None  # T in units of 1/B: lighter images are mixed up with g, others with y and without their strong views
-    )
+    meta_gradient: meta.MetaGradient = "jvp"
+    """how it is computed: see `lnl.functional.meta`"""
+    meta_rate: Annotated[float, Field(gt=0)] = 0.1
+    """α of the virtual step, not scheduled"""
+    meta_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """share of sgd's momentum buffer in the virtual step"""
+    meta_weight_decay: bool = False
+    """the optimizer's weight decay in both losses of the meta step (code)"""
+    initial_coefficient: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """λ0 of the target λ y + (1 - λ) g"""
+    normaliser: Annotated[float, Field(ge=0)] = 0.0
+    """added to the sum that divides the weights; code: 1e-5"""
+    threshold: Annotated[float, Field(gt=0)] | None = None
+    """T in units of 1/B: lighter images are mixed up with g, others with y and without their strong views"""
 
-    # L = L_w + L_λ + L_β^p + p L_β^u + k L_KL, each with its switch; p and k are 0 for none.
-    use_weights: bool = True  # L_w: weighted cross-entropy to λ0 y + (1 - λ0) g
-    use_coefficients: bool = True  # L_λ: cross-entropy to y or g, whichever the coefficient chooses
-    use_probe: bool = True  # L_β^p: mixed images that are mainly a probe image
-    mixed_weight: Annotated[float, Field(ge=0)] = 5.0  # p, of mixed images that are mainly a training image
-    consistency_weight: Annotated[float, Field(ge=0)] = 20.0  # k, of KL(weak view || strong view)
-    loss_average: Literal["paper", "code"] = "paper"  # code: (L_w + L_λ) / 2
-    mixup: Literal["beta", "code", "none"] = "beta"  # law of l: Beta(α, α) | the code's max(m, 1 - m), m = U^(1/α)/2
-    alpha: Annotated[float, Field(gt=0)] = 0.5  # of MixUp
+    # L = L_w + L_λ + L_β^p + p L_β^u + k L_KL, each with its switch.
+    use_weights: bool = True
+    """L_w: weighted cross-entropy to λ0 y + (1 - λ0) g"""
+    use_coefficients: bool = True
+    """L_λ: cross-entropy to y or g, whichever the coefficient chooses"""
+    use_probe: bool = True
+    """L_β^p: mixed images that are mainly a probe image"""
+    mixed_weight: Annotated[float, Field(ge=0)] = 5.0
+    """p, of L_β^u: mixed images that are mainly a training image; 0: none"""
+    consistency_weight: Annotated[float, Field(ge=0)] = 20.0
+    """k, of L_KL = KL(weak view || strong view); 0: none"""
+    loss_average: Literal["paper", "code"] = "paper"
+    """code: (L_w + L_λ) / 2"""
+    mixup: Literal["beta", "code", "none"] = "beta"
+    """law of l: Beta(α, α) | the code's max(m, 1 - m), m = U^(1/α)/2"""
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    """of MixUp"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="restarts", first_cycle=1 / 400, average=0.999
     )

@@ -11,7 +11,8 @@ leave it out.
 
 `clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
 the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
-Corrections to eq. 2: `lnl.graph`.  Departure from the paper: an image without a labelled neighbour casts no vote.
+Corrections to eq. 2: `lnl.functional.graph`.  Departure from the paper: an image without a labelled neighbour casts
+no vote.
 """
 
 from __future__ import annotations
@@ -19,30 +20,40 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lnl import graph
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import graph
+from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "unlabelled")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["label_propagation"] = "label_propagation"
-    mode: Literal["propagation", "neighbours"] = "propagation"  # neighbours: a vote of the given labels alone (fig. 2)
-    k: Annotated[int, Field(ge=1)] = 10  # neighbours of an image; CIFAR-100: 15; where there are fewer images, all
-    temperature: Annotated[float, Field(gt=0)] = 0.01  # T of eq. 2, against the spread of the cosines; CIFAR-100: 0.02
-    iterations: Annotated[int, Field(ge=1)] = 1  # of eq. 3 an epoch
-    clamp: Literal["off", "soft", "hard"] = "off"  # of given labels after an iteration: none, a share of them, all
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.99  # soft only: share of what the neighbours say (Zhou et al. 2003)
-    normalisation: graph.Normalisation = "symmetric"  # D^-1/2 W D^-1/2; random_walk: D^-1 W
-    symmetrise: graph.Symmetrise = "none"  # of W: mean or maximum of both directions, mutual edges alone
-    self_loops: bool = False  # an image is its own neighbour: a negative control
+    mode: Literal["propagation", "neighbours"] = "propagation"
+    """neighbours: a vote of the given labels alone (fig. 2)"""
+    k: Annotated[int, Field(ge=1)] = 10
+    """neighbours of an image; CIFAR-100: 15; where there are fewer images, all"""
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    """T of eq. 2, against the spread of the cosines; CIFAR-100: 0.02"""
+    iterations: Annotated[int, Field(ge=1)] = 1
+    """of eq. 3 an epoch"""
+    clamp: Literal["off", "soft", "hard"] = "off"
+    """of given labels after an iteration: none, a share of them, all"""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """soft only: share of what the neighbours say (Zhou et al. 2003)"""
+    normalisation: graph.Normalisation = "symmetric"
+    """D^-1/2 W D^-1/2; random_walk: D^-1 W"""
+    symmetrise: graph.Symmetrise = "none"
+    """of W: mean or maximum of both directions, mutual edges alone"""
+    self_loops: bool = False
+    """an image is its own neighbour: a negative control"""
 
     @model_validator(mode="after")
     def _neighbours_do_not_spread(self) -> Config:

@@ -13,26 +13,30 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, meta
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, meta
 from lnl.networks import heads
+from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, balanced_order, order
 
 USES = ("labels", "probe")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["learning_to_reweight"] = "learning_to_reweight"
     batch_size: Annotated[int, Field(ge=2)] = 100
-    probe_batch_size: Annotated[int, Field(ge=1)] = 100  # trusted images a step
-    meta_gradient: meta.MetaGradient = "jvp"  # how it is computed: see `lnl.meta`
-    meta_weight_decay: bool = False  # the probe's loss has the optimizer's weight decay in it (official code)
+    probe_batch_size: Annotated[int, Field(ge=1)] = 100
+    """trusted images a step"""
+    meta_gradient: meta.MetaGradient = "jvp"
+    """how it is computed: see `lnl.functional.meta`"""
+    meta_weight_decay: bool = False
+    """the probe's loss has the optimizer's weight decay in it (official code)"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=2e-4, schedule="step", milestones=(2 / 3, 5 / 6)
     )

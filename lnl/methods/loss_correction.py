@@ -7,8 +7,9 @@ loss.  With a `given` matrix, an oracle, there is one phase.
 The paper trains both phases in full; here they share the trial's epochs, so that methods cost the same: give twice the
 epochs for the paper's protocol.  Each phase goes through the optimizer's whole schedule.  T̂ comes from the last weights
 of the first phase (averaged where the optimizer averages) on images without augmentation; the official code takes those
-with the best noisy validation loss.  `lnl.transition` says what else is not followed: its filter.  The backward loss
-grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look alike.
+with the best noisy validation loss.  `lnl.functional.transition` says what else is not followed: its filter.  The
+backward loss grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look
+alike.
 
 Defaults are the paper's for CIFAR-10 with a ResNet; on CIFAR-100 it takes percentile 1 and a weight decay of 1e-3.
 Unlabelled images are not used.
@@ -21,16 +22,17 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from lnl import losses, schedules, transition
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, schedules, transition
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Task, order
 
 USES = ("labels",)
 
@@ -38,13 +40,17 @@ Matrix = tuple[tuple[float, ...], ...]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["loss_correction"] = "loss_correction"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    direction: Literal["forward", "backward"] = "forward"  # -log (p T)_n (theorem 2), or (T⁻¹ ℓ)_n (theorem 1)
-    given: Matrix | None = None  # T where it is known, such as `lnl.transition.matrix(…).tolist()`; None: estimated
-    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5  # not beside given: the first phase's share of the epochs
-    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97  # not beside given: of p_i; beyond are outliers, no anchors
+    direction: Literal["forward", "backward"] = "forward"
+    """-log (p T)_n (theorem 2), or (T⁻¹ ℓ)_n (theorem 1)"""
+    given: Matrix | None = None
+    """T where it is known, such as `lnl.functional.transition.matrix(…).tolist()`; None: estimated"""
+    estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """not beside given: the first phase's share of the epochs"""
+    percentile: Annotated[float, Field(gt=0, le=1)] = 0.97
+    """not beside given: of p_i; beyond are outliers, no anchors"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -29,34 +29,42 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
-from lnl import losses
 from lnl.data import Unfit
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels", "probe")
 Mentor = Callable[[Tensor, Tensor], Tensor]  # losses and their differences to the percentile (B,) -> weights (B,)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["mentornet"] = "mentornet"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
     mentor: Literal["predefined", "self_paced", "linear", "focal", "data_driven"] = "predefined"
-    percentile: Share = 0.75  # not focal: of a batch's losses, a share; paper's intent: to 40 % noise 0.75, at 80 % 0.5
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.5  # not focal: of the percentile's moving average λ, per step
-    gamma: Annotated[float, Field(gt=0)] = 1.0  # γ of linear, focal, and predefined's last part
-    burn_in: Share = 0.19  # share of training with weights 1
-    linear_from: Share = 0.9  # predefined only: share of training from which it is linear
-    dropout: tuple[Share, Share, Share] = (0.5, 0.05, 0.9)  # share of a batch left out at random, in three phases …
-    dropout_until: tuple[Share, Share] = (0.17, 0.95)  # … of which the first two end at these shares of training
+    percentile: Share = 0.75
+    """not focal: of a batch's losses, a share; paper's intent: to 40 % noise 0.75, at 80 % 0.5"""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """not focal: of the percentile's moving average λ, per step"""
+    gamma: Annotated[float, Field(gt=0)] = 1.0
+    """γ of linear, focal, and predefined's last part"""
+    burn_in: Share = 0.19
+    """share of training with weights 1"""
+    linear_from: Share = 0.9
+    """predefined only: share of training from which it is linear"""
+    dropout: tuple[Share, Share, Share] = (0.5, 0.05, 0.9)
+    """share of a batch left out at random, in three phases …"""
+    dropout_until: tuple[Share, Share] = (0.17, 0.95)
+    """… of which the first two end at these shares of training"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=2e-4, schedule="step", milestones=(0.5, 0.64, 0.77)
     )

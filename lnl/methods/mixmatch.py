@@ -1,7 +1,8 @@
 """MixMatch (Berthelot et al. 2019, arXiv:1905.02249): guess, sharpen and mix unlabelled images with labelled ones.
 
-The update itself is `lnl.semisupervised`; its docstring says what is followed from the paper and what from the
-official code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence AdamW.
+The update itself is `lnl.training.mixmatch_update`; its docstring says what is followed from the paper and what from
+the official code.  Weight decay 0.02 on kernels, multiplied by the learning rate, as official: decoupled, hence
+AdamW.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lnl.learner import Learner, NetworkBuilder, Optimizer
 from lnl.networks import Network, heads
-from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
 
 USES = ("labels", "unlabelled")
 
 
-class Config(MixMatchSettings, frozen=True, extra="forbid"):
+class Config(MixMatchSettings):
     name: Literal["mixmatch"] = "mixmatch"
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 

@@ -15,24 +15,27 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Task, order
 
 USES = ("labels",)
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["mixup"] = "mixup"
     batch_size: Annotated[int, Field(ge=2)] = 128
-    alpha: Annotated[float, Field(gt=0)] = 1.0  # of l from Beta(alpha, alpha): near 0 hardly mixed, large: halves
-    coefficient: Literal["batch", "image"] = "batch"  # one l for a batch, as in the official code, or for each image
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    """of l from Beta(alpha, alpha): near 0 hardly mixed, large: halves"""
+    coefficient: Literal["batch", "image"] = "batch"
+    """one l for a batch, as in the official code, or for each image"""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step")
 
 

@@ -12,27 +12,34 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses, networks, schedules, targets
-from lnl.consistency import confident_share, taught, unlabelled_pool
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl import networks
+from lnl.functional import losses, schedules, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.fixmatch_update import confident_share, taught, unlabelled_pool
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["pseudo_label"] = "pseudo_label"
-    batch_size: Annotated[int, Field(ge=2)] = 64  # labelled images a step, and as many unlabelled ones
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # least probability of a guess that becomes a label
-    lambda_u: Annotated[float, Field(ge=0)] = 1.0  # weight of the pseudo-labels' loss (official: 2 for SVHN)
-    ramp: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of training over which lambda_u rises from 0
-    include_labelled: bool = True  # labelled images are among the unlabelled ones, too
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """labelled images a step, and as many unlabelled ones"""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """least probability of a guess that becomes a label"""
+    lambda_u: Annotated[float, Field(ge=0)] = 1.0
+    """weight of the pseudo-labels' loss (official: 2 for SVHN)"""
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """share of training over which lambda_u rises from 0"""
+    include_labelled: bool = True
+    """labelled images are among the unlabelled ones, too"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999
     )

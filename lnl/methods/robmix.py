@@ -25,14 +25,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import gradients, losses, networks
-from lnl.learner import Gradients, Learner, NetworkBuilder, Optimizer
+from lnl import networks
+from lnl.functional import gradients, losses
 from lnl.networks import Network, heads
-from lnl.readout import Readout, ReadoutSettings
-from lnl.semisupervised import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.learner import Gradients, Learner, NetworkBuilder, Optimizer
+from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -40,47 +41,56 @@ TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["back
 USES = ("labels", "unlabelled")
 
 
-class Config(MixMatchSettings, frozen=True, extra="forbid"):
+class Config(MixMatchSettings):
     """Defaults are MixMatch's and SimCLR's for CIFAR-10; λ = 1 because the document names none."""
 
     name: Literal["robmix"] = "robmix"
-    # joint_two_head: both losses each step.  alternating_epoch: each epoch one pass of L1 steps, then one of L2 steps
-    # (the original one-network RobMix).  pretrain_then_ssl: `pretrain_epochs` of L1, then L2.  mixmatch_only and
-    # simclr_then_linear: one loss alone, the latter with a linear probe on the given labels.
     topology: Literal[
         "joint_two_head", "alternating_epoch", "pretrain_then_ssl", "mixmatch_only", "simclr_then_linear"
     ] = "joint_two_head"
-    lambda_mixmatch: Annotated[float, Field(ge=0)] = 1.0  # λ of L1 + λ·L2
-    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent
-    contrastive_data: Literal["union", "unlabelled"] = (
-        "union"  # views of labelled and unlabelled images, or of the latter
-    )
-    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head, which has no BatchNorm
-    projection: Annotated[int, Field(ge=1)] = 128  # its output
-    pretrain_epochs: Annotated[int, Field(ge=0)] = 0  # of L1 alone, before and besides the trial's epochs
+    """joint_two_head: both losses each step.  alternating_epoch: each epoch one pass of L1 steps, then one of L2 steps
+    (the original one-network RobMix).  pretrain_then_ssl: `pretrain_epochs` of L1, then L2.  mixmatch_only and
+    simclr_then_linear: one loss alone, the latter with a linear probe on the given labels."""
+    lambda_mixmatch: Annotated[float, Field(ge=0)] = 1.0
+    """λ of L1 + λ·L2"""
+    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5
+    """of NT-Xent"""
+    contrastive_data: Literal["union", "unlabelled"] = "union"
+    """views of labelled and unlabelled images, or of the latter"""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """of the projection head, which has no BatchNorm"""
+    projection: Annotated[int, Field(ge=1)] = 128
+    """its output"""
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0
+    """of L1 alone, before and besides the trial's epochs"""
 
-    # Weights of the projection head: trained | never | until `head_frozen_from` of training | in pre-training only.
     head_update: Literal["train", "frozen", "frozen_after", "frozen_pretrained"] = "train"
+    """Weights of the projection head: trained | never | until `head_frozen_from` of training | in pre-training only."""
     head_frozen_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """frozen_after only: share of training"""
 
-    # What L1 sends into the backbone: its gradient | nothing | times ±`gradient_scale` | cut to norm `gradient_clip`
-    # | with Gaussian noise of `gradient_noise` times its norm.  Or a rule for both losses there: PCGrad (Yu et al.
-    # 2020) on both gradients or on L1's alone; GradNorm (Chen et al. 2018).  scale_head scales the head's own
-    # gradient instead.
     head_gradient: Literal[
         "flow", "stop", "scale", "reverse", "clip", "noise", "pcgrad", "pcgrad_asymmetric", "gradnorm", "scale_head"
     ] = "flow"
+    """What L1 sends into the backbone: its gradient | nothing | times ±`gradient_scale` | cut to norm `gradient_clip` |
+    with Gaussian noise of `gradient_noise` times its norm.  Or a rule for both losses there: PCGrad (Yu et al. 2020) on
+    both gradients or on L1's alone; GradNorm (Chen et al. 2018).  scale_head scales the head's own gradient instead."""
     gradient_scale: Annotated[float, Field(gt=0)] = 1.0
+    """scale, reverse, scale_head only: the factor"""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """clip only: the largest norm"""
     gradient_noise: Annotated[float, Field(gt=0)] = 1.0
-    gradnorm_alpha: Annotated[float, Field(ge=0)] = 1.5  # pull towards the loss that lags behind
+    """noise only: its size, times the gradient's norm"""
+    gradnorm_alpha: Annotated[float, Field(ge=0)] = 1.5
+    """gradnorm only: pull towards the loss that lags behind"""
 
-    # One optimizer | one per module (the same training, bit for bit, while all step) | two that both own the
-    # backbone: one steps on L1's gradient, the other on λ·L2's, both taken at the same weights or the second after
-    # the first's step.
     optimizers: Literal["single", "per_module", "two_owner"] = "single"
-    updated: Literal["both", "classifier", "projection"] = "both"  # the head whose optimizer steps
+    """One optimizer | one per module (the same training, bit for bit, while all step) | two that both own the backbone:
+    one steps on L1's gradient, the other on λ·L2's."""
+    updated: Literal["both", "classifier", "projection"] = "both"
+    """the head whose optimizer steps"""
     sync: Literal["together", "alternate"] = "together"
+    """two_owner only: both gradients taken at the same weights | the second after the first's step"""
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 
     @model_validator(mode="after")

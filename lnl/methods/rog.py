@@ -17,29 +17,36 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from lnl import losses, targets
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses, targets
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Task, View, order
 
 USES = ("labels",)
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["rog"] = "rog"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
-    train: bool = True  # False: the generative classifier on the backbone as the trial's init_from or weights give it
-    head: Literal["generative", "softmax"] = "generative"  # who predicts; softmax: the trained network itself
-    support: Annotated[float, Field(gt=0, le=1)] = 0.7  # share of each class that the estimates rest on
-    concentration_steps: Annotated[int, Field(ge=0)] = 1  # of the minimum covariance determinant; 0: all images count
-    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0  # s of (1 - s) Σ + s (tr Σ / D) I; 0: pseudo-inverse
-    prior: Literal["uniform", "given"] = "uniform"  # of the classes; given: their share of the given labels
+    train: bool = True
+    """False: the generative classifier on the backbone as the trial's init_from or weights give it"""
+    head: Literal["generative", "softmax"] = "generative"
+    """who predicts; softmax: the trained network itself"""
+    support: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """share of each class that the estimates rest on"""
+    concentration_steps: Annotated[int, Field(ge=0)] = 1
+    """of the minimum covariance determinant; 0: all images count"""
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """s of (1 - s) Σ + s (tr Σ / D) I; 0: pseudo-inverse"""
+    prior: Literal["uniform", "given"] = "uniform"
+    """of the classes; given: their share of the given labels"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -16,33 +16,41 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lnl import losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Task, order
 
 USES = ("labels", "unlabelled")
 ORIENTATIONS = 4
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     """Defaults are those of S4L-Rotation on ImageNet."""
 
     name: Literal["s4l"] = "s4l"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # labelled images a step, and as many unlabelled ones
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """labelled images a step, and as many unlabelled ones"""
     pretext: Literal["rotation", "exemplar"] = "rotation"
-    mode: Literal["joint", "pretrain"] = "joint"  # L_sup + w L_self | L_self in pre-training only, then L_sup
-    pretrain_epochs: Annotated[int, Field(ge=0)] = 0  # of L_self alone, before and besides the trial's epochs
-    weight: Annotated[float, Field(ge=0)] = 1.0  # w, joint only
-    exemplars: Annotated[int, Field(ge=2)] = 8  # views of every image, exemplar only
-    embedding: Annotated[int, Field(ge=1)] = 1000  # dimensions in which distances count, exemplar only
-    evaluation: Literal["upright", "all_orientations"] = "upright"  # one prediction | mean of the logits of four
+    mode: Literal["joint", "pretrain"] = "joint"
+    """L_sup + w L_self | L_self in pre-training only, then L_sup"""
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0
+    """of L_self alone, before and besides the trial's epochs"""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """w, joint only"""
+    exemplars: Annotated[int, Field(ge=2)] = 8
+    """views of every image, exemplar only"""
+    embedding: Annotated[int, Field(ge=1)] = 1000
+    """dimensions in which distances count, exemplar only"""
+    evaluation: Literal["upright", "all_orientations"] = "upright"
+    """one prediction | mean of the logits of four"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, weight_decay=1e-3, schedule="step", milestones=(0.7, 0.8, 0.9), factor=0.1
     )

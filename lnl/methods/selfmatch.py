@@ -1,9 +1,9 @@
 """SelfMatch (Kim et al. 2021, arXiv:2101.06480): SimCLR on all images, then FixMatch on the whole network.
 
 Stage 1 takes `pretrain_epochs` besides the trial's epochs; a step of it sees B + µB images, as many as one of stage 2
-(512, the batch of SimCLR's CIFAR-10 recipe).  Losses are those of `lnl.losses.nt_xent` and `lnl.consistency`.  Ours,
-because the paper's settings could not be had: one optimizer, FixMatch's, with one schedule over both stages, and the
-projection head of `simclr`.
+(512, the batch of SimCLR's CIFAR-10 recipe).  Losses are those of `lnl.functional.losses.nt_xent` and
+`lnl.training.fixmatch_update`.  Ours, because the paper's settings could not be had: one optimizer, FixMatch's, with
+one schedule over both stages, and the projection head of `simclr`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.consistency import (
+from lnl.functional import losses
+from lnl.networks import Network, heads
+from lnl.space import Space, Uniform
+from lnl.training.fixmatch_update import (
     FIXMATCH_SEARCH,
     ConsistencyBatch,
     FixMatchSettings,
@@ -26,22 +28,23 @@ from lnl.consistency import (
     taught,
     unlabelled_pool,
 )
-from lnl.learner import Learner, NetworkBuilder, Optimizer
-from lnl.networks import Network, heads
-from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Beliefs, Record, Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Beliefs, Record, Task, order
 
 USES = ("labels", "unlabelled")
 
 
-class Config(FixMatchSettings, frozen=True, extra="forbid"):
+class Config(FixMatchSettings):
     name: Literal["selfmatch"] = "selfmatch"
-    # 20 epochs of 1,024 steps are some 200 passes over CIFAR-10.
-    pretrain_epochs: Annotated[int, Field(ge=1)] = 20  # of SimCLR, before and besides the trial's epochs
-    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent
-    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head
-    projection: Annotated[int, Field(ge=1)] = 128  # its output
+    pretrain_epochs: Annotated[int, Field(ge=1)] = 20
+    """of SimCLR, before and besides the trial's epochs; 20 of 1,024 steps are some 200 passes over CIFAR-10"""
+    contrastive_temperature: Annotated[float, Field(gt=0)] = 0.5
+    """of NT-Xent"""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """of the projection head"""
+    projection: Annotated[int, Field(ge=1)] = 128
+    """its output"""
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999
     )

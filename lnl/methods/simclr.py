@@ -1,7 +1,7 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
-Evaluated as `lnl.readout` says, on features before the projection head.  Departure from the paper: SGD with momentum
-and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
+Evaluated as `lnl.training.readout` says, on features before the projection head.  Departure from the paper: SGD with
+momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
-from lnl.readout import Readout, ReadoutSettings
 from lnl.space import Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.streams import Streams
+from lnl.training.task import Task, order
 
 USES = ("unlabelled",)
 
 
-class Config(ReadoutSettings, frozen=True, extra="forbid"):
+class Config(ReadoutSettings):
     name: Literal["simclr"] = "simclr"
-    batch_size: Annotated[int, Field(ge=2)] = 256  # images a step: twice as many views
-    temperature: Annotated[float, Field(gt=0)] = 0.5  # of NT-Xent, eq. 1; the CIFAR-10 recipe's
-    hidden: Annotated[int, Field(ge=1)] = 128  # of the projection head
-    projection: Annotated[int, Field(ge=1)] = 128  # its output
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """images a step: twice as many views"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """of NT-Xent, eq. 1; the CIFAR-10 recipe's"""
+    hidden: Annotated[int, Field(ge=1)] = 128
+    """of the projection head"""
+    projection: Annotated[int, Field(ge=1)] = 128
+    """its output"""
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -10,20 +10,21 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
-from lnl import losses
-from lnl.learner import Learner, NetworkBuilder, Optimizer
+from lnl.functional import losses
 from lnl.networks import Network, heads
+from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
-from lnl.streams import Streams
-from lnl.task import Task, View, order
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.streams import Streams
+from lnl.training.task import Task, View, order
 
 USES = ("labels",)
 
 
-class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Config(Settings):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
     augmentation: View = "weak"

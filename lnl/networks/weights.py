@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lnl.files import open_file, zip_damage
+from lnl.storage.files import open_file, zip_damage
 
 HEADS = ("fc.", "head.", "heads.", "classifier.")  # what torchvision and others call last layers: left out
 

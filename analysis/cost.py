@@ -1,0 +1,315 @@
+"""What a study cost: device-hours per arm, of use and of none, and what its machines did besides.
+
+An attempt costs the time from its start to its end, times the devices that it held: GPUs (two trials that share one
+half a GPU each) or, where it held none, CPUs.  The two are never added.  `seconds` in a trial's row is something else,
+the training behind it, which earlier attempts may have done: what an outcome took over from attempts that were lost is
+of use, and only the rest of their time is waste.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.figures.base import Plot
+from analysis.results import LoadError
+from analysis.tables.table import Table
+from analysis.words import plural, words
+from lnl import replicates
+from lnl.storage.outcomes import FAILURES_THAT_ARE_OUTCOMES
+from lnl.storage.places import Place, place
+from lnl.storage.read import LeftOut
+from lnl.storage.schema import renamed
+from lnl.storage.store import Store
+
+UNITS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
+KINDS = {  # what became of an attempt -> what the caption says of it
+    "useful": "attempts that became outcomes, diverged ones among them, and what these took over from lost ones",
+    "failed": "out of memory and errors",
+    "pruned": "given up by a search, which is its design and no accident",
+    "lost": "preempted, or their worker died",
+    "repeated": "outcomes that a later one of other code replaced",
+}
+IDLE = "idle"
+RUN_EVENTS = ["run_started", "run_resized", "run_ended"]
+TIMES = ("started_at", "ended_at", "device", "gpus", "cpus")
+COLUMNS = ("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class", "seconds", *TIMES)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Of a study, or of some of it.  Hours are NaN where no row tells them."""
+
+    study: str
+    spent: pd.DataFrame  # arm, unit, kind, reason, device, hours: one row per attempt, two where part of it was of use
+    idle: dict[str, float]  # unit -> hours that runs could have used and nothing did
+    runs: int  # that said what they could use
+    silent: int  # runs that did not
+    unended: int  # of all; still running, or killed
+    unreadable: LeftOut
+
+    def arms(self) -> pd.DataFrame:
+        """Per arm and unit, the dearest first: attempts, untimed, a column per kind (NaN: not known) and the total."""
+        rows = []
+        for (arm, unit), mine in self.spent.groupby(["arm", "unit"], sort=False):
+            counted = mine.drop_duplicates(["trial", "attempt"])
+            by_kind = {kind: _sum(mine.loc[mine["kind"] == kind, "hours"]) for kind in KINDS}
+            by_kind |= dict.fromkeys(set(KINDS) - set(mine["kind"]), 0.0)
+            about = {"arm": arm, "unit": unit, "attempts": len(counted), "untimed": int(counted["hours"].isna().sum())}
+            rows.append({**about, **by_kind, "total": _sum(mine["hours"])})
+        frame = pd.DataFrame(rows, columns=["arm", "unit", "attempts", "untimed", *KINDS, "total"])
+        return frame.sort_values(["unit", "total"], ascending=False, kind="stable", ignore_index=True)
+
+    def devices(self) -> pd.DataFrame:
+        """Attempts and hours per kind of device."""
+        counted = self.spent.assign(device=self.spent["device"].fillna("device not known"))
+        hours = counted.groupby(["unit", "device"])["hours"].agg(_sum)
+        attempts = counted.drop_duplicates(["trial", "attempt"]).groupby(["unit", "device"]).size()
+        return pd.DataFrame({"attempts": attempts, "hours": hours}).reset_index()
+
+    def units(self) -> list[str]:
+        """Those that occur."""
+        return [unit for unit in UNITS.values() if unit in self.idle or (self.spent["unit"] == unit).any()]
+
+    def table(self) -> Table:
+        """A line per arm, those of GPUs first, then what was idle and the total."""
+        arms, rows, numbers = self.arms(), [], []
+        for unit in self.units():
+            here = self.spent[self.spent["unit"] == unit]
+            idle = self.idle.get(unit, np.nan)
+            for row in statistics.records(arms[arms["unit"] == unit]):
+                rows.append([words(row["arm"]), unit, *_cells(here[here["arm"] == row["arm"]])])
+                numbers.append(row)
+            least = "≥ " * bool(self.silent and not np.isnan(idle))
+            rows.append([IDLE, unit, *[""] * (1 + len(KINDS)), least + _hours(idle)])
+            *cells, _ = _cells(here)
+            missing = here["hours"].isna().any() or np.isnan(idle) or least
+            total = _sum(pd.Series([*here["hours"], idle]))
+            rows.append(["all", unit, *cells, "≥ " * bool(missing) + _hours(total)])
+            numbers += [{"arm": IDLE, "unit": unit, "total": idle}, {"arm": "all", "unit": unit, "total": total}]
+        header = ["arm", "unit", "attempts", *KINDS, "total"]
+        return Table(self._caption(), header, rows, pd.DataFrame(numbers, columns=list(arms.columns)))
+
+    def _caption(self) -> str:
+        kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+        return (
+            f"What it cost: time of attempts from start to end × devices held. {kinds[0].upper()}{kinds[1:]}. "
+            f"Idle: what the machines could have done while a run had them, start-up and interrupted attempts included."
+        )
+
+    def sentences(self) -> Iterator[str]:
+        """What the table does not say."""
+        for unit in self.units():
+            failed = self.spent[(self.spent["kind"] == "failed") & (self.spent["unit"] == unit)]
+            if len(failed):
+                by_class = failed.fillna({"reason": "not said why"}).groupby("reason")["hours"].agg(_sum)
+                parts = ", ".join(f"{reason} {_hours(hours)}" for reason, hours in by_class.items())
+                yield f"Failed, {unit}: {parts}."
+        for row in statistics.records(self.devices()):
+            attempts = f"{row['attempts']:,} {plural('attempt', row['attempts'])}"
+            yield f"{row['device']}: {attempts}, {_hours(row['hours'])} {row['unit']}."
+        if not self.runs:
+            yield "Idle time is not known: no run has told what it could use."
+        elif self.silent:
+            yield f"Runs that have not told what they could use, so that their idle time is not known: {self.silent}."
+        if self.unended:
+            yield f"Runs without an end, running or killed, counted up to their last attempt's end: {self.unended}."
+
+    def figure(self) -> Plot:
+        """Bars per arm, of use and of none."""
+        from analysis.figures.cost import bars  # matplotlib is needed here only
+
+        return bars(self)
+
+
+def of(root: str | Place, study: str, preset: str | None = None, night: date | str | None = None) -> Ledger:
+    """The ledger of a study, of one preset or one night if given.  Raises `LoadError` where nothing was ever tried."""
+    store = Store(place(root))
+    rows, broken = store.read("trials", study, COLUMNS)
+    told, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
+    mine = _timed(renamed(rows, store.plans(study)))
+    runs = _runs(told[told["study"] == study], preset, mine)
+    spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
+    spent = spent.merge(mine.drop(columns="hours"), on=["trial", "attempt"])
+    if preset is not None:
+        spent = spent[spent["preset"] == preset]
+    if night is not None:
+        first = replicates.first_replicate(replicates.parse(night) if isinstance(night, str) else night)
+        spent = spent[spent["replicate"] // replicates.A_NIGHT == first // replicates.A_NIGHT]
+        runs = [run for run in runs if ((spent["started_at"] < run["end"]) & (spent["ended_at"] > run["start"])).any()]
+    if spent.empty:
+        wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
+        there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
+        raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
+    # Zeros are a cluster that was not asked.
+    telling = [run for run in runs if any(any(part["resources"].values()) for part in run["parts"])]
+    busy = _timed(store.read("trials", columns=TIMES)[0]) if telling else mine
+    idle = _idle(telling, busy)
+    for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
+        idle[unit] = max(0.0, idle[unit] - spent.loc[spent["unit"] == unit, "unseen"].sum())
+    label = spent["arm"].where(spent["search"].isna(), spent["arm"] + ", search")
+    spent = spent.assign(arm=label, reason=spent["failure_class"])
+    columns = ["trial", "attempt", "arm", "unit", "kind", "reason", "device", "hours"]
+    unended = sum(run["open"] for run in runs)
+    spent, counts = spent[columns].reset_index(drop=True), (len(telling), len(runs) - len(telling))
+    return Ledger(study, spent, idle, *counts, unended, broken | damaged)
+
+
+def _timed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Attempts with the unit they are counted in, the devices that they held, and their hours (NaN: not known)."""
+    on_gpu = (rows["gpus"] > 0) | (rows["gpus"].isna() & ~rows["device"].fillna("").str.endswith("CPU"))
+    held = rows["gpus"].where(on_gpu, rows["cpus"])
+    wall = (rows["ended_at"] - rows["started_at"]).dt.total_seconds() / 3600
+    unit = np.where(on_gpu, UNITS["gpus"], UNITS["cpus"])
+    return rows.assign(unit=unit, held=held, wall=wall, hours=wall * held)
+
+
+def _portions(attempts: pd.DataFrame) -> Iterator[tuple[str, int, str, float, float]]:
+    """(trial, attempt, kind, hours, hours of attempts without a row among them) for every part of every attempt.
+
+    The attempts before an outcome may be its beginning: its `seconds` tell how much training it goes on from.
+    """
+    for _, group in attempts.sort_values("attempt").groupby("trial", sort=False):
+        rows = statistics.records(group)
+        last = max((row["attempt"] for row in rows if _is_outcome(row)), default=None)
+        before: list[dict[str, Any]] = []
+        for row in rows:
+            if not _is_outcome(row) and row["status"] != "pruned":
+                before.append(row)
+                continue
+            kind = "pruned" if row["status"] == "pruned" else "useful" if row["attempt"] == last else "repeated"
+            taken_over = np.nan_to_num(max(row["seconds"] / 3600 - row["wall"], 0.0))
+            known = sum(one["wall"] for one in before if not np.isnan(one["wall"]))
+            share = min(1.0, taken_over / known) if known else 0.0
+            for one in before:
+                yield one["trial"], one["attempt"], _waste(one), (1 - share) * one["hours"], 0.0
+                if share and not np.isnan(one["hours"]):
+                    yield one["trial"], one["attempt"], kind, share * one["hours"], 0.0
+            unseen = (taken_over - share * known) * row["held"]
+            yield row["trial"], row["attempt"], kind, row["hours"] + unseen, unseen
+            before = []
+        for one in before:
+            yield one["trial"], one["attempt"], _waste(one), one["hours"], 0.0
+
+
+def _is_outcome(row: Mapping[str, Any]) -> bool:
+    return row["status"] == "ok" or row["failure_class"] in FAILURES_THAT_ARE_OUTCOMES
+
+
+def _waste(row: Mapping[str, Any]) -> str:
+    return "lost" if row["status"] == "preempted" else "failed"
+
+
+def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each with start, end, and `open` where nobody told its end: then its last attempt's.
+
+    Its `parts` have start, end, resources and hosts: machines came or went between them.
+    """
+    told = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
+    ends = {row["run"]: row["at"] for row in told if row["kind"] == "run_ended"}
+    started = [row for row in told if row["kind"] == "run_started" and preset in (None, row["preset"])]
+    runs = []
+    for row in started:
+        end = ends.get(row["run"])
+        if end is None:
+            later = [other["at"] for other in started if other["at"] > row["at"]]
+            during = attempts[(attempts["started_at"] >= row["at"])]
+            during = during[during["started_at"] < min(later)] if later else during
+            end = max([row["at"], *during["ended_at"].dropna()])
+        sizes = [row, *(other for other in told if other["kind"] == "run_resized" and other["run"] == row["run"])]
+        borders = [*(min(size["at"], end) for size in sizes), end]
+        kind = "GPU" if any(size["resources"].get("GPU") for size in sizes) else "CPU"
+        parts = [
+            {"start": start, "end": until, "hosts": frozenset(size.get("hosts") or ())}
+            | {"resources": {kind: size["resources"].get(kind, 0.0)}}
+            for size, (start, until) in zip(sizes, pairwise(borders), strict=True)
+        ]
+        runs.append({"start": row["at"], "end": end, "open": row["run"] not in ends, "parts": parts})
+    return runs
+
+
+def _idle(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str, float]:
+    """Hours per unit that runs could have used and no attempt, of whatever study, did.
+
+    Drivers that share a machine share its devices: while both run, they count once.  Idle CPUs beside GPUs are not
+    counted.
+    """
+    idle: dict[str, float] = {}
+    parts = [part for run in runs for part in run["parts"]]
+    borders = sorted({time for part in parts for time in (part["start"], part["end"])})
+    for start, end in pairwise(borders):
+        now = [part for part in parts if part["start"] <= start and end <= part["end"]]
+        capacity = _capacity(now)
+        for unit, devices in capacity.items():
+            those = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
+            idle[unit] = idle.get(unit, 0.0) + _unused(devices, those, start, end)
+    return idle
+
+
+def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Devices per unit of the runs' machines, each machine once."""
+    clusters: list[tuple[frozenset[str], dict[str, float]]] = []
+    for part in parts:
+        hosts, most = part["hosts"], dict(part["resources"])
+        apart = []
+        for other, resources in clusters:
+            if hosts & other or not hosts or not other:  # who does not tell its hosts may be on any
+                names = most | resources
+                hosts, most = hosts | other, {name: max(most.get(name, 0), resources.get(name, 0)) for name in names}
+            else:
+                apart.append((other, resources))
+        clusters = [*apart, (hosts, most)]
+    found: dict[str, float] = {}
+    for _, resources in clusters:
+        name, kind = ("gpus", "GPU") if "GPU" in resources else ("cpus", "CPU")
+        found[UNITS[name]] = found.get(UNITS[name], 0.0) + resources[kind]
+    return found
+
+
+def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> float:
+    """Device-hours between two times that these attempts leave."""
+    inside = attempts[(attempts["started_at"] < end) & (attempts["ended_at"] > start)]
+    steps = [(start, 0.0), (end, 0.0)]
+    for begins, ends, held in zip(inside["started_at"], inside["ended_at"], inside["held"], strict=True):
+        steps += [(max(begins, start), held), (min(ends, end), -held)]
+    unused, used = 0.0, 0.0
+    for (time, change), (following, _) in pairwise(sorted(steps, key=lambda step: step[0])):
+        used += change
+        unused += max(0.0, devices - used) * (following - time).total_seconds() / 3600
+    return unused
+
+
+def _cells(spent: pd.DataFrame) -> list[str]:
+    """Attempts, hours by kind and in all; where some are not known, at least these."""
+    untimed = spent.loc[spent["hours"].isna(), ["trial", "attempt"]].drop_duplicates()
+    attempts = f"{len(spent[['trial', 'attempt']].drop_duplicates()):,}"
+    cells = [attempts + f" ({len(untimed):,} not timed)" * bool(len(untimed))]
+    for chosen in (*(spent[spent["kind"] == kind] for kind in KINDS), spent):
+        known = _sum(chosen["hours"]) if len(chosen) else 0.0
+        least = chosen["hours"].isna().any() and not np.isnan(known)
+        cells.append("≥ " * bool(least) + _hours(known))
+    return cells
+
+
+def _sum(hours: pd.Series) -> float:
+    """NaN where nothing is known."""
+    return float(hours.sum(min_count=1))
+
+
+def _hours(hours: float) -> str:
+    """Three digits: 0.00231, 4.56, 1,230"""
+    if np.isnan(hours):
+        return "not known"
+    if 0 < hours < 0.0001:
+        return "< 0.0001"
+    if hours >= 999.5:
+        return f"{hours:,.0f}"
+    return np.format_float_positional(hours, precision=3, fractional=False, trim="-")

@@ -1,0 +1,185 @@
+"""What all figures share: style, colours, and a figure with its rows and caption."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+if TYPE_CHECKING:
+    from analysis.results import Study
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "text.parse_math": False,  # names are text: a dollar sign is one
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+}
+OWN_TO_MATPLOTLIB = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
+TOGETHER = 7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
+WIDTH = 9.6  # inches; the report shows them at about 100 px each
+# Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", ":")  # after six arms the colours come again with another line
+NAMED = (  # levels that are names, such as kinds of noise; Paul Tol's muted scheme without the two of right and wrong
+    *("#332288", "#88CCEE", "#117733", "#DDCC77", "#AA4499", "#999933", "#661100", "#CC6677"),
+)
+FAINT = 0.28
+DARK = "#444444"
+MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with another marker
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Within it, or in a function that it decorates, figures look as here, whatever the user's matplotlibrc says.
+
+    A sign that no font has, such as one of Chinese, is drawn as a box, without a word.
+    """
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in OWN_TO_MATPLOTLIB}
+    with matplotlib.rc_context({**plain, **STYLE}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+def colour_map(name: str) -> Colormap:
+    """In 256 colours, whatever the user's matplotlibrc says."""
+    return matplotlib.colormaps[name].resampled(256)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, the frame it was drawn from, and what a reader must know."""
+
+    figure: Figure
+    drawn: pd.DataFrame
+    caption: str
+
+    def png(self) -> bytes:
+        return self._rendered("png", {"Software": None})
+
+    def pdf(self) -> bytes:
+        return self._rendered("pdf", {"CreationDate": None, "Producer": None, "Creator": None})
+
+    def _rendered(self, kind: str, metadata: Mapping[str, None]) -> bytes:
+        """The same rows give the same bytes: no date, no version."""
+        file = io.BytesIO()
+        with drawing():
+            self.figure.savefig(file, format=kind, dpi=200, metadata=dict(metadata))
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        """As wide as in the report, 100 px an inch."""
+        image, width = base64.b64encode(self.png()).decode(), round(100 * self.figure.get_figwidth())
+        style = f"width:{width}px;max-width:100%"
+        return f'<img style="{style}" src="data:image/png;base64,{image}"><p>{html.escape(self.caption)}</p>'
+
+
+class Plots(dict[str, Plot]):
+    """Figures by name; a notebook shows them below each other."""
+
+    def _repr_html_(self) -> str:
+        return "".join(plot._repr_html_() for plot in self.values())
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one arm or level is drawn."""
+
+    colour: Any
+    line: Any = "-"
+
+
+def _annotate(axes: Axes, position: float, text: str, beside: float = 8, **look: Any) -> None:
+    """Text so many points right of the axes, at a height in data."""
+    place: Any = dict(xycoords=axes.get_yaxis_transform(), xytext=(beside, 0), textcoords="offset points")
+    axes.annotate(text, (1, position), va="center", fontsize=8.5, annotation_clip=False, **place, **look)
+
+
+def _width(panels: int) -> float:
+    return min(WIDTH, 1.6 + 1.8 * panels)
+
+
+def arm_looks(study: Study) -> dict[str, Look]:
+    """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere.
+
+    Searched arms come last, and have their look before their search is over.
+    """
+    searched = {f"{cell['arm']}_{cell['sampler']}": None for cell in (study.plan.get("search") or {}).get("cells", [])}
+    names = [*(name for name in study.plan["arms"] if name not in searched), *searched]
+    base = next((name for name, overrides in study.plan["arms"].items() if not overrides), names[0])
+    others = [name for name in names if name != base]
+    looks = {
+        name: Look(COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]) for i, name in enumerate(others)
+    }
+    return {base: Look("#000000"), **looks}
+
+
+def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
+    """Numbers have an order: a sequential map, dark to light; names have colours of their own.  No arm uses them."""
+    if len(values) > 2 and all(isinstance(value, str) for value in values):
+        return {value: Look(NAMED[i % len(NAMED)], LINES[i // len(NAMED)]) for i, value in enumerate(values)}
+    shades = colour_map("plasma")(np.linspace(0.05, 0.8, max(len(values), 2)))
+    return {value: Look(tuple(shade)) for value, shade in zip(values, shades, strict=False)}
+
+
+def _figure(height: float, width: float = WIDTH) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """Placed once and for all: constrained layout starts from what it left, so each rendering would move a little."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def _levels(rows: pd.DataFrame, column: str) -> list[Any]:
+    """Categories that occur, in declared order."""
+    return list(rows[column].cat.remove_unused_categories().cat.categories)
+
+
+def _possible(low: float, high: float) -> tuple[float, float]:
+    """Axis limits in percent without the room that wide intervals ask for outside 0 to 100."""
+    return max(low, -3.0), min(high, 103.0)
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
+    """Above the axes, read row by row."""
+    widths = [7 + len(name) for name, _ in entries]  # in characters, of which an inch holds about 12
+    room = int(12 * figure.get_figwidth())
+    columns = len(entries) if sum(widths) <= room else max(1, room // max(widths))
+    figure.set_figheight(figure.get_figheight() + 0.19 * ((len(entries) - 1) // columns))  # the axes keep their height
+    by_row = [entry for column in range(columns) for entry in entries[column::columns]]  # matplotlib fills columns
+    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2.2) for _, look in by_row]
+    names = [name for name, _ in by_row]
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.6)

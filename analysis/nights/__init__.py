@@ -1,0 +1,1 @@
+"""Nightly sweeps: the rule that compares nights, the difference between two, and its text."""

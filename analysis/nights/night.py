@@ -1,0 +1,184 @@
+"""The rows of a night."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.nights.rule import Cell, Values
+from analysis.results import LoadError, first_replicate, on_other_data
+from lnl.storage.currency import latest, sources_from
+from lnl.storage.outcomes import is_outcome
+from lnl.storage.places import canonical
+from lnl.storage.read import tell_left_out
+from lnl.storage.store import Store
+
+MEMORY = 60  # nights from which it is known which were quiet
+OWN_FAULT = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
+
+
+_FACTS = {  # of a trial's row: what may have changed
+    "code_hash": "code",
+    "git_commit": "commit",
+    "data_hash": "data",
+    "version_python": "Python",
+    "version_torch": "torch",
+    "version_ray": "Ray",
+    "device": "device",
+    "host": "host",
+}
+_COLUMNS = (
+    *("trial", "attempt", "replicate", "status", "failure_class", "failure_message", "transition", "seconds"),
+    *("classes", "dataset", "ended_at", "sources_hash", "noise_hash", "split_hash", "git_dirty"),
+    *(*_FACTS, *(f"accuracy_{rule}" for rule in statistics.SELECTION)),
+)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A plan and what became of it: its trials with `arm`, `setting`, `score` (NaN: none) and `state`."""
+
+    name: str  # of the night; of another plan its study, preset or hash
+    plan: dict[str, Any]
+    trials: pd.DataFrame
+    prerequisites: pd.DataFrame  # what these start from, where it is none of them
+
+    @property
+    def finished(self) -> bool:
+        """Whether anything is."""
+        return bool((self.trials["state"] == "finished").any())
+
+    def values(self) -> dict[Cell, Values]:
+        """Accuracies of the cells that have some."""
+        scores = self.trials["score"].to_numpy(float)
+        known = {cell: scores[places] for cell, places in self._places.items()}
+        known = {cell: values[~np.isnan(values)] for cell, values in known.items()}
+        return {cell: values for cell, values in known.items() if len(values)}
+
+    @property
+    def cells(self) -> list[Cell]:
+        """In the order of the plan."""
+        return list(self._places)
+
+    def of(self, cell: Cell) -> pd.DataFrame:
+        """Its trials; none where the plan does not have it."""
+        return self.trials.iloc[self._places.get(cell, [])]
+
+    def planned(self, cell: Cell) -> int:
+        """How many trials it was to have."""
+        return len(self._places.get(cell, []))
+
+    def counts(self, chosen: pd.Series) -> Counter[Cell]:
+        """How many of these trials each cell has."""
+        return Counter(_listed(self.trials[chosen]))
+
+    @cached_property
+    def _places(self) -> dict[Cell, list[int]]:
+        places: dict[Cell, list[int]] = {}
+        for place, cell in enumerate(_listed(self.trials)):
+            places.setdefault(cell, []).append(place)
+        return places
+
+
+def _listed(trials: pd.DataFrame) -> list[Cell]:
+    return list(zip(trials["arm"], trials["setting"], strict=True))
+
+
+def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
+    """`rows`: the newest of each trial, with their scores."""
+    trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
+    also = [{**one, "setting": {}} for one in plan.get("prerequisites", [])]
+    before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
+    return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
+
+
+def _with_states(planned: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    planned = planned.assign(setting=planned["setting"].map(canonical))
+    trials = planned.merge(rows.drop(columns="replicate"), on="trial", how="left")
+    ended = trials["failure_class"].where(trials["status"] != "ok", "finished").fillna(trials["status"])
+    state = ended.where(trials["status"].notna(), "not run").where(~is_outcome(trials), "finished")
+    return trials.assign(state=state, score=trials["score"].where(state == "finished"))
+
+
+def _plans(store: Store, study: str) -> pd.DataFrame:
+    """Submitted plans of a study, oldest first, with their records and nights.  Raises LoadError where none is."""
+    plans = store.plans(study)
+    if plans.empty:
+        raise LoadError(f"No plan of study '{study}' in {store.root}: give its name, and --storage.")
+    records = [json.loads(text) for text in plans["plan"]]
+    return plans.assign(record=records, night=[record.get("night") for record in records])
+
+
+def _rows(
+    store: Store,
+    study: str,
+    rule: str,
+    plans: Sequence[Mapping[str, Any]],
+    filters: Sequence[tuple[str, str, Any]] = (),
+) -> tuple[pd.DataFrame, int]:
+    """The attempt that counts of each trial of these plans, oldest plan first, with its score.
+
+    Results on other data than those that the last plan was submitted with are left out; returns how many.
+    """
+    listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
+    current = sources_from(plans[-1]["current"])
+    rows, broken = store.read("trials", study, list(_COLUMNS), list(filters) or None)
+    tell_left_out(broken)
+    rows = latest(rows[rows["trial"].isin(listed)], current)
+    other_data = on_other_data(rows, current)
+    rows = rows[~other_data]
+    return rows.assign(score=statistics.accuracy(rows, rule)), int(other_data.sum())
+
+
+def read(
+    store: Store, study: str, preset: str | None = None, night: str | None = None, selection: str | None = None
+) -> tuple[list[Night], str, int]:
+    """The stored nights of one preset up to this one (the latest without), oldest first, and the selection rule.
+
+    Last the number of results that are left out, because they were made on other data than the last night's.
+
+    Raises LoadError where there is no such night.
+    """
+    plans = _plans(store, study)
+    plans = plans[plans["night"].notna() & ((plans["preset"] == preset) | (preset is None))]
+    if plans.empty:
+        of = f" with preset '{preset}'" if preset else ""
+        raise LoadError(f"Study '{study}'{of} has no night yet: run it with --night today.")
+    chosen = plans if night is None else plans[plans["night"] == night]
+    if chosen.empty:
+        there = sorted(set(plans["night"]))
+        shown = ", ".join(there[-3:]) + f" and {len(there) - 3} before" * (len(there) > 3)
+        raise LoadError(f"Study '{study}' has no night {night}: there are {shown}.")
+    last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
+    mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
+    mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
+    rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
+    since = [("replicate", ">=", first_replicate(mine["record"].iloc[0]))]
+    rows, on_other = _rows(store, study, rule, statistics.records(mine), since)
+    return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other
+
+
+def _finished(trials: pd.DataFrame) -> pd.DataFrame:
+    return trials[trials["state"] == "finished"]
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"
+
+
+def words(cell: Cell) -> str:
+    """An arm and where it is."""
+    setting = json.loads(cell[1])
+    return " ".join([cell[0], *(f"{key}={value}" for key, value in setting.items())])
+
+
+def _named(cells: Any) -> str:
+    return ", ".join(words(cell) for cell in cells)

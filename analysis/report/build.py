@@ -1,0 +1,128 @@
+"""Writing a page into its folder, in place of the one before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from analysis import configuration, statistics, words
+from analysis.report.page import MOST_SENTENCES, Report
+from analysis.report.sections import (
+    across,
+    beside,
+    cost,
+    declared,
+    failures,
+    inside,
+    looks_taken,
+    panels,
+    rules,
+    search,
+    trained,
+)
+from analysis.report.sentences import count_sentence, provenance, realised_noise, summary, verdict
+from analysis.results import load
+from analysis.tables import study as tables_study
+from lnl.storage.atomic import write_atomically
+from lnl.storage.filenames import file_name
+from lnl.storage.files import read_file, shown
+from lnl.storage.places import Place, place
+from lnl.storage.store import Store
+
+MANIFEST = "files.json"  # what the newest build has written beside it
+_PART = re.compile(r"[a-z0-9_.,=-]+\.(html|png|pdf|csv|md|tex)")  # of a report
+
+
+def build(
+    root: str | Place,
+    study: str,
+    preset: str | None = None,
+    selection: str | None = None,
+    output: str | Place | None = None,
+    night: str | None = None,
+) -> Place:
+    """Write the report of a study's newest plan; returns the page, `<root>/reports/<study>-<preset>/index.html`.
+
+    `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.  `night`: the newest
+    plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.  `output`: a folder to write to
+    instead; nothing is written to the results then.  What an earlier build left there and this one does not make is
+    removed.  Raises ValueError where the results' own folder of reports is a link to somewhere else.
+    """
+    loaded = load(root, study, preset, night)
+    name = file_name(f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night))
+    folder = place(output) if output is not None else _inside(loaded.root, loaded.root / "reports" / name)
+    report = Report(loaded, loaded.rule(selection), folder)
+    with _replacing(report):
+        return _build(report)
+
+
+def _inside(root: Place, folder: Place) -> Place:
+    """Results of somebody else's may hold links: no report follows one to the reader's own files."""
+    if isinstance(folder, Path) and isinstance(root, Path) and not folder.resolve().is_relative_to(root):
+        raise ValueError(f"{folder} is a link out of the results: remove it, or give another folder (--output).")
+    return folder
+
+
+@contextlib.contextmanager
+def _replacing(report: Report) -> Iterator[None]:
+    """Remove, after a build, what an earlier one wrote and this one did not, and keep a list of what is there."""
+    before, whole = _written_before(report.folder), False
+    try:
+        yield
+        whole = True
+    finally:
+        there = report.written if whole else report.written | before
+        text = json.dumps(sorted(there), indent=1) + "\n"
+        with contextlib.nullcontext() if whole else contextlib.suppress(Exception):
+            write_atomically(report.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            for name in before - there:
+                _remove(report.folder / name)
+
+
+def _written_before(folder: Place) -> set[str]:
+    """Names of files that an earlier build listed; never a path to elsewhere."""
+    try:
+        names = json.loads(read_file(folder / MANIFEST))
+    except (OSError, ValueError):
+        return set()
+    listed = names if isinstance(names, list) else []
+    return {name for name in listed if isinstance(name, str) and _PART.fullmatch(name)}
+
+
+def _remove(path: Place) -> None:
+    with contextlib.suppress(IsADirectoryError, PermissionError):
+        path.unlink(missing_ok=True)
+
+
+def _build(report: Report) -> Place:
+    loaded = report.study
+    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
+    about = {(one.arm, one.against): one for one in configuration.remarks(loaded.plan, loaded.trials)}
+    makers = (trained, search, panels, across, rules, looks_taken, inside, beside, failures, cost)
+    declared_contrasts = declared(report, contrasts)
+    sections = [section for make in makers for section in make(report)]
+    return report.page(
+        "page.html.jinja",
+        study=loaded,
+        title=words.words(loaded.name),
+        rule_in_words=statistics.SELECTION[report.rule],
+        summary=" ".join(summary(loaded)),
+        count=count_sentence(contrasts),
+        trained=configuration.in_short(loaded),
+        verdicts=[
+            verdict(row, len(contrasts), looks, about.get((row["arm"], row["against"])))
+            for row in statistics.records(contrasts)
+        ],
+        most_open_sentences=MOST_SENTENCES,
+        contrasts=declared_contrasts,
+        sections=sections,
+        missing=tables_study.of_missing(loaded) if len(loaded.missing) else None,
+        left=tables_study.of_left(loaded) if len(loaded.left) else None,
+        provenance=list(provenance(loaded.trials.drop_duplicates("trial"))),
+        noise=realised_noise(loaded.trials),
+        remarks=loaded.remarks,
+        unreadable={shown(Store(loaded.root).within(path)): why for path, why in loaded.unreadable.items()},
+    )

@@ -1,0 +1,161 @@
+"""The page: sections, pictures and the HTML they become."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from analysis.figures import base
+from analysis.results import Study
+from analysis.tables import table as tables_table
+from lnl.storage.atomic import write_atomically
+from lnl.storage.filenames import file_name
+from lnl.storage.places import Place, default_storage, storage_flag
+
+PIXELS_PER_INCH = 100  # on the page
+MOST_SENTENCES = 12  # on contrasts; more of them are folded, for the figure below says the same
+ANCHORS = ("missing", "left", "provenance", "unreadable")  # ids of the page's own
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page."""
+
+    stem: str  # of its files
+    source: str  # data: URL
+    width: int  # CSS pixels
+    caption: str
+    rows: int  # of the frame that it draws
+    code: str  # Python that draws it again
+
+    @property
+    def imports(self) -> str:
+        """What the code needs of `analysis`."""
+        modules = ("aggregate_plots", "ledger", "load", "plots", "tables")
+        return ", ".join(name for name in modules if re.search(rf"(?<!\.)\b{name}[.(]", self.code))
+
+
+@dataclass
+class Section:
+    """One panel, or what stands beside them, on the page.
+
+    `lead` comes first; `note` stands where there is nothing to draw; `more` (tables) and `asides`, by heading, are
+    folded; `parts`, folded if `folded`, come last.
+    """
+
+    name: str
+    title: str
+    pictures: list[Picture] = field(default_factory=list)
+    more: dict[str, dict[str, tables_table.Table]] = field(default_factory=dict)
+    tables: dict[str, tables_table.Table] = field(default_factory=dict)  # by the stem of their files
+    note: str = ""
+    lead: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    asides: dict[str, list[str]] = field(default_factory=dict)
+    parts: list[Section] = field(default_factory=list)
+    folded: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """The id of its heading; its only figure may have its name."""
+        return self.name + "-section" * any(picture.stem == self.name for picture in self.pictures)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every section is made from, and where its files go."""
+
+    study: Study
+    rule: str
+    folder: Place
+    written: set[str] = field(default_factory=set)  # names of its files so far
+    anchors: set[str] = field(default_factory=lambda: set(ANCHORS))  # ids of its sections so far
+
+    @property
+    def command(self) -> str:
+        night = f" --night {shlex.quote(self.study.night)}" if self.study.night else ""
+        named = f"{shlex.quote(self.study.name)} --preset {shlex.quote(self.study.preset)}"
+        return f"lnl report {named}{night} --selection {self.rule}{storage_flag(self.study.root)}"
+
+    @property
+    def found(self) -> str:
+        """Storage, study, preset and night, as arguments in Python."""
+        root = str(self.study.root) if storage_flag(self.study.root) else default_storage()
+        night = f", night={python(self.study.night)}" if self.study.night else ""
+        return f"{python(root)}, {python(self.study.name)}, {python(self.study.preset)}{night}"
+
+    @property
+    def loading(self) -> str:
+        """The study, in Python."""
+        return f"load({self.found})"
+
+    def section(self, name: str, title: str, **content: Any) -> Section:
+        """A section whose id no other has."""
+        anchor = _free(name, lambda anchor: anchor not in self.anchors)
+        self.anchors.add(anchor)
+        return Section(anchor, title, **content)
+
+    def picture(self, name: str, plot: base.Plot, code: str) -> Picture:
+        """Writes a figure and the rows that it draws."""
+        stem, png = self._stem(name, "png"), plot.png()
+        self._write(f"{stem}.png", png)
+        self._write(f"{stem}.pdf", plot.pdf())
+        self._write(f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        width = round(plot.figure.get_figwidth() * PIXELS_PER_INCH)
+        return Picture(stem, source, width, plot.caption, len(plot.drawn), code)
+
+    def pictures(self, prefix: str, drawn: base.Plots, code: str) -> list[Picture]:
+        """Writes figures by name.  `code`: Python that draws all of them."""
+        return [self.picture(f"{prefix}-{kind}", plot, f"{code}[{python(kind)}]") for kind, plot in drawn.items()]
+
+    def tables(self, **named: tables_table.Table) -> dict[str, tables_table.Table]:
+        """Writes tables, by name; returns them by the stem of their files."""
+        stems = {}
+        for name, table in named.items():
+            stems[stem := self._stem(name, "md")] = table
+            self._write(f"{stem}.md", table.markdown().encode())
+            self._write(f"{stem}.tex", table.latex(stem).encode())
+        return stems
+
+    def _stem(self, name: str, kind: str) -> str:
+        """Of a name's files, of which one has this ending: unlike all others of this report."""
+        return _free(name, lambda stem: f"{stem}.{kind}" not in self.written)
+
+    def page(self, template: str, **content: Any) -> Place:
+        loader = jinja2.FileSystemLoader(Path(__file__).parent)
+        environment = jinja2.Environment(
+            loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
+        )
+        return self._write("index.html", environment.get_template(template).render(report=self, **content).encode())
+
+    def _write(self, name: str, content: bytes) -> Place:
+        path = self.folder / name
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        self.written.add(name)
+        return path
+
+
+def python(text: str) -> str:
+    """A text as Python spells it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _free(name: str, is_free: Callable[[str], bool]) -> str:
+    """The file name of this name, or of the name with the first number with which it is free."""
+    candidates = (file_name(name if number == 1 else f"{name} ({number})") for number in itertools.count(1))
+    return next(filter(is_free, candidates))
+
+
+def _unbroken(value: Any) -> Any:
+    """Numbers stay together on the page."""
+    return tables_table.unbroken(value) if type(value) is str else value  # markup stays as it is

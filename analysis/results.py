@@ -1,0 +1,439 @@
+"""Load one study: its newest plan, joined with the rows of the trials that it asks for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics, verdicts
+from lnl import replicates
+from lnl.storage.currency import (
+    CHANGED_CODE,
+    CHANGED_DATA,
+    CHANGED_RULE,
+    CHANGED_SOURCES,
+    Sources,
+    latest,
+    sources_from,
+    why_stale,
+)
+from lnl.storage.files import shown
+from lnl.storage.outcomes import counting, is_outcome
+from lnl.storage.places import Place, attempt_name, place
+from lnl.storage.read import LeftOut
+from lnl.storage.store import Store, by_submission
+
+if TYPE_CHECKING:
+    from analysis.figures.base import Plots
+from analysis.words import in_words
+
+UNSET = {"unlabelled_ratio": "all"}  # what a factor without a value (null) means; "none" where nothing stands here
+
+
+SUGGESTED = (  # columns of `Study.suggestions`
+    *(
+        "search",
+        "arm",
+        "searched_arm",
+        "sampler",
+        "setting",
+        "number",
+        "state",
+        "params",
+        "accuracy",
+        "seconds",
+        "epochs",
+    ),
+    *("diverged", "test", "counts", "own", "curve", "spent", "message", "code_hash"),
+)
+
+
+class LoadError(ValueError):
+    """The results asked for are not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan and what became of it.  Accuracies are fractions."""
+
+    root: Place
+    name: str
+    preset: str
+    plan_hash: str
+    plan: dict[str, Any]
+    trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
+    missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
+    left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
+    suggested: pd.DataFrame  # rows of the plan's searches, as stored; see `suggestions`
+    tried: pd.DataFrame  # newest rows of the trials behind them
+    unreadable: LeftOut  # files that are left out, and why; grows when `epochs` or `arrays` meets one
+    on_other_data: str = ""  # a sentence where results are left out because their data were replaced since
+    by_other_code: str = ""  # a sentence where results were made by code that has changed since
+    earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
+
+    def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Curves of finished trials, long: trial, arm, setting, replicate, epoch, metric ("split/name"), value.
+
+        Only these metrics are read from disk.
+        """
+        parts = [metric.partition("/") for metric in metrics] or [("", "", "")]  # pyarrow refuses an empty list
+        where = [("split", "in", [split for split, _, _ in parts]), ("metric", "in", [name for _, _, name in parts])]
+        rows = self._of_finished("epochs", ["split", "metric", "value"], self.trials, where)
+        rows["metric"] = rows["split"] + "/" + rows["metric"]
+        return rows[rows["metric"].isin(metrics)].drop(columns="split")
+
+    def arrays(self, trials: Sequence[str]) -> pd.DataFrame:
+        """What these finished trials keep for figures, long: trial, arm, setting, replicate, epoch, name, array.
+
+        Names are "split/name", as `lnl.trial` writes them.
+        """
+        chosen = self.trials[self.trials["trial"].isin(trials)]
+        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], chosen)
+        rows["name"] = rows["split"] + "/" + rows["name"]
+        rows["array"] = [values.reshape(shape) for values, shape in zip(rows["values"], rows["shape"], strict=True)]
+        return rows.drop(columns=["split", "shape", "values"])
+
+    def _of_finished(
+        self, table: str, columns: Sequence[str], trials: pd.DataFrame, where: Sequence[tuple[str, str, list[str]]] = ()
+    ) -> pd.DataFrame:
+        """Rows of these finished trials, by epoch, with the trial's arm, setting and replicate; opens no other file."""
+        wanted = ["trial", "attempt", "epoch", *columns]
+        files = set(map(attempt_name, trials["trial"], trials["attempt"]))
+        rows, broken = Store(self.root).read(table, self.name, wanted, where, files=files)
+        _report_unreadable({path: broken[path] for path in broken if path not in self.unreadable}, stacklevel=4)
+        self.unreadable.update(broken)
+        about = trials[["trial", "attempt", "arm", "setting", "replicate"]]
+        return about.merge(rows, on=["trial", "attempt"]).drop(columns="attempt")
+
+    def panel(self, name: str) -> pd.DataFrame:
+        """Finished trials of a panel; `arm` and one column per crossed factor are ordered categories, as declared."""
+        panel = self._panel(name)
+        inside = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
+        rows = self.trials[inside.astype(bool)]
+        rows = rows.assign(arm=pd.Categorical(rows["arm"], panel["arms"], ordered=True))
+        for factor in panel["across"]:
+            values = [_level(factor, s.get(factor, self.plan["base_levels"].get(factor))) for s in rows["setting"]]
+            rows[factor] = pd.Categorical(values, self.levels(factor), ordered=True)
+        return rows.sort_values(["arm", *panel["across"], "replicate"], ignore_index=True)
+
+    def levels(self, factor: str) -> list[Any]:
+        """Levels of a factor in declared order; the base's own level, if it is not among them, by size or last."""
+        declared = [_level(factor, value) for value in self.plan["factors"].get(factor, [])]
+        base = _level(factor, self.plan["base_levels"].get(factor))
+        if base in declared:
+            return declared
+        numbers = all(isinstance(level, int | float) for level in [*declared, base])
+        return sorted([*declared, base]) if numbers else [*declared, base]
+
+    def rule(self, selection: str | None) -> str:
+        """The selection rule to use: the one given, else the plan's."""
+        return statistics.check_selection(selection or self.plan.get("selection", "last"))
+
+    def contrasts(self, selection: str | None = None) -> pd.DataFrame:
+        """The declared contrasts in the base setting, with their verdicts: see `analysis.verdicts.contrasts`.
+
+        And when each was declared: `analysis.verdicts.declarations`.  Those of arms that this preset leaves out are
+        left out.
+        """
+        here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
+        done, missing = map(in_base, (self.trials, self.missing))
+        frame = verdicts.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+        ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
+        declared = verdicts.declarations(self.plan, here, Store(self.root).plans(self.name), ended)
+        return pd.concat([frame, declared], axis=1)
+
+    def looks_taken(self) -> pd.DataFrame:
+        """What runs saw at the declared looks, oldest first: a row for each contrast at each look."""
+        looks = looks_taken(Store(self.root), self.name, self.preset)
+        numbers = ["looked", "difference", "low", "high", "p_holm", "p_equivalence_holm"]
+        rows = [row for look in looks for row in look["contrasts"]]
+        frame = pd.DataFrame(rows, columns=["arm", "against", "n", *numbers, "verdict"])
+        return frame.astype(dict.fromkeys(numbers, float))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on results that are left out, and on those of other code."""
+        return tuple(filter(None, (self.on_other_data, self.by_other_code)))
+
+    @property
+    def night(self) -> str | None:
+        """The night whose replicates the plan has, an ISO date."""
+        return self.plan.get("night")
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The plan's searches: one arm in one setting with one sampler each."""
+        return list((self.plan.get("search") or {}).get("cells", []))
+
+    def suggestions(self, selection: str | None = None) -> pd.DataFrame:
+        """What the plan's searches have tried, one row per suggestion, by cell and number.
+
+        `accuracy` is the validation objective, `test` the mean test accuracy of its trials (a diverged one is chance),
+        `seconds` the second objective where there is one, else those `spent`.  `counts`: complete or pruned, and among
+        the first of these that the budget asks for.  `own`: the arm's own values, number 0 unless that one failed.
+        """
+        scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
+        rows: list[dict[str, Any]] = []
+        for cell in self.cells:
+            of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
+            counted = set(counting(of_cell, self.plan["search"]["suggestions"])["number"])
+            for row in statistics.records(of_cell):
+                measured = dict(zip(self.plan["search"]["objectives"], _listed(row["values"]), strict=False))
+                rows.append(
+                    {
+                        **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
+                        **{name: row[name] for name in ("number", "state", "message")},
+                        "params": _parsed(row["params"]),
+                        "accuracy": measured.get("accuracy"),
+                        "seconds": measured.get("seconds", row["seconds"]),
+                        "spent": row["seconds"],
+                        "epochs": row["epochs"],
+                        "diverged": row["diverged"],
+                        "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
+                        "counts": row["number"] in counted,
+                        "own": _parsed(row["params"]) == cell["default"],
+                        "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
+                        "code_hash": row["code_hash"],
+                    }
+                )
+        frame = pd.DataFrame(rows, columns=SUGGESTED)
+        numbers = frame[["epochs", "diverged"]].fillna(0)
+        kinds = {"number": int, "epochs": int, "diverged": int, "counts": bool, "own": bool}
+        floats = dict.fromkeys(("accuracy", "seconds", "spent", "test"), float)
+        return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
+
+    def plot(self, panel: str, selection: str | None = None) -> Plots:
+        """Every figure of a panel, by name, each with the frame that it draws and its caption."""
+        from analysis.figures import panels as figures_panels
+
+        return figures_panels.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
+
+    def plot_search(
+        self, searched_arm: str | None = None, setting: dict[str, Any] | None = None, selection: str | None = None
+    ) -> Plots:
+        """Figures of one search, such as `robmix_tpe`; without a name those in which all of them stand side by side.
+
+        `setting`: where the arm was searched; the base where none is given, or the only setting there is.
+        """
+        from analysis.figures import search as figures_search
+        from analysis.figures import search_axes
+
+        suggestions = self.suggestions(selection)
+        if searched_arm is None:
+            return figures_search.overview(self, suggestions)
+        named = [cell for cell in self.cells if searched_arm in (search_axes.name_of(cell), cell["searched_arm"])]
+        here = [cell for cell in named if cell["setting"] == (setting or {})]
+        if not here and setting is None and len(named) == 1:
+            here = named
+        if not here:
+            there = ", ".join(
+                f"{search_axes.name_of(cell)}" + f" in {cell['setting']}" * bool(cell["setting"]) for cell in self.cells
+            )
+            wanted = f"{searched_arm!r}" + f" in {setting}" * (setting is not None)
+            raise LoadError(f"The study {self.name!r} has no search {wanted}: choose one of {there or '(none)'}.")
+        return figures_search.of_cell(self, here[0], suggestions)
+
+    def plot_inside(self, arm: str | None = None) -> Plots:
+        """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
+        from analysis.figures import inside as figures_inside
+
+        if arm is not None and arm not in self.plan["arms"]:
+            raise LoadError(
+                f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan['arms'])}."
+            )
+        return figures_inside.inside(self, list(self.plan["arms"]) if arm is None else [arm])
+
+    def _panel(self, name: str) -> dict[str, Any]:
+        panels = self.plan["panels"]
+        if name not in panels:
+            raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
+        return dict(panels[name])
+
+
+def load(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Study:
+    """The newest plan of a study (of one preset, and one night, if given) and its results, from a folder or s3://bucket/prefix.
+
+    Raises LoadError where the folder holds no such plan.  Warns of files that it cannot read.
+    """
+    store = Store(place(root))
+    plans, unreadable = store.read("studies")
+    row = _newest(plans, unreadable, store.root, study, preset, night)
+    plan = json.loads(row["plan"])
+    before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
+    here = [one for one in before if all(one.get(name) == plan.get(name) for name in ("preset", "night"))]
+    counts = {one["replicates"] for one in here if not one.get("looks")}
+    most = (plan.get("looks") or [plan["replicates"]])[-1]
+    earlier = tuple(sorted(count for count in counts if verdicts.FEWEST <= count < most))
+    results = of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
+    if results.on_other_data:
+        warnings.warn(results.on_other_data, stacklevel=2)
+    return replace(results, earlier=earlier)
+
+
+def of_plan(
+    store: Store,
+    plan: dict[str, Any],
+    plan_hash: str,
+    current: Mapping[str, Sources],
+    unreadable: LeftOut | None = None,
+) -> Study:
+    """A plan's record, submitted or not, and its results.
+
+    `current`: the code and data that its trials, by id, and searches, by name, would use; of a stored plan those when
+    it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
+    versions of a data set.  `unreadable`: files already known to be so.
+    """
+    name, preset = plan["study"], plan["preset"]
+    rows, broken = store.read("trials", name)
+    names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
+    suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
+    unreadable = {**(unreadable or {}), **broken, **lost}
+    _report_unreadable(unreadable)
+    scored_on = why_stale(suggested.assign(trial=suggested["search"]), current)
+    suggested = suggested[~scored_on.isin([CHANGED_DATA, CHANGED_SOURCES])]
+    of_search = {
+        trial: current[search]
+        for search, trials in zip(suggested["search"], suggested["trials"], strict=True)
+        if search in current
+        for trial in _listed(trials)
+    }
+    ended = rows["ended_at"].where(is_outcome(rows).astype(bool))
+    rows = rows.assign(first_ended_at=ended.groupby(rows["trial"]).transform("min"))  # of all attempts of a trial
+    rows = latest(rows, {**of_search, **current})
+    other_data = on_other_data(rows, current)
+    # the plan names a trial's arm and setting: a row may be older than a change of names
+    planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
+    finished = is_outcome(rows).astype(bool)
+    trials = planned.merge(rows_of_plan[finished & ~other_data], on="trial")
+    failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
+    failures = failures.assign(status=failures["status"].mask(finished & other_data, "stale"))
+    missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
+    left_out = int((missing["status"] == "stale").sum())
+    asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
+    outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
+    outside &= (
+        rows["replicate"] // replicates.A_NIGHT == first_replicate(plan) // replicates.A_NIGHT
+    )  # else another night's
+    left = rows[outside.astype(bool)]
+    return Study(
+        root=store.root,
+        name=name,
+        preset=preset,
+        plan_hash=plan_hash,
+        plan=plan,
+        trials=trials,
+        missing=missing.assign(status=missing["status"].fillna("not run")),
+        left=left.assign(setting=left["setting"].map(_parsed)).reset_index(drop=True),
+        suggested=suggested,
+        tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
+        unreadable=unreadable,
+        on_other_data=_on_other_data_sentence(len(trials) + left_out, left_out),
+        by_other_code=_by_other_code_sentence(trials["stale"]),
+    )
+
+
+def on_other_data(rows: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
+    """Rows on another version of their data than the one that counts.
+
+    That is the one of `current`; where it is not known there (plans of earlier versions, data that the driver lacked),
+    the one of the newest result on that data set.
+    """
+    wanted = pd.Series(
+        [current[t].data_hash if t in current else None for t in rows["trial"]], rows.index, dtype=object
+    )
+    ended = rows[is_outcome(rows).astype(bool) & rows["data_hash"].notna()].sort_values("ended_at", kind="stable")
+    newest = ended.groupby("dataset")["data_hash"].last()
+    newest.update(wanted.groupby(rows["dataset"]).last().dropna())
+    counting_hash = rows["dataset"].map(newest)
+    other = rows["data_hash"].notna() & counting_hash.notna() & (rows["data_hash"] != counting_hash)
+    return rows["stale"].isin([CHANGED_DATA, CHANGED_SOURCES]) | (wanted.isna() & other)
+
+
+def _on_other_data_sentence(results: int, left_out: int) -> str:
+    if not left_out:
+        return ""
+    return (
+        f"{left_out} of {results} results were made on data that have been replaced since (the data set, human labels, "
+        "or the data of what a trial starts from) and are left out: --rerun-stale trains them again."
+    )
+
+
+def _by_other_code_sentence(stale: pd.Series) -> str:
+    sentences = {
+        CHANGED_CODE: "results were made by code that has changed since",
+        CHANGED_RULE: "results were stored by an earlier version of lnl, whose hashes of code cannot be compared",
+    }
+    counts = {reason: int((stale == reason).sum()) for reason in sentences}
+    told = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
+    return "; ".join(told) + ": --rerun-stale trains them again." if told else ""
+
+
+def first_replicate(plan: Mapping[str, Any]) -> int:
+    """Of a plan's own range: that of its night, if it has one."""
+    night = plan.get("night")
+    return replicates.first_replicate(replicates.parse(night) if night else None)
+
+
+def in_base(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a study's trials those in the base setting."""
+    return rows[~rows["setting"].map(bool).astype(bool)]
+
+
+def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
+    """What runs saw at the declared looks of a study, oldest first: plan, looks, and the contrasts as they stood.
+
+    Two drivers that took one look together count once.
+    """
+    of_study = [("kind", "==", "looked"), ("study", "==", study)]
+    rows, broken = store.read("events", filters=of_study, files="*-looked-*")
+    _report_unreadable(broken)
+    payloads = [json.loads(payload) for payload in rows.sort_values("at")["payload"].drop_duplicates()]
+    return [payload for payload in payloads if payload["preset"] == preset]
+
+
+def _newest(
+    plans: pd.DataFrame, broken: LeftOut, root: Place, study: str, preset: str | None, night: str | None
+) -> pd.Series:
+    mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
+    if night is not None:
+        mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
+    if len(mine):
+        return by_submission(mine).iloc[-1]
+    there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
+    wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
+    known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"
+    unread = f"; {len(broken)} plan files there cannot be read" if broken else ""
+    raise LoadError(f"No plan of study {wanted} in {root}: {known}{unread}.")
+
+
+def _level(factor: str, value: Any) -> Any:
+    """A level that can be a category: null gets a word, settings the words of their values, a list its JSON text."""
+    if value is None:
+        return UNSET.get(factor, "none")
+    if isinstance(value, dict):
+        return in_words(value) or "none"
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    """A JSON object; none where there is no text."""
+    return dict(json.loads(text)) if isinstance(text, str) and text else {}
+
+
+def _listed(values: Any) -> list[Any]:
+    """A list column's value; none where it is null."""
+    return [] if values is None else list(values)
+
+
+def _report_unreadable(parts: LeftOut, stacklevel: int = 3) -> None:
+    if parts:
+        names = [f"{shown(path)} ({why})" for path, why in parts.items()]
+        listed = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
+        warnings.warn(f"Unreadable and left out ({len(names)}): {listed}.", stacklevel=stacklevel)

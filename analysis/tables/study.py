@@ -1,0 +1,281 @@
+"""Tables as Markdown and LaTeX (booktabs): every number with n, interval and selection rule.  Accuracies in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics, verdicts
+from analysis import words as words_module
+from analysis.figures import search_axes
+from analysis.results import in_base
+
+if TYPE_CHECKING:
+    from analysis.results import Study
+from analysis.tables.table import Table, interval, percent
+
+
+def of_panel(study: Study, name: str, selection: str) -> Table:
+    """Every arm of a panel in every setting, with its difference to the reference arm in the same setting."""
+    panel = study.plan["panels"][name]
+    across, reference = panel["across"], panel["reference"]
+    trials = study.panel(name)
+    frame = statistics.arm_table(trials, reference, across, selection).assign(selection=selection)
+    rows = [
+        [
+            *(words_module.level_name(factor, row[factor]) for factor in across),
+            words_module.words(row["arm"]),
+            str(row["n"]),
+            percent(row["mean"]),
+            interval(row["low"], row["high"]),
+            "reference" if row["arm"] == reference else _difference(row, "against_"),
+            "" if row["arm"] == reference else _pairing(row, "against_"),
+        ]
+        for row in statistics.records(frame)
+    ]
+    measured = [
+        "arm",
+        "n",
+        "accuracy (%)",
+        "95 % interval",
+        f"difference to {words_module.words(reference)} (points)",
+        "paired",
+    ]
+    title = panel["title"] if panel["title"].endswith("?") else f"{panel['title']}."
+    caption = f"{title} {words_module.rule_sentence(selection, trials)} {INTERVALS}"
+    return Table(caption, [*map(words_module.factor_name, across), *measured], rows, frame)
+
+
+def of_contrasts(study: Study, selection: str) -> Table:
+    """The declared contrasts in the base setting."""
+    frame, looks = study.contrasts(selection), study.plan.get("looks", [])
+    rows = [
+        [
+            words_module.words(row["arm"]),
+            words_module.words(row["against"]),
+            str(row["verdict"]),
+            _difference(row),
+            *("" if np.isnan(row[p]) else words_module.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
+            f"{row['direction']}{' (late)' * bool(declared_late(row))}",
+            percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
+            _pairing(row),
+            "" if row["why"] else _more(row["more"]),
+        ]
+        for row in statistics.records(frame)
+    ]
+    header = [
+        *("arm", "against", "verdict", "difference (points)", "p", "p, equivalence"),
+        *("declared", "matters from (points)", "paired", "more replicates"),
+    ]
+    base = in_base(study.trials)
+    named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
+    caption = (
+        f"Declared contrasts in the base setting. {words_module.rule_sentence(selection, named)} {INTERVALS} "
+        f"{words_module.VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
+        + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
+        + ". More replicates: about as many would decide it."
+        + " Late: declared, or changed, after some of its trials had ended." * any(row[6].endswith(")") for row in rows)
+    )
+    return Table(caption, header, rows, frame)
+
+
+def declared_late(row: Mapping[str, Any]) -> str:
+    """`declared after 3 of 8 trials had ended`; nothing where that is not so, or not known.  `row`: of contrasts."""
+    after, of = (row.get(name, np.nan) for name in ("declared_after", "declared_of"))
+    return f"declared after {after:g} of {of:g} trials had ended" if after and not np.isnan(after) else ""
+
+
+def of_rules(study: Study) -> Table:
+    """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
+    trials = in_base(study.trials)
+    order = trials["arm"].map(list(study.plan["arms"]).index)
+    frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
+    there = [rule for rule in statistics.SELECTION if frame[rule].notna().any()]  # no validation set, no val_selected
+    columns = {
+        "arm": frame["arm"].map(words_module.words),
+        "n": frame["n"].map(str),
+        **{f"{rule} (%)": frame[rule].map(_known) for rule in there if rule != "best_test"},
+        **({"its validation labels": frame["validation"]} if "val_selected" in there else {}),
+        "best_test, an oracle (%)": frame["best_test"].map(_known),
+        **{
+            f"oracle ahead of {rule} (points)": [
+                _known(mean) and f"{_known(mean)}, at most {_known(most)}"
+                for mean, most in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
+            ]
+            for rule in ("last", "val_selected")
+            if rule in there
+        },
+    }
+    caption = (
+        "Test accuracy in the base setting by selection rule, means over n replicates: "
+        f"{'; '.join(f'{rule}, {statistics.SELECTION[rule]}' for rule in there)}. "
+        "How far the oracle is ahead: mean over replicates, and the largest."
+    )
+    if failures := int(statistics.at_chance(trials).sum()):
+        caption += f" {failures} diverged {words_module.plural('trial', failures)} counted as chance under every rule."
+    return Table(caption, list(columns), [list(row) for row in zip(*columns.values(), strict=True)], frame)
+
+
+def of_looks(study: Study, taken: pd.DataFrame) -> Table:
+    """The declared contrasts as each look found them.  `taken`: `Study.looks_taken`."""
+    rows = [
+        [
+            f"{row['looked']:g}" if not np.isnan(row["looked"]) else "",
+            words_module.words(row["arm"]),
+            words_module.words(row["against"]),
+            str(row["n"]),
+            _difference(row),
+            words_module.p_text(row["p_holm"]).removeprefix("p = ") if not np.isnan(row["p_holm"]) else "",
+            str(row["verdict"]),
+        ]
+        for row in statistics.records(taken)
+    ]
+    looks = ", ".join(map(str, study.plan["looks"]))
+    caption = (
+        f"The declared contrasts at each look, as it was taken; declared are looks after {looks} replicates. p: of a "
+        "difference other than zero, over all declared looks and after Holm over the contrasts. Intervals are those of "
+        "a fixed number of replicates: where looks decide when to stop they hold the truth in 92 to 95 % of studies."
+    )
+    header = ["replicates", "arm", "against", "n", "difference (points)", "p", "verdict"]
+    return Table(caption, header, rows, taken)
+
+
+def of_left(study: Study) -> Table:
+    """Trials in the store that the plan no longer asks for, by arm and setting."""
+    left = study.left.assign(
+        where=study.left["setting"].map(words_module.setting_name),
+        accuracy=statistics.accuracy(study.left, "last").where(statistics.outcome(study.left)),
+    )
+    groups = left.groupby(["arm", "where"], sort=True)["accuracy"]
+    frame = groups.agg(trials="size", finished="count", mean="mean").reset_index().assign(selection="last")
+    rows = [
+        [
+            words_module.words(row["arm"]),
+            row["where"],
+            str(row["trials"]),
+            str(row["finished"]),
+            _known(row["mean"]),
+        ]
+        for row in statistics.records(frame)
+    ]
+    header = ["arm", "setting", "trials", "finished", "accuracy (%), last epoch"]
+    return Table("Results that the plan no longer asks for.", header, rows, frame)
+
+
+def of_missing(study: Study) -> Table:
+    """Planned trials without a result, by arm, setting and reason."""
+    reasons = study.missing["status"].str.cat(study.missing["failure_class"], sep=": ", na_rep="").str.rstrip(": ")
+    missing = study.missing.assign(where=study.missing["setting"].map(words_module.setting_name), reason=reasons)
+    groups = missing.groupby(["arm", "where", "reason"], sort=False)["replicate"]
+    frame = groups.agg(lambda values: ", ".join(map(str, sorted(values)))).reset_index()
+    rows = [
+        [words_module.words(row["arm"]), row["where"], row["replicate"], row["reason"]]
+        for row in statistics.records(frame)
+    ]
+    return Table("Planned trials without a result.", ["arm", "setting", "replicates", "reason"], rows, frame)
+
+
+def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
+    """What each search spent, and what validation chose, all of it on the search's own replicates.
+
+    `suggestions`: from `Study.suggestions`, under the same selection rule.
+    """
+    search = study.plan["search"]
+    rows: list[dict[str, Any]] = []
+    for cell in study.cells:
+        mine = suggestions[suggestions["search"] == cell["search"]]
+        here = search_axes.shown(suggestions, cell)
+        own = here[here["own"] & (here["state"] == "complete")]
+        best = search_axes.leader(here, cell)
+        rows.append(
+            {
+                "arm": cell["arm"],
+                "sampler": cell["sampler"],
+                "setting": cell["setting"],
+                **{state: int((mine["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
+                "counted": int(here["counts"].sum()),
+                "epochs": int(mine["epochs"].sum()),
+                "seconds": float(mine["spent"].sum()),
+                "default_validation": own["accuracy"].sum() if len(own) else np.nan,
+                "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
+                "number": int(best["number"].iloc[0]) if len(best) else None,
+                "own": bool(best["own"].iloc[0]) if len(best) else False,
+                "final": cell["winner"] is not None,
+                "params": best["params"].iloc[0] if len(best) else {},
+                "validation": best["accuracy"].iloc[0] if len(best) else np.nan,
+                "test": best["test"].iloc[0] if len(best) else np.nan,
+            }
+        )
+    elsewhere = any(row["setting"] for row in rows)
+    cells = [
+        [
+            words_module.words(row["arm"]),
+            search_axes.SAMPLERS.get(row["sampler"], row["sampler"]),
+            *([words_module.setting_name(row["setting"])] if elsewhere else []),
+            f"{row['complete']} / {row['pruned']} / {row['failed']}" + " so far" * (not row["final"]),
+            str(row["epochs"]),
+            _duration(row["seconds"]),
+            *(_known(row[name]) for name in ("default_validation", "default_test")),
+            "" if row["number"] is None else _numbered(row),
+            *(_known(row[name]) for name in ("validation", "test")),
+            search_axes.params_name(row["params"]) if row["number"] else "",
+        ]
+        for row in rows
+    ]
+    header = [
+        *("arm", "sampler", *(["setting"] if elsewhere else []), "complete / pruned / failed", "epochs", "time"),
+        *("own values: validation (%)", "test (%)", "winner", "its validation (%)", "its test (%)", "its values"),
+    ]
+    count = search["replicates"]
+    replicates = "1 replicate" if count == 1 else f"{count} replicates"
+    caption = (
+        f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
+        f"labels). {words_module.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
+        "and beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
+    )
+    return Table(caption, header, cells, pd.DataFrame(rows).assign(selection=selection))
+
+
+INTERVALS = (
+    "Intervals: 95 %, Student's t over replicates; paired by replicate where the stored hashes agree, else Welch."
+)
+
+
+P_VALUES = ("p_holm", "p_equivalence_holm")
+
+
+def _more(count: float) -> str:
+    """Replicates that would decide, where that is known."""
+    return "" if np.isnan(count) else f"> {verdicts.MOST}" if count > verdicts.MOST else f"{count:.0f}"
+
+
+def _known(fraction: float) -> str:
+    """In percent, or nothing."""
+    return "" if np.isnan(fraction) else percent(fraction)
+
+
+def _numbered(row: Mapping[str, Any]) -> str:
+    """`7`, `own values`, or `7 so far`."""
+    return ("own values" if row["own"] else f"{row['number']}") + " so far" * (not row["final"])
+
+
+def _duration(seconds: float) -> str:
+    """`95 s`, `34 min`, `2.3 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _difference(row: Mapping[str, Any], prefix: str = "") -> str:
+    return words_module.difference_text(*(row[prefix + name] for name in ("difference", "low", "high")))
+
+
+def _pairing(row: Mapping[str, Any], prefix: str = "") -> str:
+    """`yes, n = 4, ρ = 0.65` or `no (…), n = 4 and 3`."""
+    n, n_against, rho = row[f"{prefix}n"], row[f"{prefix}n_against"], row[f"{prefix}correlation"]
+    if row[f"{prefix}paired"]:
+        return f"yes, n = {n:g}" + ("" if np.isnan(rho) else f", ρ = {rho:.2f}".replace("-", "−"))
+    return f"no ({row[f'{prefix}reason']}), n = {n:g} and {n_against:g}"

@@ -1,0 +1,158 @@
+"""Words and numbers in sentences: names of factors, metrics, levels and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from lnl.storage import outcomes
+from lnl.storage.places import short_hash
+
+LONGEST = 60  # characters of a name in figures and texts
+FACTORS = {
+    "labels": "labelled images",
+    "noise.rate": "noise rate",
+    "unlabelled_ratio": "labelled : unlabelled",
+}
+METRICS = {
+    "train/loss": "training loss",
+    "test/accuracy": "test accuracy (%)",
+    "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
+    "train/gradient_norm_mixmatch": "gradient norm of\nthe MixMatch loss",
+    "train/gradient_cosine": "cosine of\nthe two gradients",
+    "oracle/selection_auc": "AUC of the\nclean probability",
+    "oracle/selection_precision": "precision of the\nclean selection (%)",
+    "oracle/selection_recall": "recall of the\nclean selection (%)",
+    "oracle/refined_accuracy": "accuracy of\nrefined labels (%)",
+    "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
+    "oracle/memorised": "memorised\nwrong labels (%)",
+}
+PERCENT = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
+VERDICT_SENTENCE = (
+    "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
+    "smallest effect that matters (two one-sided t tests, likewise). Undecided: neither."
+)
+
+
+def words(name: str) -> str:
+    """`frozen_head` -> `frozen head`; a long name is its beginning and a hash of all of it."""
+    text = " ".join(name.replace("_", " ").split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 10]}… {short_hash(name)[:8]}"
+
+
+def factor_name(factor: str) -> str:
+    """As it stands on an axis or in a caption."""
+    return FACTORS.get(factor, words(factor.rpartition(".")[2]))
+
+
+def level_name(factor: str, level: Any) -> str:
+    """With its unit: 0.4 of the noise rate is 40 %."""
+    if factor == "unlabelled_ratio" and isinstance(level, int | float):
+        return f"1 : {level:g}"
+    if factor == "noise.rate" and isinstance(level, int | float):
+        return f"{100 * level:g} %"
+    if isinstance(level, Mapping):  # settings with fields of their own, such as noise
+        return in_words(level)
+    return f"{level:g}" if isinstance(level, float) else str(level)
+
+
+def setting_name(setting: Mapping[str, Any]) -> str:
+    """`{"labels": 40, "noise.rate": 0.1}` -> `40 labels, 10 % noise`."""
+    return ", ".join(_level_in_words(factor, level) for factor, level in setting.items()) or "base"
+
+
+def _level_in_words(factor: str, level: Any) -> str:
+    if factor == "noise":
+        return level_name(factor, level)
+    if factor in ("labels", "probe"):
+        return f"{level} {'labels' if factor == 'labels' else 'trusted images'}"
+    if factor == "noise.rate":
+        return f"{level_name(factor, level)} noise"
+    if factor == "unlabelled_ratio" and isinstance(level, str):
+        return f"{level} unlabelled images"
+    return f"{factor_name(factor)} {level_name(factor, level)}"
+
+
+def metric_name(metric: str) -> str:
+    """As it stands on an axis: test/accuracy is test accuracy (%)."""
+    split, _, name = metric.partition("/")
+    shown = {"train": "training"}.get(split, split)
+    return METRICS.get(metric, f"{shown} {words(name)}" + " (%)" * metric.endswith(PERCENT))
+
+
+def _scale(metric: str) -> float:
+    return 100.0 if metric.endswith(PERCENT) else 1.0
+
+
+def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
+    """The selection rule in words, and what was done with trials that diverged or have no value."""
+    text = f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection})."
+    if selection == "val_selected":
+        kinds = sorted(trials["validation_labels"].dropna().unique())
+        text = text.replace("validation accuracy", f"accuracy on {' or '.join(kinds) or 'absent'} validation labels")
+    if failures := int(statistics.at_chance(trials).sum()):
+        text += f" {failures} diverged {plural('trial', failures)} counted as chance."
+    unknown = int(outcomes.diverged(trials).sum()) - failures
+    if absent := int(statistics.accuracy(trials, selection).isna().sum()) - unknown:
+        text += f" {absent} {plural('trial', absent)} without a value under this rule left out."
+    if unknown:
+        text += f" {unknown} diverged {plural('trial', unknown)} left out: nothing tells how many classes there are."
+    return text
+
+
+def count_sentence(counts: Sequence[int]) -> str:
+    """How many replicates stand behind each point."""
+    low, high = min(counts), max(counts)
+    return f"n = {low} {plural('replicate', low)}" if low == high else f"n = {low} to {high} replicates"
+
+
+def plural(noun: str, count: int) -> str:
+    """The noun as it follows the count."""
+    return noun if count == 1 else noun + "s"
+
+
+def difference_text(difference: float, low: float, high: float) -> str:
+    """In percentage points: `−0.42 [−1.10, 0.26]`, or `−0.42` where there is no interval."""
+    if np.isnan(difference):
+        return "no data"
+    interval = "" if np.isnan(low) else f" [{points(low)}, {points(high)}]"
+    return f"{points(difference)}{interval}"
+
+
+def points(fraction: float) -> str:
+    """A difference in percentage points, signed: −0.004 -> `−0.40`."""
+    text = f"{100 * fraction:+.2f}"
+    return ("0.00" if float(text) == 0 else text).replace("-", "−")
+
+
+def p_text(p: float) -> str:
+    """`p = 0.004`, `p < 0.001`."""
+    return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
+
+
+def _group_name(column: str, level: Any) -> str:
+    return words(level) if column == "arm" else _level_in_words(column, level)
+
+
+def _one_line(metric: str) -> str:
+    return metric_name(metric).replace("\n", " ")
+
+
+def sentence(text: str) -> str:
+    """With a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _listed(parts: Iterable[str]) -> str:
+    *most, last = list(parts)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Values of settings with fields of their own, kind and rate first: rows keep their keys in another order."""
+    keys = sorted(settings, key=lambda key: (key != "kind", key != "rate", key))
+    return " ".join(in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys)

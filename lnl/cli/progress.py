@@ -1,0 +1,263 @@
+"""What a run shows: one line per arm, in place on a terminal; elsewhere one line per event and a pulse."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lnl.storage.objects import StorageError
+from lnl.study.plan import Plan, Planned
+from lnl.study.status import Status
+
+Row = tuple[str, str, str, str, str]  # of a table of arms
+
+
+def interval(scores: Sequence[float]) -> str:
+    """Mean ± half the 95 % t interval, in percent."""
+    from scipy.special import stdtrit  # scipy.stats takes half a second
+
+    if not scores:
+        return "–"
+    if len(scores) == 1:
+        return f"{100 * scores[0]:.1f} (n=1)"
+    half = float(stdtrit(len(scores) - 1, 0.975) * stdev(scores) / len(scores) ** 0.5)
+    return f"{100 * fmean(scores):.1f} ± {100 * half:.1f} (n={len(scores)})"
+
+
+def arm_row(arm: str, done: int, total: int, diverged: int, running: int, failed: int, scores: Sequence[float]) -> Row:
+    """A line of `arm_table`.  `scores`: of trials in the base setting, those that diverged among them, at chance."""
+    lost = f", {diverged} diverged" if diverged else ""
+    return arm, f"{done}/{total}{lost}", str(running), str(failed), interval(scores)
+
+
+def measure(rule: str) -> str:
+    """What an arm's score is, under a selection rule."""
+    return f"{rule} test accuracy at the base"
+
+
+def arm_table(rows: Sequence[Row], rule: str) -> Table:
+    """One row per arm: its name, done/planned, running, failed, mean accuracy under the plan's selection rule."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("arm")
+    for name in ("done", "running", "failed", f"{measure(rule)}, %"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def duration(seconds: float) -> str:
+    """65 -> 1:05; 7,265 -> 2:01:05"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Display:
+    """A table in place on a terminal, sentences elsewhere."""
+
+    PULSE_S = 30.0  # between two summaries where there is no terminal
+
+    def __init__(self, quiet: bool, show: Callable[[str], str] = str) -> None:
+        """`show`: the command that shows a trial's log."""
+        self.quiet = quiet
+        self.show = show
+        self.console = Console(stderr=quiet)
+        self.live: Live | None = None
+        self.began = self.pulse = time.monotonic()
+
+    def begin(self, trial: str, job: Mapping[str, Any]) -> None:
+        """A worker gets it; a second time where the first was lost."""
+
+    def finish(self) -> None:
+        if self.live:
+            self.live.update(self._table())
+            self.live.stop()
+            self.live = None
+
+    def say(self, sentence: str) -> None:
+        if not self.quiet:
+            self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def _failed(self, name: str, trial: str, outcome: Mapping[str, Any]) -> None:
+        reason = (outcome.get("message") or "it says no more").splitlines()[0]
+        self.say(f"failed  {name}: {reason} ({self.show(trial)})")
+
+    def _begin(self) -> None:
+        self.began = time.monotonic()
+        if self.console.is_terminal and not self.quiet:
+            self.live = Live(self._table(), console=self.console, refresh_per_second=2, transient=False)
+            self.live.start()
+
+    def _show(self) -> None:
+        if self.live:
+            self.live.update(self._table())
+        elif time.monotonic() - self.pulse >= self.PULSE_S:
+            self.pulse = time.monotonic()
+            self.say(self._summary())
+
+    def _left(self, done: int, fresh: int, total: int) -> str:
+        """So far and, once something has ended in this run, what is left."""
+        passed = time.monotonic() - self.began
+        left = f", about {duration(passed / fresh * (total - done))} left" if fresh > 0 else ""
+        return f"{duration(passed)} so far{left}"
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def _summary(self) -> str:
+        raise NotImplementedError
+
+
+class Progress(Display):
+    """Of a plan's trials: one line per arm."""
+
+    def __init__(self, plan: Plan, quiet: bool = False, show: Callable[[str], str] = str) -> None:
+        super().__init__(quiet, show)
+        self.arm = {planned.id: planned.arm for planned in plan.trials}
+        self.base = {planned.id for planned in plan.trials if planned.setting == "{}"}
+        self.total: Counter[str] = Counter()
+        self.rule = plan.record["selection"]
+        self.done: Counter[str] = Counter()
+        self.diverged: Counter[str] = Counter()  # of those that are done
+        self.failed: Counter[str] = Counter()
+        self.running: dict[str, str] = {}
+        self.scores: dict[str, list[float]] = defaultdict(list)
+        self.started_with = 0
+
+    def start(self, todo: Sequence[Planned], statuses: Sequence[Status]) -> None:
+        self.finish()  # of an earlier round
+        self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
+        self.diverged = Counter()
+        self.scores = defaultdict(list)
+        again = {planned.id for planned in todo}  # stale ones among them
+        for status in statuses:
+            self.total[status.planned.arm] += 1
+            if status.state in ("done", "stale") and status.planned.id not in again:
+                self.done[status.planned.arm] += 1
+                self.diverged[status.planned.arm] += status.diverged
+                self._score(status.planned.id, status.accuracy)
+        self.started_with = sum(self.done.values())
+        self.say(f"{len(todo)} trials to run, {self.started_with} done before.")
+        self._begin()
+
+    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
+        self.running[trial] = f"epoch {metrics['epoch']}"
+        self._show()
+
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        arm = self.arm[trial]
+        self.running.pop(trial, None)
+        if outcome["outcome"] == "done":
+            self.done[arm] += 1
+            self.diverged[arm] += outcome.get("failure") is not None
+            self._score(trial, outcome.get("accuracy"))
+        elif outcome["outcome"] == "failed":
+            self.failed[arm] += 1
+            self._failed(arm, trial, outcome)
+        if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
+            lost = f", {self.diverged[arm]} diverged" if self.diverged[arm] else ""
+            score = f"{measure(self.rule)} {interval(self.scores[arm])} %"
+            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done{lost}, {score}")
+        self._show()
+
+    def _score(self, trial: str, accuracy: float | None) -> None:
+        if accuracy is not None and trial in self.base:
+            self.scores[self.arm[trial]].append(accuracy)
+
+    def _summary(self) -> str:
+        done, total = sum(self.done.values()) + sum(self.failed.values()), sum(self.total.values())
+        return f"{done} of {total} trials, {self._left(done, done - self.started_with, total)}"
+
+    def _table(self) -> Table:
+        running = Counter(self.arm[trial] for trial in self.running)
+        rows = [
+            arm_row(arm, self.done[arm], total, self.diverged[arm], running[arm], self.failed[arm], self.scores[arm])
+            for arm, total in self.total.items()
+        ]
+        table = arm_table(rows, self.rule)
+        table.caption, table.caption_justify = self._summary(), "left"
+        return table
+
+
+class SearchProgress(Display):
+    """Of searches: one line per searched arm.  `searches` is a `lnl.search.searches.Searches`."""
+
+    LOOK_S = 1.0
+
+    def __init__(self, searches: Any, quiet: bool = False, show: Callable[[str], str] = str) -> None:
+        super().__init__(quiet, show)
+        self.searches = searches
+        self.standing: Sequence[Any] = ()  # of each search, when last looked at
+        self.started_with = 0
+        self.looked = 0.0
+        self.told: set[str] = set()
+
+    def start(self) -> None:
+        standing = self.standing = self.searches.standing()
+        self.started_with = sum(one.finished for one in standing)
+        budget = sum(one.budget for one in standing)
+        searches = "search" if len(standing) == 1 else "searches"
+        self.say(f"{budget} suggestions in {len(standing)} {searches}, {self.started_with} evaluated before.")
+        if rebuilt := sum(one.rebuilt for one in standing):
+            self.say(f"Optuna's storage was made anew from {rebuilt} suggestions in the results.")
+        if stale := sum(one.stale for one in standing):
+            self.say(
+                f"{stale} suggestions were evaluated by code that has changed since; they count.  A search with "
+                "another seed (--search-seed 1 --new-search) starts anew."
+            )
+        self._begin()
+
+    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
+        self._look()
+
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        if outcome["outcome"] == "failed":
+            self._failed("suggestion", trial, outcome)
+        self._look()
+
+    def finish(self) -> None:
+        with contextlib.suppress(StorageError):  # else it keeps what it saw last
+            self._tell()
+        super().finish()
+
+    def _look(self) -> None:
+        """How all searches stand is asked of Optuna's storage: once a second is enough."""
+        if time.monotonic() - self.looked >= self.LOOK_S:
+            self._tell()
+            self._show()
+            self.looked = time.monotonic()
+
+    def _tell(self) -> None:
+        self.standing = self.searches.standing()
+        for one in self.standing:
+            if one.finished + one.failed >= one.budget and one.name not in self.told:
+                self.told.add(one.name)
+                if not self.console.is_terminal:
+                    self.say(
+                        f"{one.name}: {one.finished} of {one.budget} suggestions, validation accuracy {one.scores}"
+                    )
+
+    def _summary(self) -> str:
+        done = sum(one.finished + one.failed for one in self.standing)
+        total = sum(one.budget for one in self.standing)
+        return f"{done} of {total} suggestions, {self._left(done, done - self.started_with, total)}"
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("search")
+        for name in ("evaluated", "running", "pruned", "failed", "validation accuracy, %"):
+            table.add_column(name, justify="right")
+        for one in self.standing:
+            counts = (f"{one.finished}/{one.budget}", str(one.running), str(one.pruned), str(one.failed))
+            table.add_row(one.name, *counts, one.scores)
+        table.caption, table.caption_justify = self._summary(), "left"
+        return table

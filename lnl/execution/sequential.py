@@ -1,0 +1,137 @@
+"""Sequential replicates: contrasts are judged at declared looks, and only arms of undecided ones go on to the next.
+
+The plan that results is a function of the declaration and of the rows alone, so that a driver that was killed, a second
+one and the report all find the same.  The error over looks and family: `analysis.verdicts`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import statistics, verdicts
+from analysis.results import looks_taken, of_plan
+from lnl.storage.read import tell_left_out
+from lnl.storage.store import Store, by_submission
+from lnl.study.plan import Plan, sources_of
+from lnl.trial.provenance import Current
+
+BLOCK = 2  # replicates from one look to the next
+JUDGED = ("arm", "against", "looked", "p_holm", "p_equivalence_holm", "verdict")  # what makes a look another one
+
+
+def schedule(first: int, last: int) -> tuple[int, ...]:
+    """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
+    first = max(first, verdicts.FEWEST)
+    if last <= first:
+        raise ValueError(f"--max-seeds {last} leaves no room after the first look at {first} replicates: give more.")
+    return (*range(first, last, BLOCK), last)
+
+
+def grown(make: Callable[..., Plan], store: Store, current: Current, record: bool = False) -> tuple[Plan, pd.DataFrame]:
+    """The plan with as many replicates as the results so far ask for, and the contrasts as they stand.
+
+    `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.  `record`: keep every
+    look on the way as an event, unless it is kept already: a driver may have been killed before it could.
+    """
+    reached: dict[str, int] = {}
+    while True:
+        plan = make(reached=reached)
+        contrasts = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+        if record:
+            _record(store, plan, contrasts)
+        further = _further(contrasts, plan.record["looks"], reached)
+        if further == reached:
+            return plan, contrasts
+        reached = further
+
+
+def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str, int]) -> dict[str, int]:
+    """`reached`, with the arms of contrasts that are undecided at a look sent on to the next one."""
+    further, level = dict(reached), verdicts.open_level(contrasts, looks)
+    for row in statistics.records(contrasts):
+        later = [look for look in looks if look > row["looked"]]
+        if row["verdict"] in verdicts.OPEN and later and not verdicts.hopeless(row, looks[-1], level):
+            for arm in (row["arm"], row["against"]):
+                further[arm] = max(further.get(arm, looks[0]), later[0])
+    return further
+
+
+def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
+    """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
+    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    contrasts = results.contrasts()
+    further, _ = grown(make, store, current, record=True)
+    sentence = "No look yet"
+    if contrasts["looked"].notna().any():
+        counts = contrasts["verdict"].value_counts()
+        shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts.VERDICTS if verdict in counts)
+        sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
+    if further.hash == plan.hash:
+        waiting = sorted(set(results.missing.loc[results.missing["status"].isin(["not run", "stale"]), "arm"]))
+        rest = f"trials of {', '.join(waiting)} have not run" if waiting else "no further look"
+        return f"{sentence}; {rest}.", None
+    more = sorted(_growing(plan, further))
+    return f"{sentence}; more replicates for {', '.join(more)}.", further
+
+
+def _growing(plan: Plan, further: Plan) -> set[str]:
+    before = {entry["trial"] for entry in plan.record["trials"]}
+    return {entry["arm"] for entry in further.record["trials"] if entry["trial"] not in before}
+
+
+def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
+    """Keep what a look showed as an event, unless there is no look in it, or the same was seen before."""
+    named = ["arm", "against", "n", "looked", "difference", "low", "high", "p_holm", "p_equivalence_holm", "verdict"]
+    seen: list[dict[str, Any]] = [
+        {name: None if pd.isna(value) else value for name, value in row.items()}
+        for row in statistics.records(contrasts[named])
+    ]
+    before = [_judgement(look["contrasts"]) for look in looks_taken(store, plan.study, plan.preset)]
+    if contrasts["looked"].notna().any() and _judgement(seen) not in before:
+        store.write_event(plan.study, "looked", preset=plan.preset, plan=plan.hash, **_declared(plan), contrasts=seen)
+
+
+def _declared(plan: Plan) -> dict[str, Any]:
+    """What must stay as it is from the first look on."""
+    return {"looks": plan.record["looks"], "selection": plan.record["selection"], "family": plan.record["contrasts"]}
+
+
+def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Earlier versions said "undecided" for "no verdict", too: that is no other look."""
+    return [["undecided" if row[name] == "no verdict" else row[name] for name in JUDGED] for row in contrasts]
+
+
+def check_looks(store: Store, plan: Plan) -> None:
+    """Raise `ValueError` where results were judged at other looks, or contrasts: their error control would be void."""
+    if plan.record["night"]:  # other replicates
+        return
+    for before in looks_taken(store, plan.study, plan.preset):
+        looks = tuple(before["looks"])
+        if looks != tuple(plan.record["looks"]):
+            by_flags = len(looks) > 1 and schedule(looks[0], looks[-1]) == looks
+            flags = f"--seeds {looks[0]} --until-decided --max-seeds {looks[-1]}"
+            again = f"use {flags}" if by_flags else f"declare looks={looks}"
+            raise ValueError(
+                f"Results of {plan.study} (preset {plan.preset}) were already judged at the declared looks "
+                f"{', '.join(map(str, looks))}, and another number of replicates would void their error control: "
+                f"{again}, or use another --storage."
+            )
+        if any(before[name] != said for name, said in _declared(plan).items()):
+            raise ValueError(
+                f"Results of {plan.study} (preset {plan.preset}) were already judged under other contrasts or another "
+                "selection rule, and a change would void their error control: declare what was declared, or use "
+                "another --storage."
+            )
+
+
+def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | None:
+    """The looks of the newest plan that was submitted, if it has some; those of nights have none."""
+    plans, broken = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
+    tell_left_out(broken)
+    records = map(json.loads, by_submission(plans)["plan"])
+    own = [record for record in records if not record.get("night")]
+    return tuple(own[-1].get("looks", [])) or None if own else None

@@ -1,0 +1,299 @@
+"""TensorBoard, Weights & Biases and MLflow, where asked for: copies of the curves, never the record.
+
+Ray has callbacks for these that do not fit here.  They log the Tune configuration, which is one JSON text per job, and
+Tune's bookkeeping as metrics; their steps are reports and not epochs, so that a trial that goes on from a checkpoint
+starts at 1 again; W&B's starts two actors for each trial, which take longer than a short trial; and where a server is
+away, their error ends the run.
+
+A tracker works in a thread of its own, in the driver.  Where it fails it says so once and the study goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pandas as pd
+
+from lnl.storage.filenames import file_name
+from lnl.storage.secrets import mask, masked
+
+SPLITS = ("train", "validation", "test", "oracle")
+WAIT_S = 60.0  # at the end of a run, for what is still on its way
+
+
+class Run(NamedTuple):
+    """A trial as trackers know it; a trial that goes on is the same run."""
+
+    trial: str
+    group: str  # <study>-<preset>
+    place: tuple[str, str, str]  # arm, setting, replicate
+    config: dict[str, Any]  # dotted, without secrets
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.place)
+
+
+class Tracker(Protocol):
+    """`log` opens a run that is not open; `epoch` may be lower than the last one that it saw."""
+
+    name: str
+    runs: dict[str, Any]  # open ones, by trial
+
+    def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None: ...
+
+    def end(self, trial: str, fine: bool) -> None: ...
+
+
+def as_run(trial: str, job: Mapping[str, Any]) -> Run:
+    """Of a `lnl.execution.job.Job` as plain data."""
+    config = pd.json_normalize(dict(job["trial"]), sep=".").to_dict("records")[0]
+    setting = ",".join(f"{key}={_text(value)}" for key, value in json.loads(job["setting"]).items()) or "base"
+    replicate = str(job["trial"]["replicate"])
+    if job["search"] is not None:
+        replicate = f"suggestion {job['suggestion']}, {replicate}"
+    group = f"{job['study']}-{job['preset']}"
+    return Run(trial, group, (job["arm"], setting, replicate), masked(config))
+
+
+# ----------------------------------------------------------------------------------------------------------- trackers
+
+
+class TensorBoard:
+    """Event files below `<folder>/<study>-<preset>/<arm>/<setting>/<replicate>`."""
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # a metric that is not finite is no news
+        self.folder, self.make = folder, SummaryWriter
+        self.seen: dict[str, int] = {}  # last epoch, by trial
+        self.runs: dict[str, Any] = {}
+
+    def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
+        if run.trial in self.runs and epoch <= self.seen[run.trial]:
+            self.end(run.trial, False)  # its worker was lost: another file, which overrules this one
+        self.seen[run.trial] = epoch
+        if run.trial not in self.runs:
+            path = self.folder.joinpath(*map(file_name, (run.group, *run.place)))
+            writer = self.runs[run.trial] = self.make(
+                str(path),
+                purge_step=epoch,  # where the trial goes on from, earlier files are read up to here
+                filename_suffix=f".{time.time_ns()}",  # else it has the name of another one of the same second
+            )
+            writer.add_text("config", json.dumps(run.config, indent=1))
+        for name, value in metrics.items():
+            self.runs[run.trial].add_scalar(name, value, epoch)
+
+    def end(self, trial: str, fine: bool) -> None:
+        if writer := self.runs.pop(trial, None):
+            writer.close()
+
+
+class Wandb:
+    """A run per trial in a project of Weights & Biases, grouped by study; WANDB_MODE=offline writes files only."""
+
+    name = "W&B"
+
+    def __init__(self, project: str, folder: Path | None) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its maker hears of runs, and of nothing else
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+            raise ValueError("W&B knows no key of yours: run `wandb login` first, or set WANDB_MODE=offline.")
+        # neither the command line nor the console: both may hold what must not leave this machine
+        quiet = {"console": "off", "disable_git": True, "disable_code": True, "x_disable_meta": True}
+        self.settings = wandb.Settings(silent=True, x_disable_stats=True, **quiet)
+        self.init, self.project, self.folder = wandb.init, project, folder
+        self.runs: dict[str, Any] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
+        if run.trial not in self.runs:
+            known = self.runs[run.trial] = self.init(
+                project=self.project,
+                group=run.group,
+                name=run.name,
+                id=file_name(f"{run.group}-{run.trial}"),  # it takes neither slashes nor long ones
+                config=run.config,
+                dir=self.folder,
+                resume="allow",
+                reinit="create_new",
+                settings=self.settings,
+            )
+            known.define_metric("*", step_metric="epoch")
+        self.runs[run.trial].log({"epoch": epoch, **metrics})
+
+    def end(self, trial: str, fine: bool) -> None:
+        if known := self.runs.pop(trial, None):
+            known.finish(exit_code=0 if fine else 1)
+
+
+class MLflow:
+    """A run per trial in the experiment `<study>-<preset>` of a tracking server, or of a file or data base."""
+
+    name = "MLflow"
+
+    def __init__(self, uri: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries for minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import entities
+        from mlflow.tracking import MlflowClient
+
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        self.client, self.entities = MlflowClient(uri), entities
+        self.experiments: dict[str, str] = {}
+        self.runs: dict[str, str] = {}
+
+    def log(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
+        if run.trial not in self.runs:
+            self.runs[run.trial] = self._open(run)
+        at = round(1000 * time.time())
+        rows = [self.entities.Metric(name, value, at, epoch) for name, value in metrics.items()]
+        self.client.log_batch(self.runs[run.trial], metrics=rows)
+
+    def end(self, trial: str, fine: bool) -> None:
+        if known := self.runs.pop(trial, None):
+            self.client.set_terminated(known, "FINISHED" if fine else "FAILED")
+
+    def _open(self, run: Run) -> str:
+        if run.group not in self.experiments:
+            known = self.client.get_experiment_by_name(run.group)
+            self.experiments[run.group] = known.experiment_id if known else self.client.create_experiment(run.group)
+        experiment = self.experiments[run.group]
+        before = self.client.search_runs([experiment], f"tags.`lnl.trial` = '{run.trial}'", max_results=1)
+        if before:
+            self.client.update_run(before[0].info.run_id, "RUNNING")
+            return str(before[0].info.run_id)
+        opened = self.client.create_run(experiment, tags={"lnl.trial": run.trial}, run_name=run.name).info.run_id
+        params = [self.entities.Param(key, str(value)) for key, value in run.config.items()]
+        for start in range(0, len(params), 100):  # the most that it takes at once
+            self.client.log_batch(opened, params=params[start : start + 100])
+        return str(opened)
+
+
+# -------------------------------------------------------------------------------------------------------------- thread
+
+
+class Follower:
+    """A tracker in its own thread."""
+
+    def __init__(self, make: Callable[[], Tracker], say: Callable[[str], None]) -> None:
+        """`make` is called here, so that mistakes are told before anything starts."""
+        self.say = say
+        try:
+            self.tracker = make()
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"The tracker cannot begin: {_why(error)}.") from None
+        self.waiting: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self.failed = False
+        self.thread = threading.Thread(target=self._work, daemon=True, name=f"tracker {self.tracker.name}")
+        self.thread.start()
+
+    def later(self, act: Callable[..., None], *arguments: Any) -> None:
+        if not self.failed:
+            self.waiting.put(lambda: act(*arguments))
+
+    def close(self) -> None:
+        self.later(self._leave)
+        self.waiting.put(None)
+        self.thread.join(WAIT_S)
+        if self.thread.is_alive():
+            self.say(f"{self.tracker.name} has not taken everything within {WAIT_S:.0f} s; the results have all of it.")
+
+    def _leave(self) -> None:
+        """Of an interrupted study, the runs that have not ended."""
+        for trial in list(self.tracker.runs):
+            self.tracker.end(trial, False)
+
+    def _work(self) -> None:
+        while act := self.waiting.get():
+            try:
+                if not self.failed:
+                    act()
+            except Exception as error:  # whatever a server or its client does
+                self.failed = True
+                self.say(f"{self.tracker.name} gets no more of this run ({_why(error)}); the study goes on.")
+
+
+class Tracked:
+    """A progress display that trackers follow."""
+
+    def __init__(self, display: Any, followers: Sequence[Follower]) -> None:
+        self.display, self.followers = display, followers
+        self.start, self.say, self.finish = display.start, display.say, display.finish
+        self.runs: dict[str, Run] = {}
+
+    def begin(self, trial: str, job: Mapping[str, Any]) -> None:
+        self.display.begin(trial, job)
+        self.runs[trial] = as_run(trial, job)
+
+    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
+        self.display.epoch(trial, metrics)
+        curves = {name.replace("_", "/", 1): value for name, value in metrics.items() if name.split("_")[0] in SPLITS}
+        for follower in self.followers:
+            follower.later(follower.tracker.log, self.runs[trial], metrics["epoch"], curves)
+
+    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+        self.display.end(trial, outcome)
+        for follower in self.followers:
+            follower.later(follower.tracker.end, trial, outcome["outcome"] in ("done", "pruned"))
+
+
+@contextlib.contextmanager
+def following(
+    root: Any, say: Callable[[str], None], *, tensorboard: bool, wandb: str | None, mlflow: str | None
+) -> Iterator[Callable[[Any], Any]]:
+    """What makes a display one that the wished trackers follow.  `root`: the results.
+
+    Raises `ValueError` where a tracker is not installed or cannot begin.
+    """
+    local = root if isinstance(root, Path) else None
+    makers: list[Callable[[], Tracker]] = []
+    if tensorboard:
+        folder = (local or Path.cwd()) / "tensorboard"
+        if local is None:
+            say(f"TensorBoard's files are written below {folder}, not on object storage.")
+        makers.append(lambda: TensorBoard(folder))
+    if wandb is not None:
+        _need("wandb", "W&B")
+        makers.append(lambda: Wandb(wandb, local))
+    if mlflow is not None:
+        _need("mlflow", "MLflow", "mlflow-skinny")
+        makers.append(lambda: MLflow(mlflow))
+    with contextlib.ExitStack() as stack:
+        followers = [Follower(make, say) for make in makers]
+        for follower in followers:
+            stack.callback(follower.close)
+        yield (lambda display: Tracked(display, followers)) if followers else (lambda display: display)
+
+
+def _need(module: str, name: str, package: str | None = None) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{name} is not installed: pip install {package or module}.")
+
+
+def _why(error: Exception) -> str:
+    return mask(f"{type(error).__name__}: {error}").splitlines()[0].rstrip(".")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

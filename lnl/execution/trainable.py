@@ -1,0 +1,53 @@
+"""Any method as a Ray Tune trainable."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from lnl import methods
+from lnl.execution.job import flat
+from lnl.trial.config import Trial
+from lnl.trial.run import Execution, run
+
+
+def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
+    """Any method for `ray.tune.Tuner`; `base` and the Tuner's `param_space` hold (dotted) fields of `Trial`.
+
+    What a trial starts from (`init_from`, a teacher) is trained within it; only a study trains it once for all.
+
+        tune.Tuner(trainable("mixmatch", dataset="digits", labels=40, epochs=10),
+                   param_space={"noise.rate": tune.grid_search([0.2, 0.4]), "noise.kind": "symmetric"}).fit()
+
+    Reports `epoch`, `test_accuracy`, `train_loss`, … once an epoch, with a Ray checkpoint from which a paused or lost
+    trial goes on, so that schedulers such as ASHA work.  Choose by `validation_accuracy` (give `validation.images`),
+    not by test.
+    Raises `ValueError` for an unknown method or field before anything starts.
+    """
+    start = Trial(method=methods.configure(method)).override(base)
+
+    def train(config: dict[str, Any]) -> None:
+        state = None
+        if checkpoint := tune.get_checkpoint():
+            with checkpoint.as_directory() as folder:
+                state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
+        for row in run(start.override(_dotted(config)), Execution(), state):
+            with tempfile.TemporaryDirectory() as folder:
+                torch.save(row.snapshot(), Path(folder) / "state.pt")
+                tune.report(flat(row), checkpoint=tune.Checkpoint.from_directory(folder))
+
+    train.__name__ = method
+    return train
+
+
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"noise": {"rate": .4}} -> {"noise.rate": .4}"""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

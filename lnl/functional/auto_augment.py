@@ -1,0 +1,195 @@
+"""RandAugment and AutoAugment on batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from lnl.functional.image_operations import (
+    _range,
+    autocontrast,
+    brightness,
+    colour,
+    contrast,
+    equalise,
+    identity,
+    invert,
+    posterise,
+    rotate,
+    sharpness,
+    shear_x,
+    shear_y,
+    solarise,
+    translate_x,
+    translate_y,
+)
+
+
+class Operation(NamedTuple):
+    """apply(images uint8 (B, C, H, W), value (B,)) -> uint8; the value is `low` at magnitude 0 and `high` at 1."""
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+    low: float = 0.0
+    high: float = 0.0
+
+
+# The transformations and ranges that FixMatch (Sohn et al. 2020, appendix) lists for RandAugment.
+OPERATIONS = (
+    Operation(autocontrast),
+    Operation(brightness, 0.05, 0.95),
+    Operation(colour, 0.05, 0.95),
+    Operation(contrast, 0.05, 0.95),
+    Operation(equalise),
+    Operation(identity),
+    Operation(posterise, 3.5, 8.5),  # rounded: 4…8 bits, equally often
+    Operation(rotate, -30, 30),
+    Operation(sharpness, 0.05, 0.95),
+    Operation(shear_x, -0.3, 0.3),
+    Operation(shear_y, -0.3, 0.3),
+    Operation(solarise, 0, 256),
+    Operation(translate_x, -0.3, 0.3),
+    Operation(translate_y, -0.3, 0.3),
+)
+
+
+def pool(channels: int) -> tuple[Operation, ...]:
+    """FixMatch's operations, without those that need colour for one channel."""
+    return tuple(operation for operation in OPERATIONS if channels == 3 or operation.apply is not colour)
+
+
+def draw_operations(batch: int, generator: Generator, *, operations: int) -> tuple[Tensor, Tensor]:
+    """One operation per image as a slot, int64 (B,), and a magnitude in [0, 1), (B,).
+
+    Every operation has ceil(B / operations) slots and every image gets its own slot, so that group sizes are known
+    without asking the device.  Each image's operation is slot // ceil(B / operations), uniform over the operations;
+    within a batch they are drawn without replacement.
+    """
+    slots = _draw_slots(batch, generator, groups=operations)
+    return slots, torch.rand(batch, generator=generator, device=generator.device)
+
+
+def rand_augment(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
+    """One round of RandAugment, each image with its own operation and magnitude: uint8 -> uint8.
+
+    Every drawn operation is applied, as in the text of FixMatch and as its authors confirm (issue 65 of the official
+    code); the official code and the re-implementation most used skip each with probability 1/2.
+    """
+    choices = pool(images.shape[1])
+    return _by_operation(images, choices, [ceil(len(images) / len(choices))] * len(choices), slots, magnitudes)
+
+
+# AutoAugment's operations; a magnitude of 9 is 1 here.  As in PIL, colour has no effect on one channel.
+POLICY_OPERATIONS = (
+    Operation(autocontrast),
+    Operation(brightness, 1, 1.9),
+    Operation(colour, 1, 1.9),
+    Operation(contrast, 1, 1.9),
+    Operation(equalise),
+    Operation(invert),
+    Operation(posterise, 8, 4),
+    Operation(rotate, 0, 30),
+    Operation(sharpness, 1, 1.9),
+    Operation(shear_y, 0, 0.3),
+    Operation(solarise, 256, 0),
+    Operation(translate_x, 0, 150 / 331),
+    Operation(translate_y, 0, 150 / 331),
+)
+UNSIGNED = (posterise, solarise)  # every other magnitude is negated with probability 1/2
+
+# The 25 sub-policies for CIFAR-10 (Cubuk et al. 2019, appendix): two steps of (operation, probability, magnitude 0…9).
+POLICY = (
+    ((invert, 0.1, 0), (contrast, 0.2, 6)),
+    ((rotate, 0.7, 2), (translate_x, 0.3, 9)),
+    ((sharpness, 0.8, 1), (sharpness, 0.9, 3)),
+    ((shear_y, 0.5, 8), (translate_y, 0.7, 9)),
+    ((autocontrast, 0.5, 0), (equalise, 0.9, 0)),
+    ((shear_y, 0.2, 7), (posterise, 0.3, 7)),
+    ((colour, 0.4, 3), (brightness, 0.6, 7)),
+    ((sharpness, 0.3, 9), (brightness, 0.7, 9)),
+    ((equalise, 0.6, 0), (equalise, 0.5, 0)),
+    ((contrast, 0.6, 7), (sharpness, 0.6, 5)),
+    ((colour, 0.7, 7), (translate_x, 0.5, 8)),
+    ((equalise, 0.3, 0), (autocontrast, 0.4, 0)),
+    ((translate_y, 0.4, 3), (sharpness, 0.2, 6)),
+    ((brightness, 0.9, 6), (colour, 0.2, 8)),
+    ((solarise, 0.5, 2), (invert, 0.0, 0)),
+    ((equalise, 0.2, 0), (autocontrast, 0.6, 0)),
+    ((equalise, 0.2, 0), (equalise, 0.6, 0)),
+    ((colour, 0.9, 9), (equalise, 0.6, 0)),
+    ((autocontrast, 0.8, 0), (solarise, 0.2, 8)),
+    ((brightness, 0.1, 3), (colour, 0.7, 0)),
+    ((solarise, 0.4, 5), (autocontrast, 0.9, 0)),
+    ((translate_y, 0.9, 9), (translate_y, 0.7, 9)),
+    ((autocontrast, 0.9, 0), (solarise, 0.8, 3)),
+    ((equalise, 0.8, 0), (invert, 0.1, 0)),
+    ((translate_y, 0.7, 9), (autocontrast, 0.9, 0)),
+)
+
+
+# For each of the two steps the operation of every sub-policy, as a place in POLICY_OPERATIONS: (2, 25).
+POLICY_CHOICES = tuple(
+    tuple([operation.apply for operation in POLICY_OPERATIONS].index(apply) for apply, _, _ in steps)
+    for steps in zip(*POLICY, strict=True)
+)
+
+
+def draw_policies(batch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """One sub-policy per image, as slots and magnitudes of its two steps: int64 (2, B) and in [-1, 1], (2, B).
+
+    As in `draw_operations` every sub-policy has ceil(B / 25) slots.  A step lays them out by operation; behind them
+    comes one slot per image for those that skip the step.
+    """
+    capacity = ceil(batch / len(POLICY))
+    drawn = _draw_slots(batch, generator, groups=len(POLICY))
+    tables = _policy_tables(generator.device)
+    rank, probability, magnitude, signed = (table[:, drawn // capacity] for table in tables)
+    chance, sign = torch.rand(2, 2, batch, generator=generator, device=generator.device)
+    skipped = len(POLICY) * capacity + torch.arange(batch, device=generator.device)
+    slots = torch.where(chance < probability, rank * capacity + drawn % capacity, skipped)
+    return slots, torch.where(signed & (sign < 0.5), -magnitude, magnitude)
+
+
+def apply_policies(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
+    """The two steps of each image's sub-policy, from `draw_policies`: uint8 -> uint8."""
+    batch = len(images)
+    capacity = ceil(batch / len(POLICY))
+    operations = (*POLICY_OPERATIONS, Operation(identity))
+    for choices, *parameters in zip(POLICY_CHOICES, slots, magnitudes, strict=True):
+        sizes = [capacity * choices.count(place) for place in range(len(POLICY_OPERATIONS))]
+        images = _by_operation(images, operations, [*sizes, batch], *parameters)
+    return images
+
+
+def _draw_slots(batch: int, generator: Generator, *, groups: int) -> Tensor:
+    """A slot of its own for each image, int64 (B,), among ceil(B / groups) per group, drawn without replacement."""
+    draws = torch.rand(groups * ceil(batch / groups), generator=generator, device=generator.device)
+    return draws.argsort()[:batch]
+
+
+def _by_operation(
+    images: Tensor, operations: Sequence[Operation], sizes: Sequence[int], slots: Tensor, magnitudes: Tensor
+) -> Tensor:
+    """To each image the operation among whose slots, `sizes` of them side by side, its own is: uint8 -> uint8."""
+    # Slots that no image drew work on image 0; nobody reads their result.
+    occupant = slots.new_zeros(sum(sizes)).scatter_(0, slots, _range(len(images), images))
+    groups = images.index_select(0, occupant).split(sizes), magnitudes[occupant].split(sizes)
+    results = [
+        operation.apply(group, operation.low + (operation.high - operation.low) * magnitude)
+        for operation, group, magnitude in zip(operations, *groups, strict=True)
+        if len(group)
+    ]
+    return torch.cat(results).index_select(0, slots)
+
+
+@cache
+def _policy_tables(device: torch.device) -> tuple[Tensor, ...]:
+    """Of the policy's steps: rank in the order of operations, probability, magnitude in 0…1, signed: (2, 25) each."""
+    rank = torch.tensor(POLICY_CHOICES).argsort(stable=True).argsort()
+    apply, probability, magnitude = zip(*(zip(*steps, strict=True) for steps in zip(*POLICY, strict=True)), strict=True)
+    signed = torch.tensor([[step not in UNSIGNED for step in steps] for steps in apply])
+    return tuple(table.to(device) for table in (rank, torch.tensor(probability), torch.tensor(magnitude) / 9, signed))

@@ -1,0 +1,383 @@
+"""The search of one cell: what is suggested, running and told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from lnl.search.optuna_objects import make_pruner, make_sampler, seed_of
+from lnl.search.rows import ROW, frozen_trials, winner
+from lnl.space import Choice, Integer, as_json
+from lnl.storage.currency import latest
+from lnl.storage.leases import Lease, claim, locked
+from lnl.storage.objects import StorageError
+from lnl.storage.outcomes import accuracies, counting, diverged, is_outcome, selection_rules
+from lnl.storage.places import canonical, now, short_hash
+from lnl.storage.store import Store
+from lnl.study.parts import SEARCH_REPLICATES
+from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
+from lnl.trial.config import Trial
+from lnl.trial.provenance import Current
+
+COUNTING = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+)  # suggestions that count in a budget, as `lnl.storage.outcomes.counting`
+ENDED = (*COUNTING, TrialState.FAIL)
+
+
+@dataclass
+class Open:
+    """A suggestion that this driver evaluates."""
+
+    search: CellSearch
+    number: int
+    params: dict[str, Any]
+    trials: tuple[Trial, ...]  # one per replicate
+    lease: Lease
+    asked_at: datetime
+    waiting: dict[str, Planned] = field(default_factory=dict)  # id -> those, and what they start from, not yet ended
+    curve: dict[int, float] = field(default_factory=dict)  # epoch -> validation accuracy, where a pruner looks
+
+    @property
+    def own(self) -> bool:
+        """Whether these are the arm's own values."""
+        return self.params == self.search.cell.default
+
+
+class CellSearch:
+    """The search of one cell: Optuna's study beside the rows of table `suggestions`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        cell: Cell,
+        store: Store,
+        storage: optuna.storages.BaseStorage,
+        rows: pd.DataFrame,
+        current: Current,
+    ) -> None:
+        assert plan.search is not None
+        self.sources = current.sources(cell.trial)
+        self.current = current
+        self.plan, self.cell, self.store, self.settings, self.rows = plan, cell, store, plan.search, rows
+        self.failed_here = 0
+        self.refused_here = 0
+        self.known = 0  # suggestions, when last looked at
+        self.last_failure: str | None = None
+        self.idle_until = 0.0
+        several = len(self.settings.objectives) > 1
+        with self._locked():
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=f"{cell.name}@{store.identity()[:8]}",  # another results folder is another search
+                directions=["maximize", "minimize"] if several else ["maximize"],
+                pruner=make_pruner(self.settings.pruner),
+                load_if_exists=True,
+            )
+            self.rebuilt = self._rebuild()
+            self.study.sampler = make_sampler(cell.sampler, self._seed())
+            self.lost = self._suggest_again()
+        self.standing()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.store.root / "suggestions")
+
+    def _rebuild(self) -> int:
+        """Give Optuna the suggestions that the results have and it lacks; returns how many."""
+        there = len(self.study.get_trials(deepcopy=False))
+        missing = frozen_trials(self.rows, self.cell)[there:]
+        for trial in missing:
+            self.study.add_trial(trial)
+        default = self.cell.default
+        if not any(_wanted(one) == default for one in self.study.get_trials(deepcopy=False)):
+            self.study.enqueue_trial(default)
+        return len(missing)
+
+    def _seed(self) -> int:
+        """No driver has that of another one, nor that of one from before a rebuild."""
+        trials = len(self.study.get_trials(deepcopy=False, states=ENDED))
+        attributes = self.study.user_attrs
+        driver = attributes.get("drivers", 0)
+        self.study.set_user_attr("drivers", driver + 1)
+        own = seed_of(self.cell, self.settings.seed, driver, trials)
+        if self.cell.sampler != "qmc":
+            return own
+        # all drivers draw from one sequence, whose place is in Optuna's storage; a rebuilt one begins another sequence
+        if "sequence" not in attributes:
+            self.study.set_user_attr("sequence", own)
+        return int(attributes.get("sequence", own))
+
+    def _suggest_again(self) -> set[int]:
+        """Values that failed by accident, and those whose row is lost; returns the numbers of the latter."""
+        trials = self.study.get_trials(deepcopy=False)
+        with_row = set(self.rows["number"])
+        ended = {one.number for one in trials if one.state in COUNTING}
+        lost = {number for number in ended - with_row if self._row(number) is None}  # not those told since we read
+        refused = self.rows["refused"].map(lambda value: pd.notna(value) and bool(value)).astype(bool)
+        failed = set(self.rows.loc[(self.rows["state"] == "failed") & ~refused, "number"])
+        held = [canonical(_wanted(one)) for one in trials if one.number not in lost and one.state != TrialState.FAIL]
+        for one in trials:
+            if one.number in lost | failed and one.params and canonical(one.params) not in held:
+                self.study.enqueue_trial(one.params)
+                held.append(canonical(one.params))
+        return lost
+
+    def standing(self) -> dict[str, int]:
+        """How many suggestions are complete, pruned, running (anybody's) and failed in this run."""
+        states = [one.state for one in self.study.get_trials(deepcopy=False) if one.number not in self.lost]
+        names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
+        standing = {**{name: states.count(state) for name, state in names.items()}, "failed": self.failed_here}
+        self.known = sum(standing.values())
+        return standing
+
+    def in_words(self) -> Standing:
+        standing = self.standing()
+        setting = "" if self.cell.setting == "{}" else f" {self.cell.setting}"
+        rows = counting(self.rows, self.settings.suggestions)
+        best = winner(rows)
+        scores = "–"
+        if best is not None:
+            default = canonical(self.cell.default)
+            own = rows[(rows["params"] == default) & (rows["state"] == "complete")]
+            wins = best["params"] == default
+            words = ["the arm's own values" if wins else f"suggestion {best['number']}"]
+            words += [f"own values {100 * own.iloc[0]['values'][0]:.1f}"] if len(own) and not wins else []
+            scores = f"{100 * best['values'][0]:.1f} % ({'; '.join(words)})"
+        return Standing(
+            name=self.cell.searched_arm + setting,
+            budget=self.settings.suggestions,
+            finished=standing["complete"] + standing["pruned"],
+            running=standing["running"],
+            pruned=standing["pruned"],
+            failed=standing["failed"],
+            rebuilt=self.rebuilt,
+            stale=int((rows["code_hash"] != self.sources.code_hash).sum()),
+            scores=scores,
+        )
+
+    def spent(self) -> bool:
+        """Whether as many suggestions are evaluated as were asked for, or have failed in this run."""
+        standing = self.standing()
+        ended = standing["complete"] + standing["pruned"] + standing["failed"]
+        return ended >= self.settings.suggestions or self._hopeless()
+
+    def _hopeless(self) -> bool:
+        """Whether as many suggestions were refused in this run as were asked for."""
+        return self.refused_here >= self.settings.suggestions
+
+    def ask(self, mine: set[int]) -> Open | None:
+        """A suggestion of a driver that died, else one more if the budget allows; None where there is nothing to do."""
+        with self._locked():
+            for one in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+                if one.number not in mine and (lease := self._claim(one.number)):
+                    if found := self._take(optuna.trial.Trial(self.study, one._trial_id), lease):
+                        return found
+            while sum(self.standing().values()) < self.settings.suggestions and not self._hopeless():
+                trial = self.study.ask()
+                self.known += 1
+                if (lease := self._claim(trial.number)) is None:
+                    raise StorageError(
+                        f"Another driver evaluates suggestion {trial.number} of {self.cell.name} with another Optuna "
+                        "storage: give both the same --optuna."
+                    )
+                if found := self._take(trial, lease):
+                    return found
+            return None
+
+    def _claim(self, number: int) -> Lease | None:
+        lease, _ = claim(self.store, self.plan.study, f"search-{short_hash(self.cell.name)}-{number}")
+        return lease
+
+    def _take(self, trial: optuna.trial.Trial, lease: Lease) -> Open | None:
+        """The suggestion with all its values, held by this process; None where it has ended, or is refused."""
+        lease.__enter__()
+        params: dict[str, Any] = {}
+        for key in self.cell.space:
+            if self.cell.holds(key, params):
+                params[key] = self._suggest(trial, key)
+        known = dict(self._frozen(trial.number).intermediate_values)
+        suggestion = Open(self, trial.number, params, (), lease, now(), curve=known)
+        if (row := self._row(trial.number)) is not None:  # its driver died between writing the row and telling Optuna
+            self._tell(trial.number, row)
+            lease.__exit__()
+            return None
+        try:
+            asked = self.cell.trial.override(params)
+        except ValueError as error:  # values that cannot stand beside each other
+            self._end(suggestion, "failed", message=str(error), refused=True)
+            return None
+        replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
+        suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
+        declared = [
+            Planned(one, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=trial.number)
+            for one in suggestion.trials
+        ]
+        suggestion.waiting = {planned.id: planned for planned in with_prerequisites(declared)}
+        return suggestion
+
+    def _suggest(self, trial: optuna.trial.Trial, key: str) -> Any:
+        space = self.cell.space[key]
+        if isinstance(space, Choice):
+            return trial.suggest_categorical(key, space.values)
+        if isinstance(space, Integer):
+            return trial.suggest_int(key, space.low, space.high, log=space.log)
+        return trial.suggest_float(key, space.low, space.high, log=space.log)
+
+    def _row(self, number: int) -> dict[str, Any] | None:
+        """The row of a suggestion, if there is a readable one."""
+        path = self.store.suggestion_path(self.plan.study, self.cell.name, number)
+        rows, _ = self.store.read("suggestions", self.plan.study, ROW, files=path.stem)
+        return rows.iloc[0].to_dict() if len(rows) else None  # type: ignore[return-value]
+
+    # ------------------------------------------------------------------------------------------------ what came of it
+
+    def report(self, suggestion: Open, epoch: int, accuracy: float) -> bool:
+        """A pruner sees one more epoch; returns whether it gives the suggestion up.  The arm's own values never are."""
+        if epoch in suggestion.curve:  # a trial that goes on from a checkpoint comes to it again
+            return False
+        suggestion.curve[epoch] = accuracy
+        frozen = self._frozen(suggestion.number)
+        if frozen.state.is_finished():
+            return False
+        trial = optuna.trial.Trial(self.study, frozen._trial_id)
+        trial.report(accuracy, epoch)
+        return not suggestion.own and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
+
+    def complete(self, suggestion: Open) -> None:
+        """Close it with the means over its replicates' rows."""
+        outcomes = [outcome_of(self.store, self.plan, trial, self.current) for trial in suggestion.trials]
+        if missing := [trial.id for trial, one in zip(suggestion.trials, outcomes, strict=True) if one is None]:
+            self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see `lnl doctor`.")
+            return
+        known = [one for one in outcomes if one is not None]
+        values = [float(np.mean([one.accuracy for one in known]))]
+        if len(self.settings.objectives) > 1:
+            values.append(float(np.mean([one.seconds for one in known])))
+        totals = {name: sum(getattr(one, name) for one in known) for name in ("diverged", "epochs", "seconds")}
+        self.close(suggestion, "complete", values=values, **totals)
+
+    def prune(self, suggestion: Open, seconds: float) -> None:
+        last = max(suggestion.curve)
+        self.close(suggestion, "pruned", values=[suggestion.curve[last]], epochs=last, seconds=seconds)
+
+    def fail(self, suggestion: Open, message: str, refused: bool = False) -> None:
+        """`refused`: its values cannot be trained with, which says nothing against the next ones."""
+        self.close(suggestion, "failed", message=message, refused=refused)
+
+    def close(self, suggestion: Open, state: str, **result: Any) -> None:
+        with self._locked():
+            self._end(suggestion, state, **result)
+
+    def _end(self, suggestion: Open, state: str, **result: Any) -> None:
+        """Write its row, then tell Optuna, then let go.  A driver that took it over meanwhile may have been first."""
+        number = suggestion.number
+        if (row := self._row(number)) is None:
+            row = {
+                "search": self.cell.name,
+                "number": number,
+                "arm": self.cell.arm,
+                "setting": self.cell.setting,
+                "sampler": self.cell.sampler,
+                "state": state,
+                "params": canonical(suggestion.params),
+                "trials": [trial.id for trial in suggestion.trials],
+                "diverged": 0,
+                "refused": False,
+                "curve": canonical(suggestion.curve) if suggestion.curve else None,
+                "code_hash": self.sources.code_hash,
+                "sources_hash": self.sources.sources_hash,
+                "space": canonical({key: as_json(space) for key, space in self.cell.space.items()}),
+                "preset": self.plan.preset,
+                "asked_at": suggestion.asked_at,
+                "told_at": now(),
+                **result,
+            }
+            self.store.write_suggestion(self.plan.study, row)
+        known = {name: row.get(name) for name in ROW}
+        self.rows = pd.DataFrame([*self.rows.to_dict("records"), known], columns=ROW)
+        if row["state"] == "failed":
+            self.last_failure = row["message"]
+            refused = pd.notna(row["refused"]) and bool(row["refused"])
+            self.refused_here += refused
+            self.failed_here += not refused
+        self._tell(number, row)
+        suggestion.lease.__exit__()
+
+    def _tell(self, number: int, row: Mapping[str, Any]) -> None:
+        frozen = self._frozen(number)
+        if frozen.state.is_finished():
+            return
+        trial = optuna.trial.Trial(self.study, frozen._trial_id)
+        trial.set_user_attr("trials", list(row["trials"]))
+        if row["state"] == "complete":
+            self.study.tell(number, list(row["values"]))
+        elif row["state"] == "pruned":
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("failure", row["message"])
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+
+def _wanted(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of a trial, also of one that waits to be asked for, or was lost while it was."""
+    return dict(trial.system_attrs.get("fixed_params", trial.params))
+
+
+class Outcome(NamedTuple):
+    """What one trial of a suggestion gave."""
+
+    accuracy: float  # on validation images, under the selection rule
+    seconds: float
+    epochs: int
+    diverged: bool
+
+
+def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outcome | None:
+    """Of a trial that is finished by the current code on the current data; None where it is not, or its rows are lost.
+
+    Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
+    """
+    rows, _ = store.read("trials", plan.study, files=f"{trial.id}-*")
+    final = latest(rows, {trial.id: current.sources(trial)})
+    if final.empty or final["stale"].any() or not is_outcome(final).all():
+        return None
+    row = final.iloc[0]
+    seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
+    if diverged(final).all():
+        chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
+        return Outcome(chance, seconds, epochs, True)
+    of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
+    curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
+    if curve.empty:
+        return None
+    scores = curve.sort_values("epoch")["value"].tolist()
+    rules = selection_rules(scores, scores)
+    accuracy = rules[f"accuracy_{plan.record['search']['selection']}"]
+    return None if accuracy is None else Outcome(float(accuracy), seconds, epochs, False)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a search stands."""
+
+    name: str  # of the searched arm, with its setting
+    budget: int
+    finished: int  # complete or pruned
+    running: int  # by any driver
+    pruned: int
+    failed: int  # in this run
+    rebuilt: int  # suggestions that Optuna's storage had lost
+    stale: int  # evaluated by other code
+    scores: str  # the best validation accuracy, and the one of the arm's own values

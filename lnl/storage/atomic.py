@@ -1,0 +1,92 @@
+"""Writing a file whole or not at all, and never over what somebody else has written since."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lnl.storage.objects import ObjectPath, StorageError
+from lnl.storage.places import Place
+from lnl.system import processes
+
+
+def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
+    """Call `write(temporary_path)`, flush to disk and rename to `path`: readers see the whole file or none.
+
+    Object storage gets the whole file in one PUT.  `once`: only where none has that name, whoever else writes.
+    Raises `StorageError` where the disk is full or the place cannot be written; nothing half-written stays behind.
+    """
+    if isinstance(path, ObjectPath):
+        _put(path, write, once)
+        return
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        if not once:
+            os.replace(temporary, path)
+        elif not _linked(temporary, path):
+            raise _there_already(path)
+    except StorageError:
+        raise
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError without a number
+        raise _storage_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file its name, unless another has it: unlike a renaming, a link never replaces."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return os.stat(temporary).st_nlink == 2  # over NFS the answer to our own link may have been lost
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP) or path.exists():  # file systems without links
+            raise
+        os.replace(temporary, path)
+    return True
+
+
+def _put(path: ObjectPath, write: Any, once: bool) -> None:
+    with processes.scratch("put") as folder:
+        temporary = folder / path.name
+        try:
+            write(temporary)
+            content = temporary.read_bytes() if once else b""
+        except (OSError, RuntimeError) as error:
+            raise _storage_error(temporary, error) from error
+        if not once:
+            path.upload(temporary)
+        elif path.exchange(content, None) is None:
+            raise _there_already(path)
+
+
+class Overtaken(StorageError):
+    """Somebody else has written this attempt's row."""
+
+
+def _there_already(path: Place) -> Overtaken:
+    return Overtaken(f"{path} is there already, and attempts are never overwritten: run again.")
+
+
+def _storage_error(path: Path, error: Exception) -> StorageError:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20:
+        return StorageError(f"No space left to write {path}: free some, or give another --storage; then run again.")
+    return StorageError(f"Cannot write {path} ({error}): check the folder's permissions; then run again.")
+
+
+def _free_bytes(folder: Path) -> float:
+    try:
+        return float(psutil.disk_usage(str(folder)).free)
+    except OSError:
+        return float("inf")

@@ -1,0 +1,202 @@
+"""The columns of each table of results."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+TIME = pa.timestamp("us", tz="UTC")
+
+TRIALS = pa.schema(
+    [
+        # identity
+        ("trial", pa.string()),  # hash of the identity fields of the configuration
+        ("attempt", pa.int32()),  # 1, 2, … : executions of this trial
+        ("preset", pa.string()),
+        ("arm", pa.string()),
+        ("setting", pa.string()),  # JSON: factor -> value where it differs from the base
+        ("replicate", pa.int32()),
+        ("plan_hash", pa.string()),
+        # what was asked for
+        ("method", pa.string()),
+        ("dataset", pa.string()),
+        ("network", pa.string()),
+        ("labels", pa.int64()),  # labelled training images, all classes together
+        ("unlabelled", pa.int64()),  # unlabelled training images
+        ("noise_kind", pa.string()),
+        ("noise_rate", pa.float64()),  # nominal
+        ("epochs", pa.int32()),
+        ("config", pa.string()),  # canonical JSON of the whole trial
+        # what was realised
+        ("noise_realised", pa.float64()),  # share of labelled images whose label is wrong
+        ("transition", pa.string()),  # JSON K × K: realised P(given label | true label)
+        ("classes", pa.int32()),  # K of the data set
+        ("parameters", pa.int64()),
+        ("data_hash", pa.string()),  # of the data set's images and labels
+        ("sources_hash", pa.string()),  # of all data behind the trial: its data set, human labels, prerequisites' data
+        ("noise_hash", pa.string()),
+        ("split_hash", pa.string()),  # labelled, probe and validation images
+        ("unlabelled_hash", pa.string()),
+        ("init_hash", pa.string()),
+        # where a search asked for it, see lnl.search; null in all other trials
+        ("search", pa.string()),
+        ("suggestion", pa.int32()),
+        # outcome
+        ("status", pa.string()),  # ok | failed | preempted | pruned
+        ("failure_class", pa.string()),  # oom | nan | preempted | timeout | code_error | data_error
+        ("failure_message", pa.string()),
+        ("epochs_done", pa.int32()),
+        ("accuracy_last", pa.float64()),
+        ("accuracy_last10", pa.float64()),
+        ("accuracy_val_selected", pa.float64()),
+        ("epoch_val_selected", pa.int32()),
+        ("validation_labels", pa.string()),  # clean | noisy
+        ("accuracy_best_test", pa.float64()),  # oracle: chosen by looking at the test set
+        # cost and provenance
+        ("seconds", pa.float64()),  # of all attempts that this one continues
+        ("peak_memory_mb", pa.float64()),  # accelerator memory that the process held; null on CPU
+        ("device_memory_mb", pa.float64()),  # that the accelerator has; null on CPU
+        ("device", pa.string()),
+        ("cpus", pa.float64()),
+        ("gpus", pa.float64()),
+        ("host", pa.string()),
+        ("code_hash", pa.string()),  # of the code that can change its numbers, see `lnl.trial.code_hash`
+        ("git_commit", pa.string()),
+        ("git_dirty", pa.bool_()),
+        ("version_python", pa.string()),
+        ("version_torch", pa.string()),
+        ("version_ray", pa.string()),
+        ("started_at", TIME),
+        ("ended_at", TIME),
+        ("schema_version", pa.int32()),
+    ]
+)
+EPOCHS = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("attempt", pa.int32()),
+        ("epoch", pa.int32()),  # 1-based: the state after this many epochs
+        ("step", pa.int64()),  # optimizer steps so far
+        ("split", pa.string()),  # train | validation | test | oracle (true labels of training images)
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # NaN: computed but undefined
+        ("seconds", pa.float64()),  # since the trial began, earlier attempts included
+        ("schema_version", pa.int32()),
+    ]
+)
+ARRAYS = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("attempt", pa.int32()),
+        ("epoch", pa.int32()),
+        ("split", pa.string()),
+        ("name", pa.string()),  # see lnl.trial.evaluation.diagnose and embed
+        ("shape", pa.list_(pa.int32())),
+        ("values", pa.list_(pa.float32())),  # row by row
+        ("schema_version", pa.int32()),
+    ]
+)
+SUGGESTIONS = pa.schema(
+    [
+        ("search", pa.string()),  # name of the search, in Optuna's storage too
+        ("number", pa.int32()),  # 0, 1, … : the arm's own values are the first
+        ("arm", pa.string()),
+        ("setting", pa.string()),  # JSON, as in trials
+        ("sampler", pa.string()),
+        ("state", pa.string()),  # complete | pruned | failed
+        ("params", pa.string()),  # JSON: dotted field -> value, of the fields that were searched
+        ("values", pa.list_(pa.float64())),  # one per objective: means over the replicates; of a pruned one the last
+        ("trials", pa.list_(pa.string())),  # one per replicate
+        ("diverged", pa.int32()),  # replicates that diverged, and counted as chance
+        ("epochs", pa.int32()),  # trained, all replicates together
+        ("seconds", pa.float64()),  # of training, all replicates together
+        ("message", pa.string()),  # why it failed
+        ("refused", pa.bool_()),  # it failed because its values cannot be trained with
+        ("curve", pa.string()),  # JSON: epoch -> validation accuracy, where a pruner looked at it
+        ("code_hash", pa.string()),
+        ("sources_hash", pa.string()),  # of the data behind its trials, as in trials
+        ("space", pa.string()),  # JSON: the whole space it was drawn from
+        ("preset", pa.string()),
+        ("asked_at", TIME),
+        ("told_at", TIME),
+        ("schema_version", pa.int32()),
+    ]
+)
+STUDIES = pa.schema(
+    [
+        ("study", pa.string()),
+        ("preset", pa.string()),
+        ("plan_hash", pa.string()),
+        ("plan", pa.string()),  # JSON, see lnl.study.study.Study.plan
+        ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
+        ("submitted_at", TIME),
+        (
+            "first_submitted_at",
+            TIME,
+        ),  # of the same plan; null where an earlier version submitted it
+        ("git_commit", pa.string()),
+        ("sequence", pa.int64()),  # 1, 2, … within the study, see `by_submission`; null in older files
+        ("schema_version", pa.int32()),
+    ]
+)
+EVENTS = pa.schema(
+    [
+        ("at", TIME),
+        ("study", pa.string()),
+        ("trial", pa.string()),
+        ("kind", pa.string()),  # run_started | run_resized | run_ended | retried | lost | failed | looked
+        ("payload", pa.string()),  # JSON
+        ("schema_version", pa.int32()),
+    ]
+)
+TABLES = {
+    "trials": TRIALS,
+    "epochs": EPOCHS,
+    "arrays": ARRAYS,
+    "suggestions": SUGGESTIONS,
+    "studies": STUDIES,
+    "events": EVENTS,
+}
+_ATTEMPT = ("trial", "attempt")
+PART_KEYS = {  # what names a part: all of its rows have the same
+    "trials": _ATTEMPT,
+    "epochs": _ATTEMPT,
+    "arrays": _ATTEMPT,
+    "suggestions": ("search", "number"),
+    "studies": ("study", "preset", "plan_hash"),
+    "events": ("at", "kind"),
+}
+ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
+    "epochs": (*_ATTEMPT, "epoch", "split", "metric"),
+    "arrays": (*_ATTEMPT, "epoch", "split", "name"),
+    "events": ("at", "study", "trial", "kind", "payload"),
+}
+PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
+PARTITION = pa.field("study", pa.string())  # their only partition key
+PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
+
+# Columns, and fields of an event, whose text is for people and may quote anything: secrets are masked there, and only
+# there, for no code reads them back.
+SPOKEN = ("failure_message", "message", "reason", "stopped")
+
+
+def renamed(trials: pd.DataFrame, plans: pd.DataFrame) -> pd.DataFrame:
+    """Rows of trials under the names that their arms have by now: a row keeps the name that its arm had when it ran.
+
+    `plans`: submitted ones of the study, oldest first.  The newest with the trial names its arm, one of the row's own
+    preset before others.
+    """
+    names: dict[Any, str] = {}
+    for preset, text in zip(plans["preset"], plans["plan"], strict=True):
+        plan = json.loads(text)
+        for entry in [*plan.get("prerequisites", []), *plan.get("trials", [])]:
+            names[entry["trial"]] = names[entry["trial"], preset] = entry["arm"]
+    arms = [
+        names.get((trial, preset), names.get(trial, arm))
+        for trial, preset, arm in zip(trials["trial"], trials["preset"], trials["arm"], strict=True)
+    ]
+    return trials.assign(arm=pd.Series(arms, index=trials.index, dtype=object))

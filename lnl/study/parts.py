@@ -1,0 +1,126 @@
+"""The parts of a study: contrasts, panels, presets and searches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass as settings
+from pydantic.dataclasses import is_pydantic_dataclass
+
+from lnl import replicates as replicates_module
+from lnl.declaring import declared
+from lnl.space import Choice, Integer, Uniform
+
+_STRICT = ConfigDict(extra="forbid")
+FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
+SEARCH_REPLICATES = (
+    replicates_module.A_NIGHT
+)  # searches have the replicates from here on: none sees those of a study or a night
+
+
+def _plain(value: Any) -> Any:
+    """Plain data, as plans are stored: of `Noise(…)` and the like what differs from the defaults."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_pydantic_dataclass(type(value)):
+        return TypeAdapter(type(value)).dump_python(value, mode="json", exclude_defaults=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+Overrides = Annotated[dict[str, Any], BeforeValidator(_plain)]  # dotted field -> value
+Levels = Annotated[list[Any], BeforeValidator(_plain)]
+
+
+@declared
+@settings(frozen=True, config=_STRICT)
+class Contrast:
+    """A declared comparison of two arms: its direction, and how large a difference must be to matter."""
+
+    arm: str
+    against: str
+    direction: Literal["any", "helps", "hurts"] = "any"
+    smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0  # in accuracy, a fraction: 0.005 is half a point
+
+    @model_validator(mode="after")
+    def _of_two(self) -> Contrast:
+        if self.arm == self.against:
+            raise ValueError(f"a contrast compares two arms, and both are '{self.arm}': name another one")
+        return self
+
+
+@declared
+@settings(frozen=True, config=_STRICT)
+class Panel:
+    """A part of a study that becomes one figure: arms across factors, the first arm the reference of differences."""
+
+    title: str
+    arms: tuple[str, ...]
+    across: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ("train/loss", "test/accuracy")
+
+
+@declared
+@settings(frozen=True, config=_STRICT)
+class Search:
+    """A search nested in every arm: as many suggestions for each, the arm's own values the first.
+
+    Suggestions are chosen by validation accuracy, never by the test set.  The best of each arm is then trained beside
+    the arm itself on the study's replicates, none of which the search has seen.
+    """
+
+    suggestions: Annotated[int, Field(ge=1)] = 30  # of each arm and sampler, the arm's own values among them
+    space: dict[str, Uniform | Integer | Choice] | None = None  # dotted field -> what may be tried; None: SEARCH of
+    # each arm's method
+    parameters: tuple[str, ...] | None = None  # only these fields of the space, where an arm has them; None: all
+    arms: tuple[str, ...] | None = None  # that are searched; None: all
+    samplers: tuple[Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"], ...] = ("tpe",)  # one search for each
+    pruner: Literal["none", "asha", "median", "percentile", "successive_halving", "hyperband"] = "none"  # asha: Tune's
+    objectives: tuple[Literal["accuracy"]] | tuple[Literal["accuracy"], Literal["seconds"]] = ("accuracy",)
+    selection: Literal["last", "last10", "val_selected"] | None = None  # of the validation curve; None: the study's
+    replicates: Annotated[int, Field(ge=1)] = 1  # of each suggestion: their mean counts
+    settings: Literal["base", "each"] = "base"  # base: what is best there is used in all settings
+    seed: Annotated[int, Field(ge=0)] = 0  # of the samplers
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        if self.pruner != "none" and self.replicates > 1:
+            raise ValueError("a pruner looks at one curve: search with 1 replicate a suggestion, or without a pruner")
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ValueError("a pruner looks at one objective: search for accuracy alone, or without a pruner")
+        if "cmaes" in self.samplers and len(self.objectives) > 1:
+            raise ValueError("CMA-ES has one objective: choose another sampler, or search for accuracy alone")
+        if not self.samplers or len(set(self.samplers)) < len(self.samplers):
+            raise ValueError("a search needs a sampler, and each but once")
+        if self.parameters is not None and not self.parameters:
+            raise ValueError("a search needs at least one parameter")
+        return self
+
+
+@declared
+@settings(frozen=True, config=_STRICT)
+class Preset:
+    """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
+
+    base: Overrides = Field(default_factory=dict)
+    factors: dict[str, Levels] = Field(default_factory=dict)
+    arms: dict[str, Overrides] = Field(default_factory=dict)  # further overrides of arms that exist
+    panels: tuple[str, ...] | None = None
+    replicates: Annotated[int, Field(ge=1)] | None = None
+    looks: tuple[int, ...] | None = None  # None: the study's, where the preset has no replicates of its own
+    search: dict[str, Any] = Field(default_factory=dict)  # fields of the study's search
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preset:
+        _check_looks(self.looks or ())
+        return self
+
+
+def _check_looks(looks: Sequence[int]) -> None:
+    """Raise `ValueError` where no verdict can come of them."""
+    if looks and (looks[0] < FEWEST_AT_A_LOOK or any(one >= other for one, other in itertools.pairwise(looks))):
+        raise ValueError(f"looks are rising numbers of replicates, from {FEWEST_AT_A_LOOK} on, not {list(looks)}")

@@ -1,0 +1,159 @@
+"""The plan of a study: its trials, their prerequisites, and the row that records it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from lnl.space import Space
+from lnl.storage.currency import Sources, sources_text
+from lnl.storage.places import canonical, now, short_hash
+from lnl.study.parts import Search
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.provenance import Current
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial's place in a plan."""
+
+    trial: Trial
+    arm: str
+    setting: str  # canonical JSON of the factor values that differ from the base
+    prerequisite: bool = False  # other trials of the plan start from what it has learnt
+    search: str | None = None  # name of the search that asks for it, and the number of the suggestion
+    suggestion: int | None = None
+
+    @cached_property  # a hash over all fields, asked for again and again
+    def id(self) -> str:
+        return self.trial.id
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a search is nested: one arm in one setting with one sampler."""
+
+    name: str  # study/preset/arm_sampler, the setting, and a hash of all that makes two suggestions comparable
+    arm: str
+    setting: str
+    sampler: str
+    trial: Trial  # the arm in that setting, replicate 0
+    space: Mapping[str, Space]
+
+    @property
+    def searched_arm(self) -> str:
+        """The arm with the values that the search finds."""
+        return f"{self.arm}_{self.sampler}"
+
+    @property
+    def place(self) -> str:
+        """The name without the hash: what stays when the declaration of the search changes."""
+        return self.name.rpartition("/")[0]
+
+    def holds(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Whether the field is searched beside these values, the others being the arm's own."""
+        conditions = self.space[key].when.items()
+        return all((params[one] if one in params else _get(self.trial, one)) in values for one, values in conditions)
+
+    @property
+    def default(self) -> dict[str, Any]:
+        """The arm's own values of the fields that are searched there."""
+        return {key: _get(self.trial, key) for key in self.space if self.holds(key, {})}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and the words to store it under."""
+
+    study: str
+    preset: str
+    trials: tuple[Planned, ...]
+    record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+    search: Search | None = None
+    cells: tuple[Cell, ...] = ()
+
+    def of_arms(self, arms: Sequence[str] | None) -> set[str]:
+        """Ids of these arms' trials (None: of all), with those that they start from."""
+        by_id = {planned.id: planned.trial for planned in self.trials}
+        entries = self.record["trials"]  # where two arms are the same, under both
+        waiting = [entry["trial"] for entry in entries if arms is None or entry["arm"] in arms]
+        ids = set()
+        while waiting:
+            ids.add(trial := waiting.pop())
+            waiting += [before.id for before in by_id[trial].prerequisites.values()]
+        return ids
+
+    @property
+    def hash(self) -> str:
+        return short_hash(canonical(self.record))
+
+
+def trials_record(declared: Iterable[Planned], trials: Iterable[Planned]) -> dict[str, Any]:
+    """The part of a plan's record that lists its trials; `trials`: the declared ones with their prerequisites."""
+    return {
+        "trials": [
+            {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
+            for p in declared
+        ],
+        "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
+    }
+
+
+def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
+    """The declared trials with those that they start from, each once and before them.
+
+    One that the study has as an arm of its own keeps that arm; the others are named after what they are for.
+    """
+    arms = {planned.id: planned for planned in reversed(declared)}
+    ordered: dict[str, Planned] = {}
+
+    def add(planned: Planned) -> None:
+        for role, trial in planned.trial.prerequisites.items():
+            add(replace(arms.get(trial.id, Planned(trial, f"{role}: {trial.method_name}", "{}")), prerequisite=True))
+        if planned.id not in ordered or planned.prerequisite:
+            ordered[planned.id] = planned
+
+    for planned in declared:
+        add(planned)
+    return tuple(ordered.values())
+
+
+def _said(base: Trial, factor: str, value: Any) -> Any:
+    """A level as plans name it: of settings with fields of their own only what differs from the defaults."""
+    return _get(base.override({factor: value}), factor) if isinstance(value, Mapping) else value
+
+
+def _get(trial: Trial, key: str) -> Any:
+    """The value at a dotted key; of the method its name."""
+    key = "method.name" if key == "method" else key
+    place: Any = trial.model_dump(mode="json")
+    for part in key.split("."):
+        if not isinstance(place, Mapping) or part not in place:
+            raise ValueError(f"Factor '{key}' is no field of the trial.")
+        place = place[part]
+    if key == "noise":
+        return {name: value for name, value in place.items() if value != getattr(Noise(), name)}
+    return place
+
+
+def sources_of(plan: Plan, current: Current) -> dict[str, Sources]:
+    """The code and data that the plan's trials, by id, and its searches, by name, would use now."""
+    trials = {planned.id: current.sources(planned.trial) for planned in plan.trials}
+    return trials | {cell.name: current.sources(cell.trial) for cell in plan.cells}
+
+
+def plan_row(plan: Plan, git_commit: str | None, current: Current | None = None) -> dict[str, Any]:
+    """The row of table `studies`."""
+    return {
+        "study": plan.study,
+        "preset": plan.preset,
+        "plan_hash": plan.hash,
+        "plan": json.dumps(plan.record),  # in declared order: figures and tables keep it
+        "current": sources_text(sources_of(plan, current or Current())),
+        "submitted_at": now(),
+        "git_commit": git_commit,
+    }

@@ -1,0 +1,125 @@
+"""Where each trial of a plan stands, by what the store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+
+from lnl.storage.currency import latest
+from lnl.storage.leases import leases
+from lnl.storage.outcomes import accuracies, diverged, is_outcome
+from lnl.storage.read import tell_left_out
+from lnl.storage.store import Store
+from lnl.study.plan import Plan, Planned, sources_of
+from lnl.trial.config import Trial
+from lnl.trial.provenance import Current
+
+State = Literal["done", "failed", "missing", "stale", "running"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A planned trial beside what the store has of it."""
+
+    planned: Planned
+    state: State
+    seconds: float | None  # measured where done, else expected from finished trials of the same kind; None: unknown
+    accuracy: float | None = None  # on test images under the plan's selection rule; of one that diverged chance
+    failure: str | None = None
+    diverged: bool = False  # one that is done, or stale
+    device: str = ""  # on which `seconds` are expected
+    changed: str = ""  # what has changed since a stale trial ran: `lnl.storage.currency.CHANGED_…`
+
+
+def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[Status]:
+    """Done, failed, stale (done by other code or data), running (leased by a living process) or missing, per trial.
+
+    `failed` are accidents (out of memory, errors), which the next run tries again; a method that diverged is done.
+    `current`: what a new trial would use; by default this process's code and the default folder of data.
+    """
+    columns = [
+        "trial",
+        "attempt",
+        "status",
+        "failure_class",
+        "failure_message",
+        "classes",
+        "transition",
+        "data_hash",
+        f"accuracy_{plan.record['selection']}",
+        "seconds",
+        "code_hash",
+        "sources_hash",
+        "method",
+        "dataset",
+        "network",
+        "preset",
+        "epochs_done",
+        "device",
+        "ended_at",
+    ]
+    rows, unreadable = store.read("trials", plan.study, columns)
+    tell_left_out(unreadable)
+    rows = latest(rows, sources_of(plan, current or Current()))
+    finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
+    timings = rows[finished] if len(rows) else rows
+    pace = _Pace(timings)
+    rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record["selection"]), diverged=diverged(rows))
+    by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
+    held = {trial for (_, trial), lease in leases(store, plan.study).items() if lease["alive"]}
+    statuses = []
+    for planned in plan.trials:
+        trial, row = planned.trial, by_id.get(planned.id)
+        expected = partial(Status, planned, seconds=pace.seconds(trial, plan.preset), device=pace.device)
+        if planned.id in held:
+            statuses.append(expected("running"))
+        elif row is None:
+            statuses.append(expected("missing"))
+        elif not row["finished"]:
+            statuses.append(expected("failed", failure=f"{row['failure_class']}: {row['failure_message']}"))
+        else:
+            state: State = "stale" if row["stale"] else "done"
+            failure = row["failure_message"] if row["status"] != "ok" else None
+            seconds, accuracy = _known(row["seconds"]), _known(row["accuracy"])
+            has_diverged, changed = bool(row["diverged"]), str(row["stale"])
+            statuses.append(Status(planned, state, seconds, accuracy, failure, has_diverged, changed=changed))
+    return statuses
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else value
+
+
+class _Pace:
+    """Seconds of an epoch as measured, by method, data set and network, on the device that was used last."""
+
+    def __init__(self, timings: pd.DataFrame) -> None:
+        """`timings`: rows of finished trials."""
+        self.device = ""
+        self.measured: dict[Any, float] = {}
+        if len(timings):
+            timings = timings.assign(device=timings["device"].fillna("")).sort_values("ended_at", kind="stable")
+            self.device = timings["device"].iloc[-1]
+            here = timings[timings["device"] == self.device]
+            for kind in (["method", "dataset", "network"], ["method", "dataset", "network", "preset"]):
+                totals = here.groupby(kind)[["seconds", "epochs_done"]].sum()
+                totals = totals[totals["epochs_done"] > 0]
+                self.measured |= (totals["seconds"] / totals["epochs_done"]).to_dict()
+
+    def seconds(self, trial: Trial, preset: str) -> float | None:
+        """Of the same preset where it has been timed: others may make longer epochs."""
+        kind = (trial.method_name, trial.dataset, trial.network)
+        pace = self.measured.get((*kind, preset), self.measured.get(kind))
+        return None if pace is None else pace * trial.total_epochs
+
+
+def by_state(statuses: Sequence[Status]) -> dict[str, int]:
+    """How many trials are in each state."""
+    return {
+        state: sum(status.state == state for status in statuses)
+        for state in ("done", "stale", "running", "failed", "missing")
+    }

@@ -1,0 +1,1 @@
+"""This machine: its processors, folders and processes."""

@@ -1,0 +1,137 @@
+"""The MixMatch update as a component: settings, batch and objective, used by every method with a MixMatch part.
+
+Berthelot et al. 2019 (arXiv:1905.02249), Algorithm 1; constants from the official code (google-research/mixmatch).
+Followed from the official code where the paper is silent: one mixing coefficient per example; guesses by the current
+weights under BatchNorm's batch statistics; only the first interleaved batch moves the running statistics; L_U averages
+over classes too.  Ours: the K guesses are one forward pass (the official code makes K), and both parts of a batch are
+drawn from shuffled passes, so that fewer labels than a batch still fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lnl import networks
+from lnl.functional import losses, schedules, targets
+from lnl.networks import Network
+from lnl.settings import Settings
+from lnl.space import Integer, Space, Uniform
+from lnl.training.learner import Learner
+from lnl.training.streams import Streams
+from lnl.training.task import Record, Task
+
+
+class MixMatchSettings(Settings):
+    """Fields of every method with a MixMatch part; `lambda_u` and `alpha` are the paper's for CIFAR-10."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """labelled images a step, and as many unlabelled ones"""
+    views: Annotated[int, Field(ge=1)] = 2
+    """K: augmentations averaged for a guess"""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    """T of sharpening, eq. 7"""
+    alpha: Annotated[float, Field(gt=0)] = 0.75
+    """of Beta(alpha, alpha), eq. 8"""
+    lambda_u: Annotated[float, Field(ge=0)] = 75.0
+    """weight of L_U, eq. 5"""
+    ramp: Annotated[float, Field(ge=0, le=1)] = 1 / 64
+    """share of training over which lambda_u rises from 0: 16,384 of 2^20 steps"""
+    mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"
+    """who is mixed up; the paper's Table 4"""
+    guess_with_average: bool = False
+    """guess by the averaged weights; the paper's Table 4"""
+    batch_norm: Literal["first", "mixmatch", "all"] = "first"
+    """who moves running statistics: first interleaved batch | all mixed images | every pass"""
+
+
+# The paper's lambda_u are 50 to 250, by data set.
+MIXMATCH_SEARCH: dict[str, Space] = {
+    "method.lambda_u": Uniform(1.0, 250.0, log=True),
+    "method.temperature": Uniform(0.1, 1.0),
+    "method.alpha": Uniform(0.1, 2.0, log=True, when={"method.mix": ("all", "labelled", "unlabelled", "separate")}),
+    "method.views": Integer(1, 4),
+}
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Mixed images (B + K·B, C, H, W) and soft targets (B + K·B, classes): the labelled rows first."""
+
+    images: Tensor
+    targets: Tensor
+    labelled: int
+    weight: float  # lambda_u now
+
+
+def mixmatch_batch(
+    settings: MixMatchSettings,
+    task: Task,
+    learner: Learner,
+    streams: Streams,
+    labelled: Tensor,
+    unlabelled: Tensor,
+    progress: float,
+    guesses: Record | None = None,
+) -> MixedBatch:
+    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1].
+
+    `guesses` notes the sharpened ones of the unlabelled images.
+    """
+    count, views = len(labelled), settings.views
+    index = torch.cat([labelled, unlabelled.repeat(views)])
+    images = task.view(index, "weak", streams["augment"])
+    probabilities = learner.guess(
+        images[count:], averaged=settings.guess_with_average, update_statistics=settings.batch_norm == "all"
+    )
+    guess = targets.sharpen(probabilities.view(views, count, -1).mean(dim=0), settings.temperature)
+    if guesses is not None:
+        guesses.note(unlabelled, guess)
+    soft = torch.cat([targets.one_hot(task.labels[labelled], task.classes), guess.repeat(views, 1)])
+    total = len(index)
+    coefficients = targets.mixup_coefficients(settings.alpha, total, streams["mixup"])
+    permutation = _partners(settings.mix, count, total, streams["mixup"])
+    if settings.mix in ("labelled", "unlabelled", "none"):
+        kept = torch.arange(total, device=index.device) < count
+        still = {"labelled": ~kept, "unlabelled": kept, "none": torch.ones_like(kept)}[settings.mix]
+        coefficients = torch.where(still, 1.0, coefficients)
+    images, soft = targets.mixup(images, soft, permutation, coefficients)
+    weight = settings.lambda_u * schedules.linear_ramp(progress, settings.ramp)
+    return MixedBatch(images, soft, count, weight)
+
+
+def _partners(mix: str, count: int, total: int, generator: torch.Generator) -> Tensor:
+    """Everybody's partner: anybody, or only of the own part."""
+    if mix == "all":
+        return torch.randperm(total, generator=generator, device=generator.device)
+    own = torch.randperm(count, generator=generator, device=generator.device)
+    other = torch.randperm(total - count, generator=generator, device=generator.device)
+    return torch.cat([own, other + count])
+
+
+def mixmatch_logits(network: Network, batch: MixedBatch, batch_norm: str) -> Tensor:
+    """(B + K·B, classes).  With `first`, interleaved: each group has images of all, the first moves statistics."""
+    if batch_norm != "first":
+        return network(batch.images)
+    groups = networks.interleave(list(batch.images.split(batch.labelled)))
+    return torch.cat(networks.interleave(_logits_by_group(network, groups)))
+
+
+def _logits_by_group(network: Network, groups: Sequence[Tensor]) -> list[Tensor]:
+    results = [network(groups[0])]
+    with networks.statistics_frozen(network):
+        results += [network(group) for group in groups[1:]]
+    return results
+
+
+def mixmatch_loss(network: Network, batch: MixedBatch, batch_norm: str) -> Tensor:
+    """L_X + lambda_u · L_U (eqs. 3 to 5): cross-entropy on the labelled rows, squared error on the others."""
+    logits = mixmatch_logits(network, batch, batch_norm)
+    labelled = losses.soft_cross_entropy(logits[: batch.labelled], batch.targets[: batch.labelled]).mean()
+    unlabelled = losses.squared_error(logits[batch.labelled :], batch.targets[batch.labelled :]).mean()
+    return labelled + batch.weight * unlabelled

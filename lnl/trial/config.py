@@ -1,0 +1,211 @@
+"""The configuration of one trial."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from lnl import data, methods, networks
+from lnl.declaring import declared, sentence
+from lnl.storage.files import printable
+from lnl.storage.places import canonical, short_hash
+from lnl.training import learner
+from lnl.training.task import Noise, Validation
+
+if TYPE_CHECKING:
+
+    class MethodConfig:
+        """For type checkers: what a trial's method may be given as, and what it is read as."""
+
+        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
+        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
+
+else:  # a name, or {"name": …, field: value}
+    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
+
+METHOD = ("method", "method.name")
+
+
+@declared
+class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """One configuration × one replicate."""
+
+    method: MethodConfig
+    dataset: str = "cifar10"
+    network: str = "wide_resnet28_2"
+    weights: str | None = None  # the backbone's before training: imagenet, or the path of a state dict
+    resize: Annotated[int, Field(ge=8)] | None = None  # pixels: images become so large before they enter the backbone
+    # Fields of another trial, whose trained backbone this one starts from, such as {"method": "simclr", "epochs": 200};
+    # what is not said is as here.  Noise is none where that method uses no labels.
+    init_from: dict[str, Any] | None = None
+    labels: Annotated[int, Field(ge=2)] | None = None  # labelled training images, all classes together; None: all
+    unlabelled_ratio: Annotated[float, Field(gt=0)] | None = (
+        None  # unlabelled images per labelled one; None: all that are left
+    )
+    noise: Noise = Noise()
+    validation: Validation = Validation()
+    probe: Annotated[int, Field(ge=0)] = 0  # trusted images, for methods that use them
+    epochs: Annotated[int, Field(ge=1)] = 100
+    steps: Annotated[int, Field(ge=1)] | None = None  # optimizer steps an epoch; None: one pass over the larger part
+    precision: learner.Precision = "float32"
+    replicate: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        if name not in networks.names():
+            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}")
+        return name
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        kind, colon, _ = name.partition(":")
+        if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
+            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+        return name
+
+    @field_validator("dataset", "weights")
+    @classmethod
+    def _storable(cls, name: str | None) -> str | None:
+        if name is not None and printable(name) != name:
+            raise ValueError(
+                f"the name '{printable(name)}' is not UTF-8, as results are: rename the file or its folder"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Trial:
+        if self.init_from is not None and self.weights is not None:
+            raise ValueError("init_from and weights both say where the backbone starts: give one of them")
+        if self.init_from is not None and not {"method", "method.name"} & self.init_from.keys():
+            raise ValueError("init_from needs a method, such as {'method': 'simclr', 'epochs': 200}")
+        before = self.prerequisites  # refuses unknown fields of prerequisites, too
+        if teacher := before.get("teacher"):
+            self._check_teacher(teacher)
+        if source := before.get("initialisation"):
+            self._check_initialisation(source)
+        return self
+
+    def _check_teacher(self, teacher: Trial) -> None:
+        if self.labels is not None and teacher.labels is not None and self.labels <= teacher.labels:
+            raise ValueError(
+                f"the {self.labels} labelled images are among the {teacher.labels} that the teacher of the noise was "
+                "trained on, whose labels it repeats: ask for more labels, or give the teacher fewer"
+            )
+
+    def _check_initialisation(self, source: Trial) -> None:
+        """Raise `ValueError` where it does not fit, or has seen of the images what this trial may not."""
+        if (source.network, source.resize) != (self.network, self.resize):
+            raise ValueError(
+                f"init_from trains {source.network}, which cannot start {self.network}: choose one network"
+            )
+        same = ["validation", "probe"]
+        if "labels" in methods.load(source.method_name).USES:
+            same += ["labels", "noise"]  # else it could know right labels of images that are wrongly labelled here
+        said = {key.partition(".")[0] for key in self.init_from or ()}
+        for name in same if source.dataset == self.dataset else []:
+            if name in said and (name == "noise" or getattr(source, name) != getattr(self, name)):
+                raise ValueError(
+                    f"init_from has another {name} than the trial that starts from it: leave init_from.{name} out, "
+                    "so that both see the same images and labels"
+                )
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def prerequisites(self) -> dict[str, Trial]:
+        """Trials that are trained before this one: its `initialisation`, the `teacher` of its semantic noise."""
+        found = {}
+        fresh: dict[str, Any] = {"init_from": None, "weights": None}
+        again = {"replicate": self.replicate}
+        if self.init_from is not None:
+            method = self.init_from.get("method", self.init_from.get("method.name"))
+            uses = methods.load(methods.configure(method).name).USES  # type: ignore[attr-defined]
+            silent = {} if "labels" in uses else {"noise": asdict(Noise())}
+            found["initialisation"] = self.override({**fresh, **silent, **self.init_from, **again})
+        if self.noise.teacher is not None:
+            fresh |= {"noise": asdict(Noise()), "method": "supervised", "unlabelled_ratio": None}
+            found["teacher"] = self.override({**fresh, **self.noise.teacher, **again})
+        if len(found) == 2 and found["initialisation"].noise == self.noise:  # one teacher for both
+            whole = found["teacher"].model_dump(mode="json", exclude={"replicate"})
+            found["initialisation"] = found["initialisation"].model_copy(
+                update={"noise": Noise("semantic", teacher=whole)}
+            )
+        return found
+
+    @property
+    def method_name(self) -> str:
+        """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
+        return str(self.method.name)  # type: ignore[attr-defined]
+
+    @property
+    def id(self) -> str:
+        """Hash of what differs from the method's defaults: a new field with a default moves no id."""
+        return short_hash(canonical(self.identity()))
+
+    def identity(self) -> dict[str, Any]:
+        default = Trial(method=methods.configure(self.method_name))
+        said = self.model_dump(mode="json")
+        before = {name: trial.identity() for name, trial in self.prerequisites.items()}
+        if before:  # they are what counts, not the fields in which they were said to differ
+            said = {**said, "init_from": None, "noise": {**said["noise"], "teacher": None}, "prerequisites": before}
+        mine = _difference(said, default.model_dump(mode="json"))
+        return {**mine, "method": {"name": self.method_name, **mine.get("method", {})}}
+
+    def override(self, changes: Mapping[str, Any]) -> Trial:
+        """A copy with dotted fields changed: {"noise.rate": 0.4, "method.temperature": 0.1}.
+
+        A new `method` starts from that method's own defaults; `method.*` keys apply after it.  Raises `ValueError`
+        with one sentence for unknown keys and impossible values.
+        """
+        settings = self.model_dump(mode="json")
+        for key, value in sorted(changes.items(), key=lambda item: item[0] not in METHOD):
+            if key in METHOD and isinstance(value, str):
+                settings["method"] = {"name": value}
+                continue
+            *parents, last = key.split(".")
+            place = settings
+            for parent in parents:
+                if not isinstance(place.get(parent), dict):
+                    place[parent] = {}
+                place = place[parent]
+            place[last] = copy.deepcopy(value)  # a later key may reach into it, and it belongs to the caller
+        return parse(settings)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the run: pre-training epochs come on top."""
+        return self.epochs + getattr(self.method, "pretrain_epochs", 0)
+
+
+def parse(settings: Mapping[str, Any]) -> Trial:
+    """A trial from plain data.  Raises `ValueError` with one sentence."""
+    try:
+        return Trial.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ValueError(sentence(error, Trial, settings)) from None
+
+
+def _difference(mine: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in mine.items():
+        if isinstance(value, Mapping) and isinstance(default.get(key), Mapping):
+            if inner := _difference(value, default[key]):
+                found[key] = inner
+        elif key not in default or value != default[key]:
+            found[key] = value
+    return found

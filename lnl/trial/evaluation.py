@@ -1,0 +1,174 @@
+"""Evaluation of a trained method: accuracy, calibration and what figures show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    SerializeAsAny,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from lnl import methods
+from lnl.functional import graph, noise
+from lnl.training import task
+
+if TYPE_CHECKING:
+
+    class MethodConfig:
+        """For type checkers: what a trial's method may be given as, and what it is read as."""
+
+        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
+        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
+
+else:  # a name, or {"name": …, field: value}
+    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
+
+NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
+
+
+@torch.no_grad()
+def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
+    """Accuracies as fractions.  What uses true labels of training images stands under `oracle`: for diagnosis only.
+
+    In the last epoch also the features: neighbours among the labelled images vote with their given labels
+    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  Raises FloatingPointError where
+    probabilities are not finite.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for split, images, labels in (
+        ("test", truth.test_images, truth.test_labels),
+        ("validation", truth.validation_images, truth.validation_labels),
+    ):
+        if len(labels):
+            probabilities = _finite(method.predict(images))
+            found[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
+            likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
+            found[split, "cross_entropy"] = float(-likelihood.log().mean())
+    index = seen.labelled
+    given, true = seen.labels[index], truth.labels[index]
+    guessed = _finite(seen.over(index, method.predict)).argmax(-1)
+    found["train", "accuracy"] = _share(guessed == given)
+    found["oracle", "accuracy"] = _share(guessed == true)
+    wrong = given != true
+    if wrong.any():
+        found["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
+    if last:
+        bank, queries = seen.over(index, method.features), method.features(truth.test_images)
+        k = min(NEIGHBOURS, len(index))
+        for split, labels in (("test", given), ("oracle", true)):
+            votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
+            found[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
+    return found
+
+
+def _finite(probabilities: Tensor) -> Tensor:
+    """The same.  Of NaN the first class would be the most probable, and accuracy its share."""
+    if not probabilities.isfinite().all():
+        raise FloatingPointError("class probabilities are no finite numbers")
+    return probabilities
+
+
+Arrays = dict[tuple[str, str], Tensor]
+
+
+@torch.no_grad()
+def diagnose(method: Any, seen: task.Task, truth: task.Truth) -> tuple[dict[tuple[str, str], float], Arrays]:
+    """What the method believes of the training labels, compared with the truth; of several networks the mean.
+
+    Metrics: precision and recall of the images trained on as right, AUC of its clean probability (ties count half),
+    accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition matrix, and how far the
+    components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
+    labels, the mixture, the transition matrix.
+    """
+    if not hasattr(method, "beliefs"):
+        return {}, {}
+    beliefs = method.beliefs()
+    given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]
+    clean = given == true
+    found: dict[tuple[str, str], float] = {}
+    arrays: Arrays = {}
+    if beliefs.selected is not None:
+        chosen, known = _by_network(beliefs.selected)
+        right = (chosen * clean).sum(-1)
+        found["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
+        found["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
+        found["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
+    if beliefs.clean is not None:
+        scores = [_auc(one, clean) for one in beliefs.clean.reshape(-1, len(clean))]
+        found["oracle", "selection_auc"] = sum(scores) / len(scores)
+    for name, labels, index in (
+        ("refined_accuracy", beliefs.labels, seen.labelled),
+        ("pseudo_label_accuracy", beliefs.pseudo_labels, seen.unlabelled),
+    ):
+        if labels is not None and (known := labels.isfinite().all(-1) & (truth.labels[index] >= 0)).any():
+            found["oracle", name] = _share((labels.argmax(-1) == truth.labels[index])[known])
+    if beliefs.transition is not None:
+        realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
+        found["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
+        arrays["train", "transition"] = beliefs.transition
+    if beliefs.mixture is not None:
+        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
+        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
+        found["train", "mixture_separation"] = float(apart.mean())
+        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
+    for name in ("loss", "clean", "coefficient"):
+        if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
+            most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself
+            kinds = [_histogram(values[..., kind], most) for kind in (clean, ~clean)]
+            arrays["oracle", f"{name}_histogram"] = torch.stack(kinds)
+    return found, arrays
+
+
+def _by_network(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(…, L) with NaN -> (networks, L) without, and where it was known."""
+    values = values.reshape(-1, values.shape[-1])
+    known = values.isfinite()
+    return torch.where(known, values, 0.0), known
+
+
+def _auc(scores: Tensor, clean: Tensor) -> float:
+    """Area under the ROC curve of (L,) scores for (L,) clean; NaN where one of the two kinds has no known score."""
+    from sklearn.metrics import roc_auc_score  # plans need no scikit-learn, which takes a second
+
+    known = scores.isfinite()
+    scores, clean = scores[known].cpu(), clean[known].cpu()
+    if clean.all() or not clean.any():
+        return math.nan
+    return float(roc_auc_score(clean.numpy(), scores.numpy()))
+
+
+def _histogram(values: Tensor, most: float) -> Tensor:
+    """Counts of the known values over [0, most]."""
+    known = values[values.isfinite()].float().cpu()
+    return torch.histc(known.clamp(0, most), bins=HISTOGRAM_BINS, min=0, max=most)
+
+
+def _moments(epochs: int) -> set[int]:
+    """Five epochs to look at: the first, the last, and the quarters between."""
+    return {1, *(max(1, round(epochs * quarter / 4)) for quarter in (1, 2, 3, 4))}
+
+
+@torch.no_grad()
+def embed(method: Any, truth: task.Truth, count: int) -> Arrays:
+    """Features of `count` test images, the first ones of each class in turn, as at most 50 principal components."""
+    labels = truth.test_labels
+    rank = torch.zeros_like(labels)
+    for k in labels.unique():
+        rank[labels == k] = torch.arange(int((labels == k).sum()), device=labels.device)
+    index = torch.argsort(rank, stable=True)[:count]
+    features = functional.normalize(method.features(truth.test_images[index]).double(), dim=-1)
+    left, scale, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
+    components = (left * scale)[:, :EMBEDDING_COMPONENTS]
+    return {("test", "embeddings"): components, ("test", "embedding_labels"): labels[index]}
+
+
+def _share(matches: Tensor) -> float:
+    return float(matches.double().mean())

@@ -1,0 +1,64 @@
+"""The same study on a running Ray cluster, here of two nodes with pretended GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.execution.test_runner import TWO_ARMS, command, declare, environment
+from tests.trial.test_currency import write_images
+
+pytestmark = pytest.mark.slow
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+small = dict(object_store_memory=100_000_000)
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **small))
+for _ in range(2):
+    cluster.add_node(num_cpus=1, num_gpus=1, **small)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def test_a_study_on_two_nodes_with_gpus_and_one_that_has_other_data_there(tmp_path: Path) -> None:
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    for seed, machine in enumerate(("nodes", "driver")):
+        (tmp_path / machine).mkdir()
+        write_images(tmp_path / machine / "mine.npz", seed)
+    open_cluster = {**environment(), **settings, "LNL_DATA": str(tmp_path / "nodes")}
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=open_cluster,
+    )
+    assert cluster.stdin and cluster.stdout
+    try:
+        address = cluster.stdout.readline().strip()
+
+        def run(study: Path, data: str) -> subprocess.CompletedProcess[str]:
+            flags = [flag for flag in command(study, tmp_path / "results") if flag not in ("--address", "local")]
+            own = {**open_cluster, "LNL_DATA": str(tmp_path / data)}
+            pipes = {"capture_output": True, "encoding": "utf-8", "timeout": 180, "check": False}
+            return subprocess.run([*flags, "--address", address], env=own, **pipes)
+
+        done = run(declare(tmp_path), "nodes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows = pd.read_parquet(tmp_path / "results" / "trials")
+        assert len(rows) == 2 * len(TWO_ARMS) and (rows["status"] == "ok").all()
+        assert (rows["gpus"] == 1).all(), "where a cluster has GPUs a trial takes one"
+        refused = run(declare(tmp_path, {"mine": {"dataset": "npz:mine.npz", "labels": 20}}), "driver")
+        assert refused.returncode == 1, refused.stdout + refused.stderr
+        assert "has another version of npz:mine.npz" in refused.stderr and "same files" in refused.stderr
+        assert len(pd.read_parquet(tmp_path / "results" / "trials")) == len(rows), "nothing was trained"
+    finally:
+        cluster.communicate("", timeout=60)

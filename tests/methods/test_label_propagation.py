@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lnl.functional import graph
+from lnl.methods.label_propagation import Config
+from lnl.training.task import Noise
+from lnl.trial.config import Trial
+from lnl.trial.evaluation import diagnose
+from lnl.trial.run import run
+
+
+@pytest.fixture
+def trial() -> Trial:
+    return Trial(
+        method="label_propagation",
+        dataset="digits",
+        network="small_convnet",
+        labels=250,
+        noise=Noise("symmetric", 0.4),
+        epochs=5,
+    )
+
+
+def bank_of(built, index: Tensor) -> Tensor:
+    still = torch.Generator()
+    return built.method.features(built.task.view(index, "none", still))
+
+
+def loops(built, k: int, temperature: float, iterations: int) -> np.ndarray:
+    """Equation 3 without clamp, image by image: scores of all images of the task, labelled ones first."""
+    seen = built.task
+    nodes = torch.cat([seen.labelled, seen.unlabelled])
+    features = bank_of(built, nodes).double().numpy()
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    weights = np.zeros((len(nodes), len(nodes)))
+    for i, row in enumerate(features @ features.T):
+        nearest = [j for j in np.argsort(-row) if j != i][:k]
+        weights[i, nearest] = np.exp((row[nearest] - 1) / temperature)
+    degree = weights.sum(1)
+    matrix = weights / np.sqrt(np.outer(degree, degree))
+    given = seen.labels[nodes].numpy()
+    scores = np.eye(10)[given] * (given >= 0)[:, None]
+    for _ in range(iterations):
+        scores = matrix @ scores
+    return scores
+
+
+def test_it_is_equation_3_over_labelled_and_unlabelled_images(trial, build):
+    built = build(trial.override({"labels": 100, "unlabelled_ratio": 3, "method.iterations": 2}))
+    scalars = [built.method.train_epoch(epoch) for epoch in range(2)]
+    scores, spread = loops(built, 10, 0.01, 4), loops(built, 10, 0.01, 4)[:100]
+    beliefs = built.method.beliefs()
+    soft = scores / scores.sum(1, keepdims=True)
+    np.testing.assert_allclose(torch.cat([beliefs.labels, beliefs.pseudo_labels]), soft, atol=1e-4)
+    given = built.task.labels[built.task.labelled].numpy()
+    likelihood = (spread / spread.sum(1, keepdims=True))[np.arange(100), given]
+    np.testing.assert_allclose(beliefs.clean, likelihood, atol=1e-4)
+    assert scalars[-1]["loss"].item() == pytest.approx(1 - likelihood.mean(), abs=1e-4)
+    assert scalars[-1]["coverage"] == 1.0
+
+
+def test_new_images_are_labelled_by_their_neighbours_soft_labels(trial, build):
+    built = build(trial)
+    built.method.train_epoch(0)
+    seen, beliefs, images = built.task, built.method.beliefs(), built.truth.test_images[:50]
+    soft = torch.cat([beliefs.labels, beliefs.pseudo_labels])
+    assert soft.isnan().any()  # not all are reached at once
+    bank = bank_of(built, torch.cat([seen.labelled, seen.unlabelled]))
+    votes = graph.neighbour_votes(bank, soft.nan_to_num(0), built.method.features(images), 10, 0.01, 10)
+    predicted = built.method.predict(images)
+    reached = votes.sum(-1) > 0
+    assert_close(predicted[reached], (votes / votes.sum(-1, keepdim=True))[reached])
+
+
+def test_unreached_images_have_no_opinion_and_are_not_class_0(trial, build):
+    built = build(trial.override({"labels": 10, "method.k": 1}))
+    scalars = built.method.train_epoch(0)
+    beliefs = built.method.beliefs()
+    unreached = beliefs.pseudo_labels.isnan().all(-1)
+    everyone = len(built.task.labelled) + len(built.task.unlabelled)
+    reached = (~unreached).sum() + (~beliefs.labels.isnan().all(-1)).sum()
+    assert unreached.any() and scalars["coverage"].item() == pytest.approx(reached.item() / everyone)
+    predicted = built.method.predict(built.truth.test_images)
+    assert_close(predicted.sum(-1), torch.ones(len(predicted)))
+    assert (predicted == 0.1).all(-1).any()  # nothing known: uniform
+
+
+def test_a_hard_clamp_keeps_the_given_labels_and_a_soft_one_a_share(trial, build):
+    given = {}
+    for clamp in ("hard", "soft", "off"):
+        built = build(trial.override({"method.clamp": clamp}))
+        for epoch in range(5):
+            built.method.train_epoch(epoch)
+        beliefs, index = built.method.beliefs(), built.task.labelled
+        given[clamp] = beliefs.labels.gather(-1, built.task.labels[index, None])
+        assert beliefs.clean.min() < 0.5  # what the neighbours think, whatever is kept
+    assert (given["hard"] == 1).all()
+    assert given["off"].mean() < given["soft"].mean() < 1
+
+
+def test_neighbours_vote_with_the_given_labels_alone(trial, build):
+    built = build(trial.override({"method.mode": "neighbours"}))
+    seen, images = built.task, built.truth.test_images
+    expected = graph.neighbour_votes(
+        bank_of(built, seen.labelled), seen.labels[seen.labelled], built.method.features(images), 10, 0.01, 10
+    )
+    for epoch in range(2):
+        built.method.train_epoch(epoch)
+        assert_close(built.method.predict(images), expected)
+    assert built.method.beliefs().pseudo_labels is None
+
+
+def test_few_images_are_all_neighbours(trial, build):
+    built = build(trial.override({"labels": 10, "method.mode": "neighbours", "method.k": 40}))
+    built.method.train_epoch(0)
+    assert built.method.matrix._nnz() == 10 * 9
+    assert_close(built.method.predict(built.truth.test_images).sum(-1), torch.ones(360))
+
+
+def test_it_trains_nothing(trial, build):
+    built = build(trial)
+    before = [tensor.clone() for tensor in built.method.learner.network.state_dict().values()]
+    built.method.train_epoch(0)
+    after = built.method.learner.network.state_dict().values()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_labels_are_corrected_on_features_of_an_untrained_network(trial, build):
+    """All digits labelled, 40 % wrong: the noise-reduction curve, which turns up again as labels are over-smoothed."""
+    built = build(trial.override({"labels": None, "epochs": 20}))
+    accuracy = []
+    for epoch in range(20):
+        built.method.train_epoch(epoch)
+        accuracy.append(diagnose(built.method, built.task, built.truth)[0]["oracle", "refined_accuracy"])
+    assert max(accuracy[:3]) > 0.9 and accuracy[-1] < max(accuracy)
+    assert diagnose(built.method, built.task, built.truth)[0]["oracle", "selection_auc"] > 0.9
+
+
+def test_features_come_from_the_network_that_another_trial_trained(trial):
+    plain = list(run(trial.override({"epochs": 1})))
+    initialised = trial.override({"epochs": 1, "init_from": {"method": "simclr", "epochs": 1, "steps": 2}})
+    started = list(run(initialised))
+    assert started[0].metrics["test", "cross_entropy"] != plain[0].metrics["test", "cross_entropy"]
+
+
+def test_neighbours_refuse_what_belongs_to_spreading():
+    for change in ({"clamp": "hard"}, {"iterations": 2}):
+        with pytest.raises(ValueError, match="mode 'neighbours' spreads no labels: leave clamp and iterations"):
+            Config(mode="neighbours", **change)

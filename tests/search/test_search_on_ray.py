@@ -1,0 +1,171 @@
+"""Searches on a real Ray: killed in every way, with pruners, with several drivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from lnl.storage.leases import leases
+from lnl.storage.store import Store
+from tests.execution.test_runner import environment, leased_process, wait_for
+from tests.searches import (
+    assert_whole,
+    ends,
+    execute,
+    kept,
+    launch,
+    meanwhile,
+    only,
+    rows,
+    suggestions,
+    told,
+    validation_curves,
+)
+
+pytestmark = pytest.mark.slow
+BUDGET = 8
+STUDY = """
+from lnl import Search, Study, Trial, Uniform, Validation
+
+study = Study(
+    name="digits", question="Does a search lose anything?",
+    base=Trial(method="supervised", dataset="digits", network="small_convnet", labels=50, epochs={epochs}, steps=10,
+               validation=Validation(images=200)).override({{"method.batch_size": 16}}),
+    replicates=1,
+    search=Search(suggestions={suggestions}, pruner="{pruner}", space={{
+        "method.optimizer.learning_rate": Uniform(1e-4, 0.3, log=True),
+        "method.optimizer.weight_decay": Uniform(1e-5, 1e-2, log=True)}}),
+)
+if __name__ == "__main__":
+    study.main()
+"""
+
+
+def declare(folder: Path, pruner: str = "none", suggestions: int = BUDGET, epochs: int = 20) -> Path:
+    path = folder / "digits.py"
+    path.write_text(STUDY.format(pruner=pruner, suggestions=suggestions, epochs=epochs), encoding="utf-8")
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------- kills
+
+
+def in_the_middle(storage: Path, driver: subprocess.Popen[str]) -> int:
+    """Wait until some suggestions are finished and one has a checkpoint; returns the process that trains it."""
+    meanwhile(lambda: len(list(storage.glob("suggestions/*/*.parquet"))) >= 3, "three suggestions", driver)
+    return int(meanwhile(lambda: leased_process(storage), "a checkpoint", driver))
+
+
+def held_by(storage: Path, process: int) -> set[int]:
+    """Numbers of the suggestions that a driver holds."""
+    return {
+        int(name.rpartition("-")[2])
+        for (_, name), lease in leases(Store(storage)).items()
+        if name.startswith("search-") and lease["pid"] == process
+    }
+
+
+def quiet(storage: Path) -> bool:
+    return not any(lease["alive"] for lease in leases(Store(storage)).values())
+
+
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    driver = launch(declare(tmp_path), storage, environment(), "--checkpoint-seconds", "0")
+    worker = in_the_middle(storage, driver)
+    before = only(told(storage))
+    os.kill(worker, signal.SIGKILL)
+    ends(driver)
+    after = only(told(storage))
+    assert kept(before, after)
+    assert_whole(storage, BUDGET, after)
+    trained = rows(storage, "trials")
+    assert (trained["status"] == "preempted").sum() == 1 and len(trained) == BUDGET + 1 + 2
+
+
+@pytest.mark.parametrize("victim", ["driver", "ray"])
+def test_the_same_command_goes_on_after_a_kill(tmp_path: Path, victim: str) -> None:
+    storage, study = tmp_path / "results", declare(tmp_path)
+    driver = launch(study, storage, environment(), "--checkpoint-seconds", "0")
+    in_the_middle(storage, driver)
+    if victim == "driver":
+        os.kill(driver.pid, signal.SIGKILL)
+    else:
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            if process.name() in ("gcs_server", "raylet"):
+                process.kill()
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode != 0, output
+    wait_for(lambda: quiet(storage), "the workers' end")
+    before = only(told(storage))
+    assert any(one.state == TrialState.RUNNING for one in before), "it was in the middle"
+    done = execute(study, storage, environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = only(told(storage))
+    assert kept(before, after)
+    assert_whole(storage, BUDGET, after)
+
+
+# --------------------------------------------------------------------------------------------------------- two drivers
+
+
+def test_two_drivers_share_a_search(tmp_path: Path) -> None:
+    storage, study = tmp_path / "results", declare(tmp_path)
+    drivers = [launch(study, storage, environment()) for _ in range(2)]
+    meanwhile(lambda: all(held_by(storage, one.pid) for one in drivers), "both at work", *drivers)
+    for driver in drivers:
+        ends(driver)
+    assert_whole(storage, BUDGET, only(told(storage)))
+
+
+def test_a_driver_takes_over_from_another_that_is_killed(tmp_path: Path) -> None:
+    storage, study = tmp_path / "results", declare(tmp_path, epochs=40)
+    first, second = (launch(study, storage, environment(), "--checkpoint-seconds", "0") for _ in range(2))
+    meanwhile(lambda: held_by(storage, first.pid) and held_by(storage, second.pid), "both at work", first, second)
+    os.kill(first.pid, signal.SIGKILL)
+    before, orphaned = only(told(storage)), held_by(storage, first.pid)
+    ends(second)
+    first.communicate(timeout=60)
+    after = only(told(storage))
+    assert kept(before, after) and orphaned <= {one.number for one in before}
+    assert_whole(storage, BUDGET, after)
+
+
+# -------------------------------------------------------------------------------------------------------------- pruning
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median"])
+def test_bad_suggestions_are_given_up(tmp_path: Path, pruner: str) -> None:
+    storage, epochs, budget = tmp_path / "results", 18, 14
+    study = declare(tmp_path, pruner, budget, epochs)
+    done = execute(study, storage, environment(), "--checkpoint-seconds", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials, found = only(told(storage)), suggestions(storage)
+    assert_whole(storage, budget, trials)
+    pruned = [one for one in trials if one.state == TrialState.PRUNED]
+    assert 0 < len(pruned) < budget - 1
+    assert trials[0].state == TrialState.COMPLETE or pruner == "asha", "the median is known after five"
+    trained, curves = rows(storage, "trials").set_index("trial"), validation_curves(storage)
+    for one in pruned:
+        row = found.loc[one.number]
+        (trial,) = row["trials"]
+        attempt = trained.loc[trial]
+        assert attempt["status"] == "pruned" and np.isnan(attempt["accuracy_last"])
+        curve = curves[trial, attempt["attempt"]]
+        seen = {int(epoch): value for epoch, value in json.loads(row["curve"]).items()}
+        assert one.intermediate_values == seen and row["epochs"] == max(seen) < epochs
+        assert seen == dict(enumerate(curve[: max(seen)], start=1))
+    plan = json.loads(rows(storage, "studies").sort_values("submitted_at")["plan"].iloc[-1])
+    (cell,) = plan["search"]["cells"]
+    best = max(one.value for one in trials if one.state == TrialState.COMPLETE and one.value is not None)
+    assert cell["winner"]["values"] == [best] and trials[cell["winner"]["number"]].state == TrialState.COMPLETE
+    again = execute(study, storage, environment())
+    assert again.returncode == 0 and len(rows(storage, "trials")) == len(trained), "nothing is trained again"

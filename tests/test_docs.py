@@ -1,0 +1,469 @@
+"""The documentation is run: every fenced block of every page, in order, in a copy of the repository.
+
+What the language of a fence means:
+
+    python   run as a script, or, below `<!-- file: PATH -->`, written to that file
+    diff     applied to the file that `<!-- file: PATH -->` names: context and removed lines must occur there once
+    sh       each command is run by bash; below `<!-- exits with N: WHY -->` the last one ends with that code
+    text     output, trees and the like: shown, not run
+
+`<!-- not run: WHY -->` above a fence says why it cannot run here.  Its commands are parsed all the same, as are those
+that stand within a sentence, and the files and folders of the repository that they name must exist.
+
+All pages share one copy: README runs first, and the other pages start from the results that it leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+import lnl
+from tests.make_fixture import FIXTURE
+
+REPOSITORY = Path(__file__).parents[1]
+FOLDERS = ("analysis", "benchmarks", "cluster", "docs", "lnl", "studies", "tests")
+FIRST = "README.md"
+PAGES = (  # whose blocks are run
+    FIRST,
+    "docs/getting-started.md",
+    "docs/write-a-study.md",
+    "docs/your-data.md",
+    "docs/your-method.md",
+    "docs/verdicts.md",
+    "docs/search.md",
+    "docs/running.md",
+    "docs/results-and-notebooks.md",
+    "docs/measured-results.md",
+    "docs/design.md",
+    "CONTRIBUTING.md",
+    "cluster/README.md",
+    "benchmarks/README.md",
+    "analysis/notebooks/README.md",
+)
+OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
+OTHER_PROGRAMS = {
+    "aws",
+    "chmod",
+    "docker",
+    "export",
+    "git",
+    "jupyter",
+    "kubectl",
+    "optuna-dashboard",
+    "pip",
+    "ray",
+    ".",
+}
+PYTHON_TOOLS = {"mypy", "pytest", "ruff", "lint-imports"}
+MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
+README_LINES = 150
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    file: str | None = None
+    exit_code: int = 0
+    not_run: str | None = None  # why
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    def commands(self) -> list[str]:
+        """The commands of a shell block: lines, with those that a backslash continues."""
+        joined = re.sub(r"\\\n\s*", "", self.text)
+        return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def tokens(page: str) -> list[Token]:
+    markdown = MarkdownIt("commonmark").enable("table")
+    return markdown.parse((REPOSITORY / page).read_text(encoding="utf-8"))
+
+
+def blocks(page: str) -> list[Block]:
+    """The page's fences, each with what the comments right above it say."""
+    found = []
+    markers: list[re.Match[str]] = []
+    for token in tokens(page):
+        if token.type == "html_block":
+            markers = list(MARKER.finditer(token.content))
+            comments = token.content.count("<!--")
+            assert len(markers) == comments, f"{page}: a comment that no test understands: {token.content}"
+        elif token.type == "fence":
+            kinds = {marker["kind"].partition(" with ")[0]: marker for marker in markers}
+            found.append(
+                Block(
+                    page,
+                    (token.map or [0])[0] + 1,
+                    token.info.strip(),
+                    token.content,
+                    kinds["file"]["text"] if "file" in kinds else None,
+                    int(kinds["exits"]["code"]) if "exits" in kinds else 0,
+                    kinds["not run"]["text"] if "not run" in kinds else None,
+                )
+            )
+            markers = []
+        elif token.nesting >= 0:
+            assert not markers, f"{page}: no fence follows the comment {markers[0][0]}"
+    return found
+
+
+ALL_BLOCKS = {page: blocks(page) for page in PAGES}
+
+
+def test_every_page_is_here() -> None:
+    pages = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/*.md")}
+    pages |= {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("*.md")}
+    assert pages <= {*PAGES, *OTHER_PAGES}
+    assert not [page for page in OTHER_PAGES if blocks(page)], "a page with blocks belongs to those that are run"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_what_it_is(page: str) -> None:
+    for block in ALL_BLOCKS[page]:
+        assert block.language in ("python", "diff", "sh", "text"), f"{block}: unknown language '{block.language}'"
+        assert block.file or block.language != "diff", f"{block}: a diff needs `<!-- file: PATH -->`"
+        if block.file:
+            page_text = (REPOSITORY / page).read_text(encoding="utf-8")
+            assert f"`{block.file}`" in page_text, f"{block}: the reader is not told of the file {block.file}"
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+class Failed(AssertionError):
+    """A block of the documentation does not do what the page says."""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the repository in which pages are run, each once."""
+
+    root: Path
+    environment: dict[str, str]
+    outcomes: dict[str, Failed | None]
+    done: set[str]  # commands that have ended well: what two pages say is run once
+
+    def run(self, page: str) -> None:
+        """Run the page, unless it ran before.  Raises `Failed`, also where README failed, from which others start."""
+        for each in dict.fromkeys((FIRST, page)):
+            if each not in self.outcomes:
+                self.outcomes[each] = None
+                try:
+                    for block in ALL_BLOCKS[each]:
+                        self.run_block(block)
+                except Failed as failed:
+                    self.outcomes[each] = failed
+            if (failure := self.outcomes[each]) is not None:
+                raise failure
+
+    def run_block(self, block: Block) -> None:
+        if block.not_run is not None:
+            return
+        if block.file:
+            path = self.root / block.file
+            text = block.text if block.language == "python" else patched(path.read_text(encoding="utf-8"), block)
+            path.write_text(text, encoding="utf-8")
+        elif block.language == "python":
+            self._execute(block, [sys.executable, "-c", block.text], 0)
+        elif block.language == "sh":
+            *others, last = block.commands()
+            for command in others:
+                self._execute(block, ["bash", "-c", command], 0)
+            self._execute(block, ["bash", "-c", last], block.exit_code)
+
+    def _execute(self, block: Block, command: list[str], code: int) -> None:
+        if command[-1].partition(" #")[0].rstrip() in self.done:
+            return
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, encoding="utf-8", timeout=300
+        )
+        if done.returncode != code:
+            raise Failed(f"{block}: {command[-1]}\nended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        self.done.add(command[-1].partition(" #")[0].rstrip())
+
+
+def patched(text: str, block: Block) -> str:
+    """The text with a diff applied that names no line numbers."""
+    lines = block.text.splitlines(keepends=True)
+    before, after = ("".join(line[1:] or "\n" for line in lines if line[:1] in kept) for kept in (" -\n", " +\n"))
+    if text.count(before) != 1:
+        raise Failed(f"{block}: {block.file} has these lines {text.count(before)} times, not once:\n{before}")
+    return text.replace(before, after)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    root = tmp_path_factory.mktemp("checkout")
+    unwanted = shutil.ignore_patterns("__pycache__", "results", ".*_cache")
+    for folder in FOLDERS:
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=unwanted)
+    for path in REPOSITORY.iterdir():
+        if path.is_file():
+            shutil.copy(path, root)
+    shutil.copytree(FIXTURE, root / "results")  # what `make study` and other studies have left
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LNL_", "RAY_", "PYTEST_"))
+    }
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment |= {"PATH": programs, "PYTHONPATH": str(root), "LNL_DATA": str(root / "data"), "MPLBACKEND": "agg"}
+    return Checkout(root, environment, {}, set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in ALL_BLOCKS[page])])
+def test_the_page_runs(page: str, checkout: Checkout) -> None:
+    checkout.run(page)
+
+
+def test_a_diff_is_applied_where_its_lines_stand_once() -> None:
+    block = Block("page", 1, "diff", " a\n-b\n+c\n+d\n", "file")
+    assert patched("x\na\nb\n", block) == "x\na\nc\nd\n"
+    for text in ("x\nb\n", "a\nb\na\nb\n"):
+        with pytest.raises(Failed, match="not once"):
+            patched(text, block)
+
+
+# ------------------------------------------------------------------------------------------- commands that are not run
+
+
+class Parsed(BaseException):
+    """Ends a command once its arguments have been understood."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Check a command without running it.  Studies that pages write are there."""
+    understand = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> None:
+        raise Parsed(understand(parser, arguments))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.chdir(tmp_path)
+    for block in all_blocks():
+        if block.file and block.language == "python" and block.file.startswith("studies/"):
+            path = tmp_path / block.file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+
+    def check(line: str) -> None:
+        for command in joined_commands(line):
+            for word in command:
+                if word.split("/")[0] in FOLDERS and "/" in word:
+                    assert (REPOSITORY / word).exists() or (tmp_path / word).exists(), f"there is no {word}"
+            check_program(command[0], command[1:])
+
+    def check_program(program: str, arguments: list[str]) -> None:
+        if program == "lnl" and (len(arguments) == 1 or "--help" in arguments):  # a sentence names a command
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main([*arguments, "--help"])
+        elif program == "lnl":
+            check_study(parsed(lambda: main(arguments)))
+        elif program == "python":
+            if arguments[0].startswith(("studies/", "cluster/")):
+                check_study(parsed(lambda: run_file(arguments)), arguments[0])
+            else:
+                assert arguments[0] in ("-m", "-c") or arguments[0].startswith("benchmarks/"), arguments
+        elif program == "ray" and arguments[0] == "submit" and len(arguments) > 1:
+            _, _, study, *further = arguments
+            check_program("python", [study, *further[further.index("--") + 1 :]] if "--" in further else [study])
+        elif program == "ray" and arguments[0] == "exec":
+            check(arguments[2])
+        elif program == "ray" and arguments[:2] == ["job", "submit"] and "--" in arguments:
+            check(shlex.join(arguments[arguments.index("--") + 1 :]))
+        elif program == "make":
+            makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+            for target in arguments:
+                assert "=" in target or re.search(rf"^{target}:", makefile, re.MULTILINE), f"no target {target}"
+        else:
+            assert program in OTHER_PROGRAMS, f"unknown program {program}"
+
+    return check
+
+
+def joined_commands(line: str) -> Iterator[list[str]]:
+    """The commands of a line that `&&`, `|` and the like join, without comments and assignments before them."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    command: list[str] = []
+    for word in [*lexer, "&"]:
+        if set(word) <= set("&|;"):
+            if command:
+                yield command
+            command = []
+        elif command or not re.fullmatch(r"[A-Z_]+=.*", word):
+            command.append(word)
+
+
+def all_blocks() -> Iterator[Block]:
+    for found in ALL_BLOCKS.values():
+        yield from found
+
+
+def main(arguments: list[str]) -> None:
+    from lnl.cli import main as command_line
+
+    command_line(arguments)
+
+
+def run_file(arguments: list[str]) -> None:
+    path = Path(arguments[0])
+    before = sys.argv
+    sys.argv = [str(path), *arguments[1:]]
+    try:
+        runpy.run_path(str(path if path.exists() else REPOSITORY / path), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def parsed(act: Callable[[], None]) -> argparse.Namespace:
+    """What the command line asks for; one that cannot be understood fails the test."""
+    try:
+        act()
+    except Parsed as understood:
+        return understood.options
+    except SystemExit as ended:
+        raise AssertionError("the arguments are not understood") from ended
+    raise AssertionError("the command has parsed no arguments")
+
+
+def check_study(options: argparse.Namespace, file: str | None = None) -> None:
+    """The study that is named exists and has the preset and the arms."""
+    name = file or getattr(options, "study", None)
+    if name is None or name.startswith("cluster/") or name == "STUDY":
+        return
+    study = find(name if "/" not in name or Path(name).exists() else str(REPOSITORY / name))
+    preset = getattr(options, "preset", None)
+    assert preset is None or preset in study.presets, f"study {study.name} has no preset {preset}"
+    for arm in (arm for text in getattr(options, "arms", None) or () for arm in text.split(",")):
+        assert arm in study.arms, f"study {study.name} has no arm {arm}"
+
+
+def find(name: str) -> lnl.Study:
+    from lnl.cli import find_study
+
+    return find_study(name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_are_not_run_are_understood(page: str, parse: Callable[[str], None]) -> None:
+    commands = [(block, line) for block in ALL_BLOCKS[page] if block.language == "sh" for line in block.commands()]
+    checked = [f"{block}: {command}" for block, command in commands if block.not_run is not None]
+    for block, command in commands:
+        if block.not_run is not None:
+            try:
+                parse(command)
+            except AssertionError as error:
+                raise AssertionError(f"{block}: {command}: {error}") from error
+    print("\n".join(checked))  # shown by `pytest -s`, and where the test fails
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_within_sentences_are_understood(page: str, parse: Callable[[str], None]) -> None:
+    for token in tokens(page):
+        for part in token.children or ():
+            if part.type == "code_inline" and re.match(r"(lnl|make|python|pytest|ray|ruff|mypy) ", part.content):
+                try:
+                    parse(part.content)
+                except AssertionError as error:
+                    raise AssertionError(f"{page}: `{part.content}`: {error}") from error
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("lnl statsu robmix_ablation", "not understood"),
+        ("lnl status robmix_ablation --perset smoke", "not understood"),
+        ("lnl status robmix_ablation --preset smok", "no preset smok"),
+        ("python studies/robmix_ablation.py --arms full,frozen", "no arm frozen"),
+        ("python studies/robmix.py", "there is no studies/robmix.py"),
+        ("ray submit cluster/gpu.yml studies/robmix_ablation.py", "there is no cluster/gpu.yml"),
+        ("ray submit cluster/gpu.yaml studies/robmix_ablation.py -- --preset papers", "no preset papers"),
+        ("ray exec cluster/gpu.yaml 'lnl stat robmix_ablation'", "not understood"),
+        ("make tests", "no target tests"),
+        ("lln doctor", "unknown program lln"),
+    ],
+)
+def test_a_wrong_command_is_noticed(command: str, why: str, parse: Callable[[str], None]) -> None:
+    with pytest.raises(AssertionError, match=why):
+        parse(command)
+
+
+# --------------------------------------------------------------------------------------------------- links, and README
+
+
+def every_page() -> list[str]:
+    roots = [REPOSITORY / folder for folder in FOLDERS]
+    paths = [*REPOSITORY.glob("*.md"), *(path for root in roots for path in root.rglob("*.md"))]
+    return sorted(str(path.relative_to(REPOSITORY)) for path in paths)
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives the page's headings."""
+    parts = tokens(page)
+    headings = [after.content for token, after in pairwise(parts) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", text).lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", every_page())
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    for token in tokens(page):
+        for part in token.children or ():
+            target = str(part.attrGet("href" if part.type == "link_open" else "src") or "")
+            if not target or re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            path = (REPOSITORY / page).parent / name if name else REPOSITORY / page
+            assert path.exists(), f"{page} links to {target}, which is not there"
+            if anchor:
+                there = str(path.resolve().relative_to(REPOSITORY))
+                assert anchor in anchors(there), f"{page} links to {target}: no such heading"
+
+
+def test_the_readme_is_two_pages() -> None:
+    lines = (REPOSITORY / FIRST).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= README_LINES and max(map(len, lines)) <= 132
+
+
+def test_the_readme_shows_the_folders_that_are_there() -> None:
+    """Its tree names every folder of `lnl/` and `analysis/` with code, and no other."""
+    (tree,) = [block.text for block in ALL_BLOCKS[FIRST] if block.text.startswith("studies/")]
+    shown: set[str] = set()
+    top = ""
+    for line in tree.splitlines():
+        if names := re.match(r"( *)((?:[a-z]+/ *)+)", line):
+            folders = names[2].replace("/", "").split()
+            top = top if names[1] else folders[0]
+            shown |= {f"{top}/{folder}" for folder in folders} if names[1] else set(folders)
+    there = {
+        str(path.relative_to(REPOSITORY))
+        for top in ("lnl", "analysis")
+        for path in (REPOSITORY / top).iterdir()
+        if path.is_dir() and not path.name.startswith(("_", "."))
+    }
+    assert {name for name in shown if "/" in name} == there
+    assert {name for name in shown if "/" not in name} == set(FOLDERS)

@@ -1,0 +1,561 @@
+"""Which edits make a stored result stale: a table, made by editing the text of the package, and what training runs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+import torch
+from lnl.code_hash import ROOT, RULE, SOURCES, Definition, Tree, code_hash, counted, hash_of, joined, read_sources
+
+from lnl import trial as trial_module
+from lnl.trial import Execution, Trial, run
+
+Sources = dict[str, bytes]
+LOOKED_AT = ("supervised", "gce", "dividemix", "fixmatch", "learning_to_reweight", "robmix", "simclr")
+ALL = set(LOOKED_AT)
+NONE: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    return {method: code_hash(method) for method in LOOKED_AT}
+
+
+def stale(sources: Mapping[str, bytes], before: Mapping[str, str]) -> set[str]:
+    """The methods whose stored results are stale under this text of the package."""
+    return {method for method in LOOKED_AT if hash_of(method, sources) != before[method]}
+
+
+def edited(path: str, old: str, new: str) -> Sources:
+    """The package with one passage of one file replaced."""
+    text = SOURCES[f"lnl/{path}"].decode()
+    assert text.count(old) == 1, f"{text.count(old)} times in {path}: {old}"
+    return {**SOURCES, f"lnl/{path}": text.replace(old, new).encode()}
+
+
+def followed_by(path: str, lines: str) -> Sources:
+    """The package with lines at the end of one file."""
+    return {**SOURCES, f"lnl/{path}": SOURCES[f"lnl/{path}"] + f"\n\n{lines}\n".encode()}
+
+
+# file, passage, what stands there instead, methods whose results are stale
+EDITS: dict[str, tuple[str, str, str, set[str]]] = {
+    # ----------------------------------------------------------------------------- what cannot change a trial's numbers
+    "a docstring": ("losses.py", '"""-log p_y.', '"""The logarithm of the likelihood, negated.', NONE),
+    "a module's docstring": ("learner.py", '"""A network in training:', '"""Other words:', NONE),
+    "a comment": ("learner.py", "# sgd only\n    nesterov", "# the momentum of SGD\n    nesterov", NONE),
+    "an annotation of an argument": (
+        "losses.py",
+        "def cross_entropy(logits: Tensor,",
+        "def cross_entropy(logits,",
+        NONE,
+    ),
+    "the annotation of a result": (
+        "schedules.py",
+        "def cosine(progress: float) -> float:",
+        "def cosine(progress):",
+        NONE,
+    ),
+    "the annotation of a variable": ("noise.py", "    ties = torch.rand(", "    ties: Tensor = torch.rand(", NONE),
+    "the annotation of a dataclass's field": (
+        "task.py",
+        "    labelled: Tensor  # (L,)",
+        "    labelled: Any  # (L,)",
+        NONE,
+    ),
+    "an error of a reader": ("data/folder.py", "add some or remove the folder", "put an image there", NONE),
+    "an error of the split": ("task.py", "leaves some of {data.name}'s", "is too few for {data.name}'s", NONE),
+    "an error of a schedule": ("schedules.py", "progress must lie between 0 and 1, got", "Progress is", NONE),
+    "an error of a method": ("methods/dividemix.py", "leaves none of {task.epochs} for DivideMix", "is too long", NONE),
+    "the message of divergence": ("trial.py", "Training broke down in epoch", "Something went wrong in epoch", NONE),
+    "the helper that words an error": ("declaring.py", "known = fields_at(kind, (), given)", "known = []", NONE),
+    "the bins of a histogram": (
+        "trial.py",
+        "HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50",
+        "HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 20, 9",
+        NONE,
+    ),
+    "how a histogram is counted": ("trial.py", "torch.histc(known.clamp(0, most)", "torch.histc(known", NONE),
+    "the embedding of a figure": ("trial.py", "features - features.mean(0), full", "features, full", NONE),
+    "the epochs that a figure shows": ("trial.py", "for quarter in (1, 2, 3, 4)", "for quarter in (1, 4)", NONE),
+    "a search space": ("methods/gce.py", '"method.q": Uniform(0.1, 1.0)', '"method.q": Uniform(0.2, 0.9)', NONE),
+    "a search space of a component": (
+        "semisupervised.py",
+        '"method.views": Integer(1, 4)',
+        '"method.views": Integer(1, 8)',
+        NONE,
+    ),
+    "the bounds of a field": ("methods/gce.py", "Field(gt=0, le=1)", "Field(gt=0.1, lt=1)", NONE),
+    "a field's text": ("methods/gce.py", "Field(gt=0, le=1)", 'Field(gt=0, le=1, description="of L_q")', NONE),
+    "one choice more of a field": (
+        "learner.py",
+        'kind: Literal["sgd", "adam", "adamw"]',
+        'kind: Literal["sgd", "adam", "adamw", "lamb"]',
+        NONE,
+    ),
+    "how a reader resizes": ("data/folder.py", "Image.Resampling.BICUBIC", "Image.Resampling.LANCZOS", NONE),
+    "what digits are read from": ("data/digits.py", "test_size=360", "test_size=300", NONE),
+    "how results are written": ("results.py", "def write_atomically(", "WRITTEN = 1\n\n\ndef write_atomically(", NONE),
+    "how checkpoints are written": ("checkpoints.py", 'SIGNATURE = "lnl-state"', 'SIGNATURE = "lnl-checkpoint"', NONE),
+    "what no method asks for": (
+        "learner.py",
+        "    def advance(self)",
+        "    def unused(self) -> int:\n        return 1\n\n    def advance(self)",
+        NONE,
+    ),
+    "a text on its way to an error": ("methods/__init__.py", "did you mean", "perhaps you mean", NONE),
+    # --------------------------------------------------------------------------------------- what can, for some methods
+    "a loss": (
+        "losses.py",
+        "torch.expm1(-q * cross_entropy(logits, labels)) / -q",
+        "torch.expm1(-q * cross_entropy(logits, labels)) / q",
+        {"gce"},
+    ),
+    "a helper of a loss": ("losses.py", "(variance + 1e-5).rsqrt()", "(variance + 1e-3).rsqrt()", NONE),  # Barlow Twins
+    "a contrastive loss": ("losses.py", "views @ views.mT / temperature", "views @ views.mT", {"robmix", "simclr"}),
+    "the virtual step of meta-learning": ("meta.py", "DISTANCE = 1e-3", "DISTANCE = 1e-2", {"learning_to_reweight"}),
+    "the sharpening of guesses": (
+        "targets.py",
+        "probabilities.log() / temperature",
+        "probabilities.log()",
+        {"dividemix", "fixmatch", "robmix"},
+    ),
+    "a component": (
+        "semisupervised.py",
+        "return labelled + batch.weight * unlabelled",
+        "return labelled + unlabelled",
+        {"robmix"},
+    ),
+    "the default of a field": ("methods/gce.py", "= 0.7  # of L_q", "= 0.8  # of L_q", {"gce"}),
+    "the default of a component's field": ("consistency.py", "= 0.95  # tau", "= 0.9  # tau", {"fixmatch"}),
+    "a step of a method": ("methods/supervised.py", "learning_rate=0.03", "learning_rate=0.04", {"supervised"}),
+    "what a method uses": ("methods/gce.py", 'USES = ("labels",)', 'USES = ("labels", "probe")', {"gce"}),
+    "what a method thinks of labels": (
+        "methods/gce.py",
+        "return Beliefs(loss=1 - pull,",
+        "return Beliefs(loss=pull,",
+        {"gce"},
+    ),
+    # ---------------------------------------------------------------------------------------------- what can, for all
+    "the default of Optimizer": (
+        "learner.py",
+        "learning_rate: Annotated[float, Field(gt=0)] = 0.002",
+        "learning_rate: Annotated[float, Field(gt=0)] = 0.001",
+        ALL,
+    ),
+    "the default of Trial": (
+        "trial.py",
+        "epochs: Annotated[int, Field(ge=1)] = 100",
+        "epochs: Annotated[int, Field(ge=1)] = 200",
+        ALL,
+    ),
+    "what a field is converted by": (
+        "trial.py",
+        "replicate: Annotated[int, Field(ge=0)] = 0",
+        "replicate: Annotated[int, BeforeValidator(abs)] = 0",
+        ALL,
+    ),
+    "the update of weights": ("learner.py", "self.settings.learning_rate * scale", "self.settings.learning_rate", ALL),
+    "the decay of the average": ("schedules.py", "return min(decay, (1 + step) / (10 + step))", "return decay", ALL),
+    "a schedule": ("schedules.py", "return (1 + math.cos(math.pi * progress)) / 2", "return 1.0", ALL),
+    "a constant of augmentation": ("augment.py", "GREY = 127", "GREY = 128", ALL),
+    "one operation of a table": ("augment.py", "Operation(rotate, -30, 30)", "Operation(rotate, -20, 20)", ALL),
+    "a function in a table": ("augment.py", "return ~images", "return 256 - images", ALL),
+    "a dictionary of pipelines": (
+        "augment.py",
+        '"none": (draw_nothing, identity)',
+        '"none": (draw_nothing, invert)',
+        ALL,
+    ),
+    "the order of drawn parameters": (
+        "augment.py",
+        "    boxes: Tensor\n    mirrored: Tensor",
+        "    mirrored: Tensor\n    boxes: Tensor",
+        ALL,
+    ),
+    "a block of a network": ("networks/preact_bottleneck.py", "+ self.shortcut(x)", "+ x", ALL),
+    "a table of networks": (
+        "networks/__init__.py",
+        'ConvNet002,\n    "co',
+        'lambda *_: SmallConvNet(3),\n    "co',
+        ALL,
+    ),
+    "a network that is looked up by its name": (
+        "networks/vision.py",
+        "width = network.head.in_features",
+        "width = 1",
+        ALL,
+    ),
+    "a constant beside it": ("networks/vision.py", "module.p = 0.0", "module.p = 0.1", ALL),
+    "the noise": ("noise.py", "target = (labels + (classes - span)", "target = (labels + 1 + (classes - span)", ALL),
+    "a map of classes": ("noise.py", "CIFAR10_MAP = (0, 1, 0, 5", "CIFAR10_MAP = (0, 1, 1, 5", ALL),
+    "the seed of streams": ("streams.py", 'f"{self.replicate}/{name}"', 'f"{name}/{self.replicate}"', ALL),
+    "a digest": ("streams.py", "return total.hexdigest()[:16]", "return total.hexdigest()[16:32]", ALL),
+    "the split": ("task.py", "rank * classes + mine.clamp(min=0)", "rank * classes", ALL),
+    "the accuracy": ("trial.py", "return float(matches.double().mean())", "return float(matches.float().mean())", ALL),
+    "the neighbours of the last epoch": (
+        "trial.py",
+        "NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07",
+        "NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 10, 0.07",
+        ALL,
+    ),
+    "a metric of the diagnosis": ("trial.py", "float((right / chosen.sum(-1)).mean())", "float(right.mean())", ALL),
+    "the rule that chooses an epoch": ("results.py", "scores[-10:].mean()", "scores[-5:].mean()", ALL),
+    "when training is said to diverge": ("trial.py", "not math.isfinite(value)]", "math.isnan(value)]", ALL),
+    "the kind of an error": ("trial.py", 'raise Diverged(f"Weights were', 'raise ValueError(f"Weights were', ALL),
+    "the mean of a data set's pixels": ("data/cifar.py", "(0.4914, 0.4822, 0.4465)", "(0.5, 0.5, 0.5)", ALL),
+    "a mean within a function": ("data/stl10.py", "(0.4467, 0.4398, 0.4066)", "(0.5, 0.5, 0.5)", ALL),
+    "how pixels are standardised": ("data/cache.py", "np.where(std > 0, std, 1)", "np.where(std > 0, std, 2)", ALL),
+    "whether a data set is mirrored": ("data/digits.py", "flip=False", "flip=True", ALL),
+    "whether a user's data set is mirrored": (
+        "data/npz.py",
+        'arrays.get("flip", np.array(True))',
+        'arrays.get("flip", np.array(False))',
+        ALL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_makes_results_stale_or_not(name: str, before: dict[str, str]) -> None:
+    path, old, new, expected = EDITS[name]
+    assert stale(edited(path, old, new), before) == expected
+
+
+def spelled_otherwise() -> Sources:
+    sources = edited(
+        "losses.py", "from torch.nn.functional import normalize, softplus", "import torch.nn.functional as F"
+    )
+    text = sources["lnl/losses.py"].decode().replace("normalize(", "F.normalize(").replace("softplus(", "F.softplus(")
+    sources["lnl/losses.py"] = text.encode()
+    text = SOURCES["lnl/methods/gce.py"].decode()
+    text = text.replace("from lnl import losses\n", "from lnl.losses import generalised_cross_entropy as loss_q\n")
+    text = text.replace("losses.generalised_cross_entropy(", "loss_q(").replace(
+        "import math\n", "from math import ceil\n"
+    )
+    sources["lnl/methods/gce.py"] = text.replace("math.ceil(", "ceil(").encode()
+    return sources
+
+
+def moved_module() -> Sources:
+    """`lnl.losses` becomes `lnl.functional.losses`."""
+    sources = {}
+    for path, content in SOURCES.items():
+        text = content.decode().replace("from lnl.losses import", "from lnl.functional.losses import")
+
+        def without(match: re.Match[str]) -> str:
+            names = [name for name in match[1].split(", ") if name != "losses"]
+            return "from lnl.functional import losses\n" + (f"from lnl import {', '.join(names)}\n" if names else "")
+
+        sources[path] = re.sub(
+            r"^from lnl import ((?:\w+, )*losses(?:, \w+)*)\n", without, text, flags=re.MULTILINE
+        ).encode()
+    sources["lnl/functional/__init__.py"] = b'"""Pure functions."""\n'
+    sources["lnl/functional/losses.py"] = sources.pop("lnl/losses.py")
+    return sources
+
+
+def moved_trial() -> Sources:
+    """`lnl.trial` becomes a folder: the evaluation in one file, all else in another."""
+    sources = dict(SOURCES)
+    text = sources.pop("lnl/trial.py").decode()
+    tree = ast.parse(text)
+    apart = {"evaluate", "_finite", "_share", "NEIGHBOURS", "diagnose", "_by_network", "_auc", "_histogram"}
+    lines = text.splitlines(keepends=True)
+    evaluation: list[str] = []
+    imports: list[str] = []
+    for node in reversed(tree.body):
+        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+        names = {getattr(node, "name", "")} | {
+            inner.id for one in getattr(node, "targets", []) for inner in ast.walk(one) if isinstance(inner, ast.Name)
+        }
+        if names & apart or "HISTOGRAM_BINS" in names:
+            evaluation.insert(0, "".join(lines[first - 1 : node.end_lineno]))
+            del lines[first - 1 : node.end_lineno]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imports.insert(0, "".join(lines[node.lineno - 1 : node.end_lineno]))
+    other = "from lnl.trial.evaluation import diagnose, evaluate, EMBEDDING_COMPONENTS, _share\n"
+    sources["lnl/trial/__init__.py"] = b"from lnl.trial.run import *\nfrom lnl.trial.run import run\n"
+    end = text[: text.index("\n__all__")].count("\n")
+    sources["lnl/trial/run.py"] = "".join([*lines[:end], other, *lines[end:]]).encode()
+    sources["lnl/trial/evaluation.py"] = "\n".join([*imports, "Arrays = dict", *evaluation]).encode()
+    return sources
+
+
+def moved_function() -> Sources:
+    """A private helper of a method moves into a component."""
+    text = SOURCES["lnl/methods/dividemix.py"].decode()
+    start = text.index("def _places(")
+    end = text.find("\n\n\n", start)
+    end = len(text) if end < 0 else end
+    sources = followed_by("consistency.py", text[start:end])
+    rest = text[:start] + text[end:]
+    sources["lnl/methods/dividemix.py"] = rest.replace(
+        "from lnl.learner import Learner,", "from lnl.consistency import _places\nfrom lnl.learner import Learner,"
+    ).encode()
+    return sources
+
+
+def described() -> Sources:
+    """Comments become descriptions of fields."""
+    old = "threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # tau"
+    return edited("consistency.py", old, 'threshold: float = Field(0.95, ge=0, le=1, description="tau")  # tau')
+
+
+def swapped() -> Sources:
+    """A network with another's block of the same name, which the tree holds as it did."""
+    return edited(
+        "networks/preact_resnet.py",
+        "class PreActResNet18(",
+        "from lnl.networks.preact_bottleneck import Block as Other\n\nBlock = Other\n\n\nclass PreActResNet18(",
+    )
+
+
+def starred() -> Sources:
+    """A loss through a star, and then another formula for it."""
+    sources = edited("methods/gce.py", "from lnl import losses\n", "from lnl.losses import *\n")
+    text = sources["lnl/methods/gce.py"].decode().replace("losses.generalised_cross", "generalised_cross")
+    sources["lnl/methods/gce.py"] = text.encode()
+    return sources
+
+
+TREES: dict[str, tuple[Callable[[], Sources], set[str]]] = {
+    "nothing": (lambda: dict(SOURCES), NONE),
+    "the spelling of imports": (spelled_otherwise, NONE),
+    "a module in another folder": (moved_module, NONE),
+    "the trial as a folder of files": (moved_trial, NONE),
+    "a helper in another file": (moved_function, NONE),
+    "a description in a field's default": (described, NONE),
+    "an import by a star": (starred, NONE),
+    "another block of the same name": (swapped, ALL),
+    "a definition that nothing uses": (lambda: followed_by("losses.py", "def unused():\n    return 1"), NONE),
+    "a constant that nothing uses": (lambda: followed_by("methods/supervised.py", "UNUSED = 1"), NONE),
+    "a flag of torch": (lambda: followed_by("task.py", "torch.backends.cudnn.benchmark = True"), ALL),
+    "a flag of torch under a condition": (
+        lambda: followed_by(
+            "streams.py", "if torch.cuda.is_available():\n    torch.use_deterministic_algorithms(True)"
+        ),
+        ALL,
+    ),
+    "a flag that a constant's value sets": (lambda: followed_by("streams.py", "_ = torch.set_num_threads(1)"), ALL),
+    "a flag in a file that only one method imports": (
+        lambda: followed_by("gradients.py", "torch.backends.cudnn.benchmark = True"),
+        {"robmix"},
+    ),
+    "a flag in a file of storage": (
+        lambda: followed_by("checkpoints.py", "torch.set_float32_matmul_precision('high')"),
+        ALL,
+    ),
+    "a function replaced from elsewhere": (
+        lambda: followed_by("task.py", "augment.normalise = lambda images, mean, std: images"),
+        ALL,
+    ),
+    "a method replaced from elsewhere": (
+        lambda: followed_by("targets.py", "from lnl import learner\n\nlearner.Learner.step = None"),
+        {"dividemix", "fixmatch", "robmix"},
+    ),
+    "a constant that is bound again": (lambda: followed_by("augment.py", "GREY += 1"), ALL),
+    "a function that is defined again": (
+        lambda: followed_by("schedules.py", "def cosine(progress):\n    return 1.0"),
+        ALL,
+    ),
+    "a name that tells the module to make it": (
+        lambda: {
+            **edited("methods/gce.py", "losses.generalised_cross_entropy(", "losses.made("),
+            "lnl/losses.py": SOURCES["lnl/losses.py"] + b"\n\ndef __getattr__(name):\n    return kl_divergence\n",
+        },
+        {"gce"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_another_tree_makes_results_stale_or_not(name: str, before: dict[str, str]) -> None:
+    make, expected = TREES[name]
+    assert stale(make(), before) == expected
+
+
+def test_what_is_reached_through_a_star_or_a_whole_module_counts() -> None:
+    through_star = starred()
+    text = through_star["lnl/losses.py"].decode()
+    changed = {
+        **through_star,
+        "lnl/losses.py": text.replace("(logits, labels)) / -q", "(logits, labels)) / q").encode(),
+    }
+    assert changed["lnl/losses.py"] != through_star["lnl/losses.py"]
+    assert hash_of("gce", through_star) != hash_of("gce", changed)
+    by_name = edited("methods/gce.py", "losses.generalised_cross_entropy(", 'getattr(losses, "kl_" + "divergence")(')
+    changed = {**by_name, "lnl/losses.py": text.replace("(variance + 1e-5)", "(variance + 1e-3)").encode()}
+    assert hash_of("gce", by_name) != hash_of("gce", changed), "any of the module's functions may be meant"
+
+
+def test_two_definitions_that_use_each_other_are_hashed() -> None:
+    lines = "def even(n):\n    return n == 0 or odd(n - 1)\n\n\ndef odd(n):\n    return n != 0 and even(n - 1)\n"
+    recursive = followed_by("losses.py", lines)
+    recursive["lnl/methods/gce.py"] = edited("methods/gce.py", "(kept * (loss", "losses.odd(3) and (kept * (loss")[
+        "lnl/methods/gce.py"
+    ]
+    edit = recursive["lnl/losses.py"].replace(b"n == 0 or odd", b"n <= 0 or odd")
+    assert hash_of("gce", recursive) != hash_of("gce", {**recursive, "lnl/losses.py": edit})
+
+
+def test_the_hash_says_by_which_rule_it_was_made(tmp_path: Path) -> None:
+    assert re.fullmatch(r"2-[0-9a-f]{12}", code_hash("gce")) and RULE == "2-"
+    assert joined([code_hash("gce")]) == code_hash("gce")
+    assert re.fullmatch(r"2-[0-9a-f]{12}", joined([code_hash("gce"), "another"]))
+    assert read_sources(ROOT) == SOURCES
+    methods = {path.removeprefix("lnl/methods/").removesuffix(".py") for path in SOURCES if "/methods/" in path}
+    hashes = {method: code_hash(method) for method in methods - {"__init__"}}
+    assert len(set(hashes.values())) == len(hashes)
+    with pytest.raises(LookupError, match="no method 'nothing'"):
+        hash_of("nothing", SOURCES)
+    with pytest.raises(LookupError, match="defines 'run'"):
+        hash_of("gce", {**SOURCES, "lnl/trial.py": SOURCES["lnl/trial.py"].replace(b"def run(", b"def start(")})
+
+
+# ------------------------------------------------------------------------------------- what training really runs
+
+PACKAGE = ROOT / "lnl"
+NOT_COUNTED = {  # that a trial runs, though nothing of it can change the trial's numbers
+    "lnl.checkpoints": "files, and what their errors are called",
+    "lnl.data": "readers, whose arrays have a hash of their own",
+    "lnl.declaring": "the words of mistakes in a declaration",
+    "lnl.files": "how files are opened",
+    "lnl.filenames": "names of files",
+    "lnl.logs": "what trials print",
+    "lnl.machine": "what a process may use of its machine",
+    "lnl.objects": "results on S3",
+    "lnl.processes": "which process is which",
+    "lnl.provenance": "the hashes themselves",
+    "lnl.results": "where results are written",
+}
+FIGURES = {("lnl.trial", name) for name in ("_histogram", "_moments", "embed")}
+
+
+def places() -> dict[str, list[tuple[int, int, str]]]:
+    """File -> first line, last line and name of each function, of a class's functions as Class.function."""
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for path, text in SOURCES.items():
+        spans = found.setdefault(str(ROOT / path), [])
+        for node in ast.parse(text).body:
+            inner = [one for one in getattr(node, "body", []) if isinstance(one, ast.FunctionDef)]
+            members = inner if isinstance(node, ast.ClassDef) else []
+            for one, name in [(node, ""), *((member, f".{member.name}") for member in members)]:
+                targets = [
+                    name.id
+                    for part in getattr(node, "targets", [])
+                    for name in ast.walk(part)
+                    if isinstance(name, ast.Name)
+                ]
+                own = (
+                    getattr(node, "name", None)
+                    or getattr(getattr(node, "target", None), "id", None)
+                    or (targets or [""])[0]
+                )
+                first = min([one.lineno, *(mark.lineno for mark in getattr(one, "decorator_list", []))])
+                spans.append((first, one.end_lineno or first, own + name))
+    return found
+
+
+@contextmanager
+def watched() -> Iterator[set[CodeType]]:
+    """The code objects of the package that run in the block."""
+    seen: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(f"{PACKAGE}/"):
+            seen.add(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
+
+
+def split_classes(tree: Tree, module: str) -> set[str]:
+    """The classes whose functions count one by one."""
+    definitions = [one for bound in tree.module(module).names.values() for one in bound if isinstance(one, Definition)]
+    return {one.name for one in definitions if any(isinstance(part, Definition) for part in one.parts)}
+
+
+TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{method: (method, {}) for method in LOOKED_AT},
+    "strong noise": ("supervised", {"noise": {"kind": "instance", "rate": 0.3}, "method.augmentation": "strong"}),
+    "policies": ("supervised", {"noise": {"kind": "pair", "rate": 0.3}, "method.augmentation": "autoaugment"}),
+    "a bottleneck network": ("supervised", {"network": "resnet29_ieg", "validation.images": 20}),
+    "a network of others": ("supervised", {"network": "convnext_tiny", "resize": 32, "steps": 1, "epochs": 1}),
+    "semantic noise": ("supervised", {"noise": {"kind": "semantic", "teacher": {"labels": 20}}, "epochs": 1}),
+    "a trained start": ("gce", {"init_from": {"method": "byol"}, "epochs": 1}),
+    "other signals": ("dividemix", {"method.warm_up": 0, "method.split_source": "product", "epochs": 1}),
+    "a schedule": ("gce", {"method.optimizer.schedule": "restarts", "method.optimizer.average": 0.9}),
+    "owners": ("robmix", {"method.head_gradient": "gradnorm", "epochs": 1}),
+    "meta-learning": ("ieg", {}),
+    "correction": ("glc", {}),
+    "a graph": ("label_propagation", {"method.k": 5}),
+    "betas": ("dynamic_bootstrapping", {}),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_all_that_training_runs_counts(name: str, tiny: Callable[..., Trial]) -> None:
+    """The check that matters most: no function that a real trial runs is left out but those that are named above."""
+    method, changes = TRAINED[name]
+    trial = tiny(method, changes)
+    with watched() as seen:
+        rows = list(run(trial, Execution(embeddings=4)))
+    assert rows
+    before = {"initialisation": "byol", "teacher": "supervised"}
+    methods = {method, *(before[kind] for kind in trial.prerequisites)}
+    counts = set().union(*(counted(one, SOURCES) for one in methods))
+    tree, spans = Tree(SOURCES), places()
+    ran, left_out = set(), set()
+    for code in seen:
+        within = [span for span in spans[code.co_filename] if span[0] <= code.co_firstlineno <= span[1]]
+        if not within or code.co_name == "<module>":  # the file's own import
+            continue
+        module = (
+            Path(code.co_filename)
+            .relative_to(ROOT)
+            .with_suffix("")
+            .as_posix()
+            .removesuffix("/__init__")
+            .replace("/", ".")
+        )
+        if any(module == other or module.startswith(f"{other}.") for other in NOT_COUNTED):
+            continue
+        span = max(within)[2]
+        top = span.partition(".")[0]
+        key = (module, span if top in split_classes(tree, module) else top)
+        ran.add(key)
+        if key not in counts:
+            left_out.add(key)
+    assert left_out <= FIGURES, left_out - FIGURES
+    assert len(ran) > 60 and ("lnl.trial", "run") in ran
+
+
+@pytest.mark.parametrize("method", ["dividemix", "gce"])
+def test_what_feeds_only_figures_changes_no_number(
+    method: str, tiny: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = tiny(method, {"epochs": 3})
+    rows = list(run(trial, Execution(embeddings=8)))
+    assert any(rows[0].arrays)
+    for name, instead in (
+        ("_histogram", lambda values, most: torch.zeros(3)),
+        ("_moments", lambda epochs: {2}),
+        ("embed", lambda method, truth, count: {}),
+    ):
+        assert ("lnl.trial", name) in FIGURES
+        monkeypatch.setattr(trial_module, name, instead)
+    again = list(run(trial, Execution(embeddings=8)))
+    assert [row.metrics for row in again] == [row.metrics for row in rows]
+    assert rows[0].arrays.keys() != again[0].arrays.keys()
