@@ -678,7 +678,7 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     assert len(twins) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two nights in one folder, by real Ray: the second submission of one trains nothing."""
     flags = ["--preset", "smoke", "--set", "epochs=1", "--seeds", "1", "--arms", "canary,canary_again"]

@@ -351,7 +351,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     """Real training: the arm without training is found out at the first look, the arm's twin goes on to the last."""
     file, storage = tmp_path / "quick.py", tmp_path / "results"

@@ -194,16 +194,17 @@ study.main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "quick.py").write_text(STUDY, encoding="utf-8")
-    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--tensorboard", "--json"]
+    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--cpus", "1"]
+    flags += ["--tensorboard", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(tmp_path / "quick.py"), *flags],
         capture_output=True,
         encoding="utf-8",
-        timeout=240,
+        timeout=600,
         env=environment,
     )
     assert done.returncode == 3 and not done.stderr, done.stdout + done.stderr

@@ -744,14 +744,14 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     assert not leases(store) and not list((store.root / "checkpoints").rglob("*.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, server, tmp_path, capsys):
     """With a server that does not answer for a while, in the middle."""
     from tests.execution.test_runner import TWO_ARMS, declare, environment, wait_for
 
     study = declare(tmp_path, TWO_ARMS, replicates=TRIALS // 2, epochs=2, steps=1)
-    store, limit = Store(bucket), 120 + 4 * TRIALS
-    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local"]
+    store, limit = Store(bucket), 600 + 4 * TRIALS
+    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local", "--cpus", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     drivers = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(2)]
     try:

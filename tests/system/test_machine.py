@@ -306,7 +306,7 @@ with ray_cluster._ray("local"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ray_of_our_own(places: Path, tmp_path: Path) -> None:
     """One start, where everything is against it: no home directory, a long TMPDIR, one CPU of the machine's."""
     if is_root:
