@@ -427,6 +427,7 @@ def python(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_study_script_plans_without_ray_and_without_a_trace(here):
     script = str(REPOSITORY / "studies" / "robmix_ablation.py")
     done = python("-X", "importtime", script, "--preset", "smoke", "--plan", "--json", cwd=here)
@@ -437,6 +438,7 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
     assert sorted(path.name for path in here.iterdir()) == ["studies"]
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
     start = "import sys; from lnl.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
     wrong = python("-c", start, "plan", "quick", "--set", "lables=3", cwd=here)

@@ -27,7 +27,7 @@ from tests import hosts
 from tests.execution.test_runner import assert_same_results, declare, wait_for
 from tests.hosts import Host, Network
 
-pytestmark = [pytest.mark.slow, pytest.mark.hosts]
+pytestmark = [pytest.mark.long, pytest.mark.hosts]
 
 ROOT = Path(__file__).parents[2]
 at_length = pytest.mark.skipif("LNL_ALL_ACCIDENTS" not in os.environ, reason="LNL_ALL_ACCIDENTS=1 for everything")
