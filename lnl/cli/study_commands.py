@@ -17,6 +17,9 @@ from lnl.cli.flags import COMPLETE, ERROR, INCOMPLETE, UsageError
 from lnl.cli.logs_command import _logs_command
 from lnl.cli.progress import Progress, SearchProgress, arm_table
 from lnl.execution import trackers
+from lnl.execution.interfaces import Track
+from lnl.execution.job import Settings
+from lnl.execution.packing import Budget
 from lnl.storage.store import Store
 from lnl.study import checks
 from lnl.study.plan import Plan, Planned
@@ -183,27 +186,21 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, track: Callable[[Any], Any]) -> int:
+def _run(make: Callable[..., Plan], store: Store, options: argparse.Namespace, track: Track) -> int:
     """`track`: makes a display one that trackers follow."""
     from lnl.execution import sequential
 
     plan = make()
     sequential.check_looks(store, plan)
     if options.address:
-        os.environ["RAY_ADDRESS"] = options.address  # the runner reads it when it is imported
-    from lnl.execution import (
-        job,
-        packing,
-        ray_cluster,
-        runner,
-    )
+        os.environ["RAY_ADDRESS"] = options.address
+    from lnl.execution import job, packing, ray_environment, runner
 
-    if options.cpus and ray_cluster.ADDRESS != "local":
-        raise UsageError(
-            f"--cpus is of a Ray of our own, and the cluster '{ray_cluster.ADDRESS}' has its own: leave it out."
-        )
+    address = ray_environment.address()
+    if options.cpus and address != "local":
+        raise UsageError(f"--cpus is of a Ray of our own, and the cluster '{address}' has its own: leave it out.")
     settings = job.Settings(
-        address=ray_cluster.ADDRESS,
+        address=address,
         cpus=options.cpus,
         storage=store.root,
         data=options.data and machine.expanded(options.data).resolve(),
@@ -265,10 +262,10 @@ def _code_of(stopped: str) -> int:
 def _search(
     plan: Plan,
     store: Store,
-    settings: Any,
+    settings: Settings,
     options: argparse.Namespace,
-    track: Callable[[Any], Any],
-    budget: Any,
+    track: Track,
+    budget: Budget,
 ) -> str | None:
     """Every search until its budget is spent; a sentence where it ended early."""
     from lnl.execution import runner
