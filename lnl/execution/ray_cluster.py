@@ -32,7 +32,7 @@ from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.system import machine, processes
-from lnl.trial.code_hash import code_hash, snapshot
+from lnl.trial.code_hash import snapshot, sources_digest
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current, data_keys, verified_checksum
 
@@ -296,7 +296,7 @@ def _check_nodes(
             Store(settings.storage).check_identity(identity)
         except StorageError as error:
             return str(error), None
-        if (theirs := code_hash("supervised")) != mine:
+        if (theirs := sources_digest()) != mine:
             return f"{name} runs another version of lnl ({theirs}) than this driver ({mine}).", None
         for (dataset, column), expected in checksums.items() if node in with_room else ():
             try:
@@ -319,7 +319,7 @@ def _check_nodes(
     with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
     if settings.gpus_per_trial:
         with_room &= with_gpus
-    mine = code_hash("supervised")
+    mine = sources_digest()
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     ask = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
