@@ -437,7 +437,7 @@ NOT_COUNTED = {  # that a trial runs, though nothing of it can change the trial'
     "lnl.provenance": "the hashes themselves",
     "lnl.results": "where results are written",
 }
-FIGURES = {("lnl.trial", name) for name in ("_histogram", "_moments", "embed")}
+FIGURES = {("lnl.trial", name) for name in ("_histogram", "embedding_epochs", "embed")}
 
 
 def places() -> dict[str, list[tuple[int, int, str]]]:
@@ -551,7 +551,7 @@ def test_what_feeds_only_figures_changes_no_number(
     assert any(rows[0].arrays)
     for name, instead in (
         ("_histogram", lambda values, most: torch.zeros(3)),
-        ("_moments", lambda epochs: {2}),
+        ("embedding_epochs", lambda epochs: {2}),
         ("embed", lambda method, truth, count: {}),
     ):
         assert ("lnl.trial", name) in FIGURES
