@@ -22,7 +22,7 @@ from lnl.execution.interfaces import Display
 from lnl.execution.job import Settings
 from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
-from lnl.trial.code_hash import code_hash
+from lnl.trial.code_hash import sources_digest
 from lnl.trial.provenance import verified_checksum
 
 ANSWER_S = 120.0  # until a node that does not answer is no longer waited for
@@ -88,7 +88,7 @@ def _node_check(
 
     `with_room`, `with_gpus`: ids of the nodes that can take a trial, and of those that offer GPUs.
     """
-    own_hash = code_hash("supervised")
+    own_hash = sources_digest()
 
     def check_data(host: str) -> str | None:
         for (dataset, column), expected in checksums.items():
@@ -110,7 +110,7 @@ def _node_check(
             Store(settings.storage).check_identity(identity)
         except StorageError as error:
             return str(error), None
-        if (node_hash := code_hash("supervised")) != own_hash:
+        if (node_hash := sources_digest()) != own_hash:
             return f"{host} runs another version of lnl ({node_hash}) than this driver ({own_hash}).", None
         if node in with_room and (refusal := check_data(host)):
             return refusal, None

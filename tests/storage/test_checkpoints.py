@@ -261,6 +261,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_checkpoint_is_set_aside_and_the_trial_trains_anew(
     store: Store, undisturbed: float, wrong: str
@@ -385,6 +386,7 @@ SEEN_BY_WORKER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [*SEEN_BY_DRIVER, *SEEN_BY_WORKER])
 def test_a_wrong_prerequisite_is_never_used_and_is_trained_again(store: Store, wrong: str) -> None:
     arms = {"transfer": {"init_from": {"method": "simclr", "epochs": 1}}}

@@ -457,6 +457,7 @@ print("counted", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_share_the_claims_without_overlap(store):
     with process(CLAIMS, store.root) as one, process(CLAIMS, store.root) as other:
         assert one.stdout.readline() == other.stdout.readline() == "ready\n"
@@ -479,6 +480,7 @@ def test_of_many_who_exchange_one_version_one_succeeds(bucket):
     assert (bucket / "gone").exchange(b"x", tag) is None and not (bucket / "gone").exists()
 
 
+@pytest.mark.slow
 def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
     with process(HOLDS, store.root) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -551,6 +553,7 @@ def test_a_damaged_lease_holds_nothing(store):
             pass
 
 
+@pytest.mark.slow
 def test_a_lock_lets_one_in_at_a_time(root):
     (root / "count").write_text("0", encoding="utf-8")
     with process(COUNTS, root) as one, process(COUNTS, root) as other:
@@ -743,14 +746,14 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     assert not leases(store) and not list((store.root / "checkpoints").rglob("*.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, server, tmp_path, capsys):
     """With a server that does not answer for a while, in the middle."""
     from tests.execution.test_runner import TWO_ARMS, declare, environment, wait_for
 
     study = declare(tmp_path, TWO_ARMS, replicates=TRIALS // 2, epochs=2, steps=1)
-    store, limit = Store(bucket), 120 + 4 * TRIALS
-    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local"]
+    store, limit = Store(bucket), 600 + 4 * TRIALS
+    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local", "--cpus", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     drivers = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(2)]
     try:
@@ -791,6 +794,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     assert not any(secret in text for text in said for secret in (KEY, SECRET))
 
 
+@pytest.mark.slow
 def test_a_report_into_a_folder_leaves_the_bucket_as_it_is(bucket: ObjectPath, tmp_path: Path) -> None:
     from analysis.report.build import build
     from tests import simulated

@@ -450,6 +450,7 @@ def test_a_file_without_rows_of_its_table_is_named(store, foreign):
         assert len(frame) == 1 and list(broken) == [path]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_description_of_the_columns_never_changes_a_value(store):
     store.write_attempt("noise", row("a", accuracy_last=0.5, host="laptop"), [])
     path = store.attempt_path("trials", "noise", "a", 1)
@@ -792,6 +793,7 @@ def test_a_holder_that_ends_gives_its_lease_back(store):
         assert lease is not None and previous is None
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_share_the_trials_without_overlap(store, tmp_path):
     go = tmp_path / "go"
     with process(RACE, store.root, go) as one, process(RACE, store.root, go) as other:

@@ -39,6 +39,7 @@ def homeless(**more: str) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ no home
 
 
+@pytest.mark.slow
 def test_without_a_home_directory_commands_work_or_say_what_is_missing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -307,7 +308,7 @@ with connected("local"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ray_of_our_own(places: Path, tmp_path: Path) -> None:
     """One start, where everything is against it: no home directory, a long TMPDIR, one CPU of the machine's."""
     if is_root:

@@ -118,6 +118,7 @@ def test_impossible_wishes_get_one_sentence(changes: dict[str, object], words: s
     assert words in str(error.value) and "\n" not in str(error.value), error.value
 
 
+@pytest.mark.slow
 def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     teacher = {"labels": 100, "epochs": 10, "steps": 10}
     trial = digits_trial(noise={"kind": "semantic", "teacher": teacher})
@@ -211,16 +212,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
     """Trained once and first; asked for with their arms only; trained again where their file is gone."""
     path, storage = tmp_path / "transfer.py", tmp_path / "results"
     path.write_text(STUDY, encoding="utf-8")
 
     def execute(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage), "--address", "local"]
+        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage)]
+        command += ["--address", "local", "--cpus", "1"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*command, *flags], capture_output=True, encoding="utf-8", timeout=240, env=environment)
+        return subprocess.run([*command, *flags], capture_output=True, encoding="utf-8", timeout=600, env=environment)
 
     def trained() -> dict[str, int]:
         rows, broken = Store(storage).read("trials", "transfer")
