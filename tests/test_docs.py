@@ -353,7 +353,7 @@ def parsed(act: Callable[[], None]) -> argparse.Namespace:
         return understood.options
     except SystemExit as ended:
         raise AssertionError("the arguments are not understood") from ended
-    raise AssertionError("the command has parsed no arguments")
+    raise AssertionError("the arguments are not understood")
 
 
 def check_study(options: argparse.Namespace, file: str | None = None) -> None:
