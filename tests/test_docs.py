@@ -235,7 +235,7 @@ def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in ALL_BLOCKS[page])])
 def test_the_page_runs(page: str, checkout: Checkout) -> None:
     checkout.outcomes[page].result()
