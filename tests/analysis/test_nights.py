@@ -646,7 +646,7 @@ def test_what_is_no_night_is_refused(text: str, capsys: pytest.CaptureFixture[st
 
 def test_nights_go_with_a_fixed_number_of_replicates_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     flags = ["--night", "2026-11-21", "--storage", str(tmp_path)]
-    assert main.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-seeds", "9"]) == 2
+    assert main.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-replicates", "9"]) == 2
     assert "--until-decided" in capsys.readouterr().err
     assert main.main(["plan", "search", *flags]) == 2
     assert "search" in capsys.readouterr().err
@@ -681,7 +681,7 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
 @pytest.mark.long
 def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two nights in one folder, by real Ray: the second submission of one trains nothing."""
-    flags = ["--preset", "smoke", "--set", "epochs=1", "--seeds", "1", "--arms", "canary,canary_again"]
+    flags = ["--preset", "smoke", "--set", "epochs=1", "--replicates", "1", "--arms", "canary,canary_again"]
     for night in ("2026-11-20", "2026-11-20", "2026-11-21"):
         ended = execute(Path("studies/nightly.py").resolve(), tmp_path, *flags, "--night", night)
         assert ended.returncode == 0, ended.stderr

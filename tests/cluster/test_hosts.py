@@ -130,7 +130,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_the_study_on_three_hosts(cluster: Cluster) -> None:
-    flags = ("--preset", "smoke", "--arms", "full,frozen_head", "--set", "method.temperature=0.5", "--seeds", "1")
+    flags = ("--preset", "smoke", "--arms", "full,frozen_head", "--set", "method.temperature=0.5", "--replicates", "1")
     process = cluster.submit("studies/robmix_ablation.py", *flags)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

@@ -16,10 +16,11 @@ import pytest
 
 from lnl.cli.studies import find_study
 from lnl.execution import packing
+from lnl.execution.cluster import Cluster, Machines
 from lnl.execution.job import Settings
 from lnl.execution.packing import Budget, Shares, memory_fraction, share
-from lnl.execution.queue import _Queue
-from lnl.execution.ray_cluster import _Cluster, _refusal
+from lnl.execution.queue import PlanQueue
+from lnl.execution.ray_connection import why_refused
 from lnl.storage.places import canonical
 from lnl.storage.store import Store
 from lnl.study.plan import Planned
@@ -28,6 +29,7 @@ from lnl.trial.config import Trial
 from tests.execution.test_runner import LONGEST_S, command, declare, environment
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)
+MACHINES: Machines = {"resources": {}, "nodes": 0, "hosts": []}
 OTHER = TRIAL.override({"method.batch_size": 512})
 
 
@@ -68,7 +70,7 @@ def test_the_first_of_a_kind_measures() -> None:
     assert shares.of(same) == 1 / 4
     assert shares.of(TRIAL.override({"method.optimizer.learning_rate": 0.5})) == 1 / 4, "a suggestion of a search"
     assert shares.of(OTHER) is None, "another batch size takes other memory"
-    shares.learn_of(OTHER, {"peak_memory_mb": None, "device_memory_mb": None})
+    shares.learn_of(OTHER, {"outcome": "done", "peak_memory_mb": None, "device_memory_mb": None})
     assert shares.of(OTHER) == 1, "nothing could be measured"
     assert shares.given == 1 and shares.give(OTHER) == 1 and shares.given == 1, "what others left says nothing of now"
     assert shares.give(TRIAL) == shares.given == 1 / 4
@@ -125,8 +127,8 @@ def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest
 
 def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_out(tmp_path: Path) -> None:
     a, b, other = (Planned(trial, "arm", "{}") for trial in (TRIAL, TRIAL.override({"replicate": 1}), OTHER))
-    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda _: None)
-    queue = _Queue([a, b, other], cluster, {}, Store(tmp_path))
+    cluster = Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda: MACHINES, lambda _: None)
+    queue = PlanQueue([a, b, other], cluster, {}, lambda _: True)
     assert queue.next(9) is a and cluster.begin(a, None) == 1, "a whole GPU to measure on"
     assert queue.next(9) is other and cluster.begin(other, None) == 1
     assert queue.next(9) is None and queue.busy(), "b waits for what a measures"
@@ -207,7 +209,7 @@ def test_another_version_of_ray_is_one_sentence() -> None:
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
         "This process on node 10.0.0.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
     )
-    sentence = _refusal("auto", said)
+    sentence = why_refused("auto", said)
     assert "runs another Ray or Python than this driver" in sentence and "\n" not in sentence
     assert "Python: 3.12.1" in sentence and "Python: 3.11.7" in sentence
 

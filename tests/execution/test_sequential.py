@@ -145,7 +145,7 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--seeds 4 --until-decided --max-seeds 8"):
+    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))
@@ -266,11 +266,11 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record["looks"] == []
     assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record["looks"] == [4, 6, 8]
     here = ["robmix_ablation", "--preset", "digits", "--storage", str(tmp_path)]
-    assert main(["plan", *here, "--max-seeds", "8"]) == 2
+    assert main(["plan", *here, "--max-replicates", "8"]) == 2
     assert "belongs to --until-decided" in capsys.readouterr().err
     assert main(["plan", *here, "--until-decided"]) == 2
-    assert "needs --max-seeds N" in capsys.readouterr().err
-    assert main(["plan", *here, "--until-decided", "--max-seeds", "8"]) == 0
+    assert "needs --max-replicates N" in capsys.readouterr().err
+    assert main(["plan", *here, "--until-decided", "--max-replicates", "8"]) == 0
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
@@ -287,9 +287,9 @@ def call(study, capsys, storage, *arguments):
 @pytest.mark.parametrize(
     ("changes", "flags", "sentence"),
     [
-        ({"contrasts": []}, ["--max-seeds", "8"], "has nothing to decide"),
-        ({}, ["--seeds", "5"], "needs --max-seeds N"),  # else five replicates, and no look
-        ({"looks": ()}, [], "needs --max-seeds N"),
+        ({"contrasts": []}, ["--max-replicates", "8"], "has nothing to decide"),
+        ({}, ["--replicates", "5"], "needs --max-replicates N"),  # else five replicates, and no look
+        ({"looks": ()}, [], "needs --max-replicates N"),
         ({"search": Search(suggestions=2)}, [], "fixed number of replicates: leave out --until-decided"),
     ],
 )
@@ -312,7 +312,7 @@ def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_
         assert "up to 8 replicates" in call(study, capsys, tmp_path, "--plan", *flags)[1]
     code, text = call(declare(looks=(4, 6, 8, 10)), capsys, tmp_path)
     assert code == 2 and "already judged at the declared looks 4, 6, 8, " in text
-    code, text = call(study, capsys, tmp_path, "--seeds", "12")
+    code, text = call(study, capsys, tmp_path, "--replicates", "12")
     assert code == 2 and "already judged" in text
 
 
@@ -320,7 +320,7 @@ def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_
     ("replicates", "smallest_effect", "sentence"),
     [
         (4, 0.0001, "declared to matter from 0.01: which more than 1,000 replicates find"),
-        (1, 0.01, "No verdict on 1 contrast comes of 1 replicate: ask for at least 4 (--seeds 4)."),
+        (1, 0.01, "1 replicate cannot give a verdict on 1 contrast: ask for at least 4 (--replicates 4)."),
     ],
 )
 def test_what_cannot_be_found_is_said(replicates, smallest_effect, sentence, tmp_path, capsys):
@@ -367,5 +367,5 @@ def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     again = execute(file, storage, "--json")
     assert json.loads(again.stdout)["contrasts"] == json.loads(first.stdout)["contrasts"]
     assert len(looks_taken(Store(storage), "quick", "base")) == len(looks), "nothing ran: no further look"
-    refused = execute(file, storage, "--until-decided", "--max-seeds", "10")
+    refused = execute(file, storage, "--until-decided", "--max-replicates", "10")
     assert refused.returncode == 2 and "were already judged at the declared looks 4, 6" in refused.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from lnl.cli.progress import Display
 from lnl.execution import trackers
+from lnl.execution.job import Job
 from lnl.storage.objects import ObjectPath
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
@@ -24,10 +25,11 @@ ROOT = Path(__file__).parents[2]
 NONE: dict[str, Any] = {"tensorboard": False, "wandb": None, "mlflow": None}
 
 
-def job(**changes: Any) -> dict[str, Any]:
+def job(**changes: Any) -> Job:
     trial = Trial(method="supervised", dataset="digits", noise=Noise("symmetric", 0.4), replicate=2)
     about = {"study": "quick", "preset": "digits", "arm": "full", "setting": "{}", "search": None, "suggestion": None}
-    return {**about, "trial": trial.model_dump(mode="json"), **changes}
+    known = {**about, "trial": trial.model_dump(mode="json"), **changes}
+    return Job(**{**dict.fromkeys(Job.__dataclass_fields__), **known})
 
 
 class Quiet(Display):
@@ -83,7 +85,7 @@ def test_a_run_is_named_by_arm_setting_and_replicate(monkeypatch: pytest.MonkeyP
     assert run.config["noise.rate"] == 0.4 and run.config["method.name"] == "supervised"
     assert run.config["init_from"] is None and isinstance(run.config["replicate"], int)
     secret = job()
-    secret["trial"]["dataset"] = "npz:/s3cr3t-folder/x.npz"
+    secret.trial["dataset"] = "npz:/s3cr3t-folder/x.npz"
     assert trackers.as_run("abc", secret).config["dataset"] == "npz:/***/x.npz"
     suggested = trackers.as_run("abc", job(search="quick/digits/full_tpe/0", suggestion=3))
     assert suggested.name == "full/base/suggestion 3, 2"

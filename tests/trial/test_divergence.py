@@ -28,7 +28,7 @@ from lnl.cli import status
 from lnl.cli.progress import interval
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.search.cell_search import outcome_of
+from lnl.search.cell_search import score_of
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import reconcile
@@ -177,7 +177,7 @@ def test_a_search_counts_divergence_as_the_same_chance(ran: tuple[int, Plan, Sto
     searching = replace(plan, record={**plan.record, "search": {"selection": "last"}})
     for planned in plan.trials:
         if planned.arm == "diverges":
-            found = outcome_of(store, searching, planned.trial, Current())
+            found = score_of(store, searching, planned.trial, Current())
             assert found is not None and found.diverged and found.accuracy == 1 / classes
 
 

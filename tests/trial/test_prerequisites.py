@@ -16,7 +16,7 @@ from lnl import Noise, Study, Trial
 from lnl.data import DataError, load
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.execution.queue import _blocked, _ready, _waiting
+from lnl.execution.queue import is_ready, trials_to_run, why_blocked
 from lnl.storage import checkpoints
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
@@ -302,8 +302,8 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def next_ones() -> list[object]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
-        return [one for one in waiting if _ready(one, {other.id for other in waiting}, trained)]
+        waiting = trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return [one for one in waiting if is_ready(one, {other.id for other in waiting}, trained)]
 
     assert next_ones() == [source]
     path = Current().trained_path(store.trained, source.trial)
@@ -327,7 +327,7 @@ def test_what_waits_for_a_trial_that_failed_says_why(tmp_path: Path) -> None:
     store.write_attempt("transfer", row_of(by_arm["initialisation: simclr"], **failure), [])
     statuses = reconcile(plan, store)
     trained = partial(is_trained, store, plan.study, current=Current())
-    assert _blocked([by_arm["transfer"]], statuses, trained).endswith("(simclr): oom: Out of memory.")
+    assert why_blocked([by_arm["transfer"]], statuses, trained).endswith("(simclr): oom: Out of memory.")
 
 
 def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: Path) -> None:
@@ -345,11 +345,11 @@ def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: P
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def waiting() -> list[object]:
-        return _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
 
-    assert waiting() == [source, dependent] and not _ready(dependent, {source.id, dependent.id}, trained)
+    assert waiting() == [source, dependent] and not is_ready(dependent, {source.id, dependent.id}, trained)
     execute(store, plan, source)
-    assert waiting() == [dependent] and _ready(dependent, {dependent.id}, trained)
+    assert waiting() == [dependent] and is_ready(dependent, {dependent.id}, trained)
     execute(store, plan, dependent)
     assert waiting() == []
     rows = store.read("trials", "transfer")[0].set_index("trial").loc[[source.id, dependent.id]]
