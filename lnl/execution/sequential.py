@@ -27,7 +27,9 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
     first = max(first, verdicts.FEWEST)
     if last <= first:
-        raise ValueError(f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more.")
+        raise ValueError(
+            f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more."
+        )
     return (*range(first, last, BLOCK), last)
 
 
