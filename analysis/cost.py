@@ -26,9 +26,9 @@ from analysis.words import plural, words
 from lnl import replicates
 from lnl.storage.outcomes import FAILURES_THAT_ARE_OUTCOMES
 from lnl.storage.places import Place, place
-from lnl.storage.read import LeftOut
 from lnl.storage.schema import renamed
 from lnl.storage.store import Store
+from lnl.storage.tables import LeftOut
 
 UNITS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
 KINDS = {  # what became of an attempt -> what the caption says of it

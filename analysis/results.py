@@ -25,9 +25,10 @@ from lnl.storage.currency import (
 )
 from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
-from lnl.storage.places import Place, attempt_name, place
-from lnl.storage.read import LeftOut
+from lnl.storage.part_names import attempt_name
+from lnl.storage.places import Place, place
 from lnl.storage.store import Store, by_submission
+from lnl.storage.tables import LeftOut
 
 if TYPE_CHECKING:
     from analysis.figures.base import Plots

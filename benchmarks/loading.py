@@ -32,9 +32,9 @@ import pyarrow.parquet as pq
 from analysis.results import load
 from lnl.storage.outcomes import selection_rules
 from lnl.storage.places import canonical, now, short_hash
-from lnl.storage.read import write_rows
 from lnl.storage.schema import EPOCHS, TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 

@@ -18,8 +18,8 @@ from analysis.results import LoadError, first_replicate, on_other_data
 from lnl.storage.currency import latest, sources_from
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
-from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store
+from lnl.storage.tables import tell_left_out
 
 MEMORY = 60  # nights from which it is known which were quiet
 OWN_FAULT = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault

@@ -20,8 +20,8 @@ from lnl.storage.files import listed, read_file, reason, shown
 from lnl.storage.leases import leases
 from lnl.storage.objects import StorageError
 from lnl.storage.places import Place
-from lnl.storage.read import TWICE
 from lnl.storage.store import Store
+from lnl.storage.tables import TWICE
 from lnl.system import machine, processes
 
 DASHBOARD = 8265  # Ray's default port

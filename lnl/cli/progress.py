@@ -22,8 +22,8 @@ from lnl.study.plan import Plan, Planned
 from lnl.study.status import Status
 from lnl.trial.reports import Metrics, TrialOutcome
 
-if TYPE_CHECKING:  # imports Optuna
-    from lnl.search.cell_search import Standing
+if TYPE_CHECKING:  # a run without searches does not import Optuna
+    from lnl.search.scores import Standing
     from lnl.search.searches import Searches
 
 Row = tuple[str, str, str, str, str]  # of a table of arms

@@ -14,8 +14,8 @@ import pandas as pd
 
 from analysis import statistics, verdicts
 from analysis.results import looks_taken, of_plan
-from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store, by_submission
+from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, sources_of
 from lnl.trial.provenance import Current
 

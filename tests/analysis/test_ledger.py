@@ -16,7 +16,7 @@ import pytest
 from analysis import cost
 from analysis.results import LoadError
 from lnl.cli.main import main
-from lnl.storage import places, read, schema
+from lnl.storage import part_names, schema, tables
 from lnl.storage.store import Store
 
 BEGIN = datetime(2026, 11, 21, 8, tzinfo=UTC)
@@ -53,10 +53,12 @@ class Made:
 
     def event(self, hours: float, study: str, kind: str, payload: dict[str, Any]) -> None:
         path = (
-            self.store.root / "events" / f"{places.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
+            self.store.root
+            / "events"
+            / f"{part_names.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
         )
         row = {"at": at(hours), "study": study, "kind": kind, "payload": json.dumps(payload)}
-        read.write_rows(path, schema.EVENTS, [row])
+        tables.write_rows(path, schema.EVENTS, [row])
 
     def ledger(self, **asked: Any) -> cost.Ledger:
         return cost.of(self.store.root, "quick", **asked)

@@ -28,9 +28,9 @@ from lnl import replicates as replicates_module
 from lnl.cli import main, studies
 from lnl.replicates import first_replicate, parse
 from lnl.storage.places import canonical, now
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from tests.execution.test_runner import execute
 
 Array = NDArray[np.float64]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from analysis import load, statistics, verdicts
 from analysis.results import Study
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
+from lnl.storage.tables import write_rows
 from tests import simulated
 
 LOOKS = (4, 6, 8, 10)

@@ -36,9 +36,9 @@ from lnl.storage.currency import (
     sources_from,
     sources_text,
 )
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile

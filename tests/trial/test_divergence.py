@@ -28,7 +28,7 @@ from lnl.cli import status
 from lnl.cli.progress import interval
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.search.cell_search import score_of
+from lnl.search.scores import score_of
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import reconcile
