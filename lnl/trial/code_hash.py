@@ -41,12 +41,8 @@ STORAGE = (  # files, leases, checkpoints, messages and search spaces: nothing t
     "lnl.trial.definitions",
     "lnl.trial.provenance",
 )
-HIDDEN = (*STORAGE, READERS)
-FIGURES = {  # arrays for figures, and the epochs in which they are kept
-    ("lnl.trial.evaluation", "_histogram"),
-    ("lnl.trial.evaluation", "_moments"),
-    ("lnl.trial.evaluation", "embed"),
-}
+HIDDEN = (*STORAGE, READERS)  # what is not followed from outside
+FIGURES = {f"lnl.trial.evaluation.{name}" for name in ("_histogram", "embedding_epochs", "embed")}
 
 
 def read_sources(root: Path) -> dict[str, bytes]:
@@ -171,7 +167,7 @@ class Tree:
                 found[".".join(path)] = None
                 continue
             module, rest = self._split(path)
-            followed = _hidden_part(module.name) in ("", user) and (module.name, *rest[:1]) not in FIGURES
+            followed = _hidden_part(module.name) in ("", user) and ".".join((module.name, *rest[:1])) not in FIGURES
             bound = module.names.get(rest[0], []) if rest else []
             definitions = [one for one in bound if isinstance(one, Definition)]
             further: list[Dotted] = [(*one, *rest[1:]) for one in bound if not isinstance(one, Definition)]
