@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lnl.cli.main import main
-from lnl.storage import atomic, places
 from lnl.storage import leases as storage_leases
+from lnl.storage import places
 from lnl.storage import read as storage_read
 from lnl.storage import schema as storage_schema
+from lnl.storage import store as storage_store
 from lnl.storage.atomic import write_atomically
 from lnl.storage.currency import latest
 from lnl.storage.leases import claim, leases, tidy_leases
@@ -97,12 +98,12 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
     def full(path, write, **options):
         raise StorageError("full")
 
-    monkeypatch.setattr(atomic, "write_atomically", full)
+    monkeypatch.setattr(storage_read, "write_atomically", full)
     with pytest.raises(StorageError):
         store.write_attempt("noise", row(), curve(0.5))
     monkeypatch.undo()
     order = []
-    monkeypatch.setattr(storage_read, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
+    monkeypatch.setattr(storage_store, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
     store.write_attempt("noise", row(), curve(0.5))
     assert order == ["epochs", "trials"]
 

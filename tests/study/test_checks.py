@@ -143,7 +143,7 @@ def test_plan_and_run_refuse_alike_before_ray_is_there(
         shown = capsys.readouterr()
         assert shown.err.startswith(sentence) and shown.err.count("\n") == 1 and shown.out == ""
     assert main.main(["plan", "late.py", "--arms", "short"]) == flags.COMPLETE
-    code = "import sys; from lnl import checks; assert 'ray' not in sys.modules"
+    code = "import sys; from lnl.study import checks; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 

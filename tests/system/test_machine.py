@@ -45,7 +45,7 @@ def test_without_a_home_directory_commands_work_or_say_what_is_missing(tmp_path:
         """
 import sys
 from lnl import data
-from lnl.cli import main
+from lnl.cli.main import main
 assert main(["plan", "robmix_ablation"]) == 0 and main(["status", "robmix_ablation"]) == 3
 assert main(["doctor"]) == 0
 for act in (lambda: data.load("digits"), lambda: data.load("npz:~/x.npz")):
@@ -128,7 +128,7 @@ def test_a_real_control_group_holds_its_processes_to_its_quota() -> None:
     except OSError as error:
         pytest.skip(f"control groups cannot be made here ({error})")
     try:
-        enter = f'open("{group}/cgroup.procs", "w").write("0"); from lnl import machine; print(machine.cpus())'
+        enter = f'open("{group}/cgroup.procs", "w").write("0"); from lnl.system import machine; print(machine.cpus())'
         done = subprocess.run([sys.executable, "-c", enter], env=homeless(), capture_output=True, check=True)
         assert done.stdout.split() == [b"1"]
     finally:
@@ -277,7 +277,7 @@ def test_the_cluster_of_this_user_is_followed(cluster_file: Path, monkeypatch: p
 OWN_RAY = """
 import ipaddress, json, os, time
 import psutil
-from lnl import runner
+from lnl.execution import ray_cluster
 import ray
 
 def outside():
@@ -293,7 +293,7 @@ def in_worker():
     import ray.tune
     return os.nice(0), psutil.Process().num_threads() > 0
 
-with runner._ray("local"):
+with ray_cluster._ray("local"):
     answer = {"cpus": ray.cluster_resources()["CPU"], "worker": ray.get(ray.remote(in_worker).remote())}
     listening, doors = set(), 0
     for _ in range(5):
@@ -337,7 +337,10 @@ def test_a_ray_of_our_own(places: Path, tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.slow
 def test_a_machine_without_loopback_gets_one_sentence(tmp_path: Path) -> None:
-    script = "from lnl import runner\ntry:\n    with runner._ray('local'): pass\nexcept OSError as error: print(error)"
+    script = (
+        "from lnl.execution import ray_cluster\ntry:\n    with ray_cluster._ray('local'): pass\n"
+        "except OSError as error: print(error)"
+    )
     done = subprocess.run(
         ["unshare", "-n", sys.executable, "-c", script], env=homeless(HOME="/"), capture_output=True, encoding="utf-8"
     )

@@ -190,7 +190,7 @@ def test_plans_that_are_submitted_at_once_get_numbers_of_their_own(store: Store)
 KILLED = """
 import os, sys
 from pathlib import Path
-from lnl import processes
+from lnl.system import processes
 with processes.scratch("tune") as folder, processes.scratch("ray") as own:
     (folder / "trial").mkdir()
     (own / "r" / "session_1").mkdir(parents=True)
