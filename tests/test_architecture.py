@@ -51,6 +51,7 @@ def test_every_rule_of_the_house_is_kept_up(tmp_path, file, line, contract):
     assert done.returncode == 1 and f"{contract} BROKEN" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_results_and_analysis_need_neither_torch_nor_ray():
     """Contracts see the imports that are written; this sees those that happen."""
     modules = sorted(

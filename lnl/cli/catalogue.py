@@ -1,4 +1,4 @@
-"""The methods as a page: what each one is, where it comes from, what it uses and which switches it has.
+"""The methods as a page: what each one is, what it uses, what a step costs and which switches it has.
 
 `python -m lnl.cli.catalogue` writes `docs/methods.md` from the method files and from the measured costs in
 `benchmarks/methods.json`; `lnl methods` shows the same in a terminal.
@@ -28,22 +28,22 @@ class Switch:
     name: str
     default: Any
     meaning: str  # its docstring
-    search: str  # what a search tries for it, or for parts of it; empty where it tries nothing
+    search: str  # what a search tries for it, or for parts of it; empty where it is not searched
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method file, read."""
+class MethodPage:
+    """What a method's file says of it."""
 
     name: str
     title: str  # first sentence of its docstring
     uses: tuple[str, ...]
     switches: tuple[Switch, ...]
-    search: str  # what it also tries, of the trial's own fields
+    search: str  # what a search also tries, of the trial's own fields
 
 
-def entry(name: str) -> Entry:
-    """What the method's file says of it.  Raises `ValueError` for an unknown name."""
+def entry(name: str) -> MethodPage:
+    """Return what the method's file says of it.  Raises `ValueError` for an unknown name."""
     module = methods.load(name)
     title = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     defaults = dict(module.Config())
@@ -61,16 +61,16 @@ def entry(name: str) -> Entry:
         for field, default in defaults.items()
         if field != "name"
     )
-    return Entry(name, title, module.USES, switches, "; ".join(tried.get("", [])))
+    return MethodPage(name, title, module.USES, switches, "; ".join(tried.get("", [])))
 
 
 def costs() -> dict[str, float]:
-    """Method -> measured time of a step, that of cross-entropy being 1; empty where nothing has been measured."""
+    """Return the measured time of a step by method, that of cross-entropy being 1; empty without a measurement."""
     return dict(json.loads(COSTS.read_text(encoding="utf-8"))["ratios"]) if COSTS.exists() else {}
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     measured = costs()
     entries = [entry(name) for name in methods.names()]
     lines = [
@@ -84,24 +84,23 @@ def page() -> str:
         "| method | what it is | uses | cost |",
         "|--|--|--|--:|",
     ]
-    for one in entries:
-        cost = f"{measured[one.name]:.1f}" if one.name in measured else ""
-        lines.append(
-            f"| [{one.name}](../lnl/methods/{one.name}.py) | {_cell(one.title)} | {', '.join(one.uses)} | {cost} |"
-        )
-    for one in entries:
-        lines += ["", f"## {one.name}", "", one.title]
+    for method in entries:
+        name, uses = method.name, ", ".join(method.uses)
+        cost = f"{measured[name]:.1f}" if name in measured else ""
+        lines.append(f"| [{name}](../lnl/methods/{name}.py) | {_cell(method.title)} | {uses} | {cost} |")
+    for method in entries:
+        lines += ["", f"## {method.name}", "", method.title]
         lines += ["", "| switch | default | search | meaning |", "|--|--|--|--|"]
         lines += [
             f"| `{s.name}` | {_cell(default_text(s.default))} | {_cell(s.search)} | {_cell(s.meaning)} |"
-            for s in one.switches
+            for s in method.switches
         ]
-        lines += ["", f"A search tries, of the trial's own fields: {one.search}."] * bool(one.search)
+        lines += ["", f"A search tries, of the trial's own fields: {method.search}."] * bool(method.search)
     return "\n".join(lines) + "\n"
 
 
 def default_text(value: Any) -> str:
-    """A default in few words: of settings with fields of their own, those that differ from their own defaults."""
+    """Return a default in few words; of a group of settings, those that differ from the group's own defaults."""
     if isinstance(value, BaseModel):
         changed = value.model_dump(exclude_defaults=True)
         return ", ".join(f"{key} {setting}" for key, setting in changed.items()) or f"{type(value).__name__}()"
@@ -109,7 +108,7 @@ def default_text(value: Any) -> str:
 
 
 def space_text(space: Space) -> str:
-    """What may be tried, in few words: "0.1 … 10 (log)", "2, 3, 4"."""
+    """Return what may be tried, in few words: "0.1 … 10 (log)", "2, 3, 4"."""
     if isinstance(space, Choice):
         return ", ".join(map(str, space.values))
     return f"{space.low:g} … {space.high:g}" + (" (log)" if space.log else "")

@@ -96,6 +96,12 @@ def code_hash(method: str) -> str:
     return hash_of(method, SOURCES)
 
 
+@cache
+def sources_digest() -> str:
+    """Digest of the text of all modules as this process has read them: equal where two machines run the same code."""
+    return _short(repr(sorted(SOURCES.items())))
+
+
 def hash_of(method: str, sources: Mapping[str, bytes]) -> str:
     """As `code_hash`, of a package with this text.  Raises `LookupError` for an unknown method."""
     return _tree(sources).hash(method)

@@ -35,6 +35,7 @@ def all_tables(study):
     return {"contrasts": tables_study.of_contrasts(study, "last"), "rules": tables_study.of_rules(study), **of_panels}
 
 
+@pytest.mark.slow
 def test_a_panel_holds_what_was_measured(study, all_tables):
     table = all_tables["ratios"]
     assert table.header[:4] == ["labelled : unlabelled", "arm", "n", "accuracy (%)"]

@@ -528,6 +528,7 @@ def test_an_epoch_is_a_pass_over_the_labelled_part(tiny: Callable, build: Callab
         assert learner.done == 7 + int(np.ceil(int(scalars[f"labelled_{judge}"]) / 4))
 
 
+@pytest.mark.slow
 def test_with_unlabelled_images_an_epoch_is_as_long_as_that_of_other_methods(tiny: Callable, build: Callable) -> None:
     changes = {"steps": None, "unlabelled_ratio": 6, "method.batch_size": 8, "method.warm_up": 1}
     built = build(tiny("dividemix", changes))
@@ -587,6 +588,7 @@ def test_beliefs(make: Make) -> None:
     assert_close(beliefs.labels[known].sum(-1), torch.ones(int(known.sum())))
 
 
+@pytest.mark.slow
 def test_it_finds_wrong_labels_and_does_not_learn_them() -> None:
     trial = Trial(
         method={"name": "dividemix", "batch_size": 32, "warm_up": 4, "ramp": 4},

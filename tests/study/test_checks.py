@@ -106,6 +106,7 @@ def test_no_method_is_refused_that_can_be_trained(tmp_path: Path, name: str) -> 
     checks.check(study.plan().trials, tmp_path, read=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it_are_not_refused(tmp_path: Path, path: Path) -> None:
     study = find_study(str(path))
@@ -132,6 +133,7 @@ Study(name="late", question="?", base=base, arms={"full": {}, "short": {"method.
 """
 
 
+@pytest.mark.slow
 def test_plan_and_run_refuse_alike_before_ray_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
