@@ -28,17 +28,18 @@ def _report(options: argparse.Namespace) -> int:
 
 def _draw_report(*what: Any, **about: Any) -> Place:
     """Of dozens of arms it takes a minute, which a terminal is told meanwhile."""
-    from analysis.report import build
+    from analysis.report.build import build
 
     sys.stdout.flush()
     with Console(stderr=True).status("Drawing the report"):
-        return build.build(*what, **about)
+        return build(*what, **about)
 
 
 def _diff(options: argparse.Namespace) -> int:
     """Exit code 3 where a cell moved or crashed, or nothing finished."""
-    from analysis.nights import difference, rule
-    from analysis.nights import text as nights_text
+    from analysis.nights.difference import against, tonight
+    from analysis.nights.rule import REFERENCE_NIGHTS
+    from analysis.nights.text import json_record, markdown, terminal_lines
 
     _check_figure(options.figure)
     night = options.night and options.night.isoformat()
@@ -47,23 +48,21 @@ def _diff(options: argparse.Namespace) -> int:
     if options.against or options.against_storage:
         if options.nights is not None or options.figure is not None:
             raise UsageError("--nights and --figure belong to nights: leave them out, or --against.")
-        found = difference.against(*asked, options.against, options.against_storage, options.selection)
+        found = against(*asked, options.against, options.against_storage, options.selection)
     else:
-        found = difference.tonight(*asked, rule.NIGHTS if options.nights is None else options.nights, options.selection)
+        found = tonight(*asked, REFERENCE_NIGHTS if options.nights is None else options.nights, options.selection)
     if options.json:
-        print(json.dumps(nights_text.as_json(found), indent=1))
+        print(json.dumps(json_record(found), indent=1))
     else:
-        print("\n".join(nights_text.lines(found)))
+        print("\n".join(terminal_lines(found)))
     if options.markdown:
-        write_atomically(
-            options.markdown, lambda temporary: temporary.write_text(nights_text.markdown(found), encoding="utf-8")
-        )
+        write_atomically(options.markdown, lambda temporary: temporary.write_text(markdown(found), encoding="utf-8"))
     if options.figure and found.moved.empty:
         print("Nothing moved: there is no figure to draw.", file=sys.stderr)
     elif options.figure:
-        from analysis.figures import nights
+        from analysis.figures.nights import night_strips
 
-        _write_figure(options.figure, nights.strips(found))
+        _write_figure(options.figure, night_strips(found))
     return COMPLETE if found.quiet else INCOMPLETE
 
 
@@ -90,16 +89,18 @@ def _relative(path: Place) -> Place:
 
 def _ledger(options: argparse.Namespace) -> int:
     """A line per arm: attempts and device-hours, by what became of them."""
-    from analysis import cost as cost_module
+    from analysis.cost import read_ledger
 
     _check_figure(options.figure)
-    found = cost_module.of(options.storage, options.study, options.preset, options.night)
+    found = read_ledger(options.storage, options.study, options.preset, options.night)
     drawn = found.table()
     if options.csv:
         text = drawn.frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
         write_atomically(options.csv, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     if options.figure:
-        _write_figure(options.figure, found.figure())
+        from analysis.figures.cost import cost_figure
+
+        _write_figure(options.figure, cost_figure(found))
     if options.json:
         rows = drawn.frame.astype(object).where(drawn.frame.notna(), None).to_dict("records")
         about = {"study": options.study, "preset": options.preset, "hours": rows, "notes": list(found.sentences())}

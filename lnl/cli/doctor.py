@@ -72,13 +72,13 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
 
 def _on_other_data(store: Store) -> Iterator[str]:
     """A sentence for each study and preset whose newest plan has results on data that were replaced since."""
-    from analysis.results import load
+    from analysis.results import read_results
 
     plans, _ = store.read("studies")
     for study, preset in sorted(set(zip(plans["study"], plans["preset"], strict=True))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unreadable files, which are told above
-            results = load(store.root, study, preset)
+            results = read_results(store.root, study, preset)
         if results.on_other_data:
             yield f"{study}, preset {preset}: {results.on_other_data}"
 

@@ -76,11 +76,11 @@ def print_summary(plan: Plan, statuses: Sequence[Status], store: Store, current:
 def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]]:
     """The declared contrasts as they stand, JSON-able."""
     from analysis import statistics
-    from analysis.results import of_plan
+    from analysis.results import results_of_plan
 
     if not plan.record["contrasts"]:
         return []
-    frame = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+    frame = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
     return [{name: _plain(value) for name, value in row.items()} for row in statistics.records(frame)]
 
 
@@ -93,7 +93,9 @@ def _plain(value: Any) -> Any:
 
 def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
     """A line for each declared contrast."""
-    from analysis import verdicts
+    from analysis.verdicts import (
+        declared_late,
+    )
 
     last = looks[-1] if looks else None  # after which none gets more
     width = max((len(f"{row['arm']} against {row['against']}") for row in contrasts), default=0)
@@ -104,37 +106,46 @@ def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) ->
             n = f"n = {row['n']}" + ("" if row["paired"] else f" and {row['n_against']}, unpaired")
             between = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
             text = f"{100 * row['difference']:+.2f}{between} points, {n}" + (f"; {text}" if text else "")
-        text = "; ".join(part for part in (text, verdicts.declared_late(row)) if part)
+        text = "; ".join(part for part in (text, declared_late(row)) if part)
         print(f"{row['verdict']:10} {row['arm'] + ' against ' + row['against']:{width}}  {text}")
 
 
 def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     """What the planned replicates can show of each declared contrast, from the spread of results so far."""
-    from analysis import verdicts
+    from analysis.verdicts import (
+        ALPHA,
+        ASSUMED_DEVIATION,
+        FEWEST_REPLICATES,
+        MOST_REPLICATES,
+        POWER,
+        detectable_effect,
+        level_per_look,
+        replicates_needed,
+    )
 
     declared, looks = contrasts(plan, store, current), plan.record["looks"]
     if not declared:
         return
     count = (looks or [plan.record["replicates"]])[-1]
     asked, family = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((count, "replicate"), (len(declared), "contrast")))
-    if count < verdicts.FEWEST:
-        least = f"{verdicts.FEWEST} (--seeds {verdicts.FEWEST})"
+    if count < FEWEST_REPLICATES:
+        least = f"{FEWEST_REPLICATES} (--seeds {FEWEST_REPLICATES})"
         print(f"No verdict on {family} comes of {asked}: ask for at least {least}.")
         return
-    alpha = verdicts.ALPHA / len(declared)
-    alpha = verdicts.level_of_a_look(alpha, looks) if looks else alpha
+    alpha = ALPHA / len(declared)
+    alpha = level_per_look(alpha, looks) if looks else alpha
     at_most = "up to " if looks else ""
-    print(f"Differences that {at_most}{asked} find with a chance of {verdicts.POWER:.0%}, at 5 % over {family}:")
+    print(f"Differences that {at_most}{asked} find with a chance of {POWER:.0%}, at 5 % over {family}:")
     width = max(len(f"{row['arm']} against {row['against']}") for row in declared)
     for row in declared:
         pilot = row["deviation"] is not None and row["n"] >= PILOT
-        spread = row["deviation"] if pilot else verdicts.SPREAD
-        found = verdicts.detectable_effect(spread, count, alpha)
+        spread = row["deviation"] if pilot else ASSUMED_DEVIATION
+        found = detectable_effect(spread, count, alpha)
         source = f"spread {100 * spread:.2f}, " + (f"of {row['n']} replicates" if pilot else "assumed: no pilot yet")
         text = f"{100 * found:.2f} points ({source})"
         if smallest := row["smallest_effect"]:
-            needed = verdicts.replicates_needed(smallest, spread, 0.0, alpha)
-            finders = f"{needed:g}" if needed <= verdicts.MOST else f"more than {verdicts.MOST:,}"
+            needed = replicates_needed(smallest, spread, 0.0, alpha)
+            finders = f"{needed:g}" if needed <= MOST_REPLICATES else f"more than {MOST_REPLICATES:,}"
             enough = "enough" if needed <= count else f"which {finders} replicates find"
             text += f"; declared to matter from {100 * smallest:g}: {enough}"
         print(f"  {row['arm'] + ' against ' + row['against']:{width}}  {text}")
