@@ -42,7 +42,7 @@ if __name__ == "__main__":
 SHAPES = {1: (1, 1, 1), 100: (5, 4, 5), 1_000: (10, 10, 10), 10_000: (20, 10, 50)}  # arms, levels, replicates
 COMMANDS = {
     "--plan": ["runpy.run_path(sys.argv.pop(1), run_name='__main__')", "{study}", "--plan", "--storage", "{storage}"],
-    "lnl status": ["import lnl.cli; sys.exit(lnl.cli.main.main())", "status", "{study}", "--storage", "{storage}"],
+    "lnl status": ["import lnl.cli.main; sys.exit(lnl.cli.main.main())", "status", "{study}", "--storage", "{storage}"],
 }
 # What at its end prints its CPU seconds and largest memory (MB).  Only the process itself can tell the latter: of one
 # that has ended the kernel tells the peak of the process that started it, where that is larger.

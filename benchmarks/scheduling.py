@@ -73,9 +73,10 @@ LOOPS = {"bare Ray Tune loop": bare, "lnl": ours}
 
 def measure(name: str, folder: Path, trials: int) -> None:
     """In this process: prints seconds, CPU seconds of this driver, and its largest memory in MB."""
-    from lnl.execution import job  # noqa: F401  (it sets Ray's environment)
+    from lnl.execution import ray_environment
 
-    import ray  # isort: skip
+    ray_environment.prepare("local")  # before Ray is imported
+    import ray
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
     study = declare(folder, trials)

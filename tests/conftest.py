@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's threads would take each other's cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # counts until torch is imported
 
 from lnl import methods
 from lnl.methods import Method
@@ -20,11 +23,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from this run")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, then files of many tests: what ends the run is small."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))
+    """Long tests first, then slow ones, so that what ends the run is small; and who shares a process.
+
+    `--dist loadgroup` gives the tests of a group to one process.  A group is a file; of its slow tests each is a group
+    of its own, with all its cases, and of its long ones each case.  Where tests share a fixture that lives as long as
+    the file, they stay with the file: every process would make the fixture again.
+    """
+    groups = {}
+    for item in items:
+        name = item.path.stem
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+            name = item.name
+        elif item.get_closest_marker("slow"):
+            name = getattr(item, "originalname", item.name)
+        groups[item] = item.path.stem if _shares(item) else name
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    long, slow = ({groups[item] for item in items if item.get_closest_marker(name)} for name in ("long", "slow"))
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups.values()))}
+    items.sort(key=lambda item: (groups[item] not in long, groups[item] not in slow, places[groups[item]]))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether the test uses a fixture that lives as long as its file."""
+    definitions = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    return any(each.scope == "module" for fixtures in definitions for each in fixtures)
 
 
 @dataclass(frozen=True)

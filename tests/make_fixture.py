@@ -1,7 +1,7 @@
 """Make `tests/fixture/results`, the small store of real results on which the notebooks run: 8 × 8 digits, on a CPU.
 
-    python studies/robmix_ablation.py --preset digits --seeds 6
-    python studies/noise_rates.py --preset digits --seeds 4 --set labels=500 --set epochs=40 \\
+    python studies/robmix_ablation.py --preset digits --replicates 6
+    python studies/noise_rates.py --preset digits --replicates 4 --set labels=500 --set epochs=40 \\
         --arms cross_entropy,mixup,gce_truncated,lc_forward,co_teaching,bootstrapping,dividemix
     python studies/label_ratios.py --preset digits      # its slowest network, wide_resnet45_2, taken out
     python studies/search_lambda.py --preset digits --trials 8 --arms robmix,mixmatch_only

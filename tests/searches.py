@@ -16,14 +16,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lnl.storage.store import Store
-from tests.execution.test_runner import wait_for
-
-GENEROUS_S = 400  # for a run that shares its cores
+from tests.execution.test_runner import LONGEST_S, ONE_WORKER, wait_for
 
 
 def arguments(study: Path, storage: Path, *flags: str) -> list[str]:
     """A study's command with a Ray of its own."""
-    return [sys.executable, str(study), "--storage", str(storage), "--no-report", "--address", "local", *flags]
+    flags = ("--address", "local", *ONE_WORKER, *flags)
+    return [sys.executable, str(study), "--storage", str(storage), "--no-report", *flags]
 
 
 def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: str) -> subprocess.Popen[str]:
@@ -45,7 +44,7 @@ def execute(
         arguments(study, storage, *flags),
         capture_output=True,
         encoding="utf-8",
-        timeout=GENEROUS_S,
+        timeout=LONGEST_S,
         env=swift(environment),
         cwd=study.parent,
     )
@@ -64,12 +63,12 @@ def meanwhile(condition: Callable[[], Any], what: str, *drivers: subprocess.Pope
             assert driver.poll() is None, driver.communicate()[0]
         return condition()
 
-    return wait_for(look, what, GENEROUS_S)
+    return wait_for(look, what, LONGEST_S)
 
 
 def ends(driver: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a driver; returns what it said."""
-    output, _ = driver.communicate(timeout=GENEROUS_S)
+    output, _ = driver.communicate(timeout=LONGEST_S)
     assert driver.returncode == code, output
     return output
 

@@ -24,8 +24,8 @@ def test_imports_run_as_declared():
 @pytest.mark.parametrize(
     "file, line, contract",
     [
-        ("lnl/streams.py", "from lnl import trial", "imports run strictly downwards"),
-        ("lnl/noise.py", "from lnl import streams", "imports run strictly downwards"),
+        ("lnl/training/streams.py", "from lnl.trial import run", "imports run strictly downwards"),
+        ("lnl/functional/noise.py", "from lnl.training import streams", "imports run strictly downwards"),
         ("lnl/strange.py", "", "imports run strictly downwards"),
         ("lnl/methods/mixmatch.py", "from lnl.methods import supervised", "methods never import each other"),
         ("analysis/tables/study.py", "import torch", "analysis reads results: no torch, no Ray, no Optuna"),
@@ -51,6 +51,7 @@ def test_every_rule_of_the_house_is_kept_up(tmp_path, file, line, contract):
     assert done.returncode == 1 and f"{contract} BROKEN" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_results_and_analysis_need_neither_torch_nor_ray():
     """Contracts see the imports that are written; this sees those that happen."""
     modules = sorted(

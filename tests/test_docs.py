@@ -23,8 +23,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,22 +57,13 @@ PAGES = (  # whose blocks are run
     "analysis/notebooks/README.md",
 )
 OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
-OTHER_PROGRAMS = {
-    "aws",
-    "chmod",
-    "docker",
-    "export",
-    "git",
-    "jupyter",
-    "kubectl",
-    "optuna-dashboard",
-    "pip",
-    "ray",
-    ".",
+OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
+    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "ray", "."),
+    *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
-PYTHON_TOOLS = {"mypy", "pytest", "ruff", "lint-imports"}
 MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
 README_LINES = 150
+RUNS = "test_the_page_runs"
 
 
 @dataclass(frozen=True)
@@ -157,25 +149,27 @@ class Failed(AssertionError):
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of the repository in which pages are run, each once."""
+    """A copy of the repository in which pages are run, each once: two at a time, because most commands use one core."""
 
     root: Path
     environment: dict[str, str]
-    outcomes: dict[str, Failed | None]
-    done: set[str]  # commands that have ended well: what two pages say is run once
+    outcomes: dict[str, Future[None]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)  # commands that have ended well: what two pages say is run once
 
-    def run(self, page: str) -> None:
-        """Run the page, unless it ran before.  Raises `Failed`, also where README failed, from which others start."""
-        for each in dict.fromkeys((FIRST, page)):
-            if each not in self.outcomes:
-                self.outcomes[each] = None
-                try:
-                    for block in ALL_BLOCKS[each]:
-                        self.run_block(block)
-                except Failed as failed:
-                    self.outcomes[each] = failed
-            if (failure := self.outcomes[each]) is not None:
-                raise failure
+    def start(self, pages: Collection[str], pool: Executor) -> None:
+        """Run README, then the other pages, and those that edit the code last.  `outcomes` raise `Failed`."""
+        editing = [page for page in pages if any(block.language == "diff" for block in ALL_BLOCKS[page])]
+        self.outcomes[FIRST] = pool.submit(self._run, FIRST, [])
+        for page in sorted({*pages} - {FIRST}, key=lambda page: page in editing):
+            before = [outcome for name, outcome in self.outcomes.items() if name == FIRST or page in editing]
+            self.outcomes[page] = pool.submit(self._run, page, before)
+
+    def _run(self, page: str, before: Sequence[Future[None]]) -> None:
+        if before:
+            before[0].result()  # what the page starts from
+        wait(before)
+        for block in ALL_BLOCKS[page]:
+            self.run_block(block)
 
     def run_block(self, block: Block) -> None:
         if block.not_run is not None:
@@ -213,7 +207,7 @@ def patched(text: str, block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     root = tmp_path_factory.mktemp("checkout")
     unwanted = shutil.ignore_patterns("__pycache__", "results", ".*_cache")
     for folder in FOLDERS:
@@ -227,13 +221,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     }
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment |= {"PATH": programs, "PYTHONPATH": str(root), "LNL_DATA": str(root / "data"), "MPLBACKEND": "agg"}
-    return Checkout(root, environment, {}, set())
+    made = Checkout(root, environment)
+    asked = [item.callspec.params["page"] for item in request.session.items if item.name.startswith(RUNS)]
+    with ThreadPoolExecutor(2) as pool:
+        made.start(asked, pool)
+        yield made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in ALL_BLOCKS[page])])
 def test_the_page_runs(page: str, checkout: Checkout) -> None:
-    checkout.run(page)
+    checkout.outcomes[page].result()
 
 
 def test_a_diff_is_applied_where_its_lines_stand_once() -> None:
@@ -325,7 +323,7 @@ def all_blocks() -> Iterator[Block]:
 
 
 def main(arguments: list[str]) -> None:
-    from lnl.cli import main as command_line
+    from lnl.cli.main import main as command_line
 
     command_line(arguments)
 
@@ -364,7 +362,7 @@ def check_study(options: argparse.Namespace, file: str | None = None) -> None:
 
 
 def find(name: str) -> lnl.Study:
-    from lnl.cli import find_study
+    from lnl.cli.studies import find_study
 
     return find_study(name)
 
@@ -414,6 +412,16 @@ def test_a_wrong_command_is_noticed(command: str, why: str, parse: Callable[[str
 
 
 # --------------------------------------------------------------------------------------------------- links, and README
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_sentences_name_are_there(page: str) -> None:
+    written = {block.file for block in all_blocks()}
+    for token in tokens(page):
+        for part in token.children or ():
+            name = part.content.rstrip("/")
+            if part.type == "code_inline" and re.fullmatch(rf"({'|'.join(FOLDERS)})/[a-z0-9_./]+", name):
+                assert name in written or (REPOSITORY / name).exists(), f"{page}: there is no {name}"
 
 
 def every_page() -> list[str]:

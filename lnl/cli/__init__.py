@@ -1,1 +1,1 @@
-"""The command line: one function for each command, and what it prints."""
+"""The command line: a file for each command, what they share, and what they print."""

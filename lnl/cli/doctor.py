@@ -1,6 +1,6 @@
-"""What `lnl doctor` looks for: parts that are missing or damaged, and doors that are open to everybody.
+"""What `lnl doctor` looks for: missing packages, damaged files, and ports that accept unauthenticated connections.
 
-Whoever reaches the dashboard of a cluster without a token runs code on it (CVE-2023-48022).
+Whoever reaches the dashboard of a Ray cluster without a token can run code on it (CVE-2023-48022).
 """
 
 from __future__ import annotations
@@ -19,36 +19,34 @@ import psutil
 from lnl.storage.files import listed, read_file, reason, shown
 from lnl.storage.leases import leases
 from lnl.storage.objects import StorageError
+from lnl.storage.places import Place
 from lnl.storage.read import TWICE
 from lnl.storage.store import Store
 from lnl.system import machine, processes
 
 DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
+PACKAGES = ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")
+_TRAIN_AGAIN = "remove it and its row below trials, then run the study again"  # a trial with a row counts as done
+REMEDIES = {  # what to do about a part of a table that cannot be read
+    "trials": "remove it, then run the study again",
+    "epochs": _TRAIN_AGAIN,
+    "arrays": _TRAIN_AGAIN,
+    "suggestions": "remove it; the search goes on without it",
+    "studies": "remove it",
+    "events": "remove it",
+}
 
 
 def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
-    """Facts of the environment, and a sentence for everything that is wrong there or in the results folder."""
+    """Return facts of the environment, and a sentence for everything that is wrong there or in the results."""
     import torch
 
-    problems: list[str] = []
-    versions = {name: _version(name) for name in ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")}
-    problems += [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
-    remedies = {
-        "trials": "remove it, then run the study again",
-        "epochs": "remove it and its row below trials, then run the study again",  # a trial with a row is done
-        "arrays": "remove it and its row below trials, then run the study again",
-        "suggestions": "remove it; the search goes on without it",
-        "studies": "remove it",
-        "events": "remove it",
-    }
-    for table, remedy in remedies.items():
-        _, broken = store.read(table, check=True)
-        problems += [
-            f"left out {shown(store.within(path))} ({why}): {'remove those' if TWICE in why else remedy}."
-            for path, why in broken.items()
-        ]
-    problems += _unreadable(store)
+    versions = {name: _version(name) for name in PACKAGES}
+    problems = [f"{name} is not installed: pip install -e ." for name, version in versions.items() if version is None]
+    problems += _unreadable_tables(store)
+    problems += _unreadable_files(store)
+    problems += _leases(store)
     problems += _working_files(store)
     problems += [
         f"left-over folder {path}: of a process that was killed; the next run removes it."
@@ -70,33 +68,45 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     return facts, problems
 
 
+def _unreadable_tables(store: Store) -> Iterator[str]:
+    """Yield a sentence for each part of a table that cannot be read."""
+    for table, remedy in REMEDIES.items():
+        _, unreadable = store.read(table, check=True)
+        for path, why in unreadable.items():
+            yield f"left out {shown(store.within(path))} ({why}): {'remove those' if TWICE in why else remedy}."
+
+
 def _on_other_data(store: Store) -> Iterator[str]:
-    """A sentence for each study and preset whose newest plan has results on data that were replaced since."""
+    """Yield a sentence for each study and preset whose newest plan has results on data that were replaced since."""
     from analysis.results import read_results
 
     plans, _ = store.read("studies")
     for study, preset in sorted(set(zip(plans["study"], plans["preset"], strict=True))):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unreadable files, which are told above
+            warnings.simplefilter("ignore")  # of unreadable files, which have their own sentences
             results = read_results(store.root, study, preset)
         if results.on_other_data:
             yield f"{study}, preset {preset}: {results.on_other_data}"
 
 
-def _working_files(store: Store) -> Iterator[str]:
-    """Sentences on leases, checkpoints and trained files that nobody works with."""
-    from lnl.storage import checkpoints  # imports torch
-
+def _leases(store: Store) -> Iterator[str]:
+    """Yield a sentence for each lease that nobody holds, or whose time cannot be right."""
     for (study, trial), lease in sorted(leases(store).items()):
         holder = f"process {lease['pid']} of {lease['host'].split('/')[0]}"
-        what = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
+        name = trial.replace("search-", "suggestion ") if trial.startswith("search-") else f"trial {trial}"
         if lease["from_the_future"]:
             yield (
-                f"the lease of {what} of {study} ({holder}) was renewed in the future: set the clocks right; the next "
+                f"the lease of {name} of {study} ({holder}) was renewed in the future: set the clocks right; the next "
                 "run takes it over unless it is renewed again within a minute."
             )
         elif not lease["alive"]:
-            yield f"abandoned lease of {what} of {study} ({holder} is gone): the next run takes it over."
+            yield f"abandoned lease of {name} of {study} ({holder} is gone): the next run takes it over."
+
+
+def _working_files(store: Store) -> Iterator[str]:
+    """Yield a sentence for each checkpoint and trained file that is damaged or no longer used."""
+    from lnl.storage import checkpoints  # imports torch
+
     for study, trial in sorted(checkpoints.of_finished(store)):
         yield f"checkpoint of the finished trial {trial} of {study}: the next run of the study removes it."
     files = [path for folder in ("checkpoints", "trained") for path in listed(store.root / folder, "*.*", deep=True)]
@@ -116,29 +126,30 @@ def _working_files(store: Store) -> Iterator[str]:
         yield from (f"{name} is of an older version of lnl, and no longer used: remove it." for name in sorted(old))
 
 
-def _unreadable(store: Store) -> Iterator[str]:
-    """Sentences on leases, on logs and on the folder's own name where these cannot be read."""
-    held = {store.lease_path(study, trial) for study, trial in leases(store)}
-    damaged = [
-        path
-        for path in listed(store.root / "leases", "*.json", deep=True)
-        if path not in held and path.parent.name.startswith("study=")
-    ]
-    for path in [*damaged, *listed(store.root / "logs", "*.txt", deep=True)]:
-        try:
-            why = None if read_file(path) else "it is empty"
-        except OSError as error:
-            why = reason(error)
-        if why or path in damaged:
-            yield f"unreadable {shown(store.within(path))} ({why or 'it holds no lease'}): remove it."
+def _unreadable_files(store: Store) -> Iterator[str]:
+    """Yield a sentence for each lease and log, and for the results' own name, that cannot be read."""
+    readable = {store.lease_path(study, trial) for study, trial in leases(store)}
+    for path in listed(store.root / "leases", "*.json", deep=True):
+        if path not in readable and path.parent.name.startswith("study="):
+            yield f"unreadable {shown(store.within(path))} ({_why_unreadable(path) or 'it holds no lease'}): remove it."
+    for path in listed(store.root / "logs", "*.txt", deep=True):
+        if why := _why_unreadable(path):
+            yield f"unreadable {shown(store.within(path))} ({why}): remove it."
     try:
         store.known_identity()
     except StorageError as error:
         yield str(error)
 
 
+def _why_unreadable(path: Place) -> str | None:
+    try:
+        return None if read_file(path) else "it is empty"
+    except OSError as error:
+        return reason(error)
+
+
 def _disk(folder: Path, problems: list[str]) -> dict[str, float]:
-    """What only a folder can suffer from: files of killed writers, and a full disk."""
+    """Return the free space, and add problems that only a folder has: files of killed writers, and a full disk."""
     problems += [
         f"half-written {shown(path).removeprefix(f'{shown(folder)}/')}: left by a killed process; remove it."
         for path in listed(folder, ".*.tmp", deep=True)
@@ -159,8 +170,17 @@ def _version(package: str) -> str | None:
 
 
 def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
-    """Sentences on the cluster that this machine belongs to, and on its token's file."""
-    if (version := _answers(port)) is not None:
+    """Yield sentences on the security of the Ray cluster that this machine belongs to; `port`: its dashboard's."""
+    yield from _dashboard(port)
+    address, refused = machine.cluster()
+    if refused:
+        yield refused
+    if os.environ.get("RAY_ADDRESS") or address:
+        yield from _token()
+
+
+def _dashboard(port: int) -> Iterator[str]:
+    if (version := _unauthenticated_answer(port)) is not None:
         yield (
             f"the dashboard on port {port} answers without a token ({version}): whoever reaches it runs code here; "
             "restart the cluster with RAY_AUTH_MODE=token."
@@ -170,20 +190,20 @@ def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
             f"port {port} (Ray's dashboard) listens on outer addresses: start the head with "
             "--dashboard-host=127.0.0.1 and use a tunnel."
         )
-    address, refused = machine.cluster()
-    if refused:
-        yield refused
-    belongs = bool(os.environ.get("RAY_ADDRESS") or address)
-    token = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)))  # as it is, without a home directory
+
+
+def _token() -> Iterator[str]:
+    """Yield sentences on the token of a machine that belongs to a cluster."""
+    path = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)))  # as it is, without a home directory
     mode = os.environ.get("RAY_AUTH_MODE")
-    if belongs and (mode == "disabled" or (mode != "token" and not token.exists())):
+    if mode == "disabled" or (mode != "token" and not path.exists()):
         yield "this machine belongs to a Ray cluster without a token: set RAY_AUTH_MODE=token on all of its machines."
-    if belongs and token.exists() and token.stat().st_mode & 0o077:  # Ray itself leaves one so where it needs none
-        yield f"the token {token} can be read by others: chmod 600 {token}."
+    if path.exists() and path.stat().st_mode & 0o077:  # Ray itself leaves one so where it needs none
+        yield f"the token {path} can be read by others: chmod 600 {path}."
 
 
-def _answers(port: int) -> str | None:
-    """What a dashboard on this machine says of itself to somebody without a token."""
+def _unauthenticated_answer(port: int) -> str | None:
+    """What a dashboard on this machine answers without a token; None where it refuses, or there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
     try:
         connection.request("GET", "/api/version")
@@ -197,9 +217,10 @@ def _answers(port: int) -> str | None:
 
 
 def _listens_outside(port: int) -> bool:
+    """Whether something listens on this port at an address that other machines can reach."""
     try:
-        doors = psutil.net_connections("tcp")
-    except psutil.AccessDenied:  # of other users' processes, on some systems
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # some systems do not tell of other users' processes
         return False
-    here = [door.laddr.ip for door in doors if door.status == psutil.CONN_LISTEN and door.laddr.port == port]
-    return any(not ipaddress.ip_address(address).is_loopback for address in here)
+    listening = [connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN]
+    return any(not ipaddress.ip_address(at.ip).is_loopback for at in listening if at.port == port)

@@ -1,83 +1,143 @@
-"""The command `lnl logs`."""
+"""`lnl logs`: the attempts that failed, or all that the attempts of one trial printed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from lnl.cli.flags import COMPLETE, UsageError
-from lnl.storage.files import read_file, reason
-from lnl.storage.places import Place, attempt_name, storage_flag
-from lnl.storage.schema import renamed
-from lnl.storage.store import Store
+from lnl.cli.flags import COMPLETE, STUDY_HELP, Commands, UsageError, add_storage_flag
+from lnl.cli.output import logs_command
+from lnl.cli.studies import study_name
+
+if TYPE_CHECKING:
+    from lnl.storage.places import Place
+    from lnl.storage.store import Store
+
+COLUMNS = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
 
 
-def _logs(options: argparse.Namespace) -> int:
-    """A line for each attempt that failed, or all that one trial's attempts have said."""
-    store = Store(options.storage)
-    about = ["trial", "attempt", "preset", "arm", "setting", "replicate", "status", "failure_class", "failure_message"]
-    rows, broken = store.read("trials", options.study, about)
-    said, foreign = store.logs(options.study)
-    for path, why in {**broken, **dict.fromkeys(foreign, "its name is no attempt's")}.items():
-        print(f"unreadable and left out: {store.within(path)} ({why})", file=sys.stderr)
-    rows = renamed(rows, store.plans(options.study))
-    rows = rows.astype(object).where(rows.notna(), "")
-    records: list[Any] = rows.to_dict("records")
-    attempts = {attempt_name(row["trial"], row["attempt"]): row for row in records}
-    for stem in said.keys() - attempts.keys():  # its worker did not live to write its row, or has not ended yet
-        trial, _, attempt = stem.rpartition("-")
-        attempts[stem] = {**dict.fromkeys(about, ""), "trial": trial, "attempt": int(attempt), "status": "no row"}
+def add_parser(commands: Commands) -> None:
+    """Add the command to `lnl`."""
+    text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
+    parser = commands.add_parser("logs", help=text, description=text)
+    parser.add_argument("study", help=STUDY_HELP)
+    parser.add_argument("trial", nargs="?", help="a trial's id, or how it begins")
+    parser.add_argument("--arm", help="list the attempts of this arm only")
+    parser.add_argument("--preset")
+    parser.add_argument("--all", action="store_true", help="list attempts that did not fail and printed something, too")
+    add_storage_flag(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each attempt that failed, or the logs of one trial's attempts."""
+    from lnl.storage.store import Store
+
+    study, store = study_name(options.study), Store(options.storage)
+    attempts = _attempts(store, study)
     if not attempts:
-        raise UsageError(f"{store.root} has no attempt of study '{options.study}': is it another --storage?")
+        raise UsageError(f"{store.root} has no attempt of study '{study}': is it another --storage?")
     if options.preset is not None:
-        attempts = {stem: row for stem, row in attempts.items() if row["preset"] in (options.preset, "")}
-    ordered = sorted(attempts.items(), key=lambda one: (one[1]["arm"], one[1]["trial"], one[1]["attempt"]))
+        attempts = [attempt for attempt in attempts if attempt.preset in (options.preset, "")]
     if options.trial is not None:
-        ordered = [(stem, row) for stem, row in ordered if row["trial"].startswith(options.trial)]
-        ids = sorted({row["trial"] for _, row in ordered})
-        if not ids:
-            raise UsageError(
-                f"No trial of study '{options.study}' begins with '{options.trial}': `lnl logs {options.study} --all` "
-                "lists those that have something to say."
-            )
-        if len(ids) > 1:
-            raise UsageError(f"{len(ids)} trials begin with '{options.trial}': give more of {', '.join(ids[:5])}.")
-        for stem, row in ordered:
-            print(f"--- {_attempt_in_words(row)}")
-            print(_log_text(said[stem]) if stem in said else row["failure_message"] or "It printed nothing.")
-        return COMPLETE
-    if options.arm is not None:
-        ordered = [(stem, row) for stem, row in ordered if row["arm"] == options.arm]
-        if not ordered:
-            raise UsageError(f"No attempt of study '{options.study}' is of arm '{options.arm}'.")
-    fine = [stem for stem, row in ordered if row["status"] in ("ok", "pruned")]
-    for stem, row in ordered:
-        if stem not in fine or (options.all and stem in said):
-            shown = _logs_command(options.study, row["trial"], options.storage) if stem in said else "no log"
-            print(f"{_attempt_in_words(row)}  {shown}")
-    quiet = 0 if options.all else len(said.keys() & set(fine))
-    print(f"{len(ordered) - len(fine)} of {len(ordered)} attempts failed", end="")
-    print(f"; {quiet} more printed something (--all)." if quiet else ".")
+        _print_logs(attempts, study, options.trial)
+    else:
+        _print_failures(attempts, study, options)
     return COMPLETE
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt at a trial: its row, if it has one, and its log, if it printed anything."""
+
+    trial: str
+    number: int
+    status: str  # "no row" where its worker did not live to write one, or has not ended yet
+    log: Place | None
+    preset: str = ""
+    arm: str = ""
+    setting: str = ""
+    replicate: str = ""
+    failure_class: str = ""
+    failure_message: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.status not in ("ok", "pruned")
+
+    def __str__(self) -> str:
+        """Trial, attempt, arm, replicate, what became of it and the first line of why."""
+        outcome = self.failure_class if self.status == "failed" and self.failure_class else self.status
+        reason = f": {self.failure_message.splitlines()[0]}" if self.failure_message else ""
+        setting = "" if self.setting in ("", "{}") else f" {self.setting}"
+        place = f"  {self.arm}{setting}, replicate {self.replicate}" if self.arm else ""
+        return f"{self.trial} attempt {self.number}{place}  {outcome}{reason}"
+
+
+def _attempts(store: Store, study: str) -> list[_Attempt]:
+    """All attempts of a study by arm, trial and number; files that cannot be read are named on standard error."""
+    from lnl.storage.places import attempt_name
+    from lnl.storage.schema import renamed
+
+    rows, unreadable = store.read("trials", study, COLUMNS)
+    logs, foreign = store.logs(study)
+    for path, reason in {**unreadable, **dict.fromkeys(foreign, "its name is no attempt's")}.items():
+        print(f"unreadable and left out: {store.within(path)} ({reason})", file=sys.stderr)
+    rows = renamed(rows, store.plans(study))
+    rows = rows.astype(object).where(rows.notna(), "")
+    attempts = {}
+    for row in rows.to_dict("records"):
+        name = attempt_name(str(row["trial"]), row["attempt"])
+        attempts[name] = _of_row(row, logs.get(name))
+    for name in logs.keys() - attempts.keys():
+        trial, _, number = name.rpartition("-")
+        attempts[name] = _Attempt(trial, int(number), "no row", logs[name])
+    return sorted(attempts.values(), key=lambda attempt: (attempt.arm, attempt.trial, attempt.number))
+
+
+def _of_row(row: Mapping[Any, Any], log: Place | None) -> _Attempt:
+    texts = {name: str(row[name]) for name in COLUMNS if name not in ("trial", "attempt", "status")}
+    return _Attempt(row["trial"], row["attempt"], row["status"], log, **texts)
+
+
+def _print_logs(attempts: Sequence[_Attempt], study: str, beginning: str) -> None:
+    """Print the logs of the one trial whose id begins like that."""
+    attempts = [attempt for attempt in attempts if attempt.trial.startswith(beginning)]
+    trials = sorted({attempt.trial for attempt in attempts})
+    if not trials:
+        raise UsageError(
+            f"No trial of study '{study}' begins with '{beginning}': `lnl logs {study} --all` "
+            "lists those that have something to say."
+        )
+    if len(trials) > 1:
+        raise UsageError(f"{len(trials)} trials begin with '{beginning}': give more of {', '.join(trials[:5])}.")
+    for attempt in attempts:
+        print(f"--- {attempt}")
+        print(_log_text(attempt.log) if attempt.log else attempt.failure_message or "It printed nothing.")
+
+
+def _print_failures(attempts: Sequence[_Attempt], study: str, options: argparse.Namespace) -> None:
+    """Print a line for each attempt that failed, of one arm if given; with --all also those that printed something."""
+    if options.arm is not None:
+        attempts = [attempt for attempt in attempts if attempt.arm == options.arm]
+        if not attempts:
+            raise UsageError(f"No attempt of study '{study}' is of arm '{options.arm}'.")
+    for attempt in attempts:
+        if attempt.failed or (options.all and attempt.log):
+            print(f"{attempt}  {logs_command(study, attempt.trial, options.storage) if attempt.log else 'no log'}")
+    failed = sum(attempt.failed for attempt in attempts)
+    quiet = 0 if options.all else sum(attempt.log is not None and not attempt.failed for attempt in attempts)
+    more = f"; {quiet} more printed something (--all)" if quiet else ""
+    print(f"{failed} of {len(attempts)} attempts failed{more}.")
+
+
 def _log_text(path: Place) -> str:
+    from lnl.storage.files import read_file, reason
+
     try:
         return read_file(path).decode(errors="backslashreplace")
     except OSError as error:
         return f"{path} cannot be read ({reason(error)})."
-
-
-def _attempt_in_words(row: Mapping[str, Any]) -> str:
-    """Trial, attempt, arm, replicate, what became of it and the first line of why."""
-    what = row["failure_class"] if row["status"] == "failed" and row["failure_class"] else row["status"]
-    why = f": {row['failure_message'].splitlines()[0]}" if row["failure_message"] else ""
-    setting = "" if row["setting"] in ("", "{}") else f" {row['setting']}"
-    place = f"  {row['arm']}{setting}, replicate {row['replicate']}" if row["arm"] else ""
-    return f"{row['trial']} attempt {row['attempt']}{place}  {what}{why}"
-
-
-def _logs_command(study: str, trial: str, storage: Place) -> str:
-    return f"lnl logs {study} {trial}{storage_flag(storage)}"

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lnl.execution.job import Job
 from lnl.storage.objects import StorageError
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import Status
+from lnl.trial.reports import Metrics, TrialOutcome
+
+if TYPE_CHECKING:  # a run without searches does not import Optuna
+    from lnl.search.cell_search import Standing
+    from lnl.search.searches import Searches
 
 Row = tuple[str, str, str, str, str]  # of a table of arms
 
@@ -74,7 +80,7 @@ class Display:
         self.live: Live | None = None
         self.began = self.pulse = time.monotonic()
 
-    def begin(self, trial: str, job: Mapping[str, Any]) -> None:
+    def begin(self, trial: str, job: Job) -> None:
         """A worker gets it; a second time where the first was lost."""
 
     def finish(self) -> None:
@@ -87,7 +93,7 @@ class Display:
         if not self.quiet:
             self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    def _failed(self, name: str, trial: str, outcome: Mapping[str, Any]) -> None:
+    def _failed(self, name: str, trial: str, outcome: TrialOutcome) -> None:
         reason = (outcome.get("message") or "it says no more").splitlines()[0]
         self.say(f"failed  {name}: {reason} ({self.show(trial)})")
 
@@ -149,11 +155,11 @@ class Progress(Display):
         self.say(f"{len(todo)} trials to run, {self.started_with} done before.")
         self._begin()
 
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
-        self.running[trial] = f"epoch {metrics['epoch']}"
+    def epoch(self, trial: str, metrics: Metrics) -> None:
+        self.running[trial] = f"epoch {metrics['epoch']:.0f}"
         self._show()
 
-    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+    def end(self, trial: str, outcome: TrialOutcome) -> None:
         arm = self.arm[trial]
         self.running.pop(trial, None)
         if outcome["outcome"] == "done":
@@ -189,14 +195,14 @@ class Progress(Display):
 
 
 class SearchProgress(Display):
-    """Of searches: one line per searched arm.  `searches` is a `lnl.search.searches.Searches`."""
+    """Of searches: one line per searched arm."""
 
     LOOK_S = 1.0
 
-    def __init__(self, searches: Any, quiet: bool = False, show: Callable[[str], str] = str) -> None:
+    def __init__(self, searches: Searches, quiet: bool = False, show: Callable[[str], str] = str) -> None:
         super().__init__(quiet, show)
         self.searches = searches
-        self.standing: Sequence[Any] = ()  # of each search, when last looked at
+        self.standing: Sequence[Standing] = ()  # of each search, when last looked at
         self.started_with = 0
         self.looked = 0.0
         self.told: set[str] = set()
@@ -216,10 +222,10 @@ class SearchProgress(Display):
             )
         self._begin()
 
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
+    def epoch(self, trial: str, metrics: Metrics) -> None:
         self._look()
 
-    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+    def end(self, trial: str, outcome: TrialOutcome) -> None:
         if outcome["outcome"] == "failed":
             self._failed("suggestion", trial, outcome)
         self._look()

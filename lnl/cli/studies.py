@@ -1,4 +1,4 @@
-"""Finding a study by its name or file."""
+"""Finding a study by its name or file, without starting what the file would start by itself."""
 
 from __future__ import annotations
 
@@ -7,64 +7,76 @@ import sys
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from lnl.cli.flags import UsageError
-from lnl.declaring import DeclarationError
-from lnl.study.study import Study
+from lnl.cli.flags import UsageError, unknown_name
 
-A_STUDY = "a study's name (studies/<name>.py) or file"
+if TYPE_CHECKING:  # imports torch, which commands that only read results do without
+    from lnl.study.study import Study
 
 
 def find_study(name: str) -> Study:
-    """The study that a file runs, or studies/<name>.py below the current folder or beside the package."""
+    """Return the study that a file runs, or that of studies/<name>.py here or beside the package.
+
+    Raises `UsageError` where there is no such file, or no study in it.
+    """
     folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[2])]
-    places = [Path(name)] if _is_file_name(name) else [folder / f"{name}.py" for folder in folders]
-    for path in places:
+    paths = [Path(name)] if _is_file_name(name) else [folder / f"{name}.py" for folder in folders]
+    for path in paths:
         if path.is_file():
-            return _study_of(path)
+            return _load(path)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
-    raise UsageError(f"There is no study '{name}': choose one of {', '.join(known)}, or give a file.")
+    raise UsageError(unknown_name("study", name, known, f"choose one of {', '.join(known)}, or give a file"))
+
+
+def study_name(name: str) -> str:
+    """Return the name under which results are stored: that of the study in a file, where a file is given."""
+    return find_study(name).name if _is_file_name(name) else name
 
 
 def _is_file_name(name: str) -> bool:
     return name.endswith(".py") or os.sep in name
 
 
-class _Handed(BaseException):
+class _StudyFound(BaseException):
     """Ends a study's file where `python FILE` would start the study: at its `study.main()`."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
 
 
-_reading: ContextVar[bool] = ContextVar("reading a study's file", default=False)
+_loading: ContextVar[bool] = ContextVar("a command loads a study's file", default=False)
 
 
-def _study_of(path: Path) -> Study:
+def end_loading(study: Study) -> None:
+    """End a study's file with this study, if a command is loading one; do nothing where the file is run by itself."""
+    if _loading.get():
+        raise _StudyFound(study)
+
+
+def _load(path: Path) -> Study:
     """Run the file as `python FILE` does, up to the first `main()` of a study: that study, else its `study`."""
+    from lnl.declaring import DeclarationError
+    from lnl.study.study import Study
+
     module = ModuleType("__main__")  # dataclasses and pickle look a class's module up there
     module.__file__ = str(path.absolute())
-    sys.path.insert(0, str(path.absolute().parent))  # stays there: the file may import when it is asked to
+    sys.path.insert(0, str(path.absolute().parent))  # stays there: the file may import when a function of it is called
     before = sys.modules["__main__"], sys.argv
-    token = _reading.set(True)
+    token = _loading.set(True)
     try:
         sys.modules["__main__"], sys.argv = module, [str(path)]
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
-    except _Handed as handed:
-        return handed.study
+    except _StudyFound as found:
+        return found.study
     except DeclarationError:
         raise
     except (Exception, SystemExit) as error:  # whatever a user's file does
         reason = str(error).split("\n")[0].rstrip(".")
         raise UsageError(f"{path} cannot be loaded ({type(error).__name__}: {reason}).") from error
     finally:
-        _reading.reset(token)
+        _loading.reset(token)
         sys.modules["__main__"], sys.argv = before
-    if isinstance(found := getattr(module, "study", None), Study):
-        return found
+    if isinstance(study := getattr(module, "study", None), Study):
+        return study
     raise UsageError(f"{path} declares no `study = Study(…)`.")
-
-
-def _study_name(name: str) -> str:
-    """The name under which results are stored: that of the study in a file, where a file is given."""
-    return find_study(name).name if _is_file_name(name) else name

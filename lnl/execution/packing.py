@@ -18,6 +18,7 @@ import pandas as pd
 
 from lnl.storage.places import canonical
 from lnl.trial.config import Trial
+from lnl.trial.reports import TrialOutcome
 
 AUTO = "auto"
 BUDGET = "The budget"  # begins the sentence of a run that has spent it
@@ -26,7 +27,7 @@ CONTEXT_MB = 700.0  # what CUDA itself takes in every process, which PyTorch doe
 STEPS = 10_000  # into which Ray divides a GPU: seven times 0.1429 would not fit
 MOST = 16  # trials on one GPU: more wait for each other, not for memory
 SAME_MEMORY = ("replicate", "noise", "epochs", "steps")  # fields that leave a trial's memory as it is
-COLUMNS = ("config", "peak_memory_mb", "device_memory_mb")  # of rows that tell what was measured
+MEASURED = ("config", "peak_memory_mb", "device_memory_mb")  # the columns of `trials` that say what was measured
 
 
 def kind(config: Mapping[str, Any]) -> str:
@@ -34,13 +35,13 @@ def kind(config: Mapping[str, Any]) -> str:
 
     Fractions (a learning rate, a temperature) move none, so that most suggestions of a search are of one kind.
     """
-    return canonical(_whole({name: value for name, value in config.items() if name not in SAME_MEMORY}))
+    return canonical(_without_fractions({name: value for name, value in config.items() if name not in SAME_MEMORY}))
 
 
-def _whole(value: Any) -> Any:
-    """Without the fractions in it."""
+def _without_fractions(value: Any) -> Any:
+    """Plain data without the numbers in it that are not whole."""
     if isinstance(value, Mapping):
-        return {key: _whole(one) for key, one in value.items() if not isinstance(one, float)}
+        return {key: _without_fractions(field) for key, field in value.items() if not isinstance(field, float)}
     return value
 
 
@@ -67,45 +68,46 @@ class Shares:
         self._kinds: dict[str, str] = {}
 
     def learn(self, rows: pd.DataFrame) -> None:
-        """From rows with `COLUMNS`, those that have measured: of several of a kind the largest counts."""
+        """Learn from rows with `MEASURED`; of several rows of a kind the largest measurement counts."""
         if self.asked != AUTO:
             return
         known = rows[(rows["peak_memory_mb"] > 0) & (rows["device_memory_mb"] > 0)]
-        for config, peak, device in known[list(COLUMNS)].itertuples(index=False):
+        for config, peak, device in known[list(MEASURED)].itertuples(index=False):
             key = kind(json.loads(config))
             self.measured[key] = max(self.measured.get(key, 0.0), share(peak, device))
 
-    def learn_of(self, trial: Trial, measured: Mapping[str, Any]) -> None:
-        """From the last report of a trial that was trained; without a figure its kind takes whole GPUs."""
+    def learn_of(self, trial: Trial, outcome: TrialOutcome) -> None:
+        """Learn from how a trial that was trained ended; if nothing was measured, its kind takes whole GPUs."""
         if self.asked == AUTO:
-            peak, device = (measured.get(name) or 0.0 for name in COLUMNS[1:])
+            peak, device = outcome.get("peak_memory_mb") or 0.0, outcome.get("device_memory_mb") or 0.0
             self.measured.setdefault(self.kind_of(trial), share(peak, device) if peak > 0 and device > 0 else 1.0)
 
     def of(self, trial: Trial) -> float | None:
-        """GPUs of a trial; None where its kind is to be measured first, on a whole one."""
+        """The GPUs of a trial; None where its kind is to be measured first, on a whole GPU."""
         if trial.id in self.raised:
             return self.raised[trial.id]
         return self.measured.get(self.kind_of(trial)) if self.asked == AUTO else float(self.asked)
 
     def gpus(self, trial: Trial) -> float:
-        """As `of`, or the whole one that it is to measure on."""
-        share = self.of(trial)
-        return 1.0 if share is None else share
+        """The GPUs of a trial, a whole one where it is to be measured."""
+        gpus = self.of(trial)
+        return 1.0 if gpus is None else gpus
 
     def give(self, trial: Trial) -> float:
-        """The share with which it is handed out now."""
+        """The share with which a trial is submitted now."""
         gpus = self.gpus(trial)
         self.given = min(self.given, gpus)
         self._had[trial.id] = gpus
         return gpus
 
     def kind_of(self, trial: Trial) -> str:
+        """The kind of a trial, see `kind`."""
         if trial.id not in self._kinds:
             self._kinds[trial.id] = kind(trial.model_dump(mode="json"))
         return self._kinds[trial.id]
 
     def widen(self, trial: Trial) -> bool:
-        """After it ran out of memory: twice its share, if there is more to have, for others of its kind, too."""
+        """Double a trial's share, and its kind's, after it ran out of memory; returns whether there is more to have."""
         before = self._had.get(trial.id, self.gpus(trial))  # its kind may have got more since
         if not 0 < before < 1:
             return False
@@ -117,7 +119,7 @@ class Shares:
 
 
 class Budget:
-    """Device-hours of one run: what trials took, and what those that run are expected to."""
+    """The device-hours of one run: what trials have taken, and what running ones are expected to take."""
 
     def __init__(self, hours: float | None = None, cpus: float = 1) -> None:
         self.hours, self.cpus = hours, cpus
@@ -127,36 +129,39 @@ class Budget:
 
     @property
     def sentence(self) -> str:
+        """Why the run ended."""
         return f"{BUDGET} of {self.hours:g} device-hours holds no more. What is finished is stored: run again to go on."
 
     def holds(self, seconds: float | None, gpus: float) -> bool:
-        """Whether one more trial fits, as far as it has been timed."""
+        """Whether one more trial fits, as far as trials of its kind have been timed."""
         if self.hours is None:
             return True
         promised = sum(max(self.expected.get(trial, 0.0), taken) for trial, taken in self._taken().items())
         return self.spent + promised + (seconds or 0.0) * self._devices(gpus) < self.hours * 3600
 
     def begin(self, trial: str, gpus: float, seconds: float | None) -> None:
-        """It waits for its devices."""
+        """A trial was submitted and waits for its devices.  `seconds`: what it is expected to take."""
         self.running[trial] = (self._devices(gpus), None)
         self.expected[trial] = (seconds or 0.0) * self._devices(gpus)
 
     def start(self, trial: str) -> None:
-        """It has them."""
+        """A trial has got its devices."""
         devices, since = self.running.get(trial, (0.0, None))
         self.running[trial] = (devices, time.monotonic() if since is None else since)
 
     def wait(self, trial: str) -> None:
-        """It has lost them, with its worker."""
+        """A trial has lost its worker; its devices are released."""
         if trial in self.running:
             self.spent += self._taken()[trial]
             self.running[trial] = (self.running[trial][0], None)
 
     def end(self, trial: str) -> None:
+        """A trial has ended; its devices are released."""
         self.spent += self._taken().get(trial, 0.0)
         self.running.pop(trial, None)
 
     def is_spent(self) -> bool:
+        """Whether the trials have taken all of the budget."""
         return self.hours is not None and self.spent + sum(self._taken().values()) >= self.hours * 3600
 
     def _taken(self) -> dict[str, float]:

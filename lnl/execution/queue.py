@@ -1,24 +1,28 @@
-"""The trials of a plan that wait, run, or are blocked by another."""
+"""The trials of a plan that a run has to train: `trials_to_run` chooses them, and a `PlanQueue` gives them out."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from lnl.execution import packing
-from lnl.execution.ray_cluster import _Cluster
+from lnl.execution.cluster import Cluster
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import Status
 from lnl.trial.config import Trial
+from lnl.trial.reports import Metrics, TrialOutcome
 
 INTERRUPTED, BLOCKED = "Interrupted", "Not trained"
 UNFINISHED = (INTERRUPTED, BLOCKED, packing.BUDGET)  # begin the sentences of runs that ended in order
 
+IsTrained = Callable[[Trial], bool]
 
-class _Queue:
-    """The trials that a plan waits for, handed out in its order to `_Work`: each once all that it starts from is
-    trained, its share of a GPU is known and the budget holds it; again, with a larger share, where memory ran out.
+
+class PlanQueue:
+    """The trials of a plan as a `TrialSource`, in the plan's order.
+
+    A trial is given out once all that it starts from is trained, its share of a GPU is known and the budget holds it;
+    it is given out again, with a larger share, where it ran out of memory.
     """
 
     pruner = "none"
@@ -26,10 +30,11 @@ class _Queue:
     def __init__(
         self,
         waiting: Sequence[Planned],
-        cluster: _Cluster,
+        cluster: Cluster,
         expected: Mapping[str, float | None],
-        is_trained: Callable[[Trial], bool],
+        is_trained: IsTrained,
     ) -> None:
+        """`expected`: seconds of each trial, by its id."""
         self.waiting = list(waiting)
         self.running: dict[str, Planned] = {}
         self.cluster, self.expected, self.is_trained = cluster, expected, is_trained
@@ -38,6 +43,18 @@ class _Queue:
         self.stopped: str | None = None
 
     def next(self, capacity: int) -> Planned | None:
+        for place, planned in self._startable():
+            gpus = self.cluster.shares.gpus(planned.trial)
+            if not self.cluster.budget.holds(self.expected.get(planned.id), gpus):
+                self.stopped = self.cluster.budget.sentence if not self.running else None
+                return None
+            self.running[planned.id] = self.waiting.pop(place)
+            self.tried.add(planned.id)
+            return planned
+        return None
+
+    def _startable(self) -> Iterator[tuple[int, Planned]]:
+        """The waiting trials that could start now, with their places; those that must wait are kept in `blocked`."""
         shares = self.cluster.shares
         pending = {planned.id for planned in (*self.waiting, *self.running.values())}
         measuring = {
@@ -46,24 +63,24 @@ class _Queue:
         for place, planned in enumerate(self.waiting):
             if shares.of(planned.trial) is None and shares.kind_of(planned.trial) in measuring:
                 continue  # another trial of its kind measures their memory
-            if planned.id in self.blocked or not _ready(planned, pending, self.is_trained):
+            if planned.id in self.blocked or not is_ready(planned, pending, self.is_trained):
                 self.blocked.add(planned.id)
-                continue
-            if not self.cluster.budget.holds(self.expected.get(planned.id), self.cluster.shares.gpus(planned.trial)):
-                self.stopped = self.cluster.budget.sentence if not self.running else None
-                return None
-            self.running[planned.id] = self.waiting.pop(place)
-            self.tried.add(planned.id)
-            return planned
-        return None
+            else:
+                yield place, planned
 
     def busy(self) -> bool:
         return bool(self.running)
 
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
+    def expected_seconds(self, trial: str) -> float | None:
+        return self.expected.get(trial)
+
+    def epoch(self, trial: str, metrics: Metrics) -> bool:
         return False
 
-    def ended(self, trial: str, outcome: Mapping[str, Any]) -> None:
+    def prunable(self, trial: str) -> Sequence[tuple[str, int]]:
+        return []
+
+    def ended(self, trial: str, outcome: TrialOutcome) -> None:
         self.blocked.clear()
         self.running.pop(trial, None)
 
@@ -72,38 +89,36 @@ class _Queue:
         self.tried.discard(trial)
 
 
-def _waiting(
-    plan: Plan, statuses: Sequence[Status], again: set[str], tried: set[str], is_trained: Callable[[Trial], bool]
+def trials_to_run(
+    plan: Plan, statuses: Sequence[Status], states: Collection[str], tried: set[str], is_trained: IsTrained
 ) -> list[Planned]:
-    """Trials to run, with those of their prerequisites that are not trained by current code on current data.
+    """The trials in these states, and their prerequisites that are not trained by current code on current data.
 
-    Of one that diverged, that is kept: what starts from it has diverged with it.
+    Those in `tried` are left out.  A prerequisite that diverged counts as trained: what starts from it has diverged
+    with it.
     """
-    of = {status.planned.id: status for status in statuses}
-    ids = {status.planned.id for status in statuses if status.state in again}
-    untouched = list(ids)
-    is_trained = functools.cache(is_trained)  # many start from one
-    while untouched:
-        for trial in of[untouched.pop()].planned.trial.prerequisites.values():
-            status = of[trial.id]
-            if trial.id not in ids and status.state != "running" and not is_trained(trial):
+    by_id = {status.planned.id: status for status in statuses}
+    ids = {status.planned.id for status in statuses if status.state in states}
+    unvisited = list(ids)
+    is_trained = functools.cache(is_trained)  # many trials start from one
+    while unvisited:
+        for trial in by_id[unvisited.pop()].planned.trial.prerequisites.values():
+            if trial.id not in ids and by_id[trial.id].state != "running" and not is_trained(trial):
                 ids.add(trial.id)
-                untouched.append(trial.id)
+                unvisited.append(trial.id)
     return [planned for planned in plan.trials if planned.id in ids - tried]
 
 
-def _ready(planned: Planned, pending: Collection[str], is_trained: Callable[[Trial], bool]) -> bool:
-    """All that it starts from is trained and will not be trained again before it: it is not `pending`."""
+def is_ready(planned: Planned, pending: Collection[str], is_trained: IsTrained) -> bool:
+    """Whether all that a trial starts from is trained, and will not be trained again before it: is not `pending`."""
     return all(trial.id not in pending and is_trained(trial) for trial in planned.trial.prerequisites.values())
 
 
-def _blocked(waiting: Sequence[Planned], statuses: Sequence[Status], is_trained: Callable[[Trial], bool]) -> str:
-    """Why none of them can run."""
-    of = {status.planned.id: status for status in statuses}
-    lacking = [
-        of[trial.id] for planned in waiting for trial in planned.trial.prerequisites.values() if not is_trained(trial)
-    ]
-    first = lacking[0]
+def why_blocked(waiting: Sequence[Planned], statuses: Sequence[Status], is_trained: IsTrained) -> str:
+    """Why none of the waiting trials can run."""
+    by_id = {status.planned.id: status for status in statuses}
+    prerequisites = (trial for planned in waiting for trial in planned.trial.prerequisites.values())
+    first = next(by_id[trial.id] for trial in prerequisites if not is_trained(trial))
     why = (first.failure or "it is not trained yet: run again").splitlines()[0]
     return (
         f"{BLOCKED}: {len(waiting)} trials start from others that are not trained; "

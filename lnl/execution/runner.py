@@ -1,12 +1,12 @@
-"""Plan -> Ray Tune -> rows.  The only module that imports Ray.
+"""Running a plan or its searches: plan -> Ray Tune -> rows.
 
 The results folder, not Ray, is the memory: a run schedules what the plan still lacks, every worker writes its own
 parquet rows and keeps its own checkpoint there, and Tune's folder is scratch.  So a killed worker is retried by Tune
 and goes on from its checkpoint, and a killed driver or a killed Ray is followed by the next `run`, which does the
 same.
 
-Which Ray to use (environment variable RAY_ADDRESS) and how it authenticates is decided when this module is imported:
-Ray reads both when it is imported itself.
+`run_plan` trains the trials of a plan, `run_search` those that searches ask for.  Both set Ray's environment variables
+and only then import the modules that import Ray.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
+from lnl.execution import ray_environment
+from lnl.execution.cluster import Cluster
+from lnl.execution.interfaces import Display, PlanDisplay, SearchDisplay, SearchSource
 from lnl.execution.job import Settings
 from lnl.execution.packing import Budget
-from lnl.execution.queue import _blocked, _Queue, _ready, _waiting
-from lnl.execution.ray_cluster import POLL_S, _Cluster, _cluster
-from lnl.execution.submit import _submit
-from lnl.execution.tune_adapter import PENDING, _Scheduler, _tune, _Watch, _Work
+from lnl.execution.queue import PlanQueue, is_ready, trials_to_run, why_blocked
+from lnl.execution.submit import JobOf, submit
 from lnl.storage import checkpoints
 from lnl.storage.files import listed
 from lnl.storage.leases import tidy_leases
@@ -30,126 +31,167 @@ from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import partition
 from lnl.storage.store import Store
 from lnl.study import checks
-from lnl.study.plan import Plan
+from lnl.study.plan import Plan, Planned
 from lnl.study.status import Status, reconcile
 from lnl.system import machine, processes
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
 from lnl.trial.trained import is_trained
 
+POLL_S = 2.0  # while another driver finishes its trials
 
-@dataclass
-class Outcome:
-    """What one `run_plan` did."""
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a plan stands after `run_plan`."""
 
     statuses: list[Status]
-    stopped: str | None = None  # one sentence, where it ended early
+    stopped: str | None = None  # one sentence, where the run ended early
 
 
 def run_plan(
     plan: Plan,
     settings: Settings,
-    progress: Any,
+    display: PlanDisplay,
     *,
     arms: Sequence[str] | None = None,
     rerun_stale: bool = False,
     budget: Budget | None = None,
-) -> Outcome:
+) -> RunResult:
     """Run what the plan lacks (failed trials again, stale ones on request) and return how it then stands.
 
-    `budget`: what the whole run may still take; none where none is given.
+    `budget`: what the whole run may still take; None: no limit.
 
-    `progress` has `start(todo, statuses)`, `epoch(trial, metrics)`, `end(trial, outcome)`, `say(sentence)` and
-    `finish()`.  Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be
-    had, `ConnectionError` where the cluster cannot.
+    Raises `StorageError` or `lnl.data.DataError` before anything starts where results or data cannot be had,
+    `ConnectionError` where the cluster cannot.
     """
     processes.clear(machine.temporary_folders())
-    store = Store(settings.storage)
-    again = {"missing", "failed", *(["stale"] if rerun_stale else [])}
-    tried: set[str] = set()
-    stopped: str | None = None
-    cluster: _Cluster | None = None
+    return _PlanRun(plan, settings, display, arms, rerun_stale, budget).run()
 
-    chosen = plan.of_arms(arms)
 
-    def standing() -> list[Status]:
-        return [status for status in reconcile(plan, store, current) if status.planned.id in chosen]
+class _PlanRun:
+    """One call of `run_plan`: rounds of training, until nothing is left that this driver can train."""
 
-    def trained(trial: Trial) -> bool:
-        return is_trained(store, plan.study, trial, current)
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        display: PlanDisplay,
+        arms: Sequence[str] | None,
+        rerun_stale: bool,
+        budget: Budget | None,
+    ) -> None:
+        self.plan, self.settings, self.display, self.budget = plan, settings, display, budget
+        self.store, self.current = Store(settings.storage), Current(settings.data)
+        self.rerun_stale = rerun_stale
+        self.states = {"missing", "failed", *(["stale"] if rerun_stale else [])}  # of trials that are run
+        self.chosen = plan.of_arms(arms)
+        self.tried: set[str] = set()
+        self.cluster: Cluster | None = None
 
-    current = Current(settings.data)
-    todo = [status.planned for status in standing() if status.state in again]
-    checks.check(todo, settings.data, read=True)
-    current = Current(settings.data)  # with data sets that were fetched: results of other data are known only now
-    statuses, checked = standing(), {planned.id for planned in todo}
-    more = [status.planned for status in statuses if status.state in again and status.planned.id not in checked]
-    checks.check(more, settings.data, read=True)
-    job_of = _submit(plan, store, current, rerun_stale)
-    with contextlib.ExitStack() as stack:
-        while stopped is None:
-            waiting = _waiting(plan, statuses, again, tried, trained)
-            ids = {planned.id for planned in waiting}
-            if any(_ready(planned, ids, trained) for planned in waiting):
-                asked = [planned.trial for planned in waiting]
-                connection = _cluster(plan, settings, progress, asked, budget, current)
-                cluster = cluster or stack.enter_context(connection)
-                progress.start(waiting, statuses)
-                stack.callback(progress.finish)
-                expected = {status.planned.id: status.seconds for status in statuses}
-                queue = _Queue(waiting, cluster, expected, trained)
-                watch = _Watch(progress, queue, cluster)
-                work = _Work(watch, cluster, job_of, ahead=PENDING)
-                _tune(watch, work, _Scheduler(work, store, plan.study))
-                stopped = cluster.stopped = watch.stopped or queue.stopped
-                tried |= queue.tried - watch.taken
-            elif settings.wait and any(status.state == "running" for status in statuses):
-                if cluster:
-                    cluster.look()
-                time.sleep(POLL_S)  # another driver trains them; should it die, they are tried here
-            elif waiting:
-                stopped = _blocked(waiting, statuses, trained)
-            else:
-                break
-            statuses = standing()
-    tidy_leases(store, plan.study, {status.planned.id for status in statuses if status.state in ("done", "stale")})
-    checkpoints.tidy(store, plan.study)
-    return Outcome(statuses, stopped)
+    def run(self) -> RunResult:
+        self._check_trials()
+        statuses = self._statuses()
+        job_of = submit(self.plan, self.store, self.current, self.rerun_stale)
+        stopped: str | None = None
+        with contextlib.ExitStack() as stack:
+            while stopped is None:
+                waiting = trials_to_run(self.plan, statuses, self.states, self.tried, self._is_trained)
+                if self._can_start(waiting):
+                    stopped = self._train(waiting, statuses, job_of, stack)
+                elif self.settings.wait and any(status.state == "running" for status in statuses):
+                    self._wait_for_other_drivers()
+                elif waiting:
+                    stopped = why_blocked(waiting, statuses, self._is_trained)
+                else:
+                    break
+                statuses = self._statuses()
+        finished = {status.planned.id for status in statuses if status.state in ("done", "stale")}
+        _tidy(self.store, self.plan.study, finished)
+        return RunResult(statuses, stopped)
+
+    def _check_trials(self) -> None:
+        """Load each data set, build each network and make each split once, before anything is scheduled."""
+        todo = self._todo()
+        checks.check(todo, self.settings.data, read=True)
+        self.current = Current(self.settings.data)  # with data sets that were fetched: only now are results compared
+        checked = {planned.id for planned in todo}
+        more = [planned for planned in self._todo() if planned.id not in checked]
+        checks.check(more, self.settings.data, read=True)
+
+    def _todo(self) -> list[Planned]:
+        return [status.planned for status in self._statuses() if status.state in self.states]
+
+    def _statuses(self) -> list[Status]:
+        statuses = reconcile(self.plan, self.store, self.current)
+        return [status for status in statuses if status.planned.id in self.chosen]
+
+    def _is_trained(self, trial: Trial) -> bool:
+        return is_trained(self.store, self.plan.study, trial, self.current)
+
+    def _can_start(self, waiting: Sequence[Planned]) -> bool:
+        ids = {planned.id for planned in waiting}
+        return any(is_ready(planned, ids, self._is_trained) for planned in waiting)
+
+    def _train(
+        self, waiting: Sequence[Planned], statuses: Sequence[Status], job_of: JobOf, stack: contextlib.ExitStack
+    ) -> str | None:
+        """Train the waiting trials; returns why the run ended early.  `stack` disconnects from Ray at the end."""
+        if self.cluster is None:
+            trials = [planned.trial for planned in waiting]
+            connection = _connected(self.plan, self.settings, self.display, trials, self.budget, self.current)
+            self.cluster = stack.enter_context(connection)
+            stack.callback(self.display.finish)
+        from lnl.execution.tune_adapter import TuneAdapter
+
+        self.display.start(waiting, statuses)
+        expected = {status.planned.id: status.seconds for status in statuses}
+        queue = PlanQueue(waiting, self.cluster, expected, self._is_trained)
+        adapter = TuneAdapter(
+            queue, self.display, self.cluster, job_of, self.store, self.plan.study, ahead=ray_environment.PENDING
+        )
+        adapter.run()
+        self.cluster.stopped = adapter.stopped or queue.stopped
+        self.tried |= queue.tried - adapter.taken
+        return self.cluster.stopped
+
+    def _wait_for_other_drivers(self) -> None:
+        """Another driver trains what is left; should it die, its trials are tried here."""
+        if self.cluster:
+            self.cluster.look()
+        time.sleep(POLL_S)
 
 
 def run_search(
     plan: Plan,
-    searches: Any,
+    searches: SearchSource,
     settings: Settings,
-    progress: Any,
+    display: SearchDisplay,
     *,
     rerun_stale: bool = False,
     budget: Budget | None = None,
 ) -> str | None:
     """Train what the searches ask for until all have spent their budgets; returns a sentence where it ended early.
 
-    `searches` is a `lnl.search.searches.Searches`.  Raises `StorageError` before anything starts where results cannot
-    be had.
+    Raises `StorageError` before anything starts where results cannot be had.
     """
     processes.clear(machine.temporary_folders())
     store = Store(settings.storage)
-    job_of = _submit(plan, store, searches.current, rerun_stale)
+    job_of = submit(plan, store, searches.current, rerun_stale)
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        begin_with = [search.cell.trial for search in searches.searches]
-        connection = _cluster(plan, settings, progress, begin_with, budget, searches.current)
+        connection = _connected(plan, settings, display, searches.first_trials(), budget, searches.current)
         cluster = stack.enter_context(connection)
-        stack.callback(progress.finish)
-        progress.start()
-        watch = _Watch(progress, searches, cluster)
-        work = _Work(watch, cluster, job_of)
-        scheduler = _Scheduler(work, store, plan.study)
+        from lnl.execution.tune_adapter import TuneAdapter
+
+        stack.callback(display.finish)
+        display.start()
+        adapter = TuneAdapter(searches, display, cluster, job_of, store, plan.study)
         while stopped is None and not searches.spent():
             if searches.work():
-                work.living.clear()
-                _tune(watch, work, scheduler)
-                stopped = cluster.stopped = watch.stopped
+                adapter.run()
+                stopped = cluster.stopped = adapter.stopped
             elif settings.wait:
                 cluster.look()
                 time.sleep(POLL_S)  # another driver evaluates the rest; should it die, that is taken over
@@ -157,7 +199,27 @@ def run_search(
                 break
     rows, _ = store.read("trials", plan.study, ["trial", "status", "failure_class"])
     trials = set(rows.loc[is_outcome(rows) | (rows["status"] == "pruned"), "trial"])
-    told = listed(store.root / "suggestions" / partition(plan.study), "*.parquet")
-    tidy_leases(store, plan.study, trials | {f"search-{path.stem}" for path in told})
-    checkpoints.tidy(store, plan.study)
+    suggestions = listed(store.root / "suggestions" / partition(plan.study), "*.parquet")
+    _tidy(store, plan.study, trials | {f"search-{path.stem}" for path in suggestions})
     return stopped
+
+
+def _connected(
+    plan: Plan,
+    settings: Settings,
+    display: Display,
+    trials: Sequence[Trial],
+    budget: Budget | None,
+    current: Current,
+) -> AbstractContextManager[Cluster]:
+    """A connection to Ray, whose environment variables are set before it is imported."""
+    ray_environment.prepare(settings.address)
+    from lnl.execution.ray_cluster import cluster_of_run
+
+    return cluster_of_run(plan, settings, display, trials, budget, current)
+
+
+def _tidy(store: Store, study: str, finished: set[str]) -> None:
+    """Remove leases and checkpoints that killed workers have left of finished trials."""
+    tidy_leases(store, study, finished)
+    checkpoints.tidy(store, study)

@@ -28,7 +28,9 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
     first = max(first, FEWEST_REPLICATES)
     if last <= first:
-        raise ValueError(f"--max-seeds {last} leaves no room after the first look at {first} replicates: give more.")
+        raise ValueError(
+            f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more."
+        )
     return (*range(first, last, BLOCK), last)
 
 
@@ -114,7 +116,7 @@ def check_looks(store: Store, plan: Plan) -> None:
         looks = tuple(before["looks"])
         if looks != tuple(plan.record["looks"]):
             by_flags = len(looks) > 1 and schedule(looks[0], looks[-1]) == looks
-            flags = f"--seeds {looks[0]} --until-decided --max-seeds {looks[-1]}"
+            flags = f"--replicates {looks[0]} --until-decided --max-replicates {looks[-1]}"
             again = f"use {flags}" if by_flags else f"declare looks={looks}"
             raise ValueError(
                 f"Results of {plan.study} (preset {plan.preset}) were already judged at the declared looks "

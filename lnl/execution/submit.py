@@ -1,4 +1,4 @@
-"""Storing what is submitted: the plan and the commit it comes from."""
+"""Submitting a plan: `submit` stores it with its commit, and makes jobs of its trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned, plan_row
 from lnl.trial.provenance import Current
 
+JobOf = Callable[[Planned], Job]
 
-def _submit(plan: Plan, store: Store, current: Current, rerun_stale: bool) -> Callable[[Planned], Job]:
-    """Write the plan to the store; returns what makes jobs of its trials."""
+
+def submit(plan: Plan, store: Store, current: Current, rerun_stale: bool) -> JobOf:
+    """Store the plan as submitted; returns the function that makes a job of a planned trial."""
     identity, run = store.identity(), secrets.token_hex(8)
     commit, dirty = git_state()
     store.write_plan(plan_row(plan, commit, current))

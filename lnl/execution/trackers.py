@@ -20,12 +20,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import pandas as pd
 
+from lnl.execution.interfaces import AnyDisplay, Display, Track
+from lnl.execution.job import Job
 from lnl.storage.filenames import file_name
+from lnl.storage.places import Place
 from lnl.storage.secrets import mask, masked
+from lnl.trial.reports import Metrics, TrialOutcome
 
 SPLITS = ("train", "validation", "test", "oracle")
 WAIT_S = 60.0  # at the end of a run, for what is still on its way
@@ -55,15 +59,14 @@ class Tracker(Protocol):
     def end(self, trial: str, fine: bool) -> None: ...
 
 
-def as_run(trial: str, job: Mapping[str, Any]) -> Run:
-    """Of a `lnl.execution.job.Job` as plain data."""
-    config = pd.json_normalize(dict(job["trial"]), sep=".").to_dict("records")[0]
-    setting = ",".join(f"{key}={_text(value)}" for key, value in json.loads(job["setting"]).items()) or "base"
-    replicate = str(job["trial"]["replicate"])
-    if job["search"] is not None:
-        replicate = f"suggestion {job['suggestion']}, {replicate}"
-    group = f"{job['study']}-{job['preset']}"
-    return Run(trial, group, (job["arm"], setting, replicate), masked(config))
+def as_run(trial: str, job: Job) -> Run:
+    """A job's trial as trackers know it."""
+    config = pd.json_normalize(job.trial, sep=".").to_dict("records")[0]
+    setting = ",".join(f"{key}={_text(value)}" for key, value in json.loads(job.setting).items()) or "base"
+    replicate = str(job.trial["replicate"])
+    if job.search is not None:
+        replicate = f"suggestion {job.suggestion}, {replicate}"
+    return Run(trial, f"{job.study}-{job.preset}", (job.arm, setting, replicate), masked(config))
 
 
 # ----------------------------------------------------------------------------------------------------------- trackers
@@ -235,36 +238,48 @@ class Follower:
 
 
 class Tracked:
-    """A progress display that trackers follow."""
+    """A display that trackers follow: whatever it does not do itself, the display does."""
 
-    def __init__(self, display: Any, followers: Sequence[Follower]) -> None:
+    def __init__(self, display: Display, followers: Sequence[Follower]) -> None:
         self.display, self.followers = display, followers
-        self.start, self.say, self.finish = display.start, display.say, display.finish
         self.runs: dict[str, Run] = {}
 
-    def begin(self, trial: str, job: Mapping[str, Any]) -> None:
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.display, name)
+
+    def begin(self, trial: str, job: Job) -> None:
         self.display.begin(trial, job)
         self.runs[trial] = as_run(trial, job)
 
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> None:
+    def epoch(self, trial: str, metrics: Metrics) -> None:
         self.display.epoch(trial, metrics)
         curves = {name.replace("_", "/", 1): value for name, value in metrics.items() if name.split("_")[0] in SPLITS}
         for follower in self.followers:
-            follower.later(follower.tracker.log, self.runs[trial], metrics["epoch"], curves)
+            follower.later(follower.tracker.log, self.runs[trial], int(metrics["epoch"]), curves)
 
-    def end(self, trial: str, outcome: Mapping[str, Any]) -> None:
+    def end(self, trial: str, outcome: TrialOutcome) -> None:
         self.display.end(trial, outcome)
         for follower in self.followers:
             follower.later(follower.tracker.end, trial, outcome["outcome"] in ("done", "pruned"))
 
 
+class _Track:
+    """See `lnl.execution.interfaces.Track`."""
+
+    def __init__(self, followers: Sequence[Follower]) -> None:
+        self.followers = followers
+
+    def __call__(self, display: AnyDisplay) -> AnyDisplay:
+        return cast(AnyDisplay, Tracked(display, self.followers)) if self.followers else display
+
+
 @contextlib.contextmanager
 def following(
-    root: Any, say: Callable[[str], None], *, tensorboard: bool, wandb: str | None, mlflow: str | None
-) -> Iterator[Callable[[Any], Any]]:
-    """What makes a display one that the wished trackers follow.  `root`: the results.
+    root: Place, say: Callable[[str], None], *, tensorboard: bool, wandb: str | None, mlflow: str | None
+) -> Iterator[Track]:
+    """The trackers that are asked for, as a function that makes a display one that they follow.
 
-    Raises `ValueError` where a tracker is not installed or cannot begin.
+    `root`: the results.  Raises `ValueError` where a tracker is not installed or cannot begin.
     """
     local = root if isinstance(root, Path) else None
     makers: list[Callable[[], Tracker]] = []
@@ -283,7 +298,7 @@ def following(
         followers = [Follower(make, say) for make in makers]
         for follower in followers:
             stack.callback(follower.close)
-        yield (lambda display: Tracked(display, followers)) if followers else (lambda display: display)
+        yield _Track(followers)
 
 
 def _need(module: str, name: str, package: str | None = None) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray import tune
 
 from lnl import methods
-from lnl.execution.job import flat
 from lnl.trial.config import Trial
+from lnl.trial.reports import metrics_of
 from lnl.trial.run import Execution, run
 
 
@@ -32,6 +31,8 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
     start = Trial(method=methods.configure(method)).override(base)
 
     def train(config: dict[str, Any]) -> None:
+        from ray import tune  # only now: whoever imports this function has set up Ray, or has yet to do so
+
         state = None
         if checkpoint := tune.get_checkpoint():
             with checkpoint.as_directory() as folder:
@@ -39,7 +40,7 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
         for row in run(start.override(_dotted(config)), Execution(), state):
             with tempfile.TemporaryDirectory() as folder:
                 torch.save(row.snapshot(), Path(folder) / "state.pt")
-                tune.report(flat(row), checkpoint=tune.Checkpoint.from_directory(folder))
+                tune.report(metrics_of(row), checkpoint=tune.Checkpoint.from_directory(folder))
 
     train.__name__ = method
     return train
@@ -47,7 +48,7 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
 
 def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"noise": {"rate": .4}} -> {"noise.rate": .4}"""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in config.items():
-        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        fields |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return fields

@@ -1,9 +1,13 @@
-"""The search of one cell: what is suggested, running and told."""
+"""The search of one cell: what is suggested, what runs, and what Optuna was told.
+
+`CellSearch` keeps Optuna's study and the rows of table `suggestions` in step; a `RunningSuggestion` is one that this
+driver evaluates, and `score_of` what one of its trials contributes.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +18,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from lnl.search.optuna_objects import make_pruner, make_sampler, seed_of
-from lnl.search.rows import ROW, frozen_trials, winner
+from lnl.search.rows import SUGGESTION_COLUMNS, frozen_trials, winner
 from lnl.space import Choice, Integer, as_json
 from lnl.storage.currency import latest
 from lnl.storage.leases import Lease, claim, locked
@@ -27,16 +31,13 @@ from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
 
-COUNTING = (
-    TrialState.COMPLETE,
-    TrialState.PRUNED,
-)  # suggestions that count in a budget, as `lnl.storage.outcomes.counting`
+COUNTING = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count in a budget, as `outcomes.counting` has it
 ENDED = (*COUNTING, TrialState.FAIL)
 
 
 @dataclass
-class Open:
-    """A suggestion that this driver evaluates."""
+class RunningSuggestion:
+    """A suggestion that this driver evaluates, whose lease it holds."""
 
     search: CellSearch
     number: int
@@ -48,8 +49,8 @@ class Open:
     curve: dict[int, float] = field(default_factory=dict)  # epoch -> validation accuracy, where a pruner looks
 
     @property
-    def own(self) -> bool:
-        """Whether these are the arm's own values."""
+    def is_default(self) -> bool:
+        """Whether its values are the arm's own."""
         return self.params == self.search.cell.default
 
 
@@ -93,17 +94,17 @@ class CellSearch:
 
     def _rebuild(self) -> int:
         """Give Optuna the suggestions that the results have and it lacks; returns how many."""
-        there = len(self.study.get_trials(deepcopy=False))
-        missing = frozen_trials(self.rows, self.cell)[there:]
+        known = len(self.study.get_trials(deepcopy=False))
+        missing = frozen_trials(self.rows, self.cell)[known:]
         for trial in missing:
             self.study.add_trial(trial)
         default = self.cell.default
-        if not any(_wanted(one) == default for one in self.study.get_trials(deepcopy=False)):
+        if not any(_params(trial) == default for trial in self.study.get_trials(deepcopy=False)):
             self.study.enqueue_trial(default)
         return len(missing)
 
     def _seed(self) -> int:
-        """No driver has that of another one, nor that of one from before a rebuild."""
+        """A seed for this driver's sampler, which no other driver has, nor one from before a rebuild."""
         trials = len(self.study.get_trials(deepcopy=False, states=ENDED))
         attributes = self.study.user_attrs
         driver = attributes.get("drivers", 0)
@@ -117,29 +118,37 @@ class CellSearch:
         return int(attributes.get("sequence", own))
 
     def _suggest_again(self) -> set[int]:
-        """Values that failed by accident, and those whose row is lost; returns the numbers of the latter."""
+        """Enqueue values that failed by accident, and those whose row is lost; returns the numbers of the latter."""
         trials = self.study.get_trials(deepcopy=False)
-        with_row = set(self.rows["number"])
-        ended = {one.number for one in trials if one.state in COUNTING}
-        lost = {number for number in ended - with_row if self._row(number) is None}  # not those told since we read
-        refused = self.rows["refused"].map(lambda value: pd.notna(value) and bool(value)).astype(bool)
-        failed = set(self.rows.loc[(self.rows["state"] == "failed") & ~refused, "number"])
-        held = [canonical(_wanted(one)) for one in trials if one.number not in lost and one.state != TrialState.FAIL]
-        for one in trials:
-            if one.number in lost | failed and one.params and canonical(one.params) not in held:
-                self.study.enqueue_trial(one.params)
-                held.append(canonical(one.params))
+        lost = self._lost(trials)
+        kept = {canonical(_params(trial)) for trial in trials if trial.number not in lost and not _has_failed(trial)}
+        again = lost | self._failed_by_accident()
+        for trial in trials:
+            if trial.number in again and trial.params and (text := canonical(trial.params)) not in kept:
+                self.study.enqueue_trial(trial.params)
+                kept.add(text)
         return lost
+
+    def _lost(self, trials: Sequence[FrozenTrial]) -> set[int]:
+        """The numbers of suggestions that Optuna has as ended, and that have no row."""
+        ended = {trial.number for trial in trials if trial.state in COUNTING}
+        without_row = ended - set(self.rows["number"])
+        return {number for number in without_row if self._row(number) is None}  # some may have got one since
+
+    def _failed_by_accident(self) -> set[int]:
+        refused = self.rows["refused"].map(lambda value: pd.notna(value) and bool(value)).astype(bool)
+        return set(self.rows.loc[(self.rows["state"] == "failed") & ~refused, "number"])
 
     def standing(self) -> dict[str, int]:
         """How many suggestions are complete, pruned, running (anybody's) and failed in this run."""
-        states = [one.state for one in self.study.get_trials(deepcopy=False) if one.number not in self.lost]
+        states = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.number not in self.lost]
         names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
         standing = {**{name: states.count(state) for name, state in names.items()}, "failed": self.failed_here}
         self.known = sum(standing.values())
         return standing
 
     def in_words(self) -> Standing:
+        """How the search stands, for people."""
         standing = self.standing()
         setting = "" if self.cell.setting == "{}" else f" {self.cell.setting}"
         rows = counting(self.rows, self.settings.suggestions)
@@ -174,13 +183,16 @@ class CellSearch:
         """Whether as many suggestions were refused in this run as were asked for."""
         return self.refused_here >= self.settings.suggestions
 
-    def ask(self, mine: set[int]) -> Open | None:
-        """A suggestion of a driver that died, else one more if the budget allows; None where there is nothing to do."""
+    def ask(self, running: set[int]) -> RunningSuggestion | None:
+        """A suggestion of a driver that died, else one more if the budget allows; None where there is nothing to do.
+
+        `running`: the numbers of those that this driver evaluates already.
+        """
         with self._locked():
-            for one in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                if one.number not in mine and (lease := self._claim(one.number)):
-                    if found := self._take(optuna.trial.Trial(self.study, one._trial_id), lease):
-                        return found
+            for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+                if frozen.number not in running and (lease := self._claim(frozen.number)):
+                    if suggestion := self._take(optuna.trial.Trial(self.study, frozen._trial_id), lease):
+                        return suggestion
             while sum(self.standing().values()) < self.settings.suggestions and not self._hopeless():
                 trial = self.study.ask()
                 self.known += 1
@@ -189,26 +201,26 @@ class CellSearch:
                         f"Another driver evaluates suggestion {trial.number} of {self.cell.name} with another Optuna "
                         "storage: give both the same --optuna."
                     )
-                if found := self._take(trial, lease):
-                    return found
+                if suggestion := self._take(trial, lease):
+                    return suggestion
             return None
 
     def _claim(self, number: int) -> Lease | None:
         lease, _ = claim(self.store, self.plan.study, f"search-{short_hash(self.cell.name)}-{number}")
         return lease
 
-    def _take(self, trial: optuna.trial.Trial, lease: Lease) -> Open | None:
+    def _take(self, trial: optuna.trial.Trial, lease: Lease) -> RunningSuggestion | None:
         """The suggestion with all its values, held by this process; None where it has ended, or is refused."""
-        lease.__enter__()
+        lease.start()
         params: dict[str, Any] = {}
         for key in self.cell.space:
             if self.cell.holds(key, params):
                 params[key] = self._suggest(trial, key)
-        known = dict(self._frozen(trial.number).intermediate_values)
-        suggestion = Open(self, trial.number, params, (), lease, now(), curve=known)
+        curve = dict(self._frozen(trial.number).intermediate_values)
+        suggestion = RunningSuggestion(self, trial.number, params, (), lease, now(), curve=curve)
         if (row := self._row(trial.number)) is not None:  # its driver died between writing the row and telling Optuna
             self._tell(trial.number, row)
-            lease.__exit__()
+            lease.release()
             return None
         try:
             asked = self.cell.trial.override(params)
@@ -218,8 +230,10 @@ class CellSearch:
         replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
         suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
         declared = [
-            Planned(one, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=trial.number)
-            for one in suggestion.trials
+            Planned(
+                replicate, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=trial.number
+            )
+            for replicate in suggestion.trials
         ]
         suggestion.waiting = {planned.id: planned for planned in with_prerequisites(declared)}
         return suggestion
@@ -233,15 +247,15 @@ class CellSearch:
         return trial.suggest_float(key, space.low, space.high, log=space.log)
 
     def _row(self, number: int) -> dict[str, Any] | None:
-        """The row of a suggestion, if there is a readable one."""
+        """The row of a suggestion; None where there is no readable one."""
         path = self.store.suggestion_path(self.plan.study, self.cell.name, number)
-        rows, _ = self.store.read("suggestions", self.plan.study, ROW, files=path.stem)
+        rows, _ = self.store.read("suggestions", self.plan.study, SUGGESTION_COLUMNS, files=path.stem)
         return rows.iloc[0].to_dict() if len(rows) else None  # type: ignore[return-value]
 
     # ------------------------------------------------------------------------------------------------ what came of it
 
-    def report(self, suggestion: Open, epoch: int, accuracy: float) -> bool:
-        """A pruner sees one more epoch; returns whether it gives the suggestion up.  The arm's own values never are."""
+    def report(self, suggestion: RunningSuggestion, epoch: int, accuracy: float) -> bool:
+        """Tell the pruner of one more epoch; return whether it prunes the suggestion: never the arm's own values."""
         if epoch in suggestion.curve:  # a trial that goes on from a checkpoint comes to it again
             return False
         suggestion.curve[epoch] = accuracy
@@ -250,35 +264,45 @@ class CellSearch:
             return False
         trial = optuna.trial.Trial(self.study, frozen._trial_id)
         trial.report(accuracy, epoch)
-        return not suggestion.own and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
+        return not suggestion.is_default and epoch < suggestion.trials[0].total_epochs and trial.should_prune()
 
-    def complete(self, suggestion: Open) -> None:
-        """Close it with the means over its replicates' rows."""
-        outcomes = [outcome_of(self.store, self.plan, trial, self.current) for trial in suggestion.trials]
-        if missing := [trial.id for trial, one in zip(suggestion.trials, outcomes, strict=True) if one is None]:
-            self.fail(suggestion, f"The results of trial {missing[0]} cannot be read: see `lnl doctor`.")
-            return
-        known = [one for one in outcomes if one is not None]
-        values = [float(np.mean([one.accuracy for one in known]))]
+    def complete(self, suggestion: RunningSuggestion) -> None:
+        """Close a suggestion with the means over its replicates' rows."""
+        scores: list[Score] = []
+        for trial in suggestion.trials:
+            score = score_of(self.store, self.plan, trial, self.current)
+            if score is None:
+                self.fail(suggestion, f"The results of trial {trial.id} cannot be read: see `lnl doctor`.")
+                return
+            scores.append(score)
+        values = [float(np.mean([score.accuracy for score in scores]))]
         if len(self.settings.objectives) > 1:
-            values.append(float(np.mean([one.seconds for one in known])))
-        totals = {name: sum(getattr(one, name) for one in known) for name in ("diverged", "epochs", "seconds")}
-        self.close(suggestion, "complete", values=values, **totals)
+            values.append(float(np.mean([score.seconds for score in scores])))
+        self.close(
+            suggestion,
+            "complete",
+            values=values,
+            diverged=sum(score.diverged for score in scores),
+            epochs=sum(score.epochs for score in scores),
+            seconds=sum(score.seconds for score in scores),
+        )
 
-    def prune(self, suggestion: Open, seconds: float) -> None:
+    def prune(self, suggestion: RunningSuggestion, seconds: float) -> None:
+        """Close a suggestion that its pruner has ended after so many seconds of training."""
         last = max(suggestion.curve)
         self.close(suggestion, "pruned", values=[suggestion.curve[last]], epochs=last, seconds=seconds)
 
-    def fail(self, suggestion: Open, message: str, refused: bool = False) -> None:
-        """`refused`: its values cannot be trained with, which says nothing against the next ones."""
+    def fail(self, suggestion: RunningSuggestion, message: str, refused: bool = False) -> None:
+        """Close a suggestion that failed; `refused`: its values cannot be trained with, those of others may."""
         self.close(suggestion, "failed", message=message, refused=refused)
 
-    def close(self, suggestion: Open, state: str, **result: Any) -> None:
+    def close(self, suggestion: RunningSuggestion, state: str, **result: Any) -> None:
+        """Close a suggestion; `result`: columns of its row."""
         with self._locked():
             self._end(suggestion, state, **result)
 
-    def _end(self, suggestion: Open, state: str, **result: Any) -> None:
-        """Write its row, then tell Optuna, then let go.  A driver that took it over meanwhile may have been first."""
+    def _end(self, suggestion: RunningSuggestion, state: str, **result: Any) -> None:
+        """Write a suggestion's row, then tell Optuna, then release it.  Another driver may have been first."""
         number = suggestion.number
         if (row := self._row(number)) is None:
             row = {
@@ -302,15 +326,15 @@ class CellSearch:
                 **result,
             }
             self.store.write_suggestion(self.plan.study, row)
-        known = {name: row.get(name) for name in ROW}
-        self.rows = pd.DataFrame([*self.rows.to_dict("records"), known], columns=ROW)
+        known = {name: row.get(name) for name in SUGGESTION_COLUMNS}
+        self.rows = pd.DataFrame([*self.rows.to_dict("records"), known], columns=SUGGESTION_COLUMNS)
         if row["state"] == "failed":
             self.last_failure = row["message"]
             refused = pd.notna(row["refused"]) and bool(row["refused"])
             self.refused_here += refused
             self.failed_here += not refused
         self._tell(number, row)
-        suggestion.lease.__exit__()
+        suggestion.lease.release()
 
     def _tell(self, number: int, row: Mapping[str, Any]) -> None:
         frozen = self._frozen(number)
@@ -330,13 +354,17 @@ class CellSearch:
         return self.study.get_trials(deepcopy=False)[number]
 
 
-def _wanted(trial: FrozenTrial) -> dict[str, Any]:
-    """The values of a trial, also of one that waits to be asked for, or was lost while it was."""
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of one of Optuna's trials, also of one that is enqueued, or was lost while it was."""
     return dict(trial.system_attrs.get("fixed_params", trial.params))
 
 
-class Outcome(NamedTuple):
-    """What one trial of a suggestion gave."""
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL
+
+
+class Score(NamedTuple):
+    """What one trial contributes to the values of its suggestion."""
 
     accuracy: float  # on validation images, under the selection rule
     seconds: float
@@ -344,8 +372,8 @@ class Outcome(NamedTuple):
     diverged: bool
 
 
-def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outcome | None:
-    """Of a trial that is finished by the current code on the current data; None where it is not, or its rows are lost.
+def score_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Score | None:
+    """The score of a trial; None where it is not finished by current code on current data, or its rows are lost.
 
     Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
     """
@@ -357,7 +385,7 @@ def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outc
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
     if diverged(final).all():
         chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
-        return Outcome(chance, seconds, epochs, True)
+        return Score(chance, seconds, epochs, diverged=True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
     if curve.empty:
@@ -365,7 +393,7 @@ def outcome_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Outc
     scores = curve.sort_values("epoch")["value"].tolist()
     rules = selection_rules(scores, scores)
     accuracy = rules[f"accuracy_{plan.record['search']['selection']}"]
-    return None if accuracy is None else Outcome(float(accuracy), seconds, epochs, False)
+    return None if accuracy is None else Score(float(accuracy), seconds, epochs, diverged=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from lnl.search.rows import _on_current_data, all_rows, frozen_trials, rows_of, winner
+from lnl.search.rows import all_rows, frozen_trials, on_current_data, rows_of, winner
 from lnl.storage.outcomes import counting
 from lnl.storage.store import Store
 from lnl.study.plan import Cell, Plan, Planned, trials_record, with_prerequisites
@@ -54,7 +54,7 @@ def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
     stored = all_rows(store, plan.study)
     best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
     for cell, said in zip(plan.cells, plan.record["search"]["cells"], strict=True):
-        rows = _on_current_data(rows_of(stored, cell), cell, current or Current())
+        rows = on_current_data(rows_of(stored, cell), cell, current or Current())
         rows = counting(rows, plan.search.suggestions)
         found = winner(rows) if len(rows) == plan.search.suggestions else None
         record = {**said, "finished": len(rows), "importance": importances(rows, cell)}

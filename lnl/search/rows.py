@@ -1,4 +1,4 @@
-"""The rows of suggestions that a store holds."""
+"""The rows of table `suggestions`: read, chosen by cell, and turned into Optuna's trials."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lnl.storage.store import Store
 from lnl.study.plan import Cell
 from lnl.trial.provenance import Current
 
-ROW = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space"]
-ROW += ["code_hash", "sources_hash"]
+SUGGESTION_COLUMNS = ["search", "number", "state", "params", "values", "trials", "curve", "message", "refused", "space"]
+SUGGESTION_COLUMNS += ["code_hash", "sources_hash"]
 
 
-def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.DataFrame:
+def on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.DataFrame:
     """A cell's suggestions that were scored on the data that are there now, as far as that is known."""
     stale = why_stale(rows.assign(trial=cell.name), {cell.name: current.sources(cell.trial)})
     return rows[stale.isin(["", *BY_CODE])].reset_index(drop=True)
@@ -29,7 +29,7 @@ def _on_current_data(rows: pd.DataFrame, cell: Cell, current: Current) -> pd.Dat
 
 def all_rows(store: Store, study: str) -> pd.DataFrame:
     """The readable suggestions of a study's searches."""
-    rows, broken = store.read("suggestions", study, ROW)
+    rows, broken = store.read("suggestions", study, SUGGESTION_COLUMNS)
     tell_left_out(broken)
     return rows
 
@@ -52,15 +52,15 @@ def frozen_trials(rows: pd.DataFrame, cell: Cell) -> list[FrozenTrial]:
     distributions = {key: distribution(space) for key, space in cell.space.items()}
     by_number: dict[int, Any] = {int(row["number"]): row for _, row in rows.iterrows()}
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    found = []
+    trials = []
     for number in range(max(by_number, default=-1) + 1):
         row = by_number.get(number)
         if row is None:
-            found.append(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"failure": "no row"}))
+            trials.append(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"failure": "no row"}))
             continue
         params = json.loads(row["params"])
         curve = json.loads(row["curve"]) if isinstance(row["curve"], str) else {}
-        found.append(
+        trials.append(
             optuna.trial.create_trial(
                 state=states[row["state"]],
                 params=params,
@@ -70,4 +70,4 @@ def frozen_trials(rows: pd.DataFrame, cell: Cell) -> list[FrozenTrial]:
                 user_attrs={"trials": list(row["trials"])},
             )
         )
-    return found
+    return trials

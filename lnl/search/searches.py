@@ -1,19 +1,18 @@
-"""Optuna in every arm of a study: suggestions, their memory, equal budgets, the plan that confirms the winners.
+"""All searches of a plan: `Searches`, which a run asks for trials (it is a `SearchSource` of `lnl.execution`).
 
-The only module that imports Optuna.  A *suggestion* is one point of a search, trained on one or more replicates that
+A *suggestion* is one point of a search, trained on one or more replicates that
 belong to searches alone.  Optuna's storage is the memory of a search while it runs (a journal file in the results
 folder, or a database for drivers on several machines); the record of results is the table `suggestions`, whose row is
 written before Optuna is told, and from which a lost storage is made again.  What makes this safe to kill at any time:
 
-- A suggestion that is being evaluated has a lease, like a trial.  One that is open without a living holder is taken
+- A suggestion that is being evaluated has a lease, like a trial.  One that is running without a living holder is taken
   over by the next driver, with the same values, and its trials go on from their checkpoints.
 - Asking, taking over and closing happen under one lock; of two drivers that both held a suggestion, because the first
   was silent for so long that its lease lapsed, the first to write its row wins.
 - A suggestion that failed by accident does not count; the next run suggests its values again.  Nor do values that a
-  method refuses; others take their place.  One that diverged, or started from
-  what did, counts as chance accuracy.
+  method refuses; others take their place.  One that diverged, or started from what did, counts as chance accuracy.
 
-Samplers have Optuna's defaults and the seed `seed_of(cell)`, so that one driver that evaluates one suggestion at a
+Samplers have Optuna's defaults and the seed of `seed_of`, so that one driver that evaluates one suggestion at a
 time gets what plain Optuna gives; every further driver of a search (a second one, or the next after a kill) has the
 next seed of its own, because a sampler that starts again would repeat its draws.
 """
@@ -23,22 +22,22 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import optuna
 import pandas as pd
 
-from lnl.search.cell_search import CellSearch, Open, Standing, outcome_of
+from lnl.search.cell_search import CellSearch, RunningSuggestion, Standing, score_of
 from lnl.search.optuna_objects import open_storage, place_of, storage_errors
-from lnl.search.rows import _on_current_data, all_rows, rows_of
+from lnl.search.rows import all_rows, on_current_data, rows_of
 from lnl.space import as_json
 from lnl.storage.leases import is_held
 from lnl.storage.store import Store
 from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
+from lnl.trial.reports import Metrics, TrialOutcome
 from lnl.trial.trained import is_trained
 
 PAUSE_S = 2.0  # before a search is asked again that had nothing to do
@@ -76,8 +75,8 @@ class Searches:
             self.searches = [
                 CellSearch(plan, cell, store, storage, rows_of(rows, cell), self.current) for cell in cells
             ]
-        self.open: list[Open] = []
-        self.flying: set[str] = set()  # ids of trials being trained for us
+        self.running: list[RunningSuggestion] = []
+        self.training: set[str] = set()  # ids of trials that this driver trains
         self.taken: set[str] = set()  # ids of trials that another driver trains
 
     def _guard(self) -> contextlib.AbstractContextManager[None]:
@@ -87,50 +86,50 @@ class Searches:
         """A trial to train now, while no more than `capacity` are wanted at once; None: nothing at this moment."""
         with self._guard():
             while True:
-                for suggestion in list(self.open):
+                for suggestion in list(self.running):
                     for planned in list(suggestion.waiting.values()):
-                        if planned.id not in self.flying and self._ready(suggestion, planned):
-                            self.flying.add(planned.id)
+                        if planned.id not in self.training and self._ready(suggestion, planned):
+                            self.training.add(planned.id)
                             return replace(planned, prerequisite=self._is_prerequisite(planned.id))
-                wanted = {id for suggestion in self.open for id in suggestion.waiting}
+                wanted = {id for suggestion in self.running for id in suggestion.waiting}
                 if len(wanted - self.taken) >= capacity:
                     return None
-                if not self._open_another():
+                if not self._start_another():
                     return None
 
     def work(self) -> bool:
         """Whether there is a suggestion to evaluate now, by this driver."""
         with self._guard():
-            while not self.open:
-                if not self._open_another():
+            while not self.running:
+                if not self._start_another():
                     return False
             return True
 
-    def _open_another(self) -> bool:
-        """One more suggestion, if there is one; it ends at once where others with the same values have been trained."""
-        if (suggestion := self._ask()) is None:
+    def _start_another(self) -> bool:
+        """Start one more suggestion, if there is one; it ends at once where its trials have been trained for others."""
+        if (suggestion := self._next_suggestion()) is None:
             return False
-        self.open.append(suggestion)
+        self.running.append(suggestion)
         own = {trial.id for trial in suggestion.trials}
         for planned in list(suggestion.waiting.values()):
             kept = not planned.prerequisite or self._trained(planned.trial)
-            if kept and (planned.id not in own or outcome_of(self.store, self.plan, planned.trial, self.current)):
+            if kept and (planned.id not in own or score_of(self.store, self.plan, planned.trial, self.current)):
                 suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)
         return True
 
-    def _ask(self) -> Open | None:
-        """Of the search that is most behind."""
+    def _next_suggestion(self) -> RunningSuggestion | None:
+        """From the search with the fewest suggestions so far; None where no search has one now."""
         clock = time.monotonic()
         awake = [search for search in self.searches if search.idle_until <= clock]
         for search in sorted(awake, key=lambda search: search.known):
-            if suggestion := search.ask({one.number for one in self.open if one.search is search}):
+            if suggestion := search.ask({running.number for running in self.running if running.search is search}):
                 return suggestion
             search.idle_until = clock + PAUSE_S
         return None
 
-    def _ready(self, suggestion: Open, planned: Planned) -> bool:
+    def _ready(self, suggestion: RunningSuggestion, planned: Planned) -> bool:
         """Whether all that it starts from is trained, and nobody else trains it."""
         if not all(self._trained(one) for one in planned.trial.prerequisites.values()):
             for before in with_prerequisites([planned]):  # its file may have been refused since: then it waits again
@@ -148,31 +147,40 @@ class Searches:
     def _is_prerequisite(self, trial: str) -> bool:
         return any(suggestion.waiting[trial].prerequisite for suggestion in self._asking_for(trial))
 
-    def _asking_for(self, trial: str) -> list[Open]:
-        return [suggestion for suggestion in self.open if trial in suggestion.waiting]
+    def _asking_for(self, trial: str) -> list[RunningSuggestion]:
+        return [suggestion for suggestion in self.running if trial in suggestion.waiting]
 
-    def epoch(self, trial: str, metrics: Mapping[str, Any]) -> bool:
-        """Hear of an epoch; returns whether Optuna's pruner gives the trial up, for every search that asks for it."""
+    def expected_seconds(self, trial: str) -> float | None:
+        """Nothing is known of a suggestion before it is trained."""
+        return None
+
+    def first_trials(self) -> list[Trial]:
+        """The arms, in their settings, whose values are searched."""
+        return [search.cell.trial for search in self.searches]
+
+    def epoch(self, trial: str, metrics: Metrics) -> bool:
+        """Hear of an epoch; return whether Optuna's pruner ends the trial, in every search that asks for it."""
         if self.pruner == "none":
             return False
         with self._guard():
-            asking = [one for one in self._asking_for(trial) if trial == one.trials[0].id]
-            wishes = [one.search.report(one, metrics["epoch"], metrics["validation_accuracy"]) for one in asking]
-            return bool(wishes) and all(wishes) and not self._is_prerequisite(trial)
+            suggestions = [suggestion for suggestion in self._asking_for(trial) if trial == suggestion.trials[0].id]
+            epoch, accuracy = int(metrics["epoch"]), metrics["validation_accuracy"]
+            decisions = [suggestion.search.report(suggestion, epoch, accuracy) for suggestion in suggestions]
+            return bool(decisions) and all(decisions) and not self._is_prerequisite(trial)
 
     def prunable(self, trial: str) -> list[tuple[str, int]]:
         """The searches whose suggestion a trial is, and its epochs; none where somebody needs it whole.
 
         Those are trials that others start from, and the arm's own values.
         """
-        asking = self._asking_for(trial)
-        if any(one.own for one in asking) or self._is_prerequisite(trial):
+        suggestions = self._asking_for(trial)
+        if any(suggestion.is_default for suggestion in suggestions) or self._is_prerequisite(trial):
             return []
-        return [(one.search.cell.name, one.trials[0].total_epochs) for one in asking]
+        return [(suggestion.search.cell.name, suggestion.trials[0].total_epochs) for suggestion in suggestions]
 
-    def ended(self, trial: str, outcome: Mapping[str, Any]) -> None:
-        """`outcome`: done or failed (with its failure's class and a message), taken (by another driver), pruned."""
-        self.flying.discard(trial)
+    def ended(self, trial: str, outcome: TrialOutcome) -> None:
+        """Hear how a trial ended."""
+        self.training.discard(trial)
         how = outcome["outcome"]
         with self._guard():
             if how == "taken":
@@ -180,38 +188,38 @@ class Searches:
             for suggestion in self._asking_for(trial):
                 search = suggestion.search
                 if how == "done":
-                    self._done(suggestion, suggestion.waiting[trial], outcome)
+                    self._done(suggestion, suggestion.waiting[trial])
                 elif how == "pruned" and suggestion.curve:  # without: asked for since, and trained again
                     search.prune(suggestion, outcome["seconds"])
-                    self.open.remove(suggestion)
+                    self.running.remove(suggestion)
                 elif how == "failed":
-                    refused = outcome.get("refused", False) and not suggestion.own
+                    refused = outcome.get("refused", False) and not suggestion.is_default
                     search.fail(suggestion, outcome.get("message") or "It failed.", refused)
-                    self.open.remove(suggestion)
+                    self.running.remove(suggestion)
 
     def again(self, trial: str) -> None:
-        """It ended for want of memory: `next` gives it once more."""
-        self.flying.discard(trial)
+        """Hear that a trial ran out of memory: `next` gives it once more."""
+        self.training.discard(trial)
 
-    def _done(self, suggestion: Open, planned: Planned, outcome: Mapping[str, Any]) -> None:
+    def _done(self, suggestion: RunningSuggestion, planned: Planned) -> None:
         if planned.prerequisite and not self._trained(planned.trial):
             return  # it was trained before anybody asked to keep what it has learnt: once more
         suggestion.waiting.pop(planned.id)
         if not suggestion.waiting:
             self._finish(suggestion)
 
-    def _finish(self, suggestion: Open) -> None:
+    def _finish(self, suggestion: RunningSuggestion) -> None:
         suggestion.search.complete(suggestion)
-        self.open.remove(suggestion)
+        self.running.remove(suggestion)
 
     def standing(self) -> list[Standing]:
-        """One for each search."""
+        """How each search stands."""
         with self._guard():
             return [search.in_words() for search in self.searches]
 
     def busy(self) -> bool:
-        """Whether a suggestion of this driver is open."""
-        return bool(self.open)
+        """Whether this driver evaluates a suggestion."""
+        return bool(self.running)
 
     def spent(self) -> bool:
         """Whether every search has spent its budget."""
@@ -219,10 +227,10 @@ class Searches:
             return all(search.spent() for search in self.searches)
 
     def close(self) -> None:
-        """Let go of what is open: the next driver takes it over."""
-        for suggestion in self.open:
-            suggestion.lease.__exit__()
-        self.open.clear()
+        """Release the running suggestions: the next driver takes them over."""
+        for suggestion in self.running:
+            suggestion.lease.release()
+        self.running.clear()
 
 
 def _refuse_changed(
@@ -236,9 +244,10 @@ def _refuse_changed(
         others = rows[places == cell.place]
         if cell.name in names or others.empty:
             continue
-        was, now_ = json.loads(others["space"].iloc[-1]), {key: as_json(one) for key, one in cell.space.items()}
-        keys = [key for key in {**was, **now_} if was.get(key) != now_.get(key)]
-        what = f"the space of '{keys[0]}'" if keys else "its trials, selection, replicates, pruner or seed"
+        before = json.loads(others["space"].iloc[-1])
+        after = {key: as_json(space) for key, space in cell.space.items()}
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        what = f"the space of '{changed[0]}'" if changed else "its trials, selection, replicates, pruner or seed"
         raise ValueError(
             f"The search of arm '{cell.arm}' has changed since its {len(others)} suggestions were made ({what}): put "
             "it back, or say --new-search to begin another one beside it."
@@ -249,7 +258,7 @@ def _refuse_other_data(cells: Sequence[Cell], rows: pd.DataFrame, current: Curre
     """Raise `ValueError` where a search has suggestions that were scored on other data."""
     for cell in cells:
         of_cell = rows_of(rows, cell)
-        if count := len(of_cell) - len(_on_current_data(of_cell, cell, current)):
+        if count := len(of_cell) - len(on_current_data(of_cell, cell, current)):
             raise ValueError(
                 f"The data of the search of arm '{cell.arm}' have changed since {count} of its suggestions were made, "
                 "and new ones cannot be compared with them: put the data back, begin another search with "

@@ -34,11 +34,11 @@ def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
         if not once:
             os.replace(temporary, path)
         elif not _linked(temporary, path):
-            raise _there_already(path)
+            raise already_there(path)
     except StorageError:
         raise
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError without a number
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -64,22 +64,22 @@ def _put(path: ObjectPath, write: Any, once: bool) -> None:
             write(temporary)
             content = temporary.read_bytes() if once else b""
         except (OSError, RuntimeError) as error:
-            raise _storage_error(temporary, error) from error
+            raise storage_error(temporary, error) from error
         if not once:
             path.upload(temporary)
         elif path.exchange(content, None) is None:
-            raise _there_already(path)
+            raise already_there(path)
 
 
 class Overtaken(StorageError):
     """Somebody else has written this attempt's row."""
 
 
-def _there_already(path: Place) -> Overtaken:
+def already_there(path: Place) -> Overtaken:
     return Overtaken(f"{path} is there already, and attempts are never overwritten: run again.")
 
 
-def _storage_error(path: Path, error: Exception) -> StorageError:
+def storage_error(path: Path, error: Exception) -> StorageError:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20:
         return StorageError(f"No space left to write {path}: free some, or give another --storage; then run again.")
     return StorageError(f"Cannot write {path} ({error}): check the folder's permissions; then run again.")

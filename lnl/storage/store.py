@@ -36,9 +36,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from lnl.storage.atomic import _there_already, write_atomically
+from lnl.storage.atomic import already_there, write_atomically
+from lnl.storage.exchange import shared_file
 from lnl.storage.files import listed, printable, read_file, reason
-from lnl.storage.leases import _exchange, locked
+from lnl.storage.leases import locked
 from lnl.storage.objects import ObjectPath, StorageError
 from lnl.storage.places import Place, attempt_name, canonical, holds_many, now, parse_attempt, part_name, partition
 from lnl.storage.read import (
@@ -83,7 +84,7 @@ class Store:
         if (name := self.known_identity()) is None:
             if isinstance(self.root, ObjectPath):
                 self.root.check_conditions()
-            _exchange(self.root / ".identity", uuid.uuid4().hex, None)
+            shared_file(self.root / ".identity").exchange(uuid.uuid4().hex.encode(), None)
             name = self.known_identity()
         return name or ""
 
@@ -129,7 +130,7 @@ class Store:
         """The trial row comes last: one that exists always has its curve and its arrays."""
         trial, attempt = row["trial"], row["attempt"]
         if (path := self.attempt_path("trials", study, trial, attempt)).exists():
-            raise _there_already(path)
+            raise already_there(path)
         for table, rows in (("arrays", arrays), ("epochs", epochs)):
             if rows:
                 write_rows(self.attempt_path(table, study, trial, attempt), TABLES[table], rows)
@@ -174,15 +175,15 @@ class Store:
     def lease_path(self, study: str, trial: str) -> Place:
         return self.root / "leases" / partition(study) / f"{trial}.json"
 
-    def give_up(self, study: str, trial: str) -> None:
-        """Tell the worker that trains it that it is stopped for good.  Raises `StorageError`."""
-        write_atomically(self._mark(study, trial), Path.touch)
+    def request_prune(self, study: str, trial: str) -> None:
+        """Ask the worker that trains a trial to end it for good.  Raises `StorageError`."""
+        write_atomically(self._prune_request(study, trial), Path.touch)
 
-    def is_given_up(self, study: str, trial: str) -> bool:
-        """Whether it was; the mark is gone after that."""
-        if marked := (mark := self._mark(study, trial)).exists():
-            mark.unlink(missing_ok=True)
-        return marked
+    def pop_prune_request(self, study: str, trial: str) -> bool:
+        """Return whether the trial is to be pruned, and clear the request."""
+        if is_requested := (request := self._prune_request(study, trial)).exists():
+            request.unlink(missing_ok=True)
+        return is_requested
 
     def tidy(self, study: str, trial: str) -> None:
         """Remove the working files of a trial that is finished, also half-written ones of a worker that was killed."""
@@ -191,9 +192,9 @@ class Store:
         if isinstance(checkpoint, Path):
             for half in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
                 half.unlink(missing_ok=True)
-        self._mark(study, trial).unlink(missing_ok=True)
+        self._prune_request(study, trial).unlink(missing_ok=True)
 
-    def _mark(self, study: str, trial: str) -> Place:
+    def _prune_request(self, study: str, trial: str) -> Place:
         return self.lease_path(study, trial).with_suffix(".pruned")
 
     @property

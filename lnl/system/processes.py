@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeGuard
 
 import psutil
 
@@ -37,23 +37,32 @@ def _boot() -> str:
         return f"{psutil.boot_time():.0f}"
 
 
-def identity() -> dict[str, Any]:
+class Identity(TypedDict):
+    """A process, as plain data."""
+
+    host: str  # see `this_host`
+    pid: int
+    born: float | None  # see `_born`
+
+
+def identity() -> Identity:
     """This process, as plain data that `lives` can be asked about later."""
     return {"host": this_host(), "pid": os.getpid(), "born": _born(os.getpid())}
 
 
-def is_identity(record: Mapping[str, Any]) -> bool:
+def is_identity(record: Mapping[str, object]) -> TypeGuard[Identity]:
     """Whether these are the fields of `identity`."""
     kinds = {"host": str, "pid": int, "born": float | int}
     return all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
 
-def lives(record: Mapping[str, Any]) -> bool | None:
+def lives(record: Identity) -> bool | None:
     """Whether the process with this identity still runs; None where that cannot be seen from here."""
     if record["host"] != this_host():
         return None
     born = _born(record["pid"])
-    return born is not None and abs(born - record["born"]) < 1
+    then = record["born"]
+    return born is not None and then is not None and abs(born - then) < 1
 
 
 def _born(pid: int) -> float | None:
@@ -109,7 +118,7 @@ def clear(parents: Iterable[Path] = ()) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(owner: Mapping[str, Any]) -> bool:
+def _is_dead(owner: Identity) -> bool:
     """Surely: it has ended, or this machine was started anew.  Of other machines and containers nothing is known."""
     name, boot, _ = this_host().split("/", 2)
     restarted = owner["host"].startswith(f"{name}/") and not owner["host"].startswith(f"{name}/{boot}/")

@@ -12,6 +12,9 @@ texts of a `Field`, which refuse a value or describe it, but never change it.
 
 A definition is known by its text and by the definitions that it uses, never by its module: moving one to another file
 changes no hash.  Renaming one is an edit.  Hashes begin with `RULE`, which is raised where this rule itself changes.
+
+A function of a class counts where any counted code asks any object for an attribute of its name, or has the name as a
+text, as for `getattr`; special ones such as `__init__` and all those of classes with a base always do.
 """
 
 from __future__ import annotations
@@ -44,14 +47,14 @@ STORAGE = (  # files, leases, checkpoints, messages and search spaces: nothing t
     "lnl.trial.provenance",
 )
 ROOTS = ((TRIAL, "run"), (TRIAL, "Trial"), ("lnl", "selection_rules"))  # the accuracies of a row are chosen by the last
-FIGURES = ("_histogram", "_moments", "embed")  # of TRIAL: arrays for figures, and the epochs in which they are kept
+FIGURES = ("_histogram", "embedding_epochs", "embed")  # of TRIAL: arrays for figures, and the epochs that have them
 FACTS = ("class_names", "flip", "mean", "std")  # what a reader says of its images beside them
 
 # Arguments of pydantic's Field that refuse a value or describe a field, but never change a value.
 FIELD_CHECKS = {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern", "allow_inf_nan"}
 FIELD_TEXTS = {"title", "description", "examples"}
 # Decorators that do not look at annotations; under any other one a function's annotations count.
-BLIND_DECORATORS = {
+PLAIN_DECORATORS = {
     "property",
     "staticmethod",
     "classmethod",
@@ -68,6 +71,12 @@ BLIND_DECORATORS = {
     "typing.overload",
 }
 MARKERS = {"typing.ClassVar", "dataclasses.InitVar", "dataclasses.KW_ONLY"}  # annotations that a dataclass looks at
+LOOKS_UP = {  # which of its arguments name an attribute
+    "getattr": slice(1, 2),
+    "hasattr": slice(1, 2),
+    "operator.attrgetter": slice(None),
+    "operator.methodcaller": slice(1),
+}
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 PACKAGE = "lnl"
 
@@ -85,6 +94,12 @@ SOURCES = read_sources(ROOT)
 def code_hash(method: str) -> str:
     """Hash of the code that can change the numbers of a trial of `method`, as this process has read it at its start."""
     return hash_of(method, SOURCES)
+
+
+@cache
+def sources_digest() -> str:
+    """Digest of the text of all modules as this process has read them: equal where two machines run the same code."""
+    return _short(repr(sorted(SOURCES.items())))
 
 
 def hash_of(method: str, sources: Mapping[str, bytes]) -> str:
@@ -235,7 +250,12 @@ class Tree:
             self._start = start, self._asked(start, frozenset())
         start, asked = self._start
         names = self.module(f"{METHODS}.{method}").names
-        entries = [one for name in sorted(asked & names.keys()) for one in names[name] if isinstance(one, Definition)]
+        entries = [
+            definition
+            for name in sorted(asked & names.keys())
+            for definition in names[name]
+            if isinstance(definition, Definition)
+        ]
         roots, beside = start + entries, self._effects(method, start) + self._all_facts()
         return roots, beside, self._asked(roots + beside, asked)
 
@@ -248,37 +268,39 @@ class Tree:
             asked = more
 
     def _defined(self, folder: str, name: str) -> list[Definition]:
-        found = [
-            one
+        definitions = [
+            definition
             for module in sorted(self.texts)
             if _within(module, folder)
             and re.search(rf"^(def|class) {name}\b".encode(), self.texts[module][1], re.MULTILINE)
-            for one in self.module(module).names.get(name, [])
-            if isinstance(one, Definition)
+            for definition in self.module(module).names.get(name, [])
+            if isinstance(definition, Definition)
         ]
-        found = [one for one in found if not _within(one.module, STORAGE)] or found
-        if not found:
+        definitions = [
+            definition for definition in definitions if not _within(definition.module, STORAGE)
+        ] or definitions
+        if not definitions:
             raise LookupError(f"No module of {folder} defines '{name}', which every trial runs: correct ROOTS.")
-        return found
+        return definitions
 
     def _effects(self, method: str, start: Sequence[Definition]) -> list[Definition]:
         """What the imports of a trial do besides defining names."""
         waiting = {f"{METHODS}.{method}", *(definition.module for definition in start)}
         seen: set[str] = set()
-        found: list[Definition] = []
+        effects: list[Definition] = []
         while waiting:
             name = waiting.pop()
             if name in seen:
                 continue
             seen.add(name)
             module = self.module(name)
-            found += module.effects
+            effects += module.effects
             if not _within(name, (*STORAGE, READERS)):
-                found += module.calls
+                effects += module.calls
             for path in module.imports:
                 parts = ".".join(path).split(".")
                 waiting |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)} & self.texts.keys()
-        return found
+        return effects
 
     def _all_facts(self) -> list[Definition]:
         """What readers say of their images beside them, which no data set's hash covers."""
@@ -315,7 +337,7 @@ class Tree:
                 yield part
             elif isinstance(part, Use):
                 yield from self._stands_for(part.path, definition.module)
-            elif part.always or part.name.rpartition(".")[2] in asked:
+            elif part.always or ANY in asked or part.name.rpartition(".")[2] in asked:
                 yield part
 
     def _stands_for(self, path: Dotted, user: str) -> list[Definition | str]:
@@ -334,7 +356,7 @@ class Tree:
         if folder == METHODS:
             return ["the method"]  # whose entries are roots of their own
         inside = [name for name in sorted(self.texts) if _within(name, folder) and name != folder]
-        return [one for name in inside for one in self._reached(self.whole(name), (), user)]
+        return [target for name in inside for target in self._reached(self.whole(name), (), user)]
 
     def _resolved(self, path: Dotted, user: str, seen: frozenset[tuple[str, str]]) -> list[Definition | str]:
         """What a dotted name stands for; the attributes that are asked of it stay words."""
@@ -346,13 +368,13 @@ class Tree:
             bound = [] if key in seen else self._bound(module, name)
             if bound:
                 targets: list[Definition | str] = []
-                for one in bound:
-                    if isinstance(one, Definition):
-                        targets += self._reached(one, rest[1:], user)
-                    elif _is_ours(one):
-                        targets += self._resolved((*one, *rest[1:]), user, seen | {key})
+                for binding in bound:
+                    if isinstance(binding, Definition):
+                        targets += self._reached(binding, rest[1:], user)
+                    elif _is_ours(binding):
+                        targets += self._resolved((*binding, *rest[1:]), user, seen | {key})
                     else:
-                        targets.append(".".join((*one, *rest[1:])))
+                        targets.append(".".join((*binding, *rest[1:])))
                 return targets
             if inner not in self.texts:  # made while the program runs, such as by `__getattr__`
                 return [*self._reached(self.whole(module.name), (), user), f".{'.'.join(rest)}"]
@@ -391,16 +413,17 @@ class Tree:
 
 
 COMPUTED = "*"  # as the last part of a path: any module of this folder
-_trees: dict[int, tuple[Mapping[str, bytes], Tree]] = {}
+ANY = "*"  # as the name of an attribute: any
+
+
+@cache
+def _own_tree() -> Tree:
+    return Tree(SOURCES)
 
 
 def _tree(sources: Mapping[str, bytes]) -> Tree:
-    """The tree of this process is kept; others, which tests and tools make, may have been edited in place."""
-    if sources is not SOURCES:
-        return Tree(sources)
-    if not _trees:
-        _trees[0] = (sources, Tree(sources))
-    return _trees[0][1]
+    """The tree of this process is kept; others, which tests make, may have been edited in place."""
+    return _own_tree() if sources is SOURCES else Tree(sources)
 
 
 # ------------------------------------------------------------------------------------------------ from text to modules
@@ -456,15 +479,17 @@ class _Reader:
         """Note a constant whose value calls something that may do something besides."""
         plain = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)]
         calls = [inner.func for node in plain for inner in ast.walk(node) if isinstance(inner, ast.Call)]
-        names = [self._external(one) for one in calls]
+        names = [self._external(call) for call in calls]
         if "logging.getLogger" in names:
             self.loggers.add(target)
         elif not target.endswith("SEARCH") and not all(name and "." not in name for name in names):  # all are built in
-            self.module.calls += [one for one in self.module.names[target] if isinstance(one, Definition)]
+            self.module.calls += [
+                definition for definition in self.module.names[target] if isinstance(definition, Definition)
+            ]
 
     def _writer(self, nodes: Sequence[ast.AST]) -> Callable[[Definition], None]:
         def write(definition: Definition) -> None:
-            self.into = definition
+            self.into, self.nodes = definition, nodes
             for node in nodes:
                 self._node(node)
 
@@ -503,7 +528,7 @@ class _Reader:
                     continue  # above its assignment it is the module's
                 return names[name]
         if name in self.module.names:
-            imported = [one for one in self.module.names[name] if not isinstance(one, Definition)]
+            imported = [binding for binding in self.module.names[name] if not isinstance(binding, Definition)]
             if len(imported) == len(self.module.names[name]) == 1 and not _is_ours(imported[0]):
                 return imported[0]  # something of another package, whatever it is called here
             return (*self.path, name)
@@ -561,8 +586,8 @@ class _Reader:
         """Any node: by its own rule, else by its kind and its fields; empty fields are left out."""
         if isinstance(node, list):
             self._text("[")
-            for one in node:
-                self._node(one)
+            for item in node:
+                self._node(item)
                 self._text(",")
             self._text("]")
         elif not isinstance(node, ast.AST):
@@ -628,7 +653,18 @@ class _Reader:
         if name in ("pydantic.Field", "pydantic.fields.Field"):
             self._field_call(node)
             return
+        if name in LOOKS_UP and any(self._is_built(argument) for argument in node.args[LOOKS_UP[name]]):
+            self.into._asks.add(ANY)
         self._plain(node)
+
+    def _is_built(self, node: ast.expr) -> bool:
+        """Whether a name of an attribute is put together, so that it stands nowhere as a text."""
+        values = [node]
+        if isinstance(node, ast.Name):
+            assignments = [inner for root in self.nodes for inner in ast.walk(root) if isinstance(inner, ast.Assign)]
+            values = [assignment.value for assignment in assignments if node.id in _bound([assignment])[0]]
+        kinds = (ast.JoinedStr, ast.BinOp, ast.Call, ast.Attribute)
+        return any(isinstance(inner, kinds) for value in values for inner in ast.walk(value))
 
     def _import_call(self, node: ast.Call) -> None:
         name = node.args[0] if node.args else None
@@ -652,7 +688,7 @@ class _Reader:
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if self._external(node.value) == "typing.Annotated" and isinstance(node.slice, ast.Tuple):
-            kept = [one for one in node.slice.elts[1:] if not self._only_checks(one)]
+            kept = [item for item in node.slice.elts[1:] if not self._only_checks(item)]
             if not kept:
                 self._node(node.slice.elts[0])
                 return
@@ -711,8 +747,8 @@ class _Reader:
         self._text("Raise(")
         if isinstance(node.exc, ast.Call):
             call = node.exc
-            arguments = [one for one in call.args if not _is_text(one)]
-            keywords = [one for one in call.keywords if not _is_text(one.value)]
+            arguments = [argument for argument in call.args if not _is_text(argument)]
+            keywords = [keyword for keyword in call.keywords if not _is_text(keyword.value)]
             self._plain(ast.Call(func=call.func, args=arguments, keywords=keywords))
         else:
             self._node(node.exc)
@@ -726,8 +762,8 @@ class _Reader:
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call) and self._is_message(node.value.func):
             call = node.value
-            arguments = [inner for one in call.args for inner in _without_words(one)]
-            keywords = [one for one in call.keywords if not isinstance(one.value, ast.Constant)]
+            arguments = [inner for argument in call.args for inner in _without_words(argument)]
+            keywords = [keyword for keyword in call.keywords if not isinstance(keyword.value, ast.Constant)]
             self._plain(ast.Call(func=call.func, args=arguments, keywords=keywords))
         else:
             self._node(node.value)
@@ -764,8 +800,8 @@ class _Reader:
         before, self.converts = self.converts, not self._keeps_fields(node)
         with self._scope("class", self._local(node.body)):
             if len(self.scopes) == 1 and not node.bases and not node.keywords and not self.converts:
-                functions = [one for one in node.body if isinstance(one, ast.FunctionDef)]
-                self._body([one for one in node.body if one not in functions])
+                functions = [statement for statement in node.body if isinstance(statement, ast.FunctionDef)]
+                self._body([statement for statement in node.body if statement not in functions])
                 for function in functions:
                     self._member(node, function)
             else:
@@ -777,23 +813,25 @@ class _Reader:
         scopes, converts = list(self.scopes), self.converts
 
         def write(member: Definition) -> None:
-            self.into, self.scopes, self.converts = member, list(scopes), converts
+            self.into, self.nodes, self.scopes, self.converts = member, [function], list(scopes), converts
             self._node(function)
             self.scopes = []
 
         member = Definition(self.module.name, f"{owner.name}.{function.name}", write)
-        member.always = function.name.startswith("__") or not self._blind(function)
+        member.always = function.name.startswith("__") or not self._decorated_plainly(function)
         self.into._parts.append(member)
 
     def _keeps_fields(self, node: ast.ClassDef) -> bool:
         """Whether a class is known to take its fields as they come: a plain one, a dataclass, a NamedTuple."""
-        decorators = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
-        plain = all(self._external(one) == "dataclasses.dataclass" for one in decorators)
-        return plain and all(self._external(one) in ("typing.NamedTuple", "object") for one in node.bases)
+        decorators = [
+            decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list
+        ]
+        plain = all(self._external(decorator) == "dataclasses.dataclass" for decorator in decorators)
+        return plain and all(self._external(base) in ("typing.NamedTuple", "object") for base in node.bases)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._node(node.decorator_list)
-        annotated = not self._blind(node)
+        annotated = not self._decorated_plainly(node)
         self._text(f"{type(node).__name__} {node.name}(")
         self._arguments(node.args, annotated)
         if annotated and node.returns is not None:
@@ -808,10 +846,12 @@ class _Reader:
 
     visit_FunctionDef = visit_AsyncFunctionDef = _function
 
-    def _blind(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    def _decorated_plainly(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
         """Whether no decorator looks at a function's annotations or keeps it for later."""
-        decorators = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
-        return all(self._external(one) in BLIND_DECORATORS for one in decorators)
+        decorators = [
+            decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list
+        ]
+        return all(self._external(decorator) in PLAIN_DECORATORS for decorator in decorators)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._text("lambda(")
@@ -833,17 +873,22 @@ class _Reader:
         self._node(node.kw_defaults)
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
-        names = {inner.id for one in node.generators for inner in ast.walk(one.target) if isinstance(inner, ast.Name)}
+        names = {
+            inner.id
+            for generator in node.generators
+            for inner in ast.walk(generator.target)
+            if isinstance(inner, ast.Name)
+        }
         self._text(f"{type(node).__name__}(")
         self._node(node.generators[0].iter)  # belongs to the scope around it
         with self._scope("function", dict.fromkeys(names)):
-            for place, one in enumerate(node.generators):
+            for place, generator in enumerate(node.generators):
                 self._text(" for ")
-                self._node(one.target)
+                self._node(generator.target)
                 if place:
-                    self._node(one.iter)
-                self._node(one.ifs)
-                self._text(str(one.is_async))
+                    self._node(generator.iter)
+                self._node(generator.ifs)
+                self._text(str(generator.is_async))
             for part in ("elt", "key", "value"):
                 if (value := getattr(node, part, None)) is not None:
                     self._text(f" {part}=")
@@ -859,7 +904,7 @@ class _Reader:
         for name, value in _named_facts(function):
 
             def write(definition: Definition, name: str = name, value: ast.expr = value) -> None:
-                self.into = definition
+                self.into, self.nodes = definition, [function]
                 self._text(f"{self.module.name.rpartition('.')[2]} {name}=")  # two readers may say the same
                 scope: Scope = {**self._local(function.body), **dict.fromkeys(_arguments(function.args))}
                 with self._scope("function", scope):
@@ -943,14 +988,16 @@ def _does_nothing(node: ast.AST) -> bool:
 def _assigned(node: ast.stmt) -> list[str]:
     """The names that a top-level statement binds, if it does nothing else."""
     if isinstance(node, ast.Assign):
-        targets = [inner for one in node.targets for inner in (one.elts if isinstance(one, ast.Tuple) else [one])]
+        targets = [
+            inner for target in node.targets for inner in (target.elts if isinstance(target, ast.Tuple) else [target])
+        ]
     elif isinstance(node, ast.AnnAssign | ast.AugAssign):
         targets = [node.target]
     else:
         return []
     return (
-        [one.id for one in targets if isinstance(one, ast.Name)]
-        if all(isinstance(one, ast.Name) for one in targets)
+        [target.id for target in targets if isinstance(target, ast.Name)]
+        if all(isinstance(target, ast.Name) for target in targets)
         else []
     )
 
@@ -960,7 +1007,7 @@ def _bound(body: Sequence[ast.AST]) -> tuple[list[str], list[ast.Import | ast.Im
 
     Of a comprehension `:=` binds in the scope around it.
     """
-    found: list[str] = []
+    names: list[str] = []
     imports: list[ast.Import | ast.ImportFrom] = []
     elsewhere: set[str] = set()
     waiting = list(body)
@@ -968,22 +1015,22 @@ def _bound(body: Sequence[ast.AST]) -> tuple[list[str], list[ast.Import | ast.Im
         node = waiting.pop()
         if isinstance(node, ast.Name):
             if not isinstance(node.ctx, ast.Load):
-                found.append(node.id)
+                names.append(node.id)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.append(node.name)
+            names.append(node.name)
         elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
             waiting += [inner.target for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)]
         elif isinstance(node, ast.Import | ast.ImportFrom):
             imports.append(node)
         elif not isinstance(node, ast.Lambda):
             if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-                found.append(node.name)
+                names.append(node.name)
             elif isinstance(node, ast.MatchMapping) and node.rest:
-                found.append(node.rest)
+                names.append(node.rest)
             elif isinstance(node, ast.Global | ast.Nonlocal):
                 elsewhere |= set(node.names)
             waiting += ast.iter_child_nodes(node)
-    return [name for name in dict.fromkeys(found) if name not in elsewhere], imports
+    return [name for name in dict.fromkeys(names) if name not in elsewhere], imports
 
 
 def _arguments(node: ast.arguments) -> list[str]:
@@ -1010,9 +1057,9 @@ def _is_text(node: ast.expr) -> bool:
 def _words_of_errors(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
     """The local names of texts that are read nowhere but in the text of an error."""
     raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
-    texts = [one for call in raised for one in call.args if _is_text(one)]
-    said = Counter(node.id for text in texts for node in ast.walk(text) if isinstance(node, ast.Name))
-    names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in said]
+    texts = [argument for call in raised for argument in call.args if _is_text(argument)]
+    in_errors = Counter(node.id for text in texts for node in ast.walk(text) if isinstance(node, ast.Name))
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in in_errors]
     read = Counter(node.id for node in names if isinstance(node.ctx, ast.Load))
     bound = Counter(node.id for node in names if not isinstance(node.ctx, ast.Load))
     assigned = Counter(
@@ -1020,21 +1067,21 @@ def _words_of_errors(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozen
         for node in ast.walk(function)
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _is_text(node.value)
     )
-    elsewhere = {one.arg for one in ast.walk(function) if isinstance(one, ast.arg)}
+    elsewhere = {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
     elsewhere |= {
-        name for one in ast.walk(function) if isinstance(one, ast.Global | ast.Nonlocal) for name in one.names
+        name for node in ast.walk(function) if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names
     }
     return frozenset(
         name
-        for name in said.keys() - elsewhere
-        if read[name] == said[name] and bound[name] == assigned[name] and bound[name]
+        for name in in_errors.keys() - elsewhere
+        if read[name] == in_errors[name] and bound[name] == assigned[name] and bound[name]
     )
 
 
 def _without_words(node: ast.expr) -> list[ast.expr]:
     """What is computed for a message, without its words."""
     if isinstance(node, ast.JoinedStr):
-        return [one.value for one in node.values if isinstance(one, ast.FormattedValue)]
+        return [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
     return [] if isinstance(node, ast.Constant) and isinstance(node.value, str) else [node]
 
 

@@ -383,6 +383,7 @@ def trimmed(values):
     return (second / 2 + third + fourth + fifth / 2) / 3
 
 
+@pytest.mark.slow
 def test_arms_and_settings_that_make_a_grid(results):
     study, _ = results
     grid = aggregate.grid(study, "last")
@@ -464,6 +465,7 @@ def test_effects_against_the_rows(results):
     assert frame["paired"].all() and (frame["n"] == 4).all()
 
 
+@pytest.mark.slow
 def test_diverged_runs_stay_as_chance_and_are_counted(tmp_path):
     lost = {"status": "failed", "failure_class": "nan"}
     study, rows = written(tmp_path, replicates=2, arms={arm: ARMS[arm] for arm in ("full", "a", "b", "ab")}, ab=lost)
@@ -474,6 +476,7 @@ def test_diverged_runs_stay_as_chance_and_are_counted(tmp_path):
     assert "2 diverged trials counted as chance." in caption
 
 
+@pytest.mark.slow
 def test_other_noise_draws_are_never_paired(tmp_path):
     study, rows = written(
         tmp_path, arms={arm: ARMS[arm] for arm in ("full", "a", "b", "ab")}, a={"noise_hash": "other"}
@@ -567,6 +570,7 @@ def test_tables_hold_the_numbers_of_the_figures(results):
     assert "\\toprule" in settings.latex("settings") and "a $\\times$" not in settings.markdown()
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(results):
     study, _ = results
     once, again = (across_figures(study, "last") for _ in range(2))

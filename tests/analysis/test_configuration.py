@@ -161,6 +161,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(root, "earlier", output=tmp_path_factory.mktemp("page"))
 
 
+@pytest.mark.slow
 def test_the_page_tells_what_was_trained_to_whoever_has_not_seen_the_study(page: Path) -> None:
     text = text_of(page)
     assert "The base trains small_convnet on digits by the method supervised; labelled images: 100," in text
@@ -184,6 +185,7 @@ def test_the_page_tells_what_was_trained_to_whoever_has_not_seen_the_study(page:
     assert "method.augmentation weak" in text
 
 
+@pytest.mark.slow
 def test_the_page_warns_at_the_verdict_of_arms_that_differ_in_more_than_they_say(page: Path) -> None:
     text = text_of(page)
     remark = "differ in batch size (128, 64), learning rate (0.01, 0.03), weight decay"
@@ -191,6 +193,7 @@ def test_the_page_warns_at_the_verdict_of_arms_that_differ_in_more_than_they_say
     assert f"gce and supervised also {remark}" in text
 
 
+@pytest.mark.slow
 def test_the_page_says_why_trials_diverged(page: Path) -> None:
     text = text_of(page)
     assert "What failed or diverged, and why" in text

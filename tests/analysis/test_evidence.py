@@ -59,6 +59,7 @@ def normal(seed, n, mean=0.0, deviation=1.0):
 # ---------------------------------------------------------------------------------------------------------------- Holm
 
 
+@pytest.mark.slow
 def test_holm_equals_statsmodels_and_an_unknown_p_counts_and_stays_unknown():
     """Families with ties; an unknown p counts as if it were no evidence at all."""
     random = np.random.default_rng(0)
@@ -208,6 +209,7 @@ def smallest_p(looks, sides, seed=0, exponent=16):
     return smallest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("looks", [LOOKS, (4, 8), (5, 6, 7)])
 def test_p_over_looks_equals_quasi_monte_carlo(looks, sides):
@@ -218,6 +220,7 @@ def test_p_over_looks_equals_quasi_monte_carlo(looks, sides):
         assert p_over_looks([p], looks, sides) == pytest.approx(share, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_many_replicates_give_pococks_level():
     """Pocock 1977, Table 1: .0294 at each of two equally spaced looks, with known spread, errs in 5 %.
 
@@ -227,6 +230,7 @@ def test_many_replicates_give_pococks_level():
     assert p_over_looks([0.0294], (40, 80)) == pytest.approx(0.05, abs=0.001)
 
 
+@pytest.mark.slow
 def test_peeking_at_few_replicates_by_known_values():
     """An earlier survey, 200,000 null studies: .164 reach a p of .05 at some of 3 … 10 replicates, .049 one of .012;
     .05 one of .018 at 4, 6, 8 or 10."""

@@ -24,6 +24,7 @@ def study(root):
     return load(root, simulated.STUDY)
 
 
+@pytest.mark.slow
 def test_every_planned_trial_is_there_once(study):
     planned = pd.DataFrame(study.plan["trials"])
     assert study.trials["trial"].tolist() == planned["trial"].tolist()
@@ -218,6 +219,7 @@ def test_a_plan_without_any_row_yet(tmp_path):
     assert study.plot("frozen_head") == {}
 
 
+@pytest.mark.slow
 def test_analysis_needs_neither_torch_nor_ray():
     heavy = "{'torch', 'torchvision', 'ray', 'optuna', 'matplotlib.pyplot'}"
     code = f"import sys, analysis.report.build; print(sorted({heavy} & set(sys.modules)))"

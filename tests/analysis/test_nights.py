@@ -91,6 +91,7 @@ def test_200_quiet_nights_alarm_no_more_often_than_promised(kind: str, share: fl
     assert all(np.isfinite(cell.p_holm) for night in verdicts for cell in night)
 
 
+@pytest.mark.slow
 def test_the_rate_of_alarms_is_that_of_the_level_where_the_reference_is_short() -> None:
     """Without Holm's step, or the reference's own uncertainty, it would be far above."""
     found = []
@@ -174,6 +175,7 @@ def found_within(nights_after: int, step: float, spread: float, k: int, replicat
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spread", "k", "share"), [(0.003, 14, 1.0), (0.004, 14, 0.9), (0.003, 7, 0.9), (0.005, 14, 0.7)]
 )
@@ -203,6 +205,7 @@ def test_an_incident_of_one_night_is_no_reference_and_leaves_no_trace() -> None:
     assert verdicts[21].low > 0.88
 
 
+@pytest.mark.slow
 def test_most_slow_drifts_are_found_before_they_have_cost_two_points() -> None:
     """A fifth of a point a night: the reference goes along, if later."""
     found = []
@@ -357,6 +360,7 @@ def test_a_quiet_night_is_exit_code_0_and_says_so(folder: Path, capsys: pytest.C
     assert "A/A: canary − canary_again" in text and "holds zero; alarms on" in text and "of 9 nights" in text
 
 
+@pytest.mark.slow
 def test_a_step_is_exit_code_3_with_what_changed_beside_it(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,6 +398,7 @@ def test_a_step_is_exit_code_3_with_what_changed_beside_it(
     assert diff(capsys, folder, "--night", names(8)[-1])[0] == 0, "the night before is still what it was"
 
 
+@pytest.mark.slow
 def test_a_crashed_arm_is_flagged_until_it_is_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     crash = {"gce": {"status": "failed", "failure_class": "code_error", "failure_message": "KeyError: 'x' | <b>\nTrace",
                      "accuracy_last": None}}  # fmt: skip
@@ -409,6 +414,7 @@ def crashed(message: str = "KeyError: 'x'", kind: str = "code_error") -> dict[st
     return {"status": "failed", "failure_class": kind, "failure_message": message, "accuracy_last": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tonight", "arms", "text"),
     [
@@ -428,6 +434,7 @@ def test_a_known_crash_hides_no_other(
     assert (code, text in said) == (3 if text else 0, True), said
 
 
+@pytest.mark.slow
 def test_a_known_crash_hides_no_larger_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for night in names(13)[8:]:  # two of its four trials
         write(folder, night, absent=["gce"])
@@ -443,6 +450,7 @@ def test_a_known_crash_hides_no_larger_one(folder: Path, capsys: pytest.CaptureF
     assert code == 3 and "crashed gce: 4 of 4" in text
 
 
+@pytest.mark.slow
 def test_a_crashed_prerequisite_is_a_crash(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {"init_from: simclr": {}}
     write(folder, names(9)[-1], prerequisites=before)
@@ -455,6 +463,7 @@ def test_a_crashed_prerequisite_is_a_crash(folder: Path, capsys: pytest.CaptureF
     assert f"lnl logs nightly --preset digits --storage {folder}" in text
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_night_name_the_storage_that_it_came_from(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +476,7 @@ def test_the_commands_of_a_night_name_the_storage_that_it_came_from(
     assert tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
 
 
+@pytest.mark.slow
 def test_a_night_in_which_nothing_finished_is_not_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, TONIGHT, absent=list(ARMS))
     code, text = diff(capsys, folder)
@@ -576,6 +586,7 @@ def test_the_wrong_night_study_or_number_gets_one_sentence(folder: Path, capsys:
     assert main.main(["diff", "nothing", "--storage", str(folder)]) == 2
 
 
+@pytest.mark.slow
 def test_study_against_study(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One night against another, unpaired; the same replicates elsewhere, paired."""
     night = names(8)[-1]
@@ -609,6 +620,7 @@ def study(**fields: Any) -> Study:
     return Study(name="tiny", question="Does it run?", base=base, **{"replicates": 2, **fields})
 
 
+@pytest.mark.slow
 def test_nights_never_share_a_replicate_with_each_other_a_study_or_a_search() -> None:
     declared = study()
     seen: set[int] = set()
@@ -633,7 +645,7 @@ def test_what_is_no_night_is_refused(text: str, capsys: pytest.CaptureFixture[st
 
 def test_nights_go_with_a_fixed_number_of_replicates_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     flags = ["--night", "2026-11-21", "--storage", str(tmp_path)]
-    assert main.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-seeds", "9"]) == 2
+    assert main.main(["plan", "robmix_ablation", *flags, "--until-decided", "--max-replicates", "9"]) == 2
     assert "--until-decided" in capsys.readouterr().err
     assert main.main(["plan", "search", *flags]) == 2
     assert "search" in capsys.readouterr().err
@@ -665,10 +677,10 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     assert len(twins) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two nights in one folder, by real Ray: the second submission of one trains nothing."""
-    flags = ["--preset", "smoke", "--set", "epochs=1", "--seeds", "1", "--arms", "canary,canary_again"]
+    flags = ["--preset", "smoke", "--set", "epochs=1", "--replicates", "1", "--arms", "canary,canary_again"]
     for night in ("2026-11-20", "2026-11-20", "2026-11-21"):
         ended = execute(Path("studies/nightly.py").resolve(), tmp_path, *flags, "--night", night)
         assert ended.returncode == 0, ended.stderr

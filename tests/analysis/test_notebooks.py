@@ -54,6 +54,7 @@ def checkout(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_top_to_bottom_without_ray_and_torch(path, checkout, monkeypatch):
     monkeypatch.delenv("LNL_STORAGE", raising=False)
@@ -82,6 +83,7 @@ def test_it_is_stored_without_outputs(path):
     assert all(cell.metadata == {} for cell in book.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_results_elsewhere_are_named_by_the_environment(path, monkeypatch, tmp_path):
     first = code_cells(read(path))[0].source

@@ -76,12 +76,14 @@ def assert_it_fits(page: Path, width: int) -> None:
     assert found["said"] == [] and found["beyond"] == []
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_page_fits_a_phone_and_a_desk(page, width):
     assert_it_fits(page, width)
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read_in_light_and_dark(page, scheme):
@@ -91,6 +93,7 @@ def test_every_text_can_be_read_in_light_and_dark(page, scheme):
     assert found["cards"] == ["rgb(255, 255, 255)"]  # figures are drawn for white
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 def test_a_page_without_results_fits_too(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan(question="Is this-very-long-" + "word-" * 40 + "too long?"))
@@ -99,6 +102,7 @@ def test_a_page_without_results_fits_too(tmp_path):
     assert found["width"] <= 390 and found["outside"] == [] and found["pictures"] == 0 and found["said"] == []
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 def test_what_is_wrong_is_seen(tmp_path):
     """The measures see a page that overflows, a picture that is none, faint text, an error and a request."""

@@ -48,6 +48,7 @@ def lines_of(axes, width):
     ]
 
 
+@pytest.mark.slow
 def test_a_panel_has_the_figures_that_fit_it(figures):
     assert list(figures["noise_and_labels"]) == ["curves-mixmatch_only", "curves-alternating", "curves-full", "levels"]
     assert list(figures["frozen_head"]) == ["curves", "arms"]
@@ -55,6 +56,7 @@ def test_a_panel_has_the_figures_that_fit_it(figures):
     assert list(figures["ratios"]) == ["curves", "levels"]
 
 
+@pytest.mark.slow
 def test_curves_by_noise_and_labels_are_means_over_replicates(study, figures):
     plot = figures["noise_and_labels"]["curves-full"]
     rows = study.panel("noise_and_labels")[["trial", "labels", "noise.rate"]].merge(
@@ -81,6 +83,7 @@ def test_curves_by_noise_and_labels_are_means_over_replicates(study, figures):
     assert plot.caption.startswith("Arm: full.") and "n = 4 replicates" in plot.caption
 
 
+@pytest.mark.slow
 def test_levels_show_mean_and_interval_of_every_arm(study, figures):
     plot = figures["noise_and_labels"]["levels"]
     panel = study.panel("noise_and_labels")
@@ -99,6 +102,7 @@ def test_levels_show_mean_and_interval_of_every_arm(study, figures):
     assert "selection rule last" in plot.caption and "95 % t interval" in plot.caption and "n = 4" in plot.caption
 
 
+@pytest.mark.slow
 def test_numbers_stand_at_their_places_and_are_joined_names_are_not(study):
     def drawn(values):
         trials = study.panel("ratios")
@@ -151,6 +155,7 @@ def crowd(study):
     return trials, curves.merge(trials[["trial", "arm", "replicate", "noise.rate"]], on="trial"), looks
 
 
+@pytest.mark.slow
 def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
     trials, _, looks = crowd
     plot = levels_figure(trials, "arm_0", ["noise.rate"], looks, "last")
@@ -171,6 +176,7 @@ def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
     assert len(plot.drawn) == 24 * 3 and "Dashed: the mean of arm 0" in plot.caption
 
 
+@pytest.mark.slow
 def test_curves_of_many_arms_have_axes_each(study, crowd):
     _, curves, looks = crowd
     shades = level_looks(study.levels("noise.rate"))
@@ -187,6 +193,7 @@ def test_curves_of_many_arms_have_axes_each(study, crowd):
     assert len(plot.drawn) == 24 * 5 and (plot.drawn["n"] == 4).all()
 
 
+@pytest.mark.slow
 def test_a_panel_of_many_arms_has_figures_by_metric(tmp_path, monkeypatch):
     """Nine arms: no pair of axes holds them all."""
     plan = simulated.plan(2, panels=["combined"])
@@ -213,6 +220,7 @@ def test_a_panel_of_many_arms_has_figures_by_metric(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_arms_and_paired_differences(study, figures):
     plot = figures["frozen_head"]["arms"]
     scores = study.panel("frozen_head").pivot(index="replicate", columns="arm", values="accuracy_last")
@@ -235,6 +243,7 @@ def test_arms_and_paired_differences(study, figures):
     assert "paired by replicate" in plot.caption and "smallest effect" in plot.caption
 
 
+@pytest.mark.slow
 def test_gradients_have_a_band_of_replicates_and_a_zero_line_for_the_cosine(study, figures):
     plot = figures["gradient"]["metrics"]
     rows = study.epochs(["train/gradient_cosine"])
@@ -262,6 +271,7 @@ def test_forest_draws_the_contrasts_it_is_given(study):
     assert axes.get_yticklabels()[0].get_text() == "frozen head  −  full"
 
 
+@pytest.mark.slow
 def test_an_arm_has_one_colour_in_all_figures(study, figures):
     looks = arm_looks(study)
     assert same_color(looks["full"].colour, "black")
@@ -317,6 +327,7 @@ def array_of(arrays, name, epoch):
     return arrays[(arrays["name"] == name) & (arrays["epoch"] == epoch)]["array"].item()
 
 
+@pytest.mark.slow
 def test_inside_are_the_arms_that_recorded_something(instructive, insights):
     kinds = ["loss", "clean", "coefficient", "transition", "embeddings"]
     assert list(insights) == ["selection", "labels", *(f"{kind}-frozen_head" for kind in kinds)]
@@ -326,6 +337,7 @@ def test_inside_are_the_arms_that_recorded_something(instructive, insights):
     assert instructive.plot_inside("full") == {}
 
 
+@pytest.mark.slow
 def test_quality_of_the_selection_by_epoch(instructive, insights):
     plot = insights["selection"]
     rows = instructive.epochs(["oracle/selection_precision"])
@@ -342,6 +354,7 @@ def test_quality_of_the_selection_by_epoch(instructive, insights):
     assert [ax.get_ylabel() for ax in insights["labels"].figure.axes] == ["memorised\nwrong labels (%)"]
 
 
+@pytest.mark.slow
 def test_losses_of_right_and_wrong_labels_with_the_mixture(arrays, insights):
     plot = insights["loss-frozen_head"]
     titles = [axes.get_title(loc="left") for axes in plot.figure.axes]
@@ -369,6 +382,7 @@ def test_networks_of_a_mixture_are_averaged():
     np.testing.assert_allclose(apart[0].sum(axis=1), [0.6, 0.4], atol=0.02)  # but for the tails outside
 
 
+@pytest.mark.slow
 def test_coefficients_start_where_there_are_some(arrays, insights):
     plot = insights["coefficient-frozen_head"]
     assert plot.figure.axes[0].get_title(loc="left") == "epoch 2"  # none in epoch 1
@@ -401,6 +415,7 @@ def test_a_coefficient_of_zero_or_one_has_an_exact_mean():
     assert np.isnan(_histogram_mean(np.zeros(40)))
 
 
+@pytest.mark.slow
 def test_estimated_beside_realised_transition_matrix(insights):
     plot = insights["transition-frozen_head"]
     estimated, realised = simulated.symmetric(0.4 + 0.2 / 7), simulated.symmetric(0.4)
@@ -413,6 +428,7 @@ def test_estimated_beside_realised_transition_matrix(insights):
     assert (row["estimated"], row["realised"]) == pytest.approx((estimated[3, 5], 0.4 / 9))
 
 
+@pytest.mark.slow
 def test_embeddings_by_epoch_on_the_same_axes(arrays, insights):
     plot = insights["embeddings-frozen_head"]
     panels = plot.figure.axes
@@ -551,6 +567,7 @@ def test_more_factors_than_a_figure_shows_are_refused(study):
     del study.plan["panels"]["deep"]
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(troubled):
     first, second = (troubled.plot("frozen_head")["arms"] for _ in range(2))
     png = first.png()
@@ -631,6 +648,7 @@ def drawn(root: str) -> list[str]:
     return [hashlib.sha256(content).hexdigest() for plot in figures for content in (plot.png(), plot.pdf())]
 
 
+@pytest.mark.slow
 def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
     """Not even where it asks for TeX, which this machine need not have."""
     simulation, plan = simulated.Simulation(tmp_path / "results", epochs=2), simulated.plan(2, panels=["frozen_head"])
@@ -645,6 +663,7 @@ def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
     assert done.stdout.split() == drawn(str(tmp_path / "results"))
 
 
+@pytest.mark.slow
 def test_every_function_that_makes_a_figure_draws_under_our_own_settings():
     """Those of searches, nights, ledgers and across settings, too."""
     makers, bare = [], []

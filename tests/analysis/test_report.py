@@ -46,6 +46,7 @@ def text_of(page: Path) -> str:
     return re.sub(r"\s+", " ", shown)
 
 
+@pytest.mark.slow
 def test_one_file_that_needs_nothing_else(page, root):
     assert page == root / "reports" / "robmix_ablation-digits" / "index.html"
     source = page.read_text(encoding="utf-8")
@@ -55,6 +56,7 @@ def test_one_file_that_needs_nothing_else(page, root):
     assert not re.search(r"https?://|<script|<link|@import", source)
 
 
+@pytest.mark.slow
 def test_figures_and_tables_lie_beside_it(page):
     names = {path.name for path in page.parent.iterdir()}
     figures = [
@@ -70,6 +72,7 @@ def test_figures_and_tables_lie_beside_it(page):
     assert not [name for name in names if name.startswith(".")]  # no half-written file stays
 
 
+@pytest.mark.slow
 def test_it_opens_with_the_question_and_says_what_is_there(page):
     text = text_of(page)
     assert "Which parts of two-headed RobMix matter when 40 % of few labels are wrong?" in text
@@ -193,6 +196,7 @@ def test_the_count_of_verdicts():
     assert verdict_counts(pd.DataFrame()) == ""
 
 
+@pytest.mark.slow
 def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     contrasts = load(root, simulated.STUDY).contrasts("last")
     text = text_of(page)
@@ -204,6 +208,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
 
 
+@pytest.mark.slow
 def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
     """The Python under a figure, run as it stands, draws the rows that lie beside the page."""
     source = page.read_text(encoding="utf-8")
@@ -224,6 +229,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
         np.testing.assert_allclose(written[numbers].astype(float), plot.drawn[numbers].astype(float), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_file_that_the_page_links_to_lies_beside_it(page):
     linked = set(re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")))
     assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", MANIFEST}
@@ -256,6 +262,7 @@ def test_whether_papers_can_be_compared_is_said_first(comparable, said):
     assert papers_sentence(found).startswith(said)
 
 
+@pytest.mark.slow
 def test_tables_as_papers_have_them_are_folded(page):
     source = page.read_text(encoding="utf-8")
     for stem, heading in (("ratios-levels", "As tables of papers have it"), ("ratios", None)):
@@ -265,6 +272,7 @@ def test_tables_as_papers_have_them_are_folded(page):
         assert heading is None or before[before.rindex("<summary>") :].startswith(f"<summary>{heading}</summary>")
 
 
+@pytest.mark.slow
 def test_the_choice_of_epoch_has_its_section(page):
     text = text_of(page)
     assert "last10 averages all of them" in text  # of five epochs
@@ -272,6 +280,7 @@ def test_the_choice_of_epoch_has_its_section(page):
     assert "oracle ahead of last (points)" in text and "val_selected" not in text  # no trial had a validation set
 
 
+@pytest.mark.slow
 def test_every_panel_has_its_caption_table_and_command(page, root):
     text = text_of(page)
     for panel in ("No update of the self-supervised head", "Labelled and unlabelled images"):
@@ -280,6 +289,7 @@ def test_every_panel_has_its_caption_table_and_command(page, root):
     assert "No trial of this panel recorded test/surprise." in text
 
 
+@pytest.mark.slow
 def test_missing_left_and_provenance(page):
     text = text_of(page)
     assert "full base 0 not run" in text and "full base 1 failed: oom" in text
@@ -288,6 +298,7 @@ def test_missing_left_and_provenance(page):
     assert "symmetric 40 % 40 40.00 % 4" in text  # as realised, and how many draws
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
     again = build(root, simulated.STUDY, output=tmp_path)
     first = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in page.parent.iterdir()}
@@ -295,6 +306,7 @@ def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_study_that_has_only_been_submitted(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan())
     text = text_of(build(tmp_path, simulated.STUDY))
@@ -304,6 +316,7 @@ def test_a_study_that_has_only_been_submitted(tmp_path):
     assert "no finished replicates of both arms in the base setting" in text
 
 
+@pytest.mark.slow
 def test_no_contrasts_no_panels_one_replicate(tmp_path):
     plan = simulated.plan(1, panels=["frozen_head"], contrasts=[])
     simulation = simulated.Simulation(tmp_path)
@@ -315,6 +328,7 @@ def test_no_contrasts_no_panels_one_replicate(tmp_path):
     assert "3 trials planned, 3 finished." in text_of(build(tmp_path, simulated.STUDY))
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_on_the_page(tmp_path):
     plan = simulated.complete(tmp_path, panels=["frozen_head"])
     first, second = (entry["trial"] for entry in plan["trials"][:2])
@@ -328,6 +342,7 @@ def test_unreadable_files_are_on_the_page(tmp_path):
     assert "Missing: 1 not run." in text
 
 
+@pytest.mark.slow
 def test_the_oracle_is_marked_and_an_unknown_rule_refused(tmp_path):
     plan = simulated.complete(tmp_path, panels=["frozen_head"])
     alone = {**plan, "panels": {}, "contrasts": simulated.CONTRASTS}
@@ -339,6 +354,7 @@ def test_the_oracle_is_marked_and_an_unknown_rule_refused(tmp_path):
         build(tmp_path, simulated.STUDY, selection="best")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [MOST_OPEN_SENTENCES, MOST_OPEN_SENTENCES + 1])
 def test_many_contrasts_in_words_are_folded(tmp_path, count):
     contrasts = simulated.CONTRASTS[:1] * count
@@ -355,6 +371,7 @@ def test_names_cannot_break_the_page(tmp_path):
     assert "Is &lt;b&gt;&#34;a &amp; b&#34;&lt;/b&gt; enough?" in source
 
 
+@pytest.mark.slow
 def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):
     monkeypatch.setattr(
         "analysis.figures.inside._tsne", lambda features: {epoch: points[:, :2] for epoch, points in features.items()}

@@ -65,6 +65,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(folder / "results", simulated.STUDY)
 
 
+@pytest.mark.slow
 def test_names_from_a_store_write_nothing_outside_the_folder_of_the_report(page: Path) -> None:
     results = page.parents[2]
     assert page.parents[1] == results / "reports" and not list(results.parent.glob("escaped*"))
@@ -73,6 +74,7 @@ def test_names_from_a_store_write_nothing_outside_the_folder_of_the_report(page:
     assert all(re.fullmatch(r"[a-z0-9_.=,-]{1,90}", path.name) for path in page.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_names_are_text_on_the_page_and_links_lead_to_its_files(page: Path) -> None:
     source = page.read_text(encoding="utf-8")
     assert "<img src=x" not in source and "<b>&#34;" not in source
@@ -85,6 +87,7 @@ def test_names_are_text_on_the_page_and_links_lead_to_its_files(page: Path) -> N
         assert name in shown, "as people wrote it"
 
 
+@pytest.mark.slow
 def test_names_are_text_in_tables(page: Path) -> None:
     written = "".join(path.read_text(encoding="utf-8") for path in page.parent.glob("*.md"))
     assert "<img" not in MarkdownIt("commonmark").render(written).replace("&lt;img", "")
@@ -94,6 +97,7 @@ def test_names_are_text_in_tables(page: Path) -> None:
         assert re.search(r"\\label\{tab:[a-z0-9_.=,-]+\}", text)
 
 
+@pytest.mark.slow
 def test_what_the_page_prints_can_be_run(page: Path) -> None:
     """Names with quotes and spaces, and a storage that is not the default, in shell and in Python."""
     shown = html.unescape(page.read_text(encoding="utf-8"))
@@ -149,6 +153,7 @@ def test_a_report_holds_what_its_newest_build_made_and_nothing_else_is_touched(t
     assert (mine / "precious.png").is_symlink()
 
 
+@pytest.mark.slow
 def test_another_folder_leaves_the_results_as_they_are(tmp_path: Path) -> None:
     """Also where they cannot be written to: mounted read-only, where this machine can do that."""
     root = tmp_path / "results"
@@ -178,6 +183,7 @@ def test_a_link_out_of_the_results_is_not_followed(tmp_path: Path) -> None:
     assert not list(home.iterdir())
 
 
+@pytest.mark.slow
 def test_figures_do_not_heed_the_names_markup(page: Path) -> None:
     """`$\\nosuch{$` was an error of matplotlib's mathtext; here it is drawn, in the rows of every figure."""
     drawn = "".join(path.read_text(encoding="utf-8") for path in page.parent.glob("*.csv"))

@@ -85,6 +85,7 @@ def told(accuracies, tests=None, states=None, epochs=None):
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
+@pytest.mark.slow
 def test_suggestions_are_rows_with_their_values_and_their_test_accuracy(study, suggestions):
     full = of(suggestions, FULL)
     assert full["number"].tolist() == list(range(25)) and full["counts"].sum() == 24
@@ -137,6 +138,7 @@ def test_test_accuracy_is_the_mean_of_the_trials_whoever_asked_for_them(tmp_path
     np.testing.assert_allclose(study.suggestions("best_test")["test"], [0.475, np.nan, np.nan] * 2)
 
 
+@pytest.mark.slow
 def test_two_objectives_have_their_seconds(tmp_path):
     cell = simulated.cell()
     simulation = empty_study(tmp_path, [cell], objectives=["accuracy", "seconds"])
@@ -179,6 +181,7 @@ def test_a_study_without_a_search_has_none(tmp_path):
         study.plot_search(FULL)
 
 
+@pytest.mark.slow
 def test_a_search_is_found_by_its_name_and_its_setting(tmp_path):
     cells = [simulated.cell("full", setting={"labels": 100}), simulated.cell("full", setting={"labels": 400})]
     cells.append(simulated.cell("frozen_head", setting={"labels": 100}))
@@ -292,6 +295,7 @@ def offsets_of(axes):
     return np.concatenate([np.asarray(points.get_offsets()) for points in axes.collections])
 
 
+@pytest.mark.slow
 def test_a_search_has_the_figures_that_its_rows_allow(study, figures):
     assert list(figures) == ["history", "slice", "contour", "parallel", "curves", "importance"]
     assert all(plot.caption.startswith("full tpe. ") for plot in figures.values())
@@ -352,6 +356,7 @@ def test_slices_show_the_searched_value_against_both_accuracies(suggestions, fig
     assert conditional["value"].notna().all() and set(conditional["number"]) < set(full["number"])
 
 
+@pytest.mark.slow
 def test_what_lies_far_below_does_not_press_the_others_together(tmp_path):
     cell = simulated.cell()
     simulation = empty_study(tmp_path, [cell], suggestions=12)
@@ -366,6 +371,7 @@ def test_what_lies_far_below_does_not_press_the_others_together(tmp_path):
     assert axis_floor(pd.Series([0.1, 0.2, 0.3, 0.4, 0.5])) == 0.1
 
 
+@pytest.mark.slow
 def test_contour_lies_over_the_two_most_important_numbers(suggestions, figures, tmp_path):
     plot, full = figures["contour"], of(suggestions, FULL)
     done = full[full["state"] == "complete"]
@@ -381,6 +387,7 @@ def test_contour_lies_over_the_two_most_important_numbers(suggestions, figures, 
     assert "contour" in load(tmp_path, simulated.STUDY).plot_search(FULL)
 
 
+@pytest.mark.slow
 def test_points_on_a_line_or_in_one_place_make_no_surface(tmp_path):
     for name, shift in (("line", 0.1), ("place", 0.0)):
         cell = simulated.cell()
@@ -439,6 +446,7 @@ def test_a_budgets_worth_is_drawn_for_all_searches_of_a_setting(study, suggestio
     assert "Dodge" in drawn["best"].caption and "bootstrap" in drawn["best"].caption
 
 
+@pytest.mark.slow
 def test_a_searched_arm_has_one_colour_before_and_after_its_search_is_over(study):
     looks = arm_looks(study)
     before = {
@@ -453,6 +461,7 @@ def test_a_searched_arm_has_one_colour_before_and_after_its_search_is_over(study
     assert any(same_color(line.get_color(), looks[FULL].colour) for line in confirmed.lines)
 
 
+@pytest.mark.slow
 def test_many_searches_get_axes_of_their_own(tmp_path):
     cells = [simulated.cell(f"arm_{i}") for i in range(7)]
     simulation = empty_study(tmp_path, cells, suggestions=3)
@@ -466,6 +475,7 @@ def test_many_searches_get_axes_of_their_own(tmp_path):
     assert len(grey) == 7 and "Grey: all other searches." in plot.caption
 
 
+@pytest.mark.slow
 def test_more_than_four_searches_are_folded_on_the_page(tmp_path):
     cells = [simulated.cell(f"arm_{i}") for i in range(5)]
     simulation = empty_study(tmp_path, cells)
@@ -474,6 +484,7 @@ def test_more_than_four_searches_are_folded_on_the_page(tmp_path):
     assert source.count('<details class="part"') == source.count("<summary><h3>") == 5
 
 
+@pytest.mark.slow
 def test_diverged_suggestions_are_crosses(tmp_path):
     cell = simulated.cell()
     simulation = empty_study(tmp_path, [cell])
@@ -510,6 +521,7 @@ def test_names_of_fields_are_short_unless_two_would_be_the_same():
 # --------------------------------------------------------------------------------------------------------------- page
 
 
+@pytest.mark.slow
 def test_the_page_tells_how_values_were_chosen_and_what_is_not_comparable(page, root):
     text = text_of(page)
     assert "Values were chosen by accuracy on noisy validation labels, at the last epoch, on 1 replicate" in text
@@ -544,6 +556,7 @@ def test_the_audit_table_adds_up(study, suggestions):
     assert {line.count("&") for line in latex.splitlines() if " & " in line} == {len(table.header) - 1}
 
 
+@pytest.mark.slow
 def test_figures_are_on_the_page_and_beside_it(page):
     source = page.read_text(encoding="utf-8")
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', source)
@@ -558,18 +571,21 @@ def test_figures_are_on_the_page_and_beside_it(page):
     } <= names
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_page_of_a_search_fits_a_phone_and_a_desk(page, width):
     assert_it_fits(page, width)
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(page, root, tmp_path):
     again = build(root, simulated.STUDY, output=tmp_path)
     first = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in page.parent.iterdir()}
     assert first == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in again.parent.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_search_without_any_suggestion_yet(tmp_path):
     empty_study(tmp_path, [simulated.cell("full"), simulated.cell("frozen_head")])
     text = text_of(build(tmp_path, simulated.STUDY))

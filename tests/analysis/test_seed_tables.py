@@ -84,6 +84,7 @@ def test_a_diverged_trial_is_chance_and_measures_nothing_else(study):
     assert frame.loc["test/accuracy", "mean"] == pytest.approx((kept.sum() + 0.1) / 4)
 
 
+@pytest.mark.slow
 def test_columns_of_noise_tell_what_was_realised(tmp_path):
     simulated.complete(tmp_path, panels=["noise_and_labels"])
     study = load(tmp_path, simulated.STUDY)
@@ -92,6 +93,7 @@ def test_columns_of_noise_tell_what_was_realised(tmp_path):
     assert len(table.rows) == 3 and len(table.rows[0]) == 10
 
 
+@pytest.mark.slow
 def test_a_panel_has_the_tables_that_fit_it(study, tmp_path):
     assert list(seed_tables(study, "ratios", "last")) == ["ratios-levels"]
     plan = simulated.plan(2, panels=["ratios", "frozen_head"])

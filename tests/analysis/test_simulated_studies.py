@@ -188,6 +188,7 @@ def test_files_give_the_estimates_and_verdicts_of_the_batch(tmp_path, n):
     )
 
 
+@pytest.mark.slow
 def test_files_of_a_sequential_study_give_the_verdicts_of_the_batch(tmp_path):
     """Only arms of undecided contrasts get more replicates, as a driver would; arms stop at different looks."""
     arms, against = draw(47, 1, [0.03, 0.014, 0.0], LOOKS[-1])
@@ -329,6 +330,7 @@ def test_the_detectable_effect_is_detected_in_four_of_five_studies(n):
 # -------------------------------------------------------------------------------------------------- rates over looks
 
 
+@pytest.mark.slow
 def test_stopping_keeps_its_error_and_naive_peeking_would_not():
     studies = 10_000
     arms, against = draw(0, studies, [0.0], 10)
@@ -343,6 +345,7 @@ def test_stopping_keeps_its_error_and_naive_peeking_would_not():
     assert low <= np.mean(peeking != "undecided") <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effects", [(0.0,) * 3, (0.03, 0.015, 0.0), (0.03, 0.0, 0.0)])
 def test_stopping_keeps_its_error_over_a_family_whose_arms_stop_at_different_looks(effects):
     studies = 3_000
@@ -353,6 +356,7 @@ def test_stopping_keeps_its_error_over_a_family_whose_arms_stop_at_different_loo
         assert used[:, 0].mean() < used[:, -1].mean() - 2
 
 
+@pytest.mark.slow
 def test_stopping_for_equivalence_keeps_its_error():
     """Two arms at the margin, two within it: one false "equivalent" in at most 5 % of studies, and the others found."""
     studies = 3_000

@@ -36,6 +36,7 @@ def all_tables(study):
     return {"contrasts": contrasts_table(study, "last"), "rules": rules_table(study), **of_panels}
 
 
+@pytest.mark.slow
 def test_a_panel_holds_what_was_measured(study, all_tables):
     table = all_tables["ratios"]
     assert table.header[:4] == ["labelled : unlabelled", "arm", "n", "accuracy (%)"]

@@ -155,7 +155,7 @@ def test_status_has_a_line_per_arm_and_an_exit_code(lnl, here):
     assert lnl("status", "quick", "--arms", "plain")[0] == COMPLETE
     code, out, _ = lnl("status", "quick", "--arms", "strong", "--json")
     assert code == INCOMPLETE and {entry["arm"] for entry in strict(out)["trials"]} == {"strong"}
-    assert lnl("status", "quick", "--seeds", "1")[0] == COMPLETE
+    assert lnl("status", "quick", "--replicates", "1")[0] == COMPLETE
     assert lnl("status", "quick", "--set", "epochs=3")[0] == INCOMPLETE
 
 
@@ -189,7 +189,7 @@ def test_changes_of_the_base_are_json_or_text(lnl):
     assert trials("--set", "dataset=npz:a=b.npz") == [
         planned.id for planned in study.plan(changes={"dataset": "npz:a=b.npz"}).trials
     ], "the first = separates"
-    assert trials("--seeds", "3") == [planned.id for planned in study.plan(replicates=3).trials]
+    assert trials("--replicates", "3") == [planned.id for planned in study.plan(replicates=3).trials]
 
 
 def test_a_study_is_found_by_name_here_or_beside_the_package_and_by_file(lnl, here):
@@ -203,10 +203,10 @@ def test_storage_is_a_flag_or_an_environment_variable(lnl, here, monkeypatch):
     plan = find_study("quick").plan(replicates=1)
     for planned in plan.trials:
         finish(Store(here / "elsewhere"), planned)
-    assert lnl("status", "quick", "--seeds", "1")[0] == INCOMPLETE
-    assert lnl("status", "quick", "--seeds", "1", "--storage", "elsewhere")[0] == COMPLETE
+    assert lnl("status", "quick", "--replicates", "1")[0] == INCOMPLETE
+    assert lnl("status", "quick", "--replicates", "1", "--storage", "elsewhere")[0] == COMPLETE
     monkeypatch.setenv("LNL_STORAGE", "elsewhere")
-    assert lnl("status", "quick", "--seeds", "1")[0] == COMPLETE
+    assert lnl("status", "quick", "--replicates", "1")[0] == COMPLETE
 
 
 # ----------------------------------------------------------------------------------------------------------- mistakes
@@ -228,8 +228,8 @@ def test_storage_is_a_flag_or_an_environment_variable(lnl, here, monkeypatch):
         (["plan", "quick", "--set", "noise.rate=0.4"], ["0.4", "'none'"]),
         (["plan", "quick", "--set", "epochs=0"], ["epochs", "0"]),
         (["plan", "quick", "--set", "epochs"], ["KEY=VALUE", "'epochs'"]),
-        (["plan", "quick", "--seeds", "0"], ["0", "at least 1"]),
-        (["plan", "quick", "--seeds", "-1"], ["-1", "at least 1"]),
+        (["plan", "quick", "--replicates", "0"], ["0", "at least 1"]),
+        (["plan", "quick", "--replicates", "-1"], ["-1", "at least 1"]),
         (["status", "quick", "--preset", "smoke"], ["'smoke'"]),
     ],
 )
@@ -245,13 +245,37 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(lnl, here, arguments, words
     assert sorted(path.name for path in here.iterdir()) == ["broken.py", "empty.py", "flawed.py", "studies"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["plan"], ["plann", "quick"], ["plan", "quick", "--seeds", "many"], ["plan", "quick", "--sed", "1"]],
-)
-def test_a_command_that_does_not_exist_is_bad_usage_too(lnl, arguments):
+@pytest.mark.parametrize("arguments", [[], ["plan"], ["plan", "quick", "--replicates", "many"]])
+def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
     code, out, err = lnl(*arguments)
     assert (code, out) == (USAGE, "") and "usage: lnl" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["plann", "quick"], "Unknown command 'plann': did you mean 'plan'?"),
+        (
+            ["frobnicate"],
+            "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, diff, logs, "
+            "methods, doctor.",
+        ),
+        (["plan", "quick", "--replicate-s", "1"], "Unknown flag '--replicate-s': did you mean '--replicates'?"),
+        (["run", "quick", "--no-raport"], "Unknown flag '--no-raport': did you mean '--no-report'?"),
+        (["report", "quick", "--selction=last"], "Unknown flag '--selction': did you mean '--selection'?"),
+        (["doctor", "--zzz"], "Unknown flag '--zzz': see lnl doctor --help."),
+        (["plan", "quik"], "Unknown study 'quik': did you mean 'quick'?"),
+    ],
+)
+def test_a_typo_is_one_sentence_with_the_nearest_name(lnl, arguments, sentence):
+    assert lnl(*arguments) == (USAGE, "", f"error: {sentence}\n")
+
+
+def test_seeds_is_another_name_of_replicates(lnl):
+    assert lnl("plan", "quick", "--seeds", "3") == lnl("plan", "quick", "--replicates", "3")
+    short = ["plan", "quick", "--until-decided"]
+    assert lnl(*short, "--max-seeds", "6") == lnl(*short, "--max-replicates", "6")
+    assert "12 trials" in lnl("plan", "quick", "--seeds", "3")[1]
 
 
 def test_a_report_of_what_was_never_run_says_so(lnl):
@@ -263,7 +287,8 @@ def test_help_names_every_command_and_flag(lnl):
     code, out, _ = lnl("--help")
     assert code == 0 and all(command in out for command in ("plan", "run", "status", "report", "doctor"))
     code, out, _ = lnl("run", "--help")
-    flags = ["preset", "arms", "seeds", "set", "address", "storage", "data", "gpus-per-trial", "rerun-stale", "json"]
+    flags = ["preset", "arms", "replicates", "set", "address", "storage", "data", "gpus-per-trial", "rerun-stale"]
+    flags += ["json", "plan", "no-report"]
     assert code == 0 and all(f"--{flag} " in out for flag in flags)
 
 
@@ -427,6 +452,7 @@ def python(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_study_script_plans_without_ray_and_without_a_trace(here):
     script = str(REPOSITORY / "studies" / "robmix_ablation.py")
     done = python("-X", "importtime", script, "--preset", "smoke", "--plan", "--json", cwd=here)
@@ -437,6 +463,7 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
     assert sorted(path.name for path in here.iterdir()) == ["studies"]
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
     start = "import sys; from lnl.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
     wrong = python("-c", start, "plan", "quick", "--set", "lables=3", cwd=here)
@@ -451,13 +478,21 @@ def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
 
 def test_a_study_script_takes_the_same_flags(here, capsys):
     study = find_study("quick")
-    assert study_main(study, ["--plan", "--arms", "strong", "--seeds", "1"]) == COMPLETE
+    assert study_main(study, ["--plan", "--arms", "strong", "--replicates", "1"]) == COMPLETE
     assert capsys.readouterr().out.splitlines()[-1].endswith("2 trials: 2 missing.")
     assert study_main(study, ["--plan", "--preset", "smoke"]) == USAGE
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as end:
         study_main(study, ["--plann"])
     assert end.value.code == USAGE
+    assert capsys.readouterr().err == "error: Unknown flag '--plann': did you mean '--plan'?\n"
+
+
+def test_lnl_run_takes_all_that_a_study_script_takes(here, lnl, capsys):
+    flags = ["--plan", "--no-report", "--arms", "strong"]
+    assert study_main(find_study("quick"), flags) == COMPLETE
+    by_script = capsys.readouterr().out
+    assert lnl("run", "quick", *flags) == lnl("plan", "quick", "--arms", "strong") == (COMPLETE, by_script, "")
 
 
 # ---------------------------------------------------------------------------------------------------------- searches

@@ -12,7 +12,7 @@ import yaml
 from tests.cluster.test_nightly_submission import cluster
 from tests.execution.test_runner import command, declare
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 LISTS = ("cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands", "rsync_exclude")

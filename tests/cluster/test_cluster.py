@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.execution.test_runner import TWO_ARMS, command, declare, environment
+from tests.execution.test_runner import LONGEST_S, TWO_ARMS, command, declare, environment
 from tests.trial.test_currency import write_images
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CLUSTER = """
 import sys
@@ -48,7 +48,7 @@ def test_a_study_on_two_nodes_with_gpus_and_one_that_has_other_data_there(tmp_pa
         def run(study: Path, data: str) -> subprocess.CompletedProcess[str]:
             flags = [flag for flag in command(study, tmp_path / "results") if flag not in ("--address", "local")]
             own = {**open_cluster, "LNL_DATA": str(tmp_path / data)}
-            pipes = {"capture_output": True, "encoding": "utf-8", "timeout": 180, "check": False}
+            pipes = {"capture_output": True, "encoding": "utf-8", "timeout": LONGEST_S, "check": False}
             return subprocess.run([*flags, "--address", address], env=own, **pipes)
 
         done = run(declare(tmp_path), "nodes")
@@ -61,4 +61,4 @@ def test_a_study_on_two_nodes_with_gpus_and_one_that_has_other_data_there(tmp_pa
         assert "has another version of npz:mine.npz" in refused.stderr and "same files" in refused.stderr
         assert len(pd.read_parquet(tmp_path / "results" / "trials")) == len(rows), "nothing was trained"
     finally:
-        cluster.communicate("", timeout=60)
+        cluster.communicate("", timeout=LONGEST_S)

@@ -242,6 +242,7 @@ def commands() -> set[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_commands_in_the_files_work_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(CLUSTER / "nightly")
     import night

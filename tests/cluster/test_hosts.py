@@ -27,7 +27,7 @@ from tests import hosts
 from tests.execution.test_runner import assert_same_results, declare, wait_for
 from tests.hosts import Host, Network
 
-pytestmark = [pytest.mark.slow, pytest.mark.hosts]
+pytestmark = [pytest.mark.long, pytest.mark.hosts]
 
 ROOT = Path(__file__).parents[2]
 at_length = pytest.mark.skipif("LNL_ALL_ACCIDENTS" not in os.environ, reason="LNL_ALL_ACCIDENTS=1 for everything")
@@ -130,7 +130,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_the_study_on_three_hosts(cluster: Cluster) -> None:
-    flags = ("--preset", "smoke", "--arms", "full,frozen_head", "--set", "method.temperature=0.5", "--seeds", "1")
+    flags = ("--preset", "smoke", "--arms", "full,frozen_head", "--set", "method.temperature=0.5", "--replicates", "1")
     process = cluster.submit("studies/robmix_ablation.py", *flags)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

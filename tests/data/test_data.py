@@ -492,6 +492,7 @@ def worker(root, log, seconds):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_of_many_processes_one_prepares_and_all_agree(root, tmp_path):
     write(root / "mine.npz")
     workers = [worker(root, tmp_path / "log", 0.5) for _ in range(4)]

@@ -16,18 +16,20 @@ import pytest
 
 from lnl.cli.studies import find_study
 from lnl.execution import packing
+from lnl.execution.cluster import Cluster, Machines
 from lnl.execution.job import Settings
 from lnl.execution.packing import Budget, Shares, memory_fraction, share
-from lnl.execution.queue import _Queue
-from lnl.execution.ray_cluster import _Cluster, _refusal
+from lnl.execution.queue import PlanQueue
+from lnl.execution.ray_connection import why_refused
 from lnl.storage.places import canonical
 from lnl.storage.store import Store
 from lnl.study.plan import Planned
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
-from tests.execution.test_runner import command, declare, environment
+from tests.execution.test_runner import LONGEST_S, command, declare, environment
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)
+MACHINES: Machines = {"resources": {}, "nodes": 0, "hosts": []}
 OTHER = TRIAL.override({"method.batch_size": 512})
 
 
@@ -68,7 +70,7 @@ def test_the_first_of_a_kind_measures() -> None:
     assert shares.of(same) == 1 / 4
     assert shares.of(TRIAL.override({"method.optimizer.learning_rate": 0.5})) == 1 / 4, "a suggestion of a search"
     assert shares.of(OTHER) is None, "another batch size takes other memory"
-    shares.learn_of(OTHER, {"peak_memory_mb": None, "device_memory_mb": None})
+    shares.learn_of(OTHER, {"outcome": "done", "peak_memory_mb": None, "device_memory_mb": None})
     assert shares.of(OTHER) == 1, "nothing could be measured"
     assert shares.given == 1 and shares.give(OTHER) == 1 and shares.given == 1, "what others left says nothing of now"
     assert shares.give(TRIAL) == shares.given == 1 / 4
@@ -125,8 +127,8 @@ def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest
 
 def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_out(tmp_path: Path) -> None:
     a, b, other = (Planned(trial, "arm", "{}") for trial in (TRIAL, TRIAL.override({"replicate": 1}), OTHER))
-    cluster = _Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda _: None)
-    queue = _Queue([a, b, other], cluster, {}, Store(tmp_path))
+    cluster = Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda: MACHINES, lambda _: None)
+    queue = PlanQueue([a, b, other], cluster, {}, lambda _: True)
     assert queue.next(9) is a and cluster.begin(a, None) == 1, "a whole GPU to measure on"
     assert queue.next(9) is other and cluster.begin(other, None) == 1
     assert queue.next(9) is None and queue.busy(), "b waits for what a measures"
@@ -153,7 +155,7 @@ def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_o
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=3, num_gpus=1, include_dashboard=False,
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, num_gpus=1, include_dashboard=False,
                   object_store_memory=100_000_000))
 print(cluster.address, flush=True)
 sys.stdin.read()
@@ -173,7 +175,7 @@ def one_gpu() -> Iterator[str]:
     )
     assert cluster.stdin and cluster.stdout
     yield cluster.stdout.readline().strip()
-    cluster.communicate("", timeout=60)
+    cluster.communicate("", timeout=LONGEST_S)
 
 
 def guarded(token: str) -> dict[str, str]:
@@ -188,13 +190,13 @@ def execute(
         [*arguments, "--address", address],
         capture_output=True,
         encoding="utf-8",
-        timeout=180,
+        timeout=LONGEST_S,
         env=guarded(token),
         check=False,
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_token_is_one_sentence(tmp_path: Path, one_gpu: str) -> None:
     done = execute(one_gpu, declare(tmp_path), tmp_path / "results", token="b" * 64)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
@@ -207,12 +209,12 @@ def test_another_version_of_ray_is_one_sentence() -> None:
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
         "This process on node 10.0.0.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
     )
-    sentence = _refusal("auto", said)
+    sentence = why_refused("auto", said)
     assert "runs another Ray or Python than this driver" in sentence and "\n" not in sentence
     assert "Python: 3.12.1" in sentence and "Python: 3.11.7" in sentence
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_packs_what_was_measured_and_gives_more_where_memory_ran_out(tmp_path: Path, one_gpu: str) -> None:
     """Rows with peaks are as a GPU leaves them; the memory that runs out is this machine's, for real."""
     storage = tmp_path / "results"
@@ -241,11 +243,11 @@ def test_auto_packs_what_was_measured_and_gives_more_where_memory_ran_out(tmp_pa
 
     events = Store(storage).read("events", filters=[("study", "==", "quick")])[0].set_index("kind")
     begun, ended = (json.loads(events.loc[kind, "payload"]) for kind in ("run_started", "run_ended"))
-    assert begun["run"] == ended["run"] and begun["trials"] == 6 and begun["resources"] == {"CPU": 3, "GPU": 1}
+    assert begun["run"] == ended["run"] and begun["trials"] == 6 and begun["resources"] == {"CPU": 2, "GPU": 1}
     assert ended["stopped"] is None and ended["seconds"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_budget_ends_a_run_in_order_and_a_wish_that_no_node_can_meet_ends_it_at_once(
     tmp_path: Path, one_gpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,4 +263,4 @@ def test_a_budget_ends_a_run_in_order_and_a_wish_that_no_node_can_meet_ends_it_a
     monkeypatch.setenv("LNL_NODE_JOINS_S", "1")
     wish = execute(one_gpu, declare(tmp_path, replicates=4), storage, "--gpus-per-trial", "2")
     assert wish.returncode == 1 and "Traceback" not in wish.stderr
-    assert "A trial asks for 1 CPUs and 2 GPUs, and no node offers that (there are 3 CPUs and 1 GPUs)" in wish.stderr
+    assert "A trial asks for 1 CPUs and 2 GPUs, and no node offers that (there are 2 CPUs and 1 GPUs)" in wish.stderr

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ from lnl.storage.leases import leases
 from lnl.storage.store import Store
 from lnl.system import machine, processes
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
+LONGEST_S = 600.0  # no test waits so long, unless something hangs
+# Of a Ray of its own: a worker costs as much CPU as its Ray, more than all trials here.  A later `--cpus` counts.
+ONE_WORKER = ("--cpus", "1")
 STUDY = """
 from lnl import Noise, Study, Trial
 study = Study(
@@ -57,14 +58,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def execute(study: Path, storage: Path, *flags: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    arguments = command(study, storage, *flags)
-    return subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=240, env=environment(), cwd=cwd)
+def execute(
+    study: Path, storage: Path, *flags: str, cwd: Path | None = None, workers: Sequence[str] = ONE_WORKER
+) -> subprocess.CompletedProcess[str]:
+    arguments, about = command(study, storage, *workers, *flags), {"env": environment(), "cwd": cwd}
+    return subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=LONGEST_S, **about)
 
 
 def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(study, storage, *flags),
+        command(study, storage, *ONE_WORKER, *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -73,7 +76,7 @@ def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition, what: str, seconds: float = 90):  # type: ignore[no-untyped-def]
+def wait_for(condition, what: str, seconds: float = LONGEST_S):  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -124,7 +127,7 @@ def leased_process(storage: Path, since: float = 0.0) -> int | None:
     return None
 
 
-LONG = {"epochs": 40, "steps": 10}  # some seconds a trial: time to be killed in
+LONG = {"epochs": 30, "steps": 10}  # some seconds a trial: time to be killed in
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results"
 
 
+@pytest.mark.long
 def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     """A method that diverges is an outcome; an accident is a row, and is tried again; both beside others that end well.
 
@@ -154,7 +158,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     storage = tmp_path / "kept"
 
     def again(study: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-        return execute(study, Path("kept"), "--data", "cache", *flags, cwd=tmp_path)
+        return execute(study, Path("kept"), "--data", "cache", *flags, cwd=tmp_path, workers=())
 
     def counts(study: Path, *flags: str) -> dict[str, int]:
         done = again(study, *flags, "--json")
@@ -199,6 +203,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert not list((storage / "leases").rglob("*.json")) and not list((storage / "checkpoints").rglob("*.*"))
 
 
+@pytest.mark.long
 def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, undisturbed: Path) -> None:
     """Ctrl-C, then its driver killed and a checkpoint damaged, then its Ray killed; then it is left alone."""
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
@@ -206,10 +211,10 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     def stopped(stop: Callable[[int], None]) -> tuple[int, str]:
         """A run that this ends as soon as it has written a checkpoint: its exit code, and what it said."""
         began = time.time()
-        driver = launch(study, storage, "--checkpoint-seconds", "0")
+        driver = launch(study, storage, "--checkpoint-seconds", "0", "--cpus", "2")
         wait_for(lambda: leased_process(storage, began), "a checkpoint")
         stop(driver.pid)
-        output, _ = driver.communicate(timeout=150)
+        output, _ = driver.communicate(timeout=LONGEST_S)
         wait_for(lambda: not _alive_leases(storage), "the workers' end")
         assert list((storage / "checkpoints").rglob("*.pt")), "running trials keep their checkpoints"
         return driver.returncode, output
@@ -252,13 +257,14 @@ def _alive_leases(storage: Path) -> bool:
     return any(lease["alive"] for lease in leases(Store(storage)).values())
 
 
+@pytest.mark.long
 def test_two_drivers_share_the_work_and_a_killed_worker_loses_nothing(tmp_path: Path, undisturbed: Path) -> None:
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
     drivers = [launch(study, storage, "--checkpoint-seconds", "0") for _ in range(2)]
     os.kill(wait_for(lambda: leased_process(storage), "a checkpoint"), signal.SIGKILL)
     said = ""
     for driver in drivers:
-        output, _ = driver.communicate(timeout=240)
+        output, _ = driver.communicate(timeout=LONGEST_S)
         assert driver.returncode == 0, output
         said += output
     assert said.count("its worker died; it goes on from its last checkpoint.") == 1, said
@@ -270,6 +276,7 @@ def test_two_drivers_share_the_work_and_a_killed_worker_loses_nothing(tmp_path: 
     assert_same_results(storage, undisturbed)
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_the_study_in_one_sentence(tmp_path: Path, undisturbed: Path) -> None:
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
     storage.mkdir()
@@ -289,6 +296,7 @@ def test_a_full_disk_stops_the_study_in_one_sentence(tmp_path: Path, undisturbed
         subprocess.run(["umount", "-l", str(storage)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "code", "sentence"),
     [
@@ -311,6 +319,7 @@ def test_a_mistake_gets_one_sentence(
     assert not list((tmp_path / "results").glob("trials/*"))
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> None:
     done = execute(declare(tmp_path), tmp_path / "results", "--address", "127.0.0.1:1")
     assert done.returncode == 1, done.stdout + done.stderr

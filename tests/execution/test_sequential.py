@@ -75,6 +75,7 @@ def counts(plan, setting="{}"):
     return {arm: arms.count(arm) for arm in dict.fromkeys(arms)}
 
 
+@pytest.mark.slow
 def test_arms_of_undecided_contrasts_go_on_to_the_next_look_and_others_stop(tmp_path):
     study, store = declare(), Store(tmp_path)
     plan, _ = sequential.grown(study.plan, store, CURRENT)
@@ -105,6 +106,7 @@ def test_a_look_waits_for_every_trial_that_it_asks_for(tmp_path):
     assert (row["verdict"], row["why"]) == ("no verdict", "3 replicates are too few: a verdict needs 4")
 
 
+@pytest.mark.slow
 def test_decisions_of_earlier_looks_stand_though_more_replicates_follow(tmp_path):
     """The base goes on for another contrast; what was decided at four replicates is decided by those four."""
     study, store = declare(), Store(tmp_path)
@@ -116,6 +118,7 @@ def test_decisions_of_earlier_looks_stand_though_more_replicates_follow(tmp_path
     assert contrasts.loc["unclear", "looked"] == 8
 
 
+@pytest.mark.slow
 def test_a_hopeless_contrast_stops_early(tmp_path):
     """Two points of spread and no smallest effect that could be ruled out: two more replicates change nothing."""
     contrasts = [Contrast("unclear", against="cross_entropy", smallest_effect=0.0001)]
@@ -127,6 +130,7 @@ def test_a_hopeless_contrast_stops_early(tmp_path):
     assert counts(sequential.grown(study.plan, store, CURRENT)[0]) == dict.fromkeys(BASE, 4)
 
 
+@pytest.mark.slow
 def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path):
     study, store = declare(), Store(tmp_path)
     plan = study.plan()
@@ -141,7 +145,8 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--seeds 4 --until-decided --max-seeds 8"):
+    again = r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"
+    with pytest.raises(ValueError, match=again):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))
@@ -151,6 +156,7 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
             sequential.check_looks(store, other.plan())
 
 
+@pytest.mark.slow
 def test_looks_that_no_flags_give_are_asked_for_by_their_declaration(tmp_path):
     study, store = declare(looks=(4, 7, 8)), Store(tmp_path)
     finish(store, study.plan())
@@ -165,6 +171,7 @@ def seen(store):
     return [[(row["looked"], row["verdict"]) for row in look["contrasts"]] for look in looks]
 
 
+@pytest.mark.slow
 def test_a_look_that_a_driver_was_killed_before_it_kept_is_kept_by_the_next(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
@@ -178,6 +185,7 @@ def test_a_look_that_a_driver_was_killed_before_it_kept_is_kept_by_the_next(tmp_
     assert len(seen(store)) == 2
 
 
+@pytest.mark.slow
 def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
     """As with `--arms cross_entropy,better`, and then all: the plan is the same."""
     study, store = declare(), Store(tmp_path)
@@ -199,6 +207,7 @@ def test_a_look_at_some_arms_does_not_hide_that_at_the_others(tmp_path):
     assert len(seen(store)) == 2  # no look, so none is kept
 
 
+@pytest.mark.slow
 def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     """It said "undecided" where there can be no verdict, too."""
     study, store = declare(), Store(tmp_path)
@@ -224,6 +233,7 @@ def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
     assert seen(store) == []
 
 
+@pytest.mark.slow
 def test_the_report_reads_the_plan_that_grew(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
@@ -257,11 +267,11 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record["looks"] == []
     assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record["looks"] == [4, 6, 8]
     here = ["robmix_ablation", "--preset", "digits", "--storage", str(tmp_path)]
-    assert main(["plan", *here, "--max-seeds", "8"]) == 2
+    assert main(["plan", *here, "--max-replicates", "8"]) == 2
     assert "belongs to --until-decided" in capsys.readouterr().err
     assert main(["plan", *here, "--until-decided"]) == 2
-    assert "needs --max-seeds N" in capsys.readouterr().err
-    assert main(["plan", *here, "--until-decided", "--max-seeds", "8"]) == 0
+    assert "needs --max-replicates N" in capsys.readouterr().err
+    assert main(["plan", *here, "--until-decided", "--max-replicates", "8"]) == 0
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
@@ -278,9 +288,9 @@ def call(study, capsys, storage, *arguments):
 @pytest.mark.parametrize(
     ("changes", "flags", "sentence"),
     [
-        ({"contrasts": []}, ["--max-seeds", "8"], "has nothing to decide"),
-        ({}, ["--seeds", "5"], "needs --max-seeds N"),  # else five replicates, and no look
-        ({"looks": ()}, [], "needs --max-seeds N"),
+        ({"contrasts": []}, ["--max-replicates", "8"], "has nothing to decide"),
+        ({}, ["--replicates", "5"], "needs --max-replicates N"),  # else five replicates, and no look
+        ({"looks": ()}, [], "needs --max-replicates N"),
         ({"search": Search(suggestions=2)}, [], "fixed number of replicates: leave out --until-decided"),
     ],
 )
@@ -290,6 +300,7 @@ def test_until_decided_is_refused_where_it_would_decide_nothing(changes, flags, 
     assert code == 2 and sentence in text and text.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_changed_its_own_is_refused(
     tmp_path, capsys
 ):
@@ -302,7 +313,7 @@ def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_
         assert "up to 8 replicates" in call(study, capsys, tmp_path, "--plan", *flags)[1]
     code, text = call(declare(looks=(4, 6, 8, 10)), capsys, tmp_path)
     assert code == 2 and "already judged at the declared looks 4, 6, 8, " in text
-    code, text = call(study, capsys, tmp_path, "--seeds", "12")
+    code, text = call(study, capsys, tmp_path, "--replicates", "12")
     assert code == 2 and "already judged" in text
 
 
@@ -310,7 +321,7 @@ def test_flags_without_a_number_go_on_with_the_looks_of_before_and_a_study_that_
     ("replicates", "smallest_effect", "sentence"),
     [
         (4, 0.0001, "declared to matter from 0.01: which more than 1,000 replicates find"),
-        (1, 0.01, "No verdict on 1 contrast comes of 1 replicate: ask for at least 4 (--seeds 4)."),
+        (1, 0.01, "1 replicate cannot give a verdict on 1 contrast: ask for at least 4 (--replicates 4)."),
     ],
 )
 def test_what_cannot_be_found_is_said(replicates, smallest_effect, sentence, tmp_path, capsys):
@@ -341,7 +352,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     """Real training: the arm without training is found out at the first look, the arm's twin goes on to the last."""
     file, storage = tmp_path / "quick.py", tmp_path / "results"
@@ -357,5 +368,5 @@ def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     again = execute(file, storage, "--json")
     assert json.loads(again.stdout)["contrasts"] == json.loads(first.stdout)["contrasts"]
     assert len(looks_taken(Store(storage), "quick", "base")) == len(looks), "nothing ran: no further look"
-    refused = execute(file, storage, "--until-decided", "--max-seeds", "10")
+    refused = execute(file, storage, "--until-decided", "--max-replicates", "10")
     assert refused.returncode == 2 and "were already judged at the declared looks 4, 6" in refused.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from lnl.cli.progress import Display
 from lnl.execution import trackers
+from lnl.execution.job import Job
 from lnl.storage.objects import ObjectPath
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
@@ -24,10 +25,11 @@ ROOT = Path(__file__).parents[2]
 NONE: dict[str, Any] = {"tensorboard": False, "wandb": None, "mlflow": None}
 
 
-def job(**changes: Any) -> dict[str, Any]:
+def job(**changes: Any) -> Job:
     trial = Trial(method="supervised", dataset="digits", noise=Noise("symmetric", 0.4), replicate=2)
     about = {"study": "quick", "preset": "digits", "arm": "full", "setting": "{}", "search": None, "suggestion": None}
-    return {**about, "trial": trial.model_dump(mode="json"), **changes}
+    known = {**about, "trial": trial.model_dump(mode="json"), **changes}
+    return Job(**{**dict.fromkeys(Job.__dataclass_fields__), **known})
 
 
 class Quiet(Display):
@@ -83,7 +85,7 @@ def test_a_run_is_named_by_arm_setting_and_replicate(monkeypatch: pytest.MonkeyP
     assert run.config["noise.rate"] == 0.4 and run.config["method.name"] == "supervised"
     assert run.config["init_from"] is None and isinstance(run.config["replicate"], int)
     secret = job()
-    secret["trial"]["dataset"] = "npz:/s3cr3t-folder/x.npz"
+    secret.trial["dataset"] = "npz:/s3cr3t-folder/x.npz"
     assert trackers.as_run("abc", secret).config["dataset"] == "npz:/***/x.npz"
     suggested = trackers.as_run("abc", job(search="quick/digits/full_tpe/0", suggestion=3))
     assert suggested.name == "full/base/suggestion 3, 2"
@@ -133,6 +135,7 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, module: str, monkeypa
         follow(tmp_path, range(1), [], **{module: "x"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what it imports
 def test_mlflow_gets_a_run_per_trial_that_is_taken_up_again(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
@@ -159,6 +162,7 @@ def test_mlflow_without_its_server_is_one_sentence_without_the_password(tmp_path
     assert len(said) == 1 and said[0].startswith("MLflow gets no more of this run (") and "hunter2" not in said[0]
 
 
+@pytest.mark.slow
 def test_wandb_writes_offline_and_asks_for_a_key_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -192,16 +196,17 @@ study.main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "quick.py").write_text(STUDY, encoding="utf-8")
-    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--tensorboard", "--json"]
+    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--cpus", "1"]
+    flags += ["--tensorboard", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(tmp_path / "quick.py"), *flags],
         capture_output=True,
         encoding="utf-8",
-        timeout=240,
+        timeout=600,
         env=environment,
     )
     assert done.returncode == 3 and not done.stderr, done.stdout + done.stderr

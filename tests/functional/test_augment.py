@@ -678,6 +678,7 @@ def test_sub_policy_agrees_with_torchvision(policy: int, channels: int) -> None:
             assert (difference > (apply.__name__ in ROUNDED)).sum() <= (apply.__name__ == "rotate"), apply.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 26, 64])
 def test_policies_are_drawn_uniformly_with_their_probabilities_and_signs(batch: int) -> None:
     generator, capacity, rounds = seeded(), math.ceil(batch / 25), 1_000 if batch == 1 else 400

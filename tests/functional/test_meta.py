@@ -232,6 +232,7 @@ def virtual(one: Learner, mode: meta.MetaGradient, **settings: Any) -> list[Tens
     return one.virtual(mixed, start, images, objective, (probe, PROBE_LABELS), mode=mode, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_convnet", "preact_resnet18"])
 def test_modes_agree_under_batch_norm(name: str) -> None:
     one = learner(name=name)

@@ -10,7 +10,7 @@ from lnl.trial.config import Trial
 from lnl.trial.run import run
 from studies.noise_rates import study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 REPLICATES = range(5)
 SEMISUPERVISED = {
     "method.batch_size": 32,

@@ -116,6 +116,7 @@ def test_beliefs_are_the_last_weights_and_unseen_images_have_none(make: Make) ->
     assert beliefs.clean[seen].sum() == pytest.approx(2, abs=1e-5)  # every batch's weights sum to 1
 
 
+@pytest.mark.slow
 def test_right_labels_weigh_more(tiny: Callable[..., Trial], build: Callable[[Trial], Any]) -> None:
     trial = tiny(
         "learning_to_reweight", {"labels": 500, "probe": 100, "epochs": 4, "steps": 16, "method.batch_size": 32}

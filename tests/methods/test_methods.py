@@ -24,6 +24,7 @@ from lnl import methods
 from lnl.functional import transition
 from lnl.space import Choice
 from lnl.training import task
+from lnl.training.learner import Learner, Optimizer
 from lnl.trial.config import Trial, parse
 from lnl.trial.evaluation import diagnose
 from lnl.trial.run import Execution, Row, run
@@ -203,12 +204,25 @@ def value_of(trial: Trial, key: str) -> Any:
     return reduce(getattr, key.split("."), trial)
 
 
+# The optimizer's fields belong to the learner: one method shows that each of them changes training.  Every method is
+# shown to hand its whole optimizer to its learners, to train with the learning rate and to predict with the average.
+OPTIMIZER_OF = "supervised"
+OPTIMIZER_FIELDS_OF_EVERY_METHOD = {"optimizer.learning_rate", "optimizer.average"}
+
+
+def is_tested(method: str, name: str, value: Any) -> bool:
+    if EQUIVALENT & {f"{name}={value}", f"{method}.{name}={value}"}:
+        return False
+    shared = name.startswith("optimizer.") and name not in OPTIMIZER_FIELDS_OF_EVERY_METHOD
+    return not shared or method == OPTIMIZER_OF
+
+
 FIELDS = [
     pytest.param(method, name, value, id=f"{method}-{name}={value}")
     for method in METHODS
     for name, kind, default in fields(methods.load(method).Config())
     for value in alternatives(name, kind, default)
-    if not EQUIVALENT & {f"{name}={value}", f"{method}.{name}={value}"}
+    if is_tested(method, name, value)
 ]
 
 
@@ -294,6 +308,7 @@ CONDITIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "key", "parent", "value"), CONDITIONS)
 def test_a_field_is_searched_where_it_matters(method: str, key: str, parent: str, value: Any, tiny: Tiny) -> None:
     """Where its condition holds, another value changes training; elsewhere it changes nothing, or is refused."""
@@ -324,12 +339,35 @@ def test_a_searched_field_of_the_trial_changes_training(method: str, key: str, t
     assert outcome(tiny(method, {key: one.low})) != outcome(tiny(method, {key: one.high}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name", "value"), FIELDS)
 def test_every_field_changes_training(method: str, name: str, value: Any, tiny: Tiny) -> None:
     base = tiny(method, for_method(where(method, name, value)))
     if value == dict((key, now) for key, _, now in fields(base.method))[name]:
         pytest.fail(f"WHERE sets {name} itself to {value}: choose another number there.")
     assert outcome(base.override({f"method.{name}": value})) != outcome(base)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_learner_gets_the_methods_whole_optimizer(
+    method: str, tiny: Tiny, build: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what the learner does with a field (`test_every_field_changes_training`, test_learner.py) holds for it."""
+    given = []
+    make = Learner.__init__
+
+    def noted(self: Learner, network: Any, optimizer: Any, *rest: Any, **settings: Any) -> None:
+        given.append(optimizer)
+        make(self, network, optimizer, *rest, **settings)
+
+    monkeypatch.setattr(Learner, "__init__", noted)
+    optimizer = {
+        "kind": "sgd", "learning_rate": 0.0123, "momentum": 0.7, "nesterov": True, "weight_decay": 0.0321,
+        "schedule": "step", "milestones": (0.3, 0.6), "factor": 0.2, "first_cycle": 0.4, "average": 0.25,
+    }  # fmt: skip
+    assert optimizer.keys() == Optimizer.model_fields.keys(), "a new field of the optimizer: add it here"
+    build(tiny(method, {f"method.optimizer.{name}": value for name, value in optimizer.items()}))
+    assert given and all(each.model_dump() == optimizer for each in given)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +415,7 @@ def test_epochs_predictions_and_features(method: str, tiny: Tiny, build: Callabl
     )  # an image's neighbours do not matter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_predicting_changes_no_training(method: str, tiny: Tiny, build: Callable) -> None:
     quiet, watched = build(tiny(method)), build(tiny(method))
@@ -388,6 +427,7 @@ def test_predicting_changes_no_training(method: str, tiny: Tiny, build: Callable
     assert torch.equal(quiet.method.predict(images), watched.method.predict(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_same_trial_twice(method: str, tiny: Tiny) -> None:
     trial = tiny(method)
@@ -400,6 +440,7 @@ def test_same_trial_twice(method: str, tiny: Tiny) -> None:
         assert row.metrics["train", "loss"] != other_row.metrics["train", "loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "arm"), [(method, arm) for method in METHODS for arm in ["", *ARMS.get(method, {})]]
 )
@@ -417,6 +458,7 @@ def test_interrupted_and_resumed(method: str, arm: str, tiny: Tiny) -> None:
         assert resumed[0].step == straight[done].step and resumed[0].seconds > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision(method: str, tiny: Tiny) -> None:
     trial = tiny(method, {"precision": "bfloat16"})
@@ -425,6 +467,7 @@ def test_half_precision(method: str, tiny: Tiny) -> None:
     assert outcome(trial) != outcome(tiny(method))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns(method: str, tiny: Tiny, build: Callable) -> None:
     """Either its predictions become good, or, where a probe makes them good from the start, its loss falls."""

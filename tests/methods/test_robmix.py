@@ -437,7 +437,7 @@ def test_inconsistent_settings_get_one_sentence(trial: Callable[..., Trial], cha
 # ------------------------------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_reversed_gradient_hurts() -> None:
     """The negative control: on 50 digits, 40 % of their labels wrong, at least ten points over four replicates."""
     base = Trial(

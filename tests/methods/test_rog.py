@@ -149,6 +149,7 @@ def test_beliefs(tiny: Callable, build: Callable) -> None:
         torch.testing.assert_close(beliefs.clean, predicted.max(-1).values)
 
 
+@pytest.mark.slow
 def test_the_head_is_better_than_the_softmax_that_has_memorised(tiny: Callable, build: Callable) -> None:
     """Half of the labels wrong, no augmentation; where images are few beside features, by a shrunk covariance."""
     trial = tiny("rog", {"labels": 400, "noise.rate": 0.5, "epochs": 8, "steps": 20, "method.augmentation": "none"})

@@ -232,6 +232,7 @@ def test_grey_images_become_three_equal_channels() -> None:
     torch.testing.assert_close(backbone(grey), backbone.network(torch.cat([grey] * 3, 1)), atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_in_training() -> None:
     """Draws from no stream of the trial would make two runs of it differ."""
     torch.manual_seed(0)
@@ -245,6 +246,7 @@ def test_nothing_is_drawn_in_training() -> None:
     assert {module.p for module in swin.modules() if isinstance(module, StochasticDepth)} == {0.0}
 
 
+@pytest.mark.slow
 def test_dropout_draws_from_its_own_stream_and_goes_on_after_a_checkpoint() -> None:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -409,6 +411,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_imagenet_weights_are_downloaded_once(
     trained: nn.Module, served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +483,7 @@ def test_head_of_several_layers(layers: int, expected: int) -> None:
     assert head(torch.randn(4, 12)).shape == (4, 5 if layers else 12)
 
 
+@pytest.mark.slow
 def test_small_convnet_learns_digits() -> None:
     torch.manual_seed(0)
     digits = load_digits()

@@ -123,6 +123,7 @@ def store(tmp_path: Path) -> Store:
 # ---------------------------------------------------------------------------------------------------------- budgets
 
 
+@pytest.mark.slow
 def test_every_arm_gets_the_same_budget_its_own_values_first(store: Store) -> None:
     plan = declare().plan()
     trained = evaluate(plan, store)
@@ -141,6 +142,7 @@ def test_every_arm_gets_the_same_budget_its_own_values_first(store: Store) -> No
     assert not list((store.root / "leases").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_and_a_smaller_one_counts_the_first(store: Store) -> None:
     study = declare()
     evaluate(study.plan(), store)
@@ -154,6 +156,7 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_counts_the_first(store: Store
     assert best[1]["winner"]["values"] == max(suggestions(larger, store)["values"])
 
 
+@pytest.mark.slow
 def test_one_driver_suggests_what_plain_optuna_suggests(store: Store) -> None:
     plan = declare(Search(suggestions=25, space=SPACE, seed=3), arms={"full": {}}).plan()
     evaluate(plan, store)
@@ -171,6 +174,7 @@ def test_one_driver_suggests_what_plain_optuna_suggests(store: Store) -> None:
     assert suggestions(plan, store)["values"].tolist() == [trial.values for trial in plain.trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
 def test_every_sampler_goes_on_after_a_driver_without_repeating_itself(sampler: str, store: Store) -> None:
     study = declare(Search(suggestions=5, space=SPACE, samplers=(sampler,)), arms={"full": {}})
@@ -225,6 +229,7 @@ def test_two_objectives(store: Store) -> None:
 # ----------------------------------------------------------------------------------------------- conditional spaces
 
 
+@pytest.mark.slow
 def test_a_conditional_field_is_suggested_only_where_it_matters(store: Store) -> None:
     space = {
         "method.head_gradient": Choice(("flow", "scale")),
@@ -243,6 +248,7 @@ def test_a_conditional_field_is_suggested_only_where_it_matters(store: Store) ->
     assert "method.contrastive_temperature" not in plan.record["search"]["cells"][1]["space"]
 
 
+@pytest.mark.slow
 def test_values_that_cannot_stand_together_fail_and_do_not_count(store: Store) -> None:
     space = {"method.views": Choice((2, 1, 3)), "method.consistency_weight": Uniform(1.0, 50.0)}
     base = BASE.override({"method": "ieg", "probe": 50})  # one view is consistent with nothing, says IEG's Config
@@ -270,6 +276,7 @@ def test_a_search_in_which_everything_is_refused_ends(store: Store) -> None:
 # --------------------------------------------------------------------------------------- killed, lost, made again
 
 
+@pytest.mark.slow
 def test_what_a_lost_driver_held_is_taken_over_with_the_same_values(store: Store) -> None:
     plan = declare(arms={"full": {}}).plan()
     script = f"""
@@ -319,6 +326,7 @@ def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_deleted_storage_is_made_again_from_the_results(sampler: str, store: Store) -> None:
     study = declare(Search(suggestions=6, space=SPACE, samplers=(sampler,)))
@@ -391,6 +399,7 @@ def test_accidents_are_suggested_again_by_the_next_run(store: Store) -> None:
     assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is not None
 
 
+@pytest.mark.slow
 def test_two_drivers_share_a_budget(store: Store) -> None:
     plan = declare(Search(suggestions=20, space=SPACE, samplers=("random",)), arms={"full": {}}).plan()
     drivers = [Searches(plan, store), Searches(plan, store)]
@@ -504,6 +513,7 @@ def test_a_rebuild_that_was_interrupted_goes_on(store: Store, monkeypatch: Any) 
     assert [trial.params for trial in optuna_trials(plan, store)] == suggestions(plan, store)["params"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
 def test_no_sampler_repeats_itself_after_a_rebuild(sampler: str, store: Store) -> None:
     study = declare(Search(suggestions=6, space=SPACE, samplers=(sampler,)), arms={"full": {}})
@@ -574,6 +584,7 @@ def test_a_searched_arm_that_is_another_arm_is_run_with_its_own_name(store: Stor
     assert after.of_arms(["full", "full_random"]) == by_arm["full"] | by_arm["scaled"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_the_arms_own_values_are_never_pruned(sampler: str, store: Store) -> None:
     search = Search(suggestions=8, space=SPACE, samplers=(sampler,), pruner="median")
@@ -649,6 +660,7 @@ def test_a_search_needs_validation_and_no_factor(store: Store) -> None:
         declare().plan(replicates=1001)
 
 
+@pytest.mark.slow
 def test_a_changed_space_is_refused_until_another_search_is_asked_for(store: Store) -> None:
     study = declare(arms={"full": {}})
     evaluate(study.plan(), store)
@@ -665,6 +677,7 @@ def test_a_changed_space_is_refused_until_another_search_is_asked_for(store: Sto
         Searches(study.plan(changes={"labels": 60}), store)
 
 
+@pytest.mark.slow
 def test_unusable_storages_are_one_sentence(store: Store) -> None:
     plan = declare().plan()
     with pytest.raises(StorageError, match=r"postgresql://me:\*\*\*@127\.0\.0\.1:9/x cannot be used") as refusal:
@@ -689,6 +702,7 @@ def test_unusable_storages_are_one_sentence(store: Store) -> None:
     assert len(evaluate(more, store)) == 2
 
 
+@pytest.mark.slow
 def test_an_sqlite_database_serves_too(store: Store, tmp_path: Path) -> None:
     plan = declare(arms={"full": {}}).plan()
     assert len(evaluate(plan, store, url=f"sqlite:///{tmp_path / 'optuna.db'}")) == 6
@@ -698,6 +712,7 @@ def test_an_sqlite_database_serves_too(store: Store, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- confirmation
 
 
+@pytest.mark.slow
 def test_the_winner_becomes_an_arm_on_replicates_that_no_search_has_seen(store: Store) -> None:
     contrasts = [Contrast("scaled", against="full", direction="hurts", smallest_effect=0.01)]
     study = declare(factors={"labels": [50, 100]}, contrasts=contrasts)
@@ -752,6 +767,7 @@ def test_own_values_that_win_are_the_searched_arm(store: Store) -> None:
     assert by_arm["full"] == by_arm["full_tpe"] and len(after.trials) == 2, "trained once"
 
 
+@pytest.mark.slow
 def test_importance_sees_the_field_that_matters(store: Store) -> None:
     plan = declare(Search(suggestions=30, space=SPACE, samplers=("random",)), arms={"full": {}}).plan()
     evaluate(plan, store)

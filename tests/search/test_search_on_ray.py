@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from lnl.storage.leases import leases
 from lnl.storage.store import Store
-from tests.execution.test_runner import environment, leased_process, wait_for
+from tests.execution.test_runner import LONGEST_S, environment, leased_process, wait_for
 from tests.searches import (
     assert_whole,
     ends,
@@ -30,7 +30,7 @@ from tests.searches import (
     validation_curves,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 BUDGET = 8
 STUDY = """
 from lnl import Search, Study, Trial, Uniform, Validation
@@ -102,7 +102,7 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path: Path, victim: str) -> N
         for process in psutil.Process(driver.pid).children(recursive=True):
             if process.name() in ("gcs_server", "raylet"):
                 process.kill()
-    output, _ = driver.communicate(timeout=240)
+    output, _ = driver.communicate(timeout=LONGEST_S)
     assert driver.returncode != 0, output
     wait_for(lambda: quiet(storage), "the workers' end")
     before = only(told(storage))
@@ -133,7 +133,7 @@ def test_a_driver_takes_over_from_another_that_is_killed(tmp_path: Path) -> None
     os.kill(first.pid, signal.SIGKILL)
     before, orphaned = only(told(storage)), held_by(storage, first.pid)
     ends(second)
-    first.communicate(timeout=60)
+    first.communicate(timeout=LONGEST_S)
     after = only(told(storage))
     assert kept(before, after) and orphaned <= {one.number for one in before}
     assert_whole(storage, BUDGET, after)

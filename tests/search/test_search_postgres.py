@@ -21,9 +21,9 @@ from tests.synthetic import Lab, accuracy, lab
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 PASSWORD = "correct-horse-7"
-MANY = 200
+MANY = 80
 
 
 def programs() -> Path | None:
@@ -136,7 +136,7 @@ def test_two_drivers_share_a_database_that_can_be_lost(tmp_path: Path, server: S
 
 def test_a_server_that_goes_away_ends_the_run_in_one_sentence(tmp_path: Path, server: Server, there: Lab) -> None:
     storage, url = tmp_path / "results", server.database("lost")
-    flags = ("--trials", "20", "--set", "method.pause=0.5", "--optuna", url)
+    flags = ("--trials", "12", "--set", "method.pause=0.5", "--optuna", url)
     driver = launch(there.study, storage, there.environment, *flags)
     meanwhile(lambda: len(list(storage.glob("suggestions/*/*.parquet"))) >= 4, "four suggestions", driver)
     before = only(told(storage, url))
@@ -149,12 +149,12 @@ def test_a_server_that_goes_away_ends_the_run_in_one_sentence(tmp_path: Path, se
     assert output.count("cannot be used") == 1, output
     assert_no_password(storage, output)
     stored = len(suggestions(storage))
-    assert 4 <= stored < 20
+    assert 4 <= stored < 12
     done = execute(there.study, storage, there.environment, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     after = only(told(storage, url))
     assert kept(before, after)
-    assert_whole(storage, 20, after)
+    assert_whole(storage, 12, after)
 
 
 @pytest.mark.parametrize("mistake", ["closed port", "wrong password", "unknown database", "unknown host"])

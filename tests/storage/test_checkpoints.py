@@ -21,7 +21,7 @@ from lnl import Study, Trial
 from lnl.cli.doctor import examine
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.execution.queue import _ready, _waiting
+from lnl.execution.queue import is_ready, trials_to_run
 from lnl.storage import checkpoints
 from lnl.storage.checkpoints import Refused
 from lnl.storage.leases import claim, leases
@@ -261,6 +261,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_checkpoint_is_set_aside_and_the_trial_trains_anew(
     store: Store, undisturbed: float, wrong: str
@@ -324,7 +325,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
     assert lease is not None
     dead = {**json.loads(lease.path.read_text(encoding="utf-8")), "born": 0}
     lease.path.write_text(json.dumps(dead), encoding="utf-8")
-    store.give_up("first", TRIAL.id)
+    store.request_prune("first", TRIAL.id)
 
     assert execute(store, second)["outcome"] == "done"
     (row,) = rows(store, "second").to_dict("records")
@@ -332,7 +333,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
     assert row["accuracy_last"] == undisturbed and row["seconds"] > 0
     assert store.checkpoint_path("first", TRIAL.id).exists() and rows(store, "first").empty
     assert not reasons(store) and list(leases(store)) == [("first", TRIAL.id)] and leases(store, "second") == {}
-    assert store.is_given_up("first", TRIAL.id), "a search of one study gives up no trial of another"
+    assert store.pop_prune_request("first", TRIAL.id), "a search of one study gives up no trial of another"
 
     relabelled = dataclasses.replace(first, arm="renamed", preset="wide", run="the next")
     epochs: list[Any] = []
@@ -385,6 +386,7 @@ SEEN_BY_WORKER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [*SEEN_BY_DRIVER, *SEEN_BY_WORKER])
 def test_a_wrong_prerequisite_is_never_used_and_is_trained_again(store: Store, wrong: str) -> None:
     arms = {"transfer": {"init_from": {"method": "simclr", "epochs": 1}}}
@@ -400,8 +402,8 @@ def test_a_wrong_prerequisite_is_never_used_and_is_trained_again(store: Store, w
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def next_ones() -> list[str]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
-        return [one.id for one in waiting if _ready(one, {other.id for other in waiting}, trained)]
+        waiting = trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return [one.id for one in waiting if is_ready(one, {other.id for other in waiting}, trained)]
 
     if wrong in SEEN_BY_WORKER:
         assert next_ones() == [TRANSFER.id]

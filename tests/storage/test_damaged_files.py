@@ -561,6 +561,7 @@ def ask() -> Iterator[Callable[..., tuple[str | None, str, str]]]:
         process.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_damaged_file_is_named_or_left_out(

@@ -45,6 +45,7 @@ def test_every_other_name_gets_a_safe_one(name):
     assert_safe(file_name(name))
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(codec=None)) | st.from_regex(r"[a-zA-Z]{1,3}-[0-9a-f]{8}"), unique=True))
 def test_names_are_safe_and_unlike(names):
     """A lower-case alphabet: so they are unlike where upper and lower case are the same, too."""

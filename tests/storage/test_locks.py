@@ -14,7 +14,7 @@ from lnl.storage.files import lock_file
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lnl.files import lock_file
+from lnl.storage.files import lock_file
 lock = lock_file(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -138,6 +138,7 @@ def test_warnings_are_kept() -> None:
     assert "UserWarning: odd" in done.stdout and not done.stderr
 
 
+@pytest.mark.slow
 def test_a_long_output_keeps_its_beginning_and_its_end_in_whole_lines() -> None:
     with Output() as output:
         for number in range(300_000):

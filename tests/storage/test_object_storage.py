@@ -29,6 +29,7 @@ import pytest
 from lnl.cli.main import main
 from lnl.storage import atomic, objects, places, read
 from lnl.storage import leases as storage_leases
+from lnl.storage.exchange import SharedFile
 from lnl.storage.leases import Lease, claim, is_held, leases
 from lnl.storage.objects import ObjectPath, StorageError
 from lnl.storage.places import Place, canonical, place
@@ -358,9 +359,9 @@ def test_what_a_store_writes_it_reads_and_never_overwrites(store):
     for number in range(3):
         store.write_event("one", "retried", "a", number=number)
     assert len(store.plans()) == 1 and len(store.read("events", files="*-retried-*")[0]) == 3
-    assert not store.is_given_up("noise", "a")
-    store.give_up("noise", "a")
-    assert store.is_given_up("noise", "a") and not store.is_given_up("noise", "a")
+    assert not store.pop_prune_request("noise", "a")
+    store.request_prune("noise", "a")
+    assert store.pop_prune_request("noise", "a") and not store.pop_prune_request("noise", "a")
 
 
 def test_damaged_and_truncated_files_are_named_and_hide_no_other(store, capsys):
@@ -456,6 +457,7 @@ print("counted", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_share_the_claims_without_overlap(store):
     with process(CLAIMS, store.root) as one, process(CLAIMS, store.root) as other:
         assert one.stdout.readline() == other.stdout.readline() == "ready\n"
@@ -478,6 +480,7 @@ def test_of_many_who_exchange_one_version_one_succeeds(bucket):
     assert (bucket / "gone").exchange(b"x", tag) is None and not (bucket / "gone").exists()
 
 
+@pytest.mark.slow
 def test_a_living_holder_keeps_others_out_and_a_killed_one_does_not(store):
     with process(HOLDS, store.root) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -507,48 +510,50 @@ def elsewhere(store, monkeypatch) -> Lease:
 
 
 def test_a_lease_of_another_host_lapses_with_its_heartbeat(store, elsewhere, monkeypatch):
-    assert claim(store, "noise", "a")[0] is None and elsewhere.holds() and claim(store, "noise", "a")[0] is None
+    assert claim(store, "noise", "a")[0] is None and elsewhere.renew() and claim(store, "noise", "a")[0] is None
     monkeypatch.setattr(storage_leases, "EXPIRY_S", -60.0)  # whatever its heartbeat, it is too old
     assert leases(store)["noise", "a"]["alive"] is False
     usurper, previous = claim(store, "noise", "a")
     assert usurper is not None and previous["host"] == "elsewhere/0/"
     monkeypatch.undo()
 
-    assert not elsewhere.holds() and elsewhere.lost, "it finds out at its next heartbeat"
+    assert not elsewhere.renew() and elsewhere.lost, "it finds out at its next heartbeat"
     with elsewhere:
         pass  # and comes back late: it takes nothing away
-    assert usurper.holds() and is_held(store, "noise", "a")
+    assert usurper.renew() and is_held(store, "noise", "a")
     with usurper:
         pass
     assert leases(store) == {}
 
 
 def test_a_heartbeat_between_the_look_and_the_takeover_keeps_the_lease(store, elsewhere, monkeypatch):
-    exchange = storage_leases._exchange
+    kind = type(elsewhere.file)
+    exchange = kind.exchange
 
-    def slowly(path: Place, text: str, tag: str | None) -> str | None:
+    def slowly(file: SharedFile, content: bytes, tag: str | None) -> str | None:
         if tag is not None and storage_leases.EXPIRY_S < 0:
             monkeypatch.setattr(storage_leases, "EXPIRY_S", 60.0)
             time.sleep(0.02)  # a file system's clock has steps
-            assert elsewhere.holds()
-        return exchange(path, text, tag)
+            assert elsewhere.renew()
+        return exchange(file, content, tag)
 
     monkeypatch.setattr(storage_leases, "EXPIRY_S", -60.0)
-    monkeypatch.setattr(storage_leases, "_exchange", slowly)
-    assert claim(store, "noise", "a")[0] is None and elsewhere.holds()
+    monkeypatch.setattr(kind, "exchange", slowly)
+    assert claim(store, "noise", "a")[0] is None and elsewhere.renew()
 
 
 def test_a_damaged_lease_holds_nothing(store):
     for content in ("", '{"token": "ab', "[]"):
         lease, _ = claim(store, "noise", "a")
         lease.path.write_text(content, encoding="utf-8")
-        assert leases(store) == {} and not lease.holds()
+        assert leases(store) == {} and not lease.renew()
         again, previous = claim(store, "noise", "a")
         assert again is not None and previous is None
         with again:
             pass
 
 
+@pytest.mark.slow
 def test_a_lock_lets_one_in_at_a_time(root):
     (root / "count").write_text("0", encoding="utf-8")
     with process(COUNTS, root) as one, process(COUNTS, root) as other:
@@ -573,7 +578,7 @@ def test_an_answer_that_is_lost_makes_no_second_row_and_no_lost_lease(bucket, se
         elif act == "lease":
             assert claim(store, "noise", "a")[0] is not None, "it is ours, though we did not hear so"
         else:
-            assert lease.holds() and lease.holds()
+            assert lease.renew() and lease.renew()
 
 
 def test_an_outage_of_some_seconds_loses_no_row(bucket, server, monkeypatch):
@@ -741,14 +746,14 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     assert not leases(store) and not list((store.root / "checkpoints").rglob("*.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, server, tmp_path, capsys):
     """With a server that does not answer for a while, in the middle."""
     from tests.execution.test_runner import TWO_ARMS, declare, environment, wait_for
 
     study = declare(tmp_path, TWO_ARMS, replicates=TRIALS // 2, epochs=2, steps=1)
-    store, limit = Store(bucket), 120 + 4 * TRIALS
-    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local"]
+    store, limit = Store(bucket), 600 + 4 * TRIALS
+    command = [sys.executable, str(study), "--storage", str(bucket), "--address", "local", "--cpus", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     drivers = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(2)]
     try:
@@ -789,6 +794,7 @@ def test_two_drivers_at_once_on_s3_lose_nothing_and_do_nothing_twice(bucket, ser
     assert not any(secret in text for text in said for secret in (KEY, SECRET))
 
 
+@pytest.mark.slow
 def test_a_report_into_a_folder_leaves_the_bucket_as_it_is(bucket: ObjectPath, tmp_path: Path) -> None:
     from analysis.report.build import build
     from tests import simulated

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lnl.cli.main import main
-from lnl.storage import atomic, places
 from lnl.storage import leases as storage_leases
+from lnl.storage import places
 from lnl.storage import read as storage_read
 from lnl.storage import schema as storage_schema
+from lnl.storage import store as storage_store
 from lnl.storage.atomic import write_atomically
 from lnl.storage.currency import latest
 from lnl.storage.leases import claim, leases, tidy_leases
@@ -97,12 +98,12 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
     def full(path, write, **options):
         raise StorageError("full")
 
-    monkeypatch.setattr(atomic, "write_atomically", full)
+    monkeypatch.setattr(storage_read, "write_atomically", full)
     with pytest.raises(StorageError):
         store.write_attempt("noise", row(), curve(0.5))
     monkeypatch.undo()
     order = []
-    monkeypatch.setattr(storage_read, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
+    monkeypatch.setattr(storage_store, "write_rows", lambda path, schema, rows, **options: order.append(path.parts[-3]))
     store.write_attempt("noise", row(), curve(0.5))
     assert order == ["epochs", "trials"]
 
@@ -449,6 +450,7 @@ def test_a_file_without_rows_of_its_table_is_named(store, foreign):
         assert len(frame) == 1 and list(broken) == [path]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_description_of_the_columns_never_changes_a_value(store):
     store.write_attempt("noise", row("a", accuracy_last=0.5, host="laptop"), [])
     path = store.attempt_path("trials", "noise", "a", 1)
@@ -791,6 +793,7 @@ def test_a_holder_that_ends_gives_its_lease_back(store):
         assert lease is not None and previous is None
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_share_the_trials_without_overlap(store, tmp_path):
     go = tmp_path / "go"
     with process(RACE, store.root, go) as one, process(RACE, store.root, go) as other:
@@ -831,7 +834,7 @@ def test_a_driver_takes_over_from_its_own_lost_worker_at_once(store):
     assert claim(store, "noise", "a", run="another's")[0] is None and claim(store, "noise", "a")[0] is None
     again, previous = claim(store, "noise", "a", run="mine")
     assert again is not None and previous == lost.record
-    assert not lost.holds() and lost.lost, "a worker that was only cut off drops its attempt"
+    assert not lost.renew() and lost.lost, "a worker that was only cut off drops its attempt"
 
 
 def test_a_held_lease_beats(store, monkeypatch):
@@ -888,7 +891,7 @@ def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Pat
         store.lease_path("noise", trial).write_text(json.dumps({**record, "pid": 2**22 + 1}), encoding="utf-8")
         store.checkpoint_path("noise", trial).parent.mkdir(parents=True, exist_ok=True)
         store.checkpoint_path("noise", trial).write_text("state", encoding="utf-8")
-        store.give_up("noise", trial)
+        store.request_prune("noise", trial)
     living, _ = claim(store, "noise", "living")
     assert living is not None
     tidy_leases(store, "noise", {"finished", "living"})
@@ -897,4 +900,4 @@ def test_leftovers_of_a_finished_trial_go_and_those_of_others_stay(tmp_path: Pat
         not store.checkpoint_path("noise", "finished").exists()
         and store.checkpoint_path("noise", "unfinished").exists()
     )
-    assert not store.is_given_up("noise", "finished") and store.is_given_up("noise", "unfinished")
+    assert not store.pop_prune_request("noise", "finished") and store.pop_prune_request("noise", "unfinished")

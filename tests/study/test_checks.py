@@ -106,6 +106,7 @@ def test_no_method_is_refused_that_can_be_trained(tmp_path: Path, name: str) -> 
     checks.check(study.plan().trials, tmp_path, read=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it_are_not_refused(tmp_path: Path, path: Path) -> None:
     study = find_study(str(path))
@@ -132,6 +133,7 @@ Study(name="late", question="?", base=base, arms={"full": {}, "short": {"method.
 """
 
 
+@pytest.mark.slow
 def test_plan_and_run_refuse_alike_before_ray_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +145,7 @@ def test_plan_and_run_refuse_alike_before_ray_is_there(
         shown = capsys.readouterr()
         assert shown.err.startswith(sentence) and shown.err.count("\n") == 1 and shown.out == ""
     assert main.main(["plan", "late.py", "--arms", "short"]) == flags.COMPLETE
-    code = "import sys; from lnl import checks; assert 'ray' not in sys.modules"
+    code = "import sys; from lnl.study import checks; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 

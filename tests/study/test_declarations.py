@@ -58,6 +58,7 @@ def told(root: Path) -> tuple[int, int]:
     return row["declared_after"], row["declared_of"]
 
 
+@pytest.mark.slow
 def test_a_contrast_declared_before_its_trials_is_not_late(tmp_path: Path) -> None:
     store = Store(tmp_path)
     submit(store, declare(), 0)
@@ -152,6 +153,7 @@ Study(
 # --------------------------------------------------------------------------------------------------------- renamed arms
 
 
+@pytest.mark.slow
 def test_every_command_calls_a_renamed_arm_by_its_new_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

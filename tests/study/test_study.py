@@ -257,6 +257,7 @@ def test_an_arm_of_no_chosen_panel_is_not_in_the_record():
     assert list(study.plan("pair").record["arms"]) == ["plain", "strong"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_stored_and_read_back(tmp_path):
     store, plan = Store(tmp_path), declare().plan()
     store.write_plan(plan_row(plan, "abc"))
@@ -417,6 +418,7 @@ def test_every_preset_of_robmix_plans(robmix, preset, trials):
     assert json.loads(canonical(plan.record)) == plan.record
 
 
+@pytest.mark.slow
 def test_every_study_file_declares_a_study_under_its_own_name():
     for path in FOLDER.glob("*.py"):
         spec = importlib.util.spec_from_file_location(path.stem, path)

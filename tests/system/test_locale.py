@@ -112,6 +112,7 @@ def test_what_git_says_in_another_alphabet_ends_nothing(tmp_path: Path, monkeypa
     assert git_state.__wrapped__() == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", LOCALES)
 def test_commands_work_and_results_are_not_stale(encoding: str, store: Path, tmp_path: Path) -> None:
     """Where the system lacks the locale's sources, in ASCII, which has still fewer characters."""

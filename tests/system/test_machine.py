@@ -39,13 +39,14 @@ def homeless(**more: str) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ no home
 
 
+@pytest.mark.slow
 def test_without_a_home_directory_commands_work_or_say_what_is_missing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         """
 import sys
 from lnl import data
-from lnl.cli import main
+from lnl.cli.main import main
 assert main(["plan", "robmix_ablation"]) == 0 and main(["status", "robmix_ablation"]) == 3
 assert main(["doctor"]) == 0
 for act in (lambda: data.load("digits"), lambda: data.load("npz:~/x.npz")):
@@ -128,7 +129,7 @@ def test_a_real_control_group_holds_its_processes_to_its_quota() -> None:
     except OSError as error:
         pytest.skip(f"control groups cannot be made here ({error})")
     try:
-        enter = f'open("{group}/cgroup.procs", "w").write("0"); from lnl import machine; print(machine.cpus())'
+        enter = f'open("{group}/cgroup.procs", "w").write("0"); from lnl.system import machine; print(machine.cpus())'
         done = subprocess.run([sys.executable, "-c", enter], env=homeless(), capture_output=True, check=True)
         assert done.stdout.split() == [b"1"]
     finally:
@@ -245,29 +246,29 @@ def plant(path: Path, how: str) -> None:
 )
 def test_a_planted_cluster_is_not_followed(cluster_file: Path, how: str, reason: str) -> None:
     from lnl.cli import doctor
-    from lnl.execution import ray_cluster
+    from lnl.execution import ray_connection, ray_environment
 
     plant(cluster_file, how)
     address, refused = machine.cluster()
     assert (
         address is None and refused is not None and f"{cluster_file} is not followed" in refused and reason in refused
     )
-    assert ray_cluster._prepare_environment() == "local"
+    assert ray_environment.address() == "local"
     assert list(doctor.of_cluster(1)) == [refused]
-    with pytest.raises(ConnectionError, match="is not followed"), ray_cluster._ray("auto"):
+    with pytest.raises(ConnectionError, match="is not followed"), ray_connection.connected("auto"):
         pass
 
 
 def test_the_cluster_of_this_user_is_followed(cluster_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lnl.execution import ray_cluster
+    from lnl.execution import ray_connection, ray_environment
 
-    assert machine.cluster() == (None, None) and ray_cluster._prepare_environment() == "local"
-    with pytest.raises(ConnectionError, match="belongs to no Ray cluster"), ray_cluster._ray("auto"):
+    assert machine.cluster() == (None, None) and ray_environment.address() == "local"
+    with pytest.raises(ConnectionError, match="belongs to no Ray cluster"), ray_connection.connected("auto"):
         pass
     cluster_file.write_text("127.0.0.1:1\n", encoding="utf-8")
-    assert machine.cluster() == ("127.0.0.1:1", None) and ray_cluster._prepare_environment() == "auto"
+    assert machine.cluster() == ("127.0.0.1:1", None) and ray_environment.address() == "auto"
     monkeypatch.setenv("RAY_ADDRESS", "")  # to be undone
-    with pytest.raises(ConnectionError, match="No Ray cluster answers at 'auto'"), ray_cluster._ray("auto"):
+    with pytest.raises(ConnectionError, match="No Ray cluster answers at 'auto'"), ray_connection.connected("auto"):
         pass
     assert os.environ["RAY_ADDRESS"] == "127.0.0.1:1", "Ray by itself would look for others"
 
@@ -277,8 +278,10 @@ def test_the_cluster_of_this_user_is_followed(cluster_file: Path, monkeypatch: p
 OWN_RAY = """
 import ipaddress, json, os, time
 import psutil
-from lnl import runner
+from lnl.execution import ray_environment
+ray_environment.prepare("local")
 import ray
+from lnl.execution.ray_connection import connected
 
 def outside():
     '''Where processes of this Ray can be reached from other machines.'''
@@ -293,7 +296,7 @@ def in_worker():
     import ray.tune
     return os.nice(0), psutil.Process().num_threads() > 0
 
-with runner._ray("local"):
+with connected("local"):
     answer = {"cpus": ray.cluster_resources()["CPU"], "worker": ray.get(ray.remote(in_worker).remote())}
     listening, doors = set(), 0
     for _ in range(5):
@@ -305,7 +308,7 @@ with runner._ray("local"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ray_of_our_own(places: Path, tmp_path: Path) -> None:
     """One start, where everything is against it: no home directory, a long TMPDIR, one CPU of the machine's."""
     if is_root:
@@ -337,7 +340,10 @@ def test_a_ray_of_our_own(places: Path, tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.slow
 def test_a_machine_without_loopback_gets_one_sentence(tmp_path: Path) -> None:
-    script = "from lnl import runner\ntry:\n    with runner._ray('local'): pass\nexcept OSError as error: print(error)"
+    script = (
+        "from lnl.execution.ray_connection import connected\ntry:\n    with connected('local'): pass\n"
+        "except OSError as error: print(error)"
+    )
     done = subprocess.run(
         ["unshare", "-n", sys.executable, "-c", script], env=homeless(HOME="/"), capture_output=True, encoding="utf-8"
     )
@@ -348,7 +354,7 @@ def test_a_machine_without_loopback_gets_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_failed_start_says_why_and_what_the_machine_has_left(tmp_path: Path) -> None:
-    from lnl.execution import ray_cluster
+    from lnl.execution import ray_connection
 
     said = (
         "Failed to start GCS.  Last 1 lines of error files:\n[2026-11-29 23:28:57,218 C 1 1] (gcs_server) x.cc:134:  "
@@ -359,7 +365,7 @@ def test_a_failed_start_says_why_and_what_the_machine_has_left(tmp_path: Path) -
         said: "server_ Failed to start the grpc server. The specified port is 43101.",
         "": "",
     }.items():
-        sentence = ray_cluster._failure(tmp_path, reason)
+        sentence = ray_connection.why_not_started(tmp_path, reason)
         assert (
             cause in sentence and f"GiB of disk in {tmp_path.parent} free" in sentence and "GiB of memory" in sentence
         )
@@ -369,19 +375,19 @@ def test_a_failed_start_says_why_and_what_the_machine_has_left(tmp_path: Path) -
 def test_the_number_of_cpus_can_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lnl.execution import ray_cluster
+    from lnl.execution import ray_connection
 
-    assert ray_cluster._own_options(tmp_path, 3)["num_cpus"] == 3
-    assert ray_cluster._own_options(tmp_path, None)["num_cpus"] == machine.cpus()
+    assert ray_connection.own_options(tmp_path, 3)["num_cpus"] == 3
+    assert ray_connection.own_options(tmp_path, None)["num_cpus"] == machine.cpus()
     for name, given in (("RAY_worker_niceness", "7"), ("RAY_worker_niceness", None)):
         monkeypatch.setenv(name, given) if given else monkeypatch.delenv(name)
-        assert ("_system_config" in ray_cluster._own_options(tmp_path, None)) == (given is None), (
+        assert ("_system_config" in ray_connection.own_options(tmp_path, None)) == (given is None), (
             "a user's own setting stays"
         )
     for wrong in ("0", "1.5", "-1", "many"):
         with pytest.raises(SystemExit):
             main(["run", "robmix_ablation", "--cpus", wrong])
         assert "give a whole number above zero" in capsys.readouterr().err
-    monkeypatch.setattr(ray_cluster, "ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert main(["run", "robmix_ablation", "--preset", "smoke", "--cpus", "2", "--storage", str(tmp_path)]) == 2
     assert "the cluster '10.0.0.1:6379' has its own: leave it out." in capsys.readouterr().err

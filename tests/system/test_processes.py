@@ -177,6 +177,7 @@ for number in range(8):
 """
 
 
+@pytest.mark.slow
 def test_plans_that_are_submitted_at_once_get_numbers_of_their_own(store: Store) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", SUBMITS, str(store.root)]
@@ -190,7 +191,7 @@ def test_plans_that_are_submitted_at_once_get_numbers_of_their_own(store: Store)
 KILLED = """
 import os, sys
 from pathlib import Path
-from lnl import processes
+from lnl.system import processes
 with processes.scratch("tune") as folder, processes.scratch("ray") as own:
     (folder / "trial").mkdir()
     (own / "r" / "session_1").mkdir(parents=True)

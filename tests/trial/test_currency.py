@@ -169,6 +169,7 @@ STARTS_FROM_SECOND = {"transfer": CHANGED_SOURCES, "initialisation: simclr": CHA
 TAUGHT_BY_SECOND = {"taught": CHANGED_SOURCES, "teacher: supervised": CHANGED_DATA}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -403,6 +404,7 @@ def test_results_of_an_earlier_version_are_read_and_stale_only_because_it_hashed
 # ---------------------------------------------------------------------------------------------------- the code of a run
 
 
+@pytest.mark.slow
 def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "lnl", tmp_path / "lnl", ignore=shutil.ignore_patterns("__pycache__"))
     script = """
@@ -463,13 +465,13 @@ class Lab:
     def start(self, *flags: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "LNL_DATA": str(self.folder / "data")}
         environment |= {"OMP_NUM_THREADS": "1", "LNL_STORAGE": str(self.folder / "results")}
-        command = [sys.executable, str(self.study), "--no-report", "--address", "local", *flags]
+        command = [sys.executable, str(self.study), "--no-report", "--address", "local", "--cpus", "1", *flags]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=self.folder, env=environment, encoding="utf-8", **pipes)
 
     def run(self, *flags: str) -> str:
         process = self.start(*flags)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
 
@@ -482,7 +484,7 @@ class Lab:
             return read_results(self.folder / "results", "edited")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replaced_data_from_the_first_plan_to_the_last_row(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.declare(replicates=2)
@@ -499,7 +501,7 @@ def test_replaced_data_from_the_first_plan_to_the_last_row(tmp_path: Path) -> No
     assert len(trials) == 3 and trials["data_hash"].nunique() == 1 and set(trials["classes"]) == {3}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_code_that_is_put_back_counts_again_without_training(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.declare()
@@ -514,19 +516,19 @@ def test_code_that_is_put_back_counts_again_without_training(tmp_path: Path) -> 
     assert lab.results().trials["attempt"].tolist() == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: Path) -> None:
     """One method is running and another has not been imported by any worker when both files change."""
     lab = Lab(tmp_path)
     lab.declare(epochs=60, arms={"running": {}, "waiting": {"method": "gce"}})
-    process = lab.start("--cpus-per-trial", str(os.cpu_count()))  # one after the other
+    process = lab.start()  # one after the other
     leases = lab.folder / "results" / "leases"
     deadline = time.monotonic() + 120
     while not (leases.is_dir() and list(leases.glob("*.json"))) and time.monotonic() < deadline:
         time.sleep(0.02)
     lab.edit("methods/supervised.py", "def train_epoch(self", "EDITED = 1\n\n    def train_epoch(self")
     lab.edit("methods/gce.py", "def train_epoch(self", "raise RuntimeError('edited')\n\n    def train_epoch(self")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     rows = lab.rows().set_index("arm")
     assert rows["status"].tolist() == ["ok", "ok"]

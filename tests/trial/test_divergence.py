@@ -28,7 +28,7 @@ from lnl.cli import status
 from lnl.cli.progress import interval
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.search.cell_search import outcome_of
+from lnl.search.cell_search import score_of
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import reconcile
@@ -124,6 +124,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     yield request.param, plan, store
 
 
+@pytest.mark.slow
 def test_rows_of_diverged_trials_have_the_facts_of_their_draw(ran: tuple[int, Plan, Store]) -> None:
     classes, _, store = ran
     rows, _ = store.read("trials", "divergence")
@@ -140,6 +141,7 @@ def test_rows_of_diverged_trials_have_the_facts_of_their_draw(ran: tuple[int, Pl
     assert set(rows["status"]) == {"ok", "failed"} and rows["trial"].is_unique, "none is tried again"
 
 
+@pytest.mark.slow
 def test_the_test_is_the_paired_one_and_a_diverged_replicate_is_chance(ran: tuple[int, Plan, Store]) -> None:
     classes, _, store = ran
     study = load(store.root, "divergence")
@@ -154,6 +156,7 @@ def test_the_test_is_the_paired_one_and_a_diverged_replicate_is_chance(ran: tupl
         assert row["diverged"] == (4 if arm == "diverges" else 2)
 
 
+@pytest.mark.slow
 def test_terminal_json_and_page_have_one_number(ran: tuple[int, Plan, Store]) -> None:
     classes, plan, store = ran
     study, statuses = load(store.root, "divergence"), reconcile(plan, store)
@@ -168,12 +171,13 @@ def test_terminal_json_and_page_have_one_number(ran: tuple[int, Plan, Store]) ->
     assert (told.loc[told["diverged"], "accuracy"] == 1 / classes).all() and told["diverged"].sum() == 10
 
 
+@pytest.mark.slow
 def test_a_search_counts_divergence_as_the_same_chance(ran: tuple[int, Plan, Store]) -> None:
     classes, plan, store = ran
     searching = replace(plan, record={**plan.record, "search": {"selection": "last"}})
     for planned in plan.trials:
         if planned.arm == "diverges":
-            found = outcome_of(store, searching, planned.trial, Current())
+            found = score_of(store, searching, planned.trial, Current())
             assert found is not None and found.diverged and found.accuracy == 1 / classes
 
 

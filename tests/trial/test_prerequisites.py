@@ -16,7 +16,7 @@ from lnl import Noise, Study, Trial
 from lnl.data import DataError, load
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.execution.queue import _blocked, _ready, _waiting
+from lnl.execution.queue import is_ready, trials_to_run, why_blocked
 from lnl.storage import checkpoints
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
@@ -118,6 +118,7 @@ def test_impossible_wishes_get_one_sentence(changes: dict[str, object], words: s
     assert words in str(error.value) and "\n" not in str(error.value), error.value
 
 
+@pytest.mark.slow
 def test_semantic_noise_is_what_a_small_teacher_says(tmp_path: Path) -> None:
     teacher = {"labels": 100, "epochs": 10, "steps": 10}
     trial = digits_trial(noise={"kind": "semantic", "teacher": teacher})
@@ -211,16 +212,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
     """Trained once and first; asked for with their arms only; trained again where their file is gone."""
     path, storage = tmp_path / "transfer.py", tmp_path / "results"
     path.write_text(STUDY, encoding="utf-8")
 
     def execute(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage), "--address", "local"]
+        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage)]
+        command += ["--address", "local", "--cpus", "1"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*command, *flags], capture_output=True, encoding="utf-8", timeout=240, env=environment)
+        return subprocess.run([*command, *flags], capture_output=True, encoding="utf-8", timeout=600, env=environment)
 
     def trained() -> dict[str, int]:
         rows, broken = Store(storage).read("trials", "transfer")
@@ -300,8 +302,8 @@ def test_what_waits_for_what(tmp_path: Path) -> None:
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def next_ones() -> list[object]:
-        waiting = _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
-        return [one for one in waiting if _ready(one, {other.id for other in waiting}, trained)]
+        waiting = trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return [one for one in waiting if is_ready(one, {other.id for other in waiting}, trained)]
 
     assert next_ones() == [source]
     path = Current().trained_path(store.trained, source.trial)
@@ -325,7 +327,7 @@ def test_what_waits_for_a_trial_that_failed_says_why(tmp_path: Path) -> None:
     store.write_attempt("transfer", row_of(by_arm["initialisation: simclr"], **failure), [])
     statuses = reconcile(plan, store)
     trained = partial(is_trained, store, plan.study, current=Current())
-    assert _blocked([by_arm["transfer"]], statuses, trained).endswith("(simclr): oom: Out of memory.")
+    assert why_blocked([by_arm["transfer"]], statuses, trained).endswith("(simclr): oom: Out of memory.")
 
 
 def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: Path) -> None:
@@ -343,11 +345,11 @@ def test_what_starts_from_a_trial_that_diverged_has_diverged_with_it(tmp_path: P
     trained = partial(is_trained, store, plan.study, current=Current())
 
     def waiting() -> list[object]:
-        return _waiting(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
+        return trials_to_run(plan, reconcile(plan, store), {"missing", "failed"}, set(), trained)
 
-    assert waiting() == [source, dependent] and not _ready(dependent, {source.id, dependent.id}, trained)
+    assert waiting() == [source, dependent] and not is_ready(dependent, {source.id, dependent.id}, trained)
     execute(store, plan, source)
-    assert waiting() == [dependent] and _ready(dependent, {dependent.id}, trained)
+    assert waiting() == [dependent] and is_ready(dependent, {dependent.id}, trained)
     execute(store, plan, dependent)
     assert waiting() == []
     rows = store.read("trials", "transfer")[0].set_index("trial").loc[[source.id, dependent.id]]

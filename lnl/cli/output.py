@@ -1,0 +1,72 @@
+"""What commands print and write besides their own text: tables, figures, and the report of a study."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lnl.cli.flags import UsageError
+from lnl.storage.atomic import write_atomically
+from lnl.storage.places import Place, storage_flag
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.figures.base import Plot
+
+COLUMNS_OF_A_FILE = 1000  # no line of a table is broken where the output is no terminal
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as the terminal; in a file or a pipe as wide as it is."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else COLUMNS_OF_A_FILE).print(table)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def check_figure(path: Path | None) -> None:
+    """Raise `UsageError` for a figure's file that is neither .png nor .pdf, before any work is done."""
+    if path is not None and path.suffix not in (".png", ".pdf"):
+        raise UsageError(f"--figure takes a .png or a .pdf, not '{path}'.")
+
+
+def write_figure(path: Path, plot: Plot) -> None:
+    """Write a figure as its file's suffix says."""
+    content = plot.pdf() if path.suffix == ".pdf" else plot.png()
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def draw_report(
+    storage: Place,
+    study: str,
+    preset: str | None = None,
+    *,
+    selection: str | None = None,
+    output: Path | None = None,
+    night: str | None = None,
+) -> Place:
+    """Write a study's report and return its page; for dozens of arms that takes a minute, as a terminal is told."""
+    from rich.console import Console
+
+    from analysis.report.build import build
+
+    sys.stdout.flush()
+    with Console(stderr=True).status("Drawing the report"):
+        return build(storage, study, preset, selection=selection, output=output, night=night)
+
+
+def relative_path(path: Place) -> Place:
+    """The path from the current folder where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path
+
+
+def logs_command(study: str, trial: str, storage: Place) -> str:
+    """The command that prints a trial's log."""
+    return f"lnl logs {study} {trial}{storage_flag(storage)}"
