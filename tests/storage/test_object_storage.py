@@ -670,7 +670,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(stor
 
     trial, job = job_of(store, epochs=2)
     settings, path = (
-        execution_job.Settings(storage=store.root, gpus_per_trial=0),
+        execution_job.RunSettings(storage=store.root, gpus_per_trial=0),
         store.checkpoint_path("quick", trial.id),
     )
     code, sources = job.sources.code_hash, str(job.sources.sources_hash)
@@ -702,7 +702,7 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     from lnl.execution import worker
 
     trial, job = job_of(store, epochs=3)
-    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     said: list[dict] = []
 
     def usurp() -> None:
