@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from analysis import load
-from analysis import verdicts as verdicts_module
 from analysis.results import looks_taken
+from analysis.verdicts import FEWEST_REPLICATES
 from lnl import Contrast, Noise, Preset, Search, Study, Trial, data
 from lnl.cli.main import main, study_main
 from lnl.execution import sequential
@@ -145,7 +145,8 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"):
+    again = r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"
+    with pytest.raises(ValueError, match=again):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))
@@ -274,7 +275,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
-    assert FEWEST_AT_A_LOOK == verdicts_module.FEWEST
+    assert FEWEST_AT_A_LOOK == FEWEST_REPLICATES
 
 
 def call(study, capsys, storage, *arguments):

@@ -211,7 +211,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a map of classes": ("noise.py", "CIFAR10_MAP = (0, 1, 0, 5", "CIFAR10_MAP = (0, 1, 1, 5", ALL),
     "the seed of streams": ("streams.py", 'f"{self.replicate}/{name}"', 'f"{name}/{self.replicate}"', ALL),
     "a digest": ("streams.py", "return total.hexdigest()[:16]", "return total.hexdigest()[16:32]", ALL),
-    "the split": ("task.py", "rank * classes + mine.clamp(min=0)", "rank * classes", ALL),
+    "the split": ("draw.py", "rank * classes + labels.clamp(min=0)", "rank * classes", ALL),
     "the accuracy": ("trial.py", "return float(matches.double().mean())", "return float(matches.float().mean())", ALL),
     "the neighbours of the last epoch": (
         "trial.py",
@@ -282,15 +282,15 @@ def moved_modules(*renamed: tuple[str, str]) -> Sources:
 
 def moved_function() -> Sources:
     """A private helper of a method moves into a component."""
-    text = SOURCES["lnl/methods/dividemix.py"].decode()
-    start = text.index("def _places(")
+    text = SOURCES["lnl/methods/robmix.py"].decode()
+    start = text.index("def _times(")
     end = text.find("\n\n\n", start)
     end = len(text) if end < 0 else end
     sources = followed_by("fixmatch_update.py", text[start:end])
     rest = text[:start] + text[end:]
-    sources["lnl/methods/dividemix.py"] = rest.replace(
-        "from lnl.training.learner import Learner,",
-        "from lnl.training.fixmatch_update import _places\nfrom lnl.training.learner import Learner,",
+    sources["lnl/methods/robmix.py"] = rest.replace(
+        "from lnl.training.learner import Gradients,",
+        "from lnl.training.fixmatch_update import _times\nfrom lnl.training.learner import Gradients,",
     ).encode()
     return sources
 
@@ -448,7 +448,7 @@ NOT_COUNTED = {  # that a trial runs, though nothing of it can change the trial'
     "lnl.system": "what a process may use of its machine",
     "lnl.trial.provenance": "the hashes themselves",
 }
-FIGURES = {"_histogram", "_moments", "embed"}  # of the trial's evaluation
+FIGURES = {"_histogram", "embedding_epochs", "embed"}  # of the trial's evaluation
 
 
 def places() -> dict[str, list[tuple[int, int, str]]]:
@@ -563,7 +563,7 @@ def test_what_feeds_only_figures_changes_no_number(
     assert any(rows[0].arrays)
     for name, instead in (
         ("_histogram", lambda values, most: torch.zeros(3)),
-        ("_moments", lambda epochs: {2}),
+        ("embedding_epochs", lambda epochs: {2}),
         ("embed", lambda method, truth, count: {}),
     ):
         assert name in FIGURES
