@@ -236,6 +236,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_makes_results_stale_or_not(name: str, before: dict[str, str]) -> None:
     path, old, new, expected = EDITS[name]
@@ -375,6 +376,7 @@ TREES: dict[str, tuple[Callable[[], Sources], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TREES)
 def test_another_tree_makes_results_stale_or_not(name: str, before: dict[str, str]) -> None:
     make, expected = TREES[name]
@@ -514,6 +516,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_all_that_training_runs_counts(name: str, tiny: Callable[..., Trial]) -> None:
     """The check that matters most: no function that a real trial runs is left out but those that are named above."""
