@@ -212,7 +212,7 @@ class _Trim(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         if self.in_class:
             return self.generic_visit(node)
-        return node.value and self.generic_visit(ast.Assign([node.target], node.value, lineno=node.lineno))
+        return node.value and self.generic_visit(ast.copy_location(ast.Assign([node.target], node.value), node))
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return self.generic_visit(ast.Assert(node.test))

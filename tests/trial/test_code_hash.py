@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lnl.trial import evaluation
-from lnl.trial.code_hash import ROOT, RULE, SOURCES, Definition, Tree, code_hash, counted, hash_of, joined, read_sources
+from lnl.trial.code_hash import ROOT, RULE, SOURCES, Tree, code_hash, hash_of, joined, read_sources
+from lnl.trial.definitions import Definition
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, run
 
@@ -33,7 +34,8 @@ def before() -> dict[str, str]:
 
 def stale(sources: Mapping[str, bytes], before: Mapping[str, str]) -> set[str]:
     """The methods whose stored results are stale under this text of the package."""
-    return {method for method in LOOKED_AT if hash_of(method, sources) != before[method]}
+    tree = Tree(sources)
+    return {method for method in LOOKED_AT if tree.hash(method) != before[method]}
 
 
 def file_of(path: str) -> str:
