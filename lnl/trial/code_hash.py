@@ -21,6 +21,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 from lnl.trial.definitions import Definition, Dotted, Module
@@ -104,14 +105,14 @@ class Tree:
 
     def __init__(self, sources: Mapping[str, bytes]) -> None:
         self.sources = {_module_name(path): (path.endswith("/__init__.py"), text) for path, text in sources.items()}
-        self._stands_for, self._uses = cache(self._resolved), cache(self._used)
+        self.stands_for, self.uses = cache(self._resolved), cache(self._used)
 
     def hash(self, method: str) -> str:
         """The hash of all code that counts for a method.
 
         Each definition is hashed with the hashes of what it uses, again and again until no two more can be told apart.
         """
-        written = {definition: (definition.written[0], self._uses(definition)) for definition in self.counted(method)}
+        written = {definition: (definition.written[0], self.uses(definition)) for definition in self.counted(method)}
         hashes = dict.fromkeys(written, "")
         while True:
             refined = {
@@ -126,37 +127,34 @@ class Tree:
         """All definitions that count for a method.  Raises `LookupError` for an unknown one."""
         if f"{METHODS}.{method}" not in self.sources:
             raise LookupError(f"There is no method '{method}' in {METHODS.replace('.', '/')}.")
-        starts = [_dotted(name) for name in (*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES))]
-        found = [part for path in starts for part in self._stands_for(path, _part(".".join(path)))]
-        found += self._effects(starts)
+        roots = [*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES)]
+        found = [part for root in roots for part in self.stands_for(_dotted(root), _part(root))]
+        found += self._effects(start for root in roots for start in accumulate(_dotted(root), "{}.{}".format))
         found += [fact for reader in self.sources if _within(reader, READERS) for fact in self._module(reader).facts]
         counted = {part: None for part in found if isinstance(part, Definition)}
         waiting = list(counted)
         while waiting:
-            new = {part: None for part in self._uses(waiting.pop()) if isinstance(part, Definition)}
+            new = {part: None for part in self.uses(waiting.pop()) if isinstance(part, Definition)}
             waiting += [part for part in new if part not in counted]
             counted |= new
         return list(counted)
 
-    def _effects(self, starts: Iterable[Dotted]) -> list[Definition]:
-        """What is done by the imports of these names' modules, and of all that these import."""
-        waiting = list(starts)
+    def _effects(self, modules: Iterable[str]) -> list[Definition]:
+        """What is done by the imports of these modules, and of all that these import."""
+        waiting = list(modules)
         effects: dict[str, list[Definition]] = {}
         while waiting:
-            path = waiting.pop()
-            for name in (".".join(path[: end + 1]) for end in range(len(path))):
-                if name in self.sources and name not in effects:
-                    module = self._module(name)
-                    effects[name] = [
-                        effect for effect in module.effects if not (effect.name and _part(f"{name}.{effect.name}"))
-                    ]
-                    waiting += module.imported
-        return [effect for module in effects.values() for effect in module]
+            name = waiting.pop()
+            if name in self.sources and name not in effects:
+                module = self._module(name)
+                effects[name] = [one for one in module.effects if not (one.name and _part(f"{name}.{one.name}"))]
+                waiting += module.imported
+        return [effect for of_module in effects.values() for effect in of_module]
 
     def _used(self, definition: Definition) -> list[Definition | str]:
         """What the marks in a definition's text stand for."""
         user = _part(definition.module.name)
-        return [part for path in definition.written[1] for part in ("§", *self._stands_for(path, user))]
+        return [part for path in definition.written[1] for part in ("§", *self.stands_for(path, user))]
 
     def _resolved(self, path: Dotted, user: str) -> list[Definition | str]:
         """The definitions behind a dotted name, and as texts the names of what is not followed, attributes of what is.
