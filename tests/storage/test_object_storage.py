@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lnl.cli.main import main
-from lnl.storage import atomic, objects, places
+from lnl.storage import atomic, objects, places, tables
 from lnl.storage import leases as storage_leases
 from lnl.storage.exchange import SharedFile
 from lnl.storage.leases import Lease, claim, is_held, leases

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from analysis.results import _newest
+from analysis.results import newest_plan
 from lnl.cli.doctor import examine
 from lnl.storage import leases as storage_leases
 from lnl.storage import places, schema, tables
@@ -155,7 +155,7 @@ def test_the_newest_plan_is_the_one_that_came_last_whatever_the_clocks_said(stor
     plans = store.plans("noise")
     assert plans["plan_hash"].tolist() == ["old", "ahead", "third", "second"]
     assert plans["sequence"].astype(object).where(plans["sequence"].notna(), None).tolist() == [None, 1, 3, 4]
-    assert _newest(plans, [], store.root, "noise", None, None)["plan_hash"] == "second"
+    assert newest_plan(plans, [], store.root, "noise", None, None)["plan_hash"] == "second"
     assert store.plans("noise_rates")["sequence"].tolist() == [1]
     assert by_submission(plans.sample(frac=1, random_state=1))["plan_hash"].tolist() == plans["plan_hash"].tolist()
 
