@@ -53,8 +53,8 @@ def run(folder: Path, *command: str, path: str = "") -> str:
 @pytest.mark.slow
 def test_a_study_beside_the_users_own_analysis_is_judged_by_ours(folder: Path) -> None:
     """What replicates can show comes of our `analysis`; the study's file has imported the user's own by then."""
-    text = run(folder, "study.py", "--dry-run", "--storage", "results")
-    assert "4 trials: 4 missing" in text and "No verdict on 1 contrast comes of 2 replicates" in text
+    text = run(folder, "study.py", "--plan", "--storage", "results")
+    assert "4 trials: 4 missing" in text and "2 replicates cannot give a verdict on 1 contrast" in text
 
 
 @pytest.mark.slow
