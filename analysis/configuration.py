@@ -19,7 +19,9 @@ import pandas as pd
 from analysis import statistics, words
 from analysis.results import in_base
 from analysis.tables.table import Table
+from lnl.dotted import flatten
 from lnl.storage import outcomes
+from lnl.storage.plan_record import PlanRecord
 
 if TYPE_CHECKING:
     from analysis.results import Study
@@ -66,31 +68,20 @@ class Remark(NamedTuple):
 # -------------------------------------------------------------------------------------------------- what is known of it
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Fields:
-    """Nested settings by dotted field; an empty one stays."""
-    found: Fields = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Fields]:
+def configurations(plan: PlanRecord, trials: pd.DataFrame) -> dict[str, Fields]:
     """Arm -> its fields in the base setting: from its rows, else as far as the plan tells.
 
     An arm that names another method than the base has, and no row yet, has none of that method's own fields here.
     `trials`: finished ones, with `config`.
     """
     rows = in_base(trials[trials["config"].notna()]).drop_duplicates("arm") if len(trials) else trials
-    known = {str(row["arm"]): flat(json.loads(row["config"])) for row in statistics.records(rows)}
-    return {arm: known.get(arm) or _declared(plan["base"], overrides) for arm, overrides in plan["arms"].items()}
+    known = {str(row["arm"]): flatten(json.loads(row["config"])) for row in statistics.records(rows)}
+    return {arm: known.get(arm) or _declared(plan.base, overrides) for arm, overrides in plan.arms.items()}
 
 
 def _declared(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
     """The base with an arm's overrides."""
-    fields, said = flat(base), flat(overrides)
+    fields, said = flatten(base), flatten(overrides)
     name = said.pop("method", None) or said.get("method.name")
     if name is not None and name != fields.get("method.name"):
         fields = {key: value for key, value in fields.items() if not key.startswith("method.")} | {"method.name": name}
@@ -108,23 +99,23 @@ def parameters(trials: pd.DataFrame) -> dict[str, int]:
 # --------------------------------------------------------------------------------------------- what compared arms share
 
 
-def compared(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+def compared(plan: PlanRecord) -> list[tuple[str, str]]:
     """Pairs of arms that the report sets against each other, contrasts first, each pair once."""
-    pairs = [(one["arm"], one["against"]) for one in plan["contrasts"]]
-    pairs += [(arm, panel["reference"]) for panel in plan["panels"].values() for arm in panel["arms"]]
-    known = set(plan["arms"])
+    pairs = [(contrast.arm, contrast.against) for contrast in plan.contrasts]
+    pairs += [(arm, panel.reference) for panel in plan.panels.values() for arm in panel.arms]
+    known = set(plan.arms)
     first = {frozenset(pair): pair for pair in reversed(pairs) if len(set(pair)) == 2 and known.issuperset(pair)}
     return sorted(first.values(), key=pairs.index)
 
 
-def remarks(plan: Mapping[str, Any], trials: pd.DataFrame) -> list[Remark]:
+def remarks(plan: PlanRecord, trials: pd.DataFrame) -> list[Remark]:
     """What arms that are compared differ in beyond what their overrides say, pair by pair; see `WORDS`.
 
     A field counts where an arm has another value than the base and its overrides do not name it: then a default of
     another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
     """
-    known, counts, base = configurations(plan, trials), parameters(trials), flat(plan["base"])
-    said = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
+    known, counts, base = configurations(plan, trials), parameters(trials), flatten(plan.base)
+    said = {arm: set(flatten(overrides)) for arm, overrides in plan.arms.items()}
 
     def silent(arm: str, field: str) -> bool:
         fields = known[arm]
@@ -170,11 +161,11 @@ def sentences(found: Sequence[Remark]) -> Iterator[str]:
             yield f"{_listed(arms)} differ from {words.words(against)} also in {about}."
 
 
-def same_training(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
+def same_training(plan: PlanRecord, trials: pd.DataFrame) -> Iterator[str]:
     """Arms that are one training by construction: they share their trials, or one configuration."""
-    of_arm: dict[str, set[str]] = {arm: set() for arm in plan["arms"]}
-    for entry in plan["trials"]:
-        of_arm.setdefault(entry["arm"], set()).add(entry["trial"])
+    of_arm: dict[str, set[str]] = {arm: set() for arm in plan.arms}
+    for entry in plan.trials:
+        of_arm.setdefault(entry.arm, set()).add(entry.trial)
     known = configurations(plan, trials)
     for first, second in combinations(of_arm, 2):
         names = f"{words.words(first)} and {words.words(second)}"
@@ -208,14 +199,14 @@ def of_base(study: Study) -> Table:
     """The base configuration, in plain words."""
     rows = [list(row) for row in _base_rows(study)]
     caption = "The base configuration, from which the arms differ."
-    if all(changes(study.plan, arm) for arm in study.plan["arms"]):
+    if all(changes(study.plan, arm) for arm in study.plan.arms):
         caption = "The base configuration, from which the arms differ; no arm trains it as it stands."
     return Table(caption, ["what", "in the base"], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
 def of_method(study: Study) -> Table:
     """Every field of the base's method."""
-    fields = {key: value for key, value in flat(study.plan["base"]).items() if key.startswith("method.")}
+    fields = {key: value for key, value in flatten(study.plan.base).items() if key.startswith("method.")}
     rows = [[key, _value(value)] for key, value in fields.items() if key != "method.name"]
     caption = f"All settings of {fields.get('method.name', 'the method')} in the base, as --set names them."
     return Table(caption, ["setting", "value"], rows, pd.DataFrame(rows, columns=["setting", "value"]))
@@ -232,10 +223,10 @@ def of_arms(study: Study) -> Table:
         "steps an epoch": lambda arm: _value(known[arm].get("steps", "")),
         PARAMETERS: lambda arm: f"{counts[arm]:,}" if arm in counts else "",
     }
-    differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan["arms"]} - {""}) > 1}
+    differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan.arms} - {""}) > 1}
     rows = [
         [words.words(arm), changes_in_words(changes(plan, arm)), *(show(arm) for show in differing.values())]
-        for arm in plan["arms"]
+        for arm in plan.arms
     ]
     header = ["arm", "what it changes of the base", *differing]
     caption = "What each arm changes of the base" + (", and what it trains with" if differing else "") + "."
@@ -277,9 +268,9 @@ def _arms_counted(counts: pd.Series) -> str:
     return ", ".join(shown[:8]) + f" and {len(shown) - 8} more arms" * (len(shown) > 8)
 
 
-def changes(plan: Mapping[str, Any], arm: str) -> Fields:
+def changes(plan: PlanRecord, arm: str) -> Fields:
     """An arm's overrides without those that say what the base says."""
-    base, said = flat(plan["base"]), flat(plan["arms"][arm])
+    base, said = flatten(plan.base), flatten(plan.arms[arm])
     if "method.name" in said:
         said = {"method": said.pop("method.name"), **said}
     base |= {"method": base.get("method.name")}
@@ -307,8 +298,8 @@ def _change(key: str, value: Any) -> str:
 
 def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
     """What is known of the base: a plan of an older version, or of another program's, may lack any of it."""
-    plan, base = study.plan, flat(study.plan["base"])
-    own = next((arm for arm in plan["arms"] if not changes(plan, arm)), None)
+    plan, base = study.plan, flatten(study.plan.base)
+    own = next((arm for arm in plan.arms if not changes(plan, arm)), None)
     rows = in_base(study.trials)
     mine = rows[rows["arm"] == (own or "")]
     count = parameters(mine).get(own or "")
@@ -316,7 +307,7 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
         resized = f"; images resized to {base['resize']} pixels" if base.get("resize") else ""
         yield "data set", f"{base['dataset']}{resized}"
     if "network" in base:
-        yield "network", f"{base['network']}{_start(plan['base'])}" + (f"; {count:,} parameters" if count else "")
+        yield "network", f"{base['network']}{_start(plan.base)}" + (f"; {count:,} parameters" if count else "")
     if "labels" in base:
         yield "labelled images", f"{base['labels']:,}, all classes together" if base["labels"] else "all"
     if "unlabelled_ratio" in base:
@@ -327,7 +318,7 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
     if "noise.kind" in base:
         yield "label noise", _noise(base)
     if "method.name" in base:
-        changed = flat(plan.get("method_changes", {}))
+        changed = flatten(plan.method_changes)
         shown = {key: value for key, value in changed.items() if f"method.{key}" not in WORDS.values()}
         said = "; ".join(_change(key, value) for key, value in shown.items() if not key.startswith("optimizer."))
         yield "method", base["method.name"] + (f": {said}" if said else "")
@@ -347,10 +338,10 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
         yield "validation", text if images else "none"
     if "probe" in base:
         yield "trusted images (probe)", f"{base['probe']:,}" if base["probe"] else "none"
-    looks = plan.get("looks") or []
+    looks = plan.looks
     judged = f"; contrasts are judged after {', '.join(map(str, looks))}" if looks else ""
-    yield "replicates", f"{plan['replicates']} of each arm in each setting{judged}"
-    crossed = [factor for factor in plan["factors"] if any(factor in p["across"] for p in plan["panels"].values())]
+    yield "replicates", f"{plan.replicates} of each arm in each setting{judged}"
+    crossed = [factor for factor in plan.factors if any(factor in panel.across for panel in plan.panels.values())]
     for factor in crossed:
         levels = ", ".join(words.level_name(factor, level) for level in study.levels(factor))
         yield f"crossed: {words.factor_name(factor)}", levels
@@ -361,7 +352,7 @@ def _start(base: Mapping[str, Any]) -> str:
     if base.get("weights"):
         return f", which starts from the weights {base['weights']}"
     if start := base.get("init_from"):
-        return f", which {changes_in_words(flat({'init_from': start}))}"
+        return f", which {changes_in_words(flatten({'init_from': start}))}"
     return ""
 
 

@@ -26,6 +26,14 @@ from lnl.storage.currency import (
 from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
 from lnl.storage.places import Place, attempt_name, place
+from lnl.storage.plan_record import (
+    TRIAL_COLUMNS,
+    CellRecord,
+    PanelRecord,
+    PlanRecord,
+    read_record,
+    read_records,
+)
 from lnl.storage.read import LeftOut
 from lnl.storage.store import Store, by_submission
 
@@ -66,7 +74,7 @@ class Study:
     name: str
     preset: str
     plan_hash: str
-    plan: dict[str, Any]
+    plan: PlanRecord
     trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
     missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
@@ -114,18 +122,18 @@ class Study:
     def panel(self, name: str) -> pd.DataFrame:
         """Finished trials of a panel; `arm` and one column per crossed factor are ordered categories, as declared."""
         panel = self._panel(name)
-        inside = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
+        inside = self.trials["arm"].isin(panel.arms) & self.trials["setting"].map(set(panel.across).issuperset)
         rows = self.trials[inside.astype(bool)]
-        rows = rows.assign(arm=pd.Categorical(rows["arm"], panel["arms"], ordered=True))
-        for factor in panel["across"]:
-            values = [_level(factor, s.get(factor, self.plan["base_levels"].get(factor))) for s in rows["setting"]]
+        rows = rows.assign(arm=pd.Categorical(rows["arm"], list(panel.arms), ordered=True))
+        for factor in panel.across:
+            values = [_level(factor, s.get(factor, self.plan.base_levels.get(factor))) for s in rows["setting"]]
             rows[factor] = pd.Categorical(values, self.levels(factor), ordered=True)
-        return rows.sort_values(["arm", *panel["across"], "replicate"], ignore_index=True)
+        return rows.sort_values(["arm", *panel.across, "replicate"], ignore_index=True)
 
     def levels(self, factor: str) -> list[Any]:
         """Levels of a factor in declared order; the base's own level, if it is not among them, by size or last."""
-        declared = [_level(factor, value) for value in self.plan["factors"].get(factor, [])]
-        base = _level(factor, self.plan["base_levels"].get(factor))
+        declared = [_level(factor, value) for value in self.plan.factors.get(factor, [])]
+        base = _level(factor, self.plan.base_levels.get(factor))
         if base in declared:
             return declared
         numbers = all(isinstance(level, int | float) for level in [*declared, base])
@@ -133,7 +141,7 @@ class Study:
 
     def rule(self, selection: str | None) -> str:
         """The selection rule to use: the one given, else the plan's."""
-        return statistics.check_selection(selection or self.plan.get("selection", "last"))
+        return statistics.check_selection(selection or self.plan.selection)
 
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
         """The declared contrasts in the base setting, with their verdicts: see `analysis.verdicts.contrasts`.
@@ -141,9 +149,9 @@ class Study:
         And when each was declared: `analysis.verdicts.declarations`.  Those of arms that this preset leaves out are
         left out.
         """
-        here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
+        here = [contrast for contrast in self.plan.contrasts if contrast.arms <= self.plan.arms.keys()]
         done, missing = map(in_base, (self.trials, self.missing))
-        frame = verdicts.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+        frame = verdicts.contrasts(here, done, missing, self.rule(selection), self.plan.looks)
         ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
         declared = verdicts.declarations(self.plan, here, Store(self.root).plans(self.name), ended)
         return pd.concat([frame, declared], axis=1)
@@ -164,12 +172,12 @@ class Study:
     @property
     def night(self) -> str | None:
         """The night whose replicates the plan has, an ISO date."""
-        return self.plan.get("night")
+        return self.plan.night
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> Sequence[CellRecord]:
         """The plan's searches: one arm in one setting with one sampler each."""
-        return list((self.plan.get("search") or {}).get("cells", []))
+        return self.plan.cells
 
     def suggestions(self, selection: str | None = None) -> pd.DataFrame:
         """What the plan's searches have tried, one row per suggestion, by cell and number.
@@ -181,13 +189,18 @@ class Study:
         scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
         rows: list[dict[str, Any]] = []
         for cell in self.cells:
-            of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
-            counted = set(counting(of_cell, self.plan["search"]["suggestions"])["number"])
+            search = self.plan.require_search()
+            of_cell = self.suggested[self.suggested["search"] == cell.search].sort_values("number", kind="stable")
+            counted = set(counting(of_cell, search.suggestions)["number"])
             for row in statistics.records(of_cell):
-                measured = dict(zip(self.plan["search"]["objectives"], _listed(row["values"]), strict=False))
+                measured = dict(zip(search.objectives, _listed(row["values"]), strict=False))
                 rows.append(
                     {
-                        **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
+                        "search": cell.search,
+                        "arm": cell.arm,
+                        "searched_arm": cell.searched_arm,
+                        "sampler": cell.sampler,
+                        "setting": cell.setting,
                         **{name: row[name] for name in ("number", "state", "message")},
                         "params": _parsed(row["params"]),
                         "accuracy": measured.get("accuracy"),
@@ -197,7 +210,7 @@ class Study:
                         "diverged": row["diverged"],
                         "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
                         "counts": row["number"] in counted,
-                        "own": _parsed(row["params"]) == cell["default"],
+                        "own": _parsed(row["params"]) == cell.default,
                         "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
                         "code_hash": row["code_hash"],
                     }
@@ -212,7 +225,7 @@ class Study:
         """Every figure of a panel, by name, each with the frame that it draws and its caption."""
         from analysis.figures import panels as figures_panels
 
-        return figures_panels.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
+        return figures_panels.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel).curves))
 
     def plot_search(
         self, searched_arm: str | None = None, setting: dict[str, Any] | None = None, selection: str | None = None
@@ -227,13 +240,13 @@ class Study:
         suggestions = self.suggestions(selection)
         if searched_arm is None:
             return figures_search.overview(self, suggestions)
-        named = [cell for cell in self.cells if searched_arm in (search_axes.name_of(cell), cell["searched_arm"])]
-        here = [cell for cell in named if cell["setting"] == (setting or {})]
+        named = [cell for cell in self.cells if searched_arm in (search_axes.name_of(cell), cell.searched_arm)]
+        here = [cell for cell in named if cell.setting == (setting or {})]
         if not here and setting is None and len(named) == 1:
             here = named
         if not here:
             there = ", ".join(
-                f"{search_axes.name_of(cell)}" + f" in {cell['setting']}" * bool(cell["setting"]) for cell in self.cells
+                f"{search_axes.name_of(cell)}" + f" in {cell.setting}" * bool(cell.setting) for cell in self.cells
             )
             wanted = f"{searched_arm!r}" + f" in {setting}" * (setting is not None)
             raise LoadError(f"The study {self.name!r} has no search {wanted}: choose one of {there or '(none)'}.")
@@ -243,17 +256,15 @@ class Study:
         """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
         from analysis.figures import inside as figures_inside
 
-        if arm is not None and arm not in self.plan["arms"]:
-            raise LoadError(
-                f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan['arms'])}."
-            )
-        return figures_inside.inside(self, list(self.plan["arms"]) if arm is None else [arm])
+        if arm is not None and arm not in self.plan.arms:
+            raise LoadError(f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan.arms)}.")
+        return figures_inside.inside(self, list(self.plan.arms) if arm is None else [arm])
 
-    def _panel(self, name: str) -> dict[str, Any]:
-        panels = self.plan["panels"]
+    def _panel(self, name: str) -> PanelRecord:
+        panels = self.plan.panels
         if name not in panels:
             raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
-        return dict(panels[name])
+        return panels[name]
 
 
 def load(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Study:
@@ -264,12 +275,10 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
     store = Store(place(root))
     plans, unreadable = store.read("studies")
     row = _newest(plans, unreadable, store.root, study, preset, night)
-    plan = json.loads(row["plan"])
-    before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
-    here = [one for one in before if all(one.get(name) == plan.get(name) for name in ("preset", "night"))]
-    counts = {one["replicates"] for one in here if not one.get("looks")}
-    most = (plan.get("looks") or [plan["replicates"]])[-1]
-    earlier = tuple(sorted(count for count in counts if verdicts.FEWEST <= count < most))
+    plan = read_record(row["plan"], study)
+    records = read_records(plans[(plans["study"] == study) & (plans["preset"] == row["preset"])])
+    counts = {record.replicates for record in records if record.night == plan.night and not record.looks}
+    earlier = tuple(sorted(count for count in counts if verdicts.FEWEST <= count < plan.most_replicates))
     results = of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
     if results.on_other_data:
         warnings.warn(results.on_other_data, stacklevel=2)
@@ -278,7 +287,7 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
 
 def of_plan(
     store: Store,
-    plan: dict[str, Any],
+    plan: PlanRecord,
     plan_hash: str,
     current: Mapping[str, Sources],
     unreadable: LeftOut | None = None,
@@ -289,9 +298,9 @@ def of_plan(
     it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
     versions of a data set.  `unreadable`: files already known to be so.
     """
-    name, preset = plan["study"], plan["preset"]
+    name, preset = plan.study, plan.preset
     rows, broken = store.read("trials", name)
-    names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
+    names = [cell.search for cell in plan.cells]
     suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
     unreadable = {**(unreadable or {}), **broken, **lost}
     _report_unreadable(unreadable)
@@ -308,7 +317,7 @@ def of_plan(
     rows = latest(rows, {**of_search, **current})
     other_data = on_other_data(rows, current)
     # the plan names a trial's arm and setting: a row may be older than a change of names
-    planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    planned = pd.DataFrame(plan.trial_rows(), columns=TRIAL_COLUMNS)
     rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
     finished = is_outcome(rows).astype(bool)
     trials = planned.merge(rows_of_plan[finished & ~other_data], on="trial")
@@ -316,7 +325,7 @@ def of_plan(
     failures = failures.assign(status=failures["status"].mask(finished & other_data, "stale"))
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     left_out = int((missing["status"] == "stale").sum())
-    asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
+    asked = plan.trial_ids
     outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
     outside &= (
         rows["replicate"] // replicates.A_NIGHT == first_replicate(plan) // replicates.A_NIGHT
@@ -375,10 +384,9 @@ def _by_other_code_sentence(stale: pd.Series) -> str:
     return "; ".join(told) + ": --rerun-stale trains them again." if told else ""
 
 
-def first_replicate(plan: Mapping[str, Any]) -> int:
+def first_replicate(plan: PlanRecord) -> int:
     """Of a plan's own range: that of its night, if it has one."""
-    night = plan.get("night")
-    return replicates.first_replicate(replicates.parse(night) if night else None)
+    return replicates.first_replicate(replicates.parse(plan.night) if plan.night else None)
 
 
 def in_base(rows: pd.DataFrame) -> pd.DataFrame:
@@ -403,7 +411,7 @@ def _newest(
 ) -> pd.Series:
     mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
     if night is not None:
-        mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
+        mine = mine[[record.night == night for record in read_records(mine)]]
     if len(mine):
         return by_submission(mine).iloc[-1]
     there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]

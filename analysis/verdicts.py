@@ -13,7 +13,6 @@ are taken as normal; the null distribution comes from seeded draws.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,6 +26,7 @@ from scipy.special import stdtr, stdtrit
 
 from analysis import statistics
 from analysis.statistics import Comparison
+from lnl.storage.plan_record import ContrastRecord, PlanRecord, read_records
 
 ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
@@ -179,7 +179,7 @@ def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: fl
 
 
 def contrasts(
-    declared: Sequence[Mapping[str, Any]],
+    declared: Sequence[ContrastRecord],
     trials: pd.DataFrame,
     missing: pd.DataFrame,
     selection: str,
@@ -208,10 +208,10 @@ def contrasts(
     rows: list[dict[str, Any]] = []
     taken: list[list[Looked]] = []
     for contrast in declared:
-        arm, against = (trials[trials["arm"] == contrast[role]] for role in ("arm", "against"))
+        arm, against = (trials[trials["arm"] == name] for name in (contrast.arm, contrast.against))
         whole = statistics.compare(arm, against, selection)
-        mine = waiting[waiting["arm"].isin([contrast["arm"], contrast["against"]])]
-        both = counts.get(contrast["arm"], 0), counts.get(contrast["against"], 0)
+        mine = waiting[waiting["arm"].isin(contrast.arms)]
+        both = counts.get(contrast.arm, 0), counts.get(contrast.against, 0)
         planned = min(both) if looks else max(both)  # shifted replicates are waited for, too
         done: list[Looked] = []
         for count in looks or (planned,):
@@ -222,7 +222,7 @@ def contrasts(
         enough = [one for one in done if min(one.comparison.n, one.comparison.n_against) >= FEWEST]
         rows.append(
             {
-                **contrast,
+                **contrast.model_dump(),
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
@@ -261,8 +261,8 @@ def contrasts(
 
 
 def declarations(
-    record: Mapping[str, Any],
-    contrasts: Sequence[Mapping[str, Any]],
+    record: PlanRecord,
+    contrasts: Sequence[ContrastRecord],
     plans: pd.DataFrame,
     ended: Mapping[str, pd.Timestamp],
 ) -> pd.DataFrame:
@@ -280,10 +280,9 @@ def declarations(
     """
     first: dict[tuple[Any, ...], pd.Timestamp] = {}
     unknown = set()
-    for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):
-        before = json.loads(text)
+    for before, at in zip(read_records(plans), plans["first_submitted_at"], strict=True):
         trials = _of_arms(before)
-        for contrast in before.get("contrasts", []):
+        for contrast in before.contrasts:
             key = _asks(contrast, trials)
             if pd.isna(at):
                 unknown.add(key)
@@ -294,7 +293,7 @@ def declarations(
     for contrast in contrasts:
         key = _asks(contrast, here)
         at = pd.NaT if key in unknown else first.get(key, pd.NaT)
-        of_arms = {trial for role in ("arm", "against") for trial in here.get(contrast[role], [])}
+        of_arms = {trial for arm in contrast.arms for trial in here.get(arm, [])}
         seen = {trial for trial in of_arms if trial in ended and (at is pd.NaT or ended[trial] < at)}
         rows.append([at, 0 if key in unknown else len(seen), len(of_arms)])
     frame = pd.DataFrame(rows, columns=["declared_at", "declared_after", "declared_of"])
@@ -309,19 +308,19 @@ def declared_late(row: Mapping[str, Any]) -> str:
     return f"declared after {row['declared_after']} of {row['declared_of']} trials had ended"
 
 
-def _of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
+def _of_arms(record: PlanRecord) -> dict[str, list[str]]:
     """Trials of each arm in the base setting, by replicate."""
     found: dict[str, list[str]] = {}
-    for entry in sorted(record.get("trials", []), key=lambda entry: entry["replicate"]):
-        if not entry["setting"]:
-            found.setdefault(entry["arm"], []).append(entry["trial"])
+    for planned in sorted(record.trials, key=lambda planned: planned.replicate):
+        if not planned.setting:
+            found.setdefault(planned.arm, []).append(planned.trial)
     return found
 
 
-def _asks(contrast: Mapping[str, Any], trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+def _asks(contrast: ContrastRecord, trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
     """What makes a contrast the same as another: an arm that is not planned in the base setting counts by its name."""
-    pair = (trials.get(contrast[role], [contrast[role]])[0] for role in ("arm", "against"))
-    return (*pair, contrast.get("direction", "any"), contrast.get("smallest_effect", 0.0))
+    pair = (trials.get(arm, [arm])[0] for arm in (contrast.arm, contrast.against))
+    return (*pair, contrast.direction, contrast.smallest_effect)
 
 
 def open_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:

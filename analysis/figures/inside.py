@@ -38,6 +38,7 @@ from analysis.figures.base import (
 )
 from analysis.figures.curves import _by_replicate, _draw_curves, _multiples, metric_curves
 from analysis.words import _group_name, count_sentence, sentence, words
+from lnl.storage.plan_record import PanelRecord
 
 ORACLES = {  # figure -> its metrics, which need the true labels of training images
     "selection": ("oracle/selection_auc", "oracle/selection_precision", "oracle/selection_recall"),
@@ -270,19 +271,19 @@ def _silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(silhouette_score(features, classes)) if 1 < len(np.unique(classes)) < len(classes) else np.nan
 
 
-def _histograms(study: Study, panel: Mapping[str, Any], trials: pd.DataFrame) -> Plots:
+def _histograms(study: Study, panel: PanelRecord, trials: pd.DataFrame) -> Plots:
     """What a panel asks for among its curves as oracle/coefficient_histogram: by arm, or by arm and level."""
-    names, drawn = [name for name in panel["curves"] if name.endswith(HISTOGRAM)], Plots()
-    if not names or len(panel["across"]) > 1:
+    names, drawn = [name for name in panel.curves if name.endswith(HISTOGRAM)], Plots()
+    if not names or len(panel.across) > 1:
         return drawn
     arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
-    arrays = arrays.merge(trials[["trial", "arm", *panel["across"]]], on="trial")
+    arrays = arrays.merge(trials[["trial", "arm", *panel.across]], on="trial")
     for name in names:
         quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM), arrays[arrays["name"] == name]
-        if not panel["across"] and len(rows):
+        if not panel.across and len(rows):
             drawn[quantity] = label_means(rows, quantity, "arm")
-        for arm in _levels(rows, "arm") if panel["across"] else []:
-            plot = label_means(rows[rows["arm"] == arm], quantity, panel["across"][0])
+        for arm in _levels(rows, "arm") if panel.across else []:
+            plot = label_means(rows[rows["arm"] == arm], quantity, panel.across[0])
             caption = f"Arm: {words(arm)}. {plot.caption}"
             drawn[f"{quantity}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
     return drawn
@@ -296,7 +297,7 @@ def inside(study: Study, arms: Sequence[str]) -> Plots:
     base = in_base(study.trials[study.trials["arm"].isin(arms)])
     epochs = study.epochs([metric for metrics in ORACLES.values() for metric in metrics])
     epochs = epochs[epochs["trial"].isin(base["trial"])]
-    epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan["arms"]), ordered=True)
+    epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan.arms), ordered=True)
     plots = Plots()
     for kind, metrics in ORACLES.items():
         rows = epochs[epochs["metric"].isin(metrics)]
@@ -311,7 +312,7 @@ def inside(study: Study, arms: Sequence[str]) -> Plots:
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
-    for arm in (arm for arm in study.plan["arms"] if arm in firsts.index):
+    for arm in (arm for arm in study.plan.arms if arm in firsts.index):
         trial, mine = firsts.loc[arm], arrays[arrays["arm"] == arm]
         kinds = set(mine["name"])
         drawn = {
@@ -320,7 +321,7 @@ def inside(study: Study, arms: Sequence[str]) -> Plots:
             if any(counts.sum() for counts in _by_epoch(mine, f"oracle/{quantity}_histogram").values())
         }
         if "train/transition" in kinds:
-            drawn[f"transition-{arm}"] = transitions(mine, json.loads(trial["transition"]))
+            drawn[f"transition-{arm}"] = transitions(mine, json.loads(str(trial["transition"])))
         if "test/embeddings" in kinds:
             drawn[f"embeddings-{arm}"] = embeddings(mine)
         for name, plot in drawn.items():

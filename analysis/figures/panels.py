@@ -228,8 +228,8 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
 
     Raises ValueError where more factors are crossed than a figure can show.
     """
-    panel = study.plan["panels"][name]
-    across, reference = panel["across"], panel["reference"]
+    panel = study.plan.panels[name]
+    across, reference = list(panel.across), panel.reference
     if len(across) > MOST_FACTORS:
         raise ValueError(
             f"Figures show at most {MOST_FACTORS} crossed factors; {name!r} crosses {len(across)}: see its table."
@@ -241,7 +241,7 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
         wanted = [
             metric
-            for metric in panel["curves"]
+            for metric in panel.curves
             if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM)
         ]
         if not rows["metric"].isin(wanted).any():
@@ -265,7 +265,7 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
     if across:
         plots["levels"] = levels(trials, reference, across, looks, selection)
     else:
-        declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
+        declared = {c.arm: c.smallest_effect for c in study.plan.contrasts if c.against == reference}
         plots["arms"] = arms(trials, reference, looks, selection, declared)
     return plots
 

@@ -7,7 +7,7 @@ search of the plan: one arm in one setting with one sampler.  Rows are those of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from analysis import words as words_module
 from analysis.figures import base
 from analysis.figures.base import DARK, WIDTH, Look, Plot, Plots, _figure, _laid_out, _legend, drawing
 from analysis.words import words
+from lnl.space import Choice
+from lnl.storage.plan_record import CellRecord
 
 if TYPE_CHECKING:
     from analysis.results import Study
@@ -67,7 +69,7 @@ SURFACE = 8  # complete suggestions that an interpolated surface needs at least
 
 
 @drawing()
-def history(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def history(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy of every suggestion by its number, and the best so far."""
     figure = _figure(3.0, 7.2)
     axes = figure.subplots()
@@ -98,7 +100,7 @@ def history(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def slices(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """The searched value against accuracy, one column per parameter: validation above, test below."""
     keys, done, rest = searched(rows, cell), complete(rows), rows[rows["state"] != "complete"]
     best = leader(rows, cell)
@@ -111,9 +113,9 @@ def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     shown_names, drawn = names(keys), []
     entries: dict[str, tuple[str, Style]] = {}
     for i, key in enumerate(keys):
-        space = cell["space"][key]
+        space = cell.space[key]
         x = places(rows, key, space)
-        if space["kind"] == "choice":  # apart within a choice, by number
+        if isinstance(space, Choice):  # apart within a choice, by number
             x = x + 0.5 * (rows["number"] / max(rows["number"].max(), 1) - 0.5)
         pair = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
         for axes, name in zip(pair, ("accuracy", "test"), strict=True):
@@ -176,9 +178,9 @@ def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple[str, str]) -> Plot:
+def contour(rows: pd.DataFrame, cell: CellRecord, look: Look, pair: tuple[str, str]) -> Plot:
     """Validation accuracy over two numeric parameters, interpolated linearly between the suggestions."""
-    spaces = [cell["space"][key] for key in pair]
+    spaces = [cell.space[key] for key in pair]
     done = complete(rows)
     frame = pd.DataFrame({"number": done["number"], "accuracy": done["accuracy"]})
     for axis, key, space in zip("xy", pair, spaces, strict=True):
@@ -232,7 +234,7 @@ def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple
 
 
 @drawing()
-def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def parallel(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """A line per complete suggestion through its values and its validation accuracy."""
     keys, done = searched(rows, cell), complete(rows).sort_values("accuracy", kind="stable")
     low, high = _limits(done["accuracy"])
@@ -242,7 +244,7 @@ def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     axes = figure.subplots()
     shown_names = names(keys)
     for i, key in enumerate(keys):
-        space = cell["space"][key]
+        space = cell.space[key]
         x = places(done, key, space)
         heights[:, i] = x if len(set(ends(space))) == 1 else (x - ends(space)[0]) / np.ptp(ends(space))
         frame[key] = done["params"].map(lambda params, key=key: params.get(key))
@@ -286,9 +288,9 @@ def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def importance(cell: Mapping[str, Any], look: Look) -> Plot:
+def importance(cell: CellRecord, look: Look) -> Plot:
     """How much each parameter mattered to validation accuracy."""
-    shares = sorted(cell["importance"].items(), key=lambda item: -item[1])
+    shares = sorted(cell.importance.items(), key=lambda item: -item[1])
     figure = _figure(0.7 + 0.3 * len(shares), 6.2)
     axes = figure.subplots()
     shown_names = names([key for key, _ in shares])
@@ -309,7 +311,7 @@ def importance(cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def pareto(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy against seconds of training, and the suggestions that none beats in both."""
     done = complete(rows).sort_values(["seconds", "accuracy"], ascending=[True, False], kind="stable")
     before = done["accuracy"].cummax().shift(fill_value=-np.inf)
@@ -340,7 +342,7 @@ def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def curves(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy after each epoch, as the pruner saw it."""
     figure = _figure(3.1, 7.2)
     axes = figure.subplots()
@@ -438,7 +440,7 @@ def best_so_far(
 KINDS = ("validation", "test")
 
 
-def of_cell(study: Study, cell: Mapping[str, Any], suggestions: pd.DataFrame) -> Plots:
+def of_cell(study: Study, cell: CellRecord, suggestions: pd.DataFrame) -> Plots:
     """All figures of one search that have rows."""
     rows, look, drawn = shown(suggestions, cell), base.arm_looks(study)[name_of(cell)], Plots()
     done = complete(rows)
@@ -450,11 +452,11 @@ def of_cell(study: Study, cell: Mapping[str, Any], suggestions: pd.DataFrame) ->
                 drawn["contour"] = contour(rows, cell, look, pair)
             if len(keys) > 1:
                 drawn["parallel"] = parallel(rows, cell, look)
-        if len(study.plan["search"]["objectives"]) > 1:
+        if len(study.plan.require_search().objectives) > 1:
             drawn["pareto"] = pareto(rows, cell, look)
     if rows["curve"].map(bool).any():
         drawn["curves"] = curves(rows, cell, look)
-    if cell["importance"]:
+    if cell.importance:
         drawn["importance"] = importance(cell, look)
     heading = f"{title(cell)}. "
     return Plots({name: Plot(plot.figure, plot.drawn, heading + plot.caption) for name, plot in drawn.items()})
@@ -469,7 +471,7 @@ def overview(study: Study, suggestions: pd.DataFrame) -> Plots:
         if not searches:
             continue
         shown_names = {name_of(cell): words(name_of(cell)) for cell in cells}
-        pruned = suggestions["search"].isin([cell["search"] for cell in cells]) & (suggestions["state"] == "pruned")
+        pruned = suggestions["search"].isin([cell.search for cell in cells]) & (suggestions["state"] == "pruned")
         for by in ("suggestions", "epochs") if pruned.any() else ("suggestions",):
             plot = best_so_far(searches, shown_names, looks, by)
             place = f"Setting: {setting}. " if setting != "base" else ""
@@ -478,20 +480,20 @@ def overview(study: Study, suggestions: pd.DataFrame) -> Plots:
     return drawn
 
 
-def by_setting(study: Study) -> dict[str, list[dict[str, Any]]]:
+def by_setting(study: Study) -> dict[str, list[CellRecord]]:
     """The plan's searches by the setting they are in, in words."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[CellRecord]] = {}
     for cell in study.cells:
-        found.setdefault(words_module.setting_name(cell["setting"]), []).append(cell)
+        found.setdefault(words_module.setting_name(cell.setting), []).append(cell)
     return found
 
 
-def _surface(done: pd.DataFrame, cell: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str] | None:
+def _surface(done: pd.DataFrame, cell: CellRecord, keys: Sequence[str]) -> tuple[str, str] | None:
     """The two most important numeric parameters over which enough suggestions are spread to interpolate."""
-    numeric = [key for key in keys if cell["space"][key]["kind"] != "choice"]
+    numeric = [key for key in keys if not isinstance(cell.space[key], Choice)]
     for i, first in enumerate(numeric):
         for second in numeric[i + 1 :]:
-            at = pd.DataFrame({key: places(done, key, cell["space"][key]) for key in (first, second)}).dropna()
+            at = pd.DataFrame({key: places(done, key, cell.space[key]) for key in (first, second)}).dropna()
             if len(at) >= SURFACE and _has_area(at.to_numpy()):
                 return first, second
     return None

@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from analysis import words as words_module
 from analysis.figures.base import DARK, Look, colour_map
 from analysis.words import factor_name, words
+from lnl.space import Choice, Integer, Space
+from lnl.storage.plan_record import CellRecord
 
 if TYPE_CHECKING:
     pass
@@ -43,19 +45,19 @@ BY_NUMBER = _part_of("Blues", 0.3, 1.0)
 BY_ACCURACY = _part_of("YlGnBu", 0.1, 0.9)
 
 
-def name_of(cell: Mapping[str, Any]) -> str:
+def name_of(cell: CellRecord) -> str:
     """`robmix_tpe`: the arm and its sampler, also where the arm's own values won."""
-    return f"{cell['arm']}_{cell['sampler']}"
+    return f"{cell.arm}_{cell.sampler}"
 
 
-def title(cell: Mapping[str, Any]) -> str:
+def title(cell: CellRecord) -> str:
     """`robmix tpe, 20 % noise`."""
-    return words(name_of(cell)) + (f", {words_module.setting_name(cell['setting'])}" if cell["setting"] else "")
+    return words(name_of(cell)) + (f", {words_module.setting_name(cell.setting)}" if cell.setting else "")
 
 
-def stem(cell: Mapping[str, Any]) -> str:
+def stem(cell: CellRecord) -> str:
     """What its figures are named by."""
-    return name_of(cell) + "".join(f"-{factor}-{level}" for factor, level in cell["setting"].items())
+    return name_of(cell) + "".join(f"-{factor}-{level}" for factor, level in cell.setting.items())
 
 
 def names(parameters: Sequence[str]) -> dict[str, str]:
@@ -81,9 +83,9 @@ def params_name(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{shown[key]} {value_name(value)}" for key, value in params.items())
 
 
-def shown(suggestions: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
+def shown(suggestions: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
     """A cell's suggestions that count, and those that failed on the way."""
-    rows = suggestions[suggestions["search"] == cell["search"]]
+    rows = suggestions[suggestions["search"] == cell.search]
     return rows[rows["counts"] | (rows["state"] == "failed")].sort_values("number", ignore_index=True)
 
 
@@ -92,47 +94,47 @@ def complete(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["state"] == "complete") & rows["accuracy"].notna()]
 
 
-def leader(rows: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
+def leader(rows: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
     """The winner's row, or the best so far where there is none yet; empty where nothing is complete."""
     done = complete(rows)
-    if cell["winner"]:
-        return done[done["number"] == cell["winner"]["number"]]
+    if cell.winner:
+        return done[done["number"] == cell.winner.number]
     return done.sort_values(["accuracy", "number"], ascending=[False, True]).head(1)
 
 
-def searched(rows: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
+def searched(rows: pd.DataFrame, cell: CellRecord) -> list[str]:
     """Fields that any suggestion has, the most important first."""
     tried = {key for params in rows["params"] for key in params}
-    keys = [key for key in cell["space"] if key in tried]
-    return sorted(keys, key=lambda key: -cell["importance"].get(key, 0.0))
+    keys = [key for key in cell.space if key in tried]
+    return sorted(keys, key=lambda key: -cell.importance.get(key, 0.0))
 
 
-def place(space: Mapping[str, Any], value: Any) -> float:
+def place(space: Space, value: Any) -> float:
     """Where a value stands on an axis: its logarithm where the space is logarithmic; of a choice its rank."""
-    if space["kind"] == "choice":
-        return float([json.dumps(choice) for choice in space["values"]].index(json.dumps(value)))
-    return math.log10(value) if space["log"] else float(value)
+    if isinstance(space, Choice):
+        return float([json.dumps(choice) for choice in space.values].index(json.dumps(value)))
+    return math.log10(value) if space.log else float(value)
 
 
-def places(rows: pd.DataFrame, key: str, space: Mapping[str, Any]) -> pd.Series:
+def places(rows: pd.DataFrame, key: str, space: Space) -> pd.Series:
     """Of every suggestion; NaN where it has no value of that field."""
     return rows["params"].map(lambda params: place(space, params[key]) if key in params else np.nan).astype(float)
 
 
-def ends(space: Mapping[str, Any]) -> tuple[float, float]:
+def ends(space: Space) -> tuple[float, float]:
     """The lowest and the highest place."""
-    if space["kind"] == "choice":
-        return 0.0, len(space["values"]) - 1.0
-    return place(space, space["low"]), place(space, space["high"])
+    if isinstance(space, Choice):
+        return 0.0, len(space.values) - 1.0
+    return place(space, space.low), place(space, space.high)
 
 
-def ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
+def ticks(space: Space) -> tuple[list[float], list[str]]:
     """Places and their names."""
     low, high = ends(space)
-    if space["kind"] == "choice":
-        return list(range(len(space["values"]))), [value_name(value) for value in space["values"]]
-    if not space["log"]:
-        found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
+    if isinstance(space, Choice):
+        return list(range(len(space.values))), [value_name(value) for value in space.values]
+    if not space.log:
+        found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=isinstance(space, Integer)).tick_values(
             low, high
         )
         values = [float(value) for value in found if low - 1e-9 <= value <= high + 1e-9]
@@ -143,7 +145,7 @@ def ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
         values = [value for value in values if low - 1e-9 <= math.log10(value) <= high + 1e-9]
         if len(values) >= 3:
             break
-    values = values[:: 1 + (len(values) - 1) // 5] or [space["low"], space["high"]]
+    values = values[:: 1 + (len(values) - 1) // 5] or [space.low, space.high]
     return [math.log10(value) for value in values], [value_name(value) for value in values]
 
 
@@ -166,9 +168,7 @@ def _marks(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> list[tu
     return entries
 
 
-def _default_and_star(
-    axes: Axes, x: str, rows: pd.DataFrame, cell: Mapping[str, Any], look: Look
-) -> list[tuple[str, Style]]:
+def _default_and_star(axes: Axes, x: str, rows: pd.DataFrame, cell: CellRecord, look: Look) -> list[tuple[str, Style]]:
     """The arm's own values as a ring, the winner as a star."""
     done = complete(rows)
     own, best = done[done["own"].astype(bool)], leader(rows, cell)
@@ -183,43 +183,43 @@ def _default_and_star(
     return entries
 
 
-def _own_and_paper(axes: Axes, key: str, cell: Mapping[str, Any], entries: dict[str, tuple[str, Style]]) -> None:
+def _own_and_paper(axes: Axes, key: str, cell: CellRecord, entries: dict[str, tuple[str, Style]]) -> None:
     """Vertical lines at the arm's own value, and at the paper's where that is another one and in the space."""
-    space, own = cell["space"][key], cell["default"].get(key)
-    if key in cell["default"]:
+    space, own = cell.space[key], cell.default.get(key)
+    if key in cell.default:
         style: Style = {"color": DARK, "linestyle": "--", "linewidth": 1.0}
         axes.axvline(place(space, own), zorder=1.5, **style)
         entries["own"] = ("own value", style)
-    paper = cell["paper"].get(key)
-    if key in cell["paper"] and paper != own and _inside(space, paper):
+    paper = cell.paper.get(key)
+    if key in cell.paper and paper != own and _inside(space, paper):
         style = {"color": DARK, "linestyle": ":", "linewidth": 1.3}
         axes.axvline(place(space, paper), zorder=1.5, **style)
         entries["paper"] = ("the paper's value", style)
 
 
-def _inside(space: Mapping[str, Any], value: Any) -> bool:
-    if space["kind"] == "choice":
-        return json.dumps(value) in [json.dumps(choice) for choice in space["values"]]
-    return isinstance(value, int | float) and space["low"] <= value <= space["high"]
+def _inside(space: Space, value: Any) -> bool:
+    if isinstance(space, Choice):
+        return json.dumps(value) in [json.dumps(choice) for choice in space.values]
+    return isinstance(value, int | float) and space.low <= value <= space.high
 
 
 def _limits(values: pd.Series) -> tuple[float, float]:
     return (floor(values), float(values.max())) if len(values) else (0.0, 1.0)
 
 
-def _with_room(space: Mapping[str, Any]) -> tuple[float, float]:
+def _with_room(space: Space) -> tuple[float, float]:
     low, high = ends(space)
-    room = 0.5 if space["kind"] == "choice" else 0.04 * (high - low)
+    room = 0.5 if isinstance(space, Choice) else 0.04 * (high - low)
     return low - room, high + room
 
 
-def _x_axis(axes: Axes, space: Mapping[str, Any]) -> None:
+def _x_axis(axes: Axes, space: Space) -> None:
     positions, texts = ticks(space)
-    long = space["kind"] == "choice" and sum(map(len, texts)) > 24
+    long = isinstance(space, Choice) and sum(map(len, texts)) > 24
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(positions, texts, **turned)
     axes.set_xlim(*_with_room(space))
-    axes.grid(axis="x", visible=space["kind"] != "choice")
+    axes.grid(axis="x", visible=not isinstance(space, Choice))
 
 
 def _tick(axes: Axes, x: float, y: float, text: str) -> None:
@@ -239,12 +239,12 @@ def _folded(name: str) -> str:
     return f"{name[:at]}\n{name[at + 1 :]}"
 
 
-def _star_name(cell: Mapping[str, Any]) -> str:
-    return "winner" if cell["winner"] else "best so far"
+def _star_name(cell: CellRecord) -> str:
+    return "winner" if cell.winner else "best so far"
 
 
-def _unfinished(cell: Mapping[str, Any]) -> str:
-    return "" if cell["winner"] else " The search is not finished."
+def _unfinished(cell: CellRecord) -> str:
+    return "" if cell.winner else " The search is not finished."
 
 
 def _legend_of_marks(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

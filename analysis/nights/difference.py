@@ -42,11 +42,13 @@ from analysis.nights.night import (
     _named,
     _plans,
     _rows,
+    _with_records,
     read,
     words,
 )
 from analysis.nights.rule import ALPHA, FEWEST, NIGHTS, REPLICATES, Cell, Judged, replay
 from analysis.results import LoadError
+from lnl.dotted import flatten
 from lnl.storage.places import Place, canonical, storage_flag
 from lnl.storage.store import Store
 
@@ -127,11 +129,11 @@ def tonight(
     ]
     ends = list(dict.fromkeys([one.name for one in before[-k:]][:: max(len(before[-k:]) - 1, 1)]))
     span = f" ({' to '.join(ends)})" if ends else ""
-    of = f"{study}, preset {last.plan['preset']}, night {last.name}"
+    of = f"{study}, preset {last.plan.preset}, night {last.name}"
     return Difference(
         title=f"{of}, against {_count(len(before[-k:]), 'night')} before it{span}",
         study=study,
-        preset=last.plan["preset"],
+        preset=last.plan.preset,
         night=last.name,
         selection=rule,
         cells=cells,
@@ -152,7 +154,7 @@ def tonight(
         twins=_twins(nights),
         nights=tuple(nights),
         verdicts=verdicts,
-        report=f"--preset {shlex.quote(last.plan['preset'])} --night {last.name}",
+        report=f"--preset {shlex.quote(last.plan.preset)} --night {last.name}",
         storage=storage_flag(store.root),
     )
 
@@ -180,7 +182,7 @@ def against(
     theirs = _other(place, mine, other)
     if theirs["plan_hash"] == mine["plan_hash"] and place.root == store.root:
         raise LoadError("Both are the same plan: give --against another one, or --against-storage.")
-    rule = statistics.check_selection(selection or mine["record"].get("selection", "last"))
+    rule = statistics.check_selection(selection or mine["record"].selection)
     sides, left_out = [], 0
     for one, where in ((theirs, place), (mine, store)):
         rows, count = _rows(where, one["study"], rule, [one])
@@ -242,8 +244,7 @@ def _place_of(plan: Mapping[str, Any]) -> str:
 def _other(store: Store, mine: Mapping[str, Any], other: str | None) -> dict[str, Any]:
     """The newest plan that is meant.  Raises LoadError."""
     plans = store.plans()
-    records = [json.loads(text) for text in plans["plan"]]
-    plans = plans.assign(record=records, night=[record.get("night") for record in records])
+    plans = _with_records(plans)
     same = (plans["study"] == mine["study"]) & (plans["preset"] == mine["preset"])
     if other is None:
         tonight = plans["night"].isna() if mine["night"] is None else plans["night"] == mine["night"]
@@ -374,7 +375,7 @@ def _slower(nights: Sequence[Night], judged: Mapping[Cell, Judged]) -> Iterator[
 
 def _twins(nights: Sequence[Night]) -> list[dict[str, Any]]:
     """A/A: arms that are one configuration on other replicates, so unpaired; their difference must hold zero."""
-    arms = nights[-1].plan["arms"]
+    arms = nights[-1].plan.arms
     alike = {arm: canonical({**overrides, "replicate": 0}) for arm, overrides in arms.items()}
     pairs = [(one, other) for one, other in combinations(arms, 2) if alike[one] == alike[other]]
     values = [night.values() for night in nights]
@@ -424,20 +425,12 @@ def _changed(pair: tuple[pd.DataFrame, pd.DataFrame], configs: Sequence[Mapping[
         json.loads(config.get(trials["trial"].iloc[0]) or "{}") if len(trials) else {}
         for config, trials in zip(configs, (before, now), strict=True)
     ]
-    flat = [dict(_flat(one)) for one in first]
-    for key in dict.fromkeys([*flat[0], *flat[1]]):
-        values = [one.get(key, "(none)") for one in flat]
+    fields = [flatten(one) for one in first]
+    for key in dict.fromkeys([*fields[0], *fields[1]]):
+        values = [one.get(key, "(none)") for one in fields]
         if values[0] != values[1] and key != "replicate":
             found.append(f"{key} {values[0]} → {values[1]}")
     return found or ["nothing that is recorded"]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, one in value.items():
-        if isinstance(one, Mapping):
-            yield from _flat(one, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", one
 
 
 def _commits(was: Sequence[str], is_: Sequence[str]) -> str:

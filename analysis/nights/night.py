@@ -18,6 +18,7 @@ from analysis.results import LoadError, first_replicate, on_other_data
 from lnl.storage.currency import latest, sources_from
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
+from lnl.storage.plan_record import TRIAL_COLUMNS, PlanRecord, read_records
 from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store
 
@@ -47,7 +48,7 @@ class Night:
     """A plan and what became of it: its trials with `arm`, `setting`, `score` (NaN: none) and `state`."""
 
     name: str  # of the night; of another plan its study, preset or hash
-    plan: dict[str, Any]
+    plan: PlanRecord
     trials: pd.DataFrame
     prerequisites: pd.DataFrame  # what these start from, where it is none of them
 
@@ -92,10 +93,10 @@ def _listed(trials: pd.DataFrame) -> list[Cell]:
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
-def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
+def _joined(name: str, plan: PlanRecord, rows: pd.DataFrame) -> Night:
     """`rows`: the newest of each trial, with their scores."""
-    trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
-    also = [{**one, "setting": {}} for one in plan.get("prerequisites", [])]
+    trials = _with_states(pd.DataFrame(plan.trial_rows(), columns=TRIAL_COLUMNS), rows)
+    also: list[tuple[str, str, dict[str, Any]]] = [(one.trial, one.arm, {}) for one in plan.prerequisites]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -113,8 +114,13 @@ def _plans(store: Store, study: str) -> pd.DataFrame:
     plans = store.plans(study)
     if plans.empty:
         raise LoadError(f"No plan of study '{study}' in {store.root}: give its name, and --storage.")
-    records = [json.loads(text) for text in plans["plan"]]
-    return plans.assign(record=records, night=[record.get("night") for record in records])
+    return _with_records(plans)
+
+
+def _with_records(plans: pd.DataFrame) -> pd.DataFrame:
+    """With the columns `record` and `night`."""
+    records = pd.Series(read_records(plans), plans.index, dtype=object)
+    return plans.assign(record=records, night=[record.night for record in records])
 
 
 def _rows(
@@ -128,7 +134,7 @@ def _rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
+    listed = set().union(*(plan["record"].trial_ids for plan in plans))
     current = sources_from(plans[-1]["current"])
     rows, broken = store.read("trials", study, list(_COLUMNS), list(filters) or None)
     tell_left_out(broken)
@@ -160,7 +166,7 @@ def read(
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
     mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
     mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
-    rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
+    rule = statistics.check_selection(selection or last["record"].selection)
     since = [("replicate", ">=", first_replicate(mine["record"].iloc[0]))]
     rows, on_other = _rows(store, study, rule, statistics.records(mine), since)
     return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other

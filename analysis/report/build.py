@@ -99,7 +99,7 @@ def _remove(path: Place) -> None:
 
 def _build(report: Report) -> Place:
     loaded = report.study
-    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
+    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.looks
     about = {(one.arm, one.against): one for one in configuration.remarks(loaded.plan, loaded.trials)}
     makers = (trained, search, panels, across, rules, looks_taken, inside, beside, failures, cost)
     declared_contrasts = declared(report, contrasts)

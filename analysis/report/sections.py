@@ -82,7 +82,7 @@ def search(report: Report) -> Iterator[Section]:
     section.pictures = report.pictures("suggestions", overview, f'{report.loading}.plot_search(selection="{rule}")')
     for cell in study.cells:
         name, stem = search_axes.name_of(cell), f"suggestions-{search_axes.stem(cell)}"
-        place = f", {cell['setting']!r}" * bool(cell["setting"])
+        place = f", {cell.setting!r}" * bool(cell.setting)
         drawn = figures_search.of_cell(study, cell, suggestions)
         code = f'{report.loading}.plot_search({python(name)}{place}, selection="{rule}")'
         part = report.section(stem, search_axes.title(cell), pictures=report.pictures(stem, drawn, code))
@@ -95,9 +95,9 @@ def search(report: Report) -> Iterator[Section]:
 def panels(report: Report) -> Iterator[Section]:
     """A section for each panel of the study."""
     study, rule = report.study, report.rule
-    epochs = study.epochs(sorted({metric for panel in study.plan["panels"].values() for metric in panel["curves"]}))
-    for name, panel in study.plan["panels"].items():
-        section = report.section(name, panel["title"])
+    epochs = study.epochs(sorted({metric for panel in study.plan.panels.values() for metric in panel.curves}))
+    for name, panel in study.plan.panels.items():
+        section = report.section(name, panel.title)
         yield section
         if study.panel(name).empty:
             section.note = "No trial of this panel has finished yet."
@@ -105,8 +105,8 @@ def panels(report: Report) -> Iterator[Section]:
         section.tables = report.tables(**{name: tables_study.of_panel(study, name, rule)})
         if laid_out := seed_documents.of_panel(study, name, rule):
             section.more["As tables of papers have it"] = report.tables(**laid_out)
-        if len(panel["across"]) > figures_panels.MOST_FACTORS:
-            crossed = len(panel["across"])
+        if len(panel.across) > figures_panels.MOST_FACTORS:
+            crossed = len(panel.across)
             section.note = (
                 f"Figures show at most {figures_panels.MOST_FACTORS} crossed factors; this panel crosses {crossed}."
             )
@@ -114,7 +114,7 @@ def panels(report: Report) -> Iterator[Section]:
         drawn = figures_panels.of_panel(study, name, rule, epochs)
         section.pictures = report.pictures(name, drawn, f'{report.loading}.plot({python(name)}, "{rule}")')
         recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
-        asked = [metric for metric in panel["curves"] if not metric.endswith(figures_inside.HISTOGRAM)]
+        asked = [metric for metric in panel.curves if not metric.endswith(figures_inside.HISTOGRAM)]
         if absent := [metric for metric in asked if metric not in recorded]:
             section.note = f"No trial of this panel recorded {', '.join(absent)}."
 

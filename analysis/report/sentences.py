@@ -15,6 +15,7 @@ from analysis.figures import search_axes
 from analysis.results import Study
 from analysis.tables import study as tables_study
 from lnl.storage import outcomes
+from lnl.storage.plan_record import TRIAL_COLUMNS
 
 MOST_NAMED = 6  # searches in one sentence
 MOST_FLIPS = 5  # sentences on rankings that depend on the budget
@@ -24,7 +25,7 @@ def summary(study: Study) -> Iterator[str]:
     """What was asked for and what is there, in plain words."""
     if study.night:
         yield f"The night of {study.night}, whose replicates are its own."
-    planned = pd.DataFrame(study.plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    planned = pd.DataFrame(study.plan.trial_rows(), columns=TRIAL_COLUMNS)
     settings = planned["setting"].map(str).nunique()
     counts = planned.groupby(["arm", planned["setting"].map(str)])["replicate"].nunique()
     replicates = _count(counts.max(), "replicate")
@@ -43,7 +44,7 @@ def summary(study: Study) -> Iterator[str]:
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {words.words(str(reason))}' for reason, count in reasons.items())}."
-    if outside := sum(not {one["arm"], one["against"]} <= set(study.plan["arms"]) for one in study.plan["contrasts"]):
+    if outside := sum(not contrast.arms <= study.plan.arms.keys() for contrast in study.plan.contrasts):
         yield f"Left out: {_count(outside, 'declared contrast')} of arms that this preset does not have."
     if study.earlier:
         before = " and ".join(str(count) for count in study.earlier)
@@ -136,31 +137,31 @@ def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
 
 def search_sentences(study: Study) -> Iterator[str]:
     """How values were chosen, and on what the choice was confirmed."""
-    search = study.plan["search"]
-    rule = statistics.SELECTION[search["selection"]].replace("validation accuracy", "accuracy there")
+    search = study.plan.require_search()
+    rule = statistics.SELECTION[search.selection].replace("validation accuracy", "accuracy there")
     used = ", ".join(str(replicate) for replicate in sorted(study.tried["replicate"].unique()))
     which = f" (number {used})" * bool(used)
     yield (
-        f"Values were chosen by accuracy on {search['validation_labels']} validation labels, {rule}, on "
-        f"{_count(search['replicates'], 'replicate')} of the searches' own{which}; each search made "
-        f"{_count(search['suggestions'], 'suggestion')}, the arm's own values the first. What the winners are worth is "
-        f"confirmed on the study's {_count(study.plan['replicates'], 'replicate')}, which no search has seen: see the "
+        f"Values were chosen by accuracy on {search.validation_labels} validation labels, {rule}, on "
+        f"{_count(search.replicates, 'replicate')} of the searches' own{which}; each search made "
+        f"{_count(search.suggestions, 'suggestion')}, the arm's own values the first. What the winners are worth is "
+        f"confirmed on the study's {_count(study.plan.replicates, 'replicate')}, which no search has seen: see the "
         "declared contrasts."
     )
-    won = [cell for cell in study.cells if cell["winner"] and cell["winner"]["number"] == 0]
+    won = [cell for cell in study.cells if cell.winner and cell.winner.number == 0]
     if won:
         yield (f"The own values won, so the searched arm is the arm itself: {_several(map(search_axes.title, won))}.")
-    if len(search["objectives"]) > 1:
+    if len(search.objectives) > 1:
         yield "The searches had two objectives, accuracy and seconds; the curves of best-so-far look at accuracy alone."
 
 
 def search_warnings(study: Study, suggestions: pd.DataFrame) -> Iterator[str]:
     """What a reader must know before comparing searches."""
-    open_cells = [cell for cell in study.cells if not cell["winner"]]
+    open_cells = [cell for cell in study.cells if not cell.winner]
     if open_cells:
-        asked = study.plan["search"]["suggestions"]
+        asked = study.plan.require_search().suggestions
         counts = suggestions.groupby("search")["counts"].sum()
-        parts = [f"{search_axes.title(cell)} ({counts.get(cell['search'], 0)} of {asked})" for cell in open_cells]
+        parts = [f"{search_axes.title(cell)} ({counts.get(cell.search, 0)} of {asked})" for cell in open_cells]
         verb = "is" if len(parts) == 1 else "are"
         yield (
             f"Not finished, and drawn as far as {'it' if len(parts) == 1 else 'they'} {verb}: {_several(parts)}. "

@@ -24,12 +24,12 @@ def of_panel(study: Study, panel: str, selection: str) -> dict[str, Table]:
 
     Without columns of metrics that no trial of the panel recorded.
     """
-    declared = study.plan["panels"][panel]
+    declared = study.plan.panels[panel]
     trials = study.panel(panel)
-    if not declared["across"] or trials.empty:
+    if not declared.across or trials.empty:
         return {}
     found = {f"{panel}-levels": by_level(study, panel, selection)}
-    if trials["accuracy_val_selected"].notna().any() and len(declared["across"]) == 1:
+    if trials["accuracy_val_selected"].notna().any() and len(declared.across) == 1:
         curves = study.epochs(OF_ARM)
         recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
         if of_ratios := [metric for metric in OF_RATIOS if metric in recorded]:
@@ -53,8 +53,8 @@ def of_arm(
     `curves`: these metrics and test accuracy from `study.epochs`, read where they are not given.  Raises ValueError for
     an arm that the panel does not have.
     """
-    across = study.plan["panels"][panel]["across"]
-    if arm not in (there := study.plan["panels"][panel]["arms"]):
+    across = list(study.plan.panels[panel].across)
+    if arm not in (there := study.plan.panels[panel].arms):
         raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(there)}.")
     trials = study.panel(panel)
     trials = trials[trials["arm"] == arm]
@@ -64,7 +64,7 @@ def of_arm(
         for setting, cells in _cells(frame, across, [{"metric": metric} for metric in metrics])
     ]
     header = [*map(words.factor_name, across), *(words.metric_name(metric).replace("\n", " ") for metric in metrics)]
-    caption = f"Arm: {words.words(arm)}. {study.plan['panels'][panel]['title']}."
+    caption = f"Arm: {words.words(arm)}. {study.plan.panels[panel].title}."
     return Table(f"{caption} {_sentences(selection, trials, frame)}", header, rows, frame)
 
 
@@ -79,7 +79,7 @@ def by_level(
 
     Columns of noise tell the share of labels that are wrong in fact.  `curves`: as for `of_arm`.
     """
-    across = study.plan["panels"][panel]["across"]
+    across = list(study.plan.panels[panel].across)
     trials = study.panel(panel)
     frame = measured(study, trials, ["arm", *across], selection, metrics, curves)
     settings = (
@@ -95,7 +95,7 @@ def by_level(
         if tuple(metrics) != ("test/accuracy",) or not across:
             names.append(words.metric_name(column["metric"]).replace("\n", " "))
         header.append(", ".join(names))
-    title = study.plan["panels"][panel]["title"]
+    title = study.plan.panels[panel].title
     return Table(f"{title}. {_sentences(selection, trials, frame)}", header, rows, frame)
 
 

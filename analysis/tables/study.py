@@ -20,8 +20,8 @@ from analysis.tables.table import Table, interval, percent
 
 def of_panel(study: Study, name: str, selection: str) -> Table:
     """Every arm of a panel in every setting, with its difference to the reference arm in the same setting."""
-    panel = study.plan["panels"][name]
-    across, reference = panel["across"], panel["reference"]
+    panel = study.plan.panels[name]
+    across, reference = list(panel.across), panel.reference
     trials = study.panel(name)
     frame = statistics.arm_table(trials, reference, across, selection).assign(selection=selection)
     rows = [
@@ -44,14 +44,14 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
         f"difference to {words_module.words(reference)} (points)",
         "paired",
     ]
-    title = panel["title"] if panel["title"].endswith("?") else f"{panel['title']}."
+    title = panel.title if panel.title.endswith("?") else f"{panel.title}."
     caption = f"{title} {words_module.rule_sentence(selection, trials)} {INTERVALS}"
     return Table(caption, [*map(words_module.factor_name, across), *measured], rows, frame)
 
 
 def of_contrasts(study: Study, selection: str) -> Table:
     """The declared contrasts in the base setting."""
-    frame, looks = study.contrasts(selection), study.plan.get("looks", [])
+    frame, looks = study.contrasts(selection), study.plan.looks
     rows = [
         [
             words_module.words(row["arm"]),
@@ -91,7 +91,7 @@ def declared_late(row: Mapping[str, Any]) -> str:
 def of_rules(study: Study) -> Table:
     """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
     trials = in_base(study.trials)
-    order = trials["arm"].map(list(study.plan["arms"]).index)
+    order = trials["arm"].map(list(study.plan.arms).index)
     frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
     there = [rule for rule in statistics.SELECTION if frame[rule].notna().any()]  # no validation set, no val_selected
     columns = {
@@ -133,7 +133,7 @@ def of_looks(study: Study, taken: pd.DataFrame) -> Table:
         ]
         for row in statistics.records(taken)
     ]
-    looks = ", ".join(map(str, study.plan["looks"]))
+    looks = ", ".join(map(str, study.plan.looks))
     caption = (
         f"The declared contrasts at each look, as it was taken; declared are looks after {looks} replicates. p: of a "
         "difference other than zero, over all declared looks and after Holm over the contrasts. Intervals are those of "
@@ -183,18 +183,18 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
 
     `suggestions`: from `Study.suggestions`, under the same selection rule.
     """
-    search = study.plan["search"]
+    search = study.plan.require_search()
     rows: list[dict[str, Any]] = []
     for cell in study.cells:
-        mine = suggestions[suggestions["search"] == cell["search"]]
+        mine = suggestions[suggestions["search"] == cell.search]
         here = search_axes.shown(suggestions, cell)
         own = here[here["own"] & (here["state"] == "complete")]
         best = search_axes.leader(here, cell)
         rows.append(
             {
-                "arm": cell["arm"],
-                "sampler": cell["sampler"],
-                "setting": cell["setting"],
+                "arm": cell.arm,
+                "sampler": cell.sampler,
+                "setting": cell.setting,
                 **{state: int((mine["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
                 "counted": int(here["counts"].sum()),
                 "epochs": int(mine["epochs"].sum()),
@@ -203,7 +203,7 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
                 "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
                 "number": int(best["number"].iloc[0]) if len(best) else None,
                 "own": bool(best["own"].iloc[0]) if len(best) else False,
-                "final": cell["winner"] is not None,
+                "final": cell.winner is not None,
                 "params": best["params"].iloc[0] if len(best) else {},
                 "validation": best["accuracy"].iloc[0] if len(best) else np.nan,
                 "test": best["test"].iloc[0] if len(best) else np.nan,
@@ -229,10 +229,10 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
         *("arm", "sampler", *(["setting"] if elsewhere else []), "complete / pruned / failed", "epochs", "time"),
         *("own values: validation (%)", "test (%)", "winner", "its validation (%)", "its test (%)", "its values"),
     ]
-    count = search["replicates"]
+    count = search.replicates
     replicates = "1 replicate" if count == 1 else f"{count} replicates"
     caption = (
-        f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
+        f"What each search spent and found, on {replicates} of its own ({search.validation_labels} validation "
         f"labels). {words_module.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
         "and beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
     )

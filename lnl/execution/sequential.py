@@ -6,7 +6,6 @@ one and the report all find the same.  The error over looks and family: `analysi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 
 from analysis import statistics, verdicts
 from analysis.results import looks_taken, of_plan
+from lnl.storage.plan_record import read_records
 from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store, by_submission
 from lnl.study.plan import Plan, sources_of
@@ -27,7 +27,9 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
     first = max(first, verdicts.FEWEST)
     if last <= first:
-        raise ValueError(f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more.")
+        raise ValueError(
+            f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more."
+        )
     return (*range(first, last, BLOCK), last)
 
 
@@ -40,10 +42,10 @@ def grown(make: Callable[..., Plan], store: Store, current: Current, record: boo
     reached: dict[str, int] = {}
     while True:
         plan = make(reached=reached)
-        contrasts = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+        contrasts = of_plan(store, plan.record, plan.hash, sources_of(plan, current)).contrasts()
         if record:
             _record(store, plan, contrasts)
-        further = _further(contrasts, plan.record["looks"], reached)
+        further = _further(contrasts, plan.record.looks, reached)
         if further == reached:
             return plan, contrasts
         reached = further
@@ -62,7 +64,7 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
 
 def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
-    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = of_plan(store, plan.record, plan.hash, sources_of(plan, current))
     contrasts = results.contrasts()
     further, _ = grown(make, store, current, record=True)
     sentence = "No look yet"
@@ -79,8 +81,8 @@ def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) 
 
 
 def _growing(plan: Plan, further: Plan) -> set[str]:
-    before = {entry["trial"] for entry in plan.record["trials"]}
-    return {entry["arm"] for entry in further.record["trials"] if entry["trial"] not in before}
+    before = {entry.trial for entry in plan.record.trials}
+    return {entry.arm for entry in further.record.trials if entry.trial not in before}
 
 
 def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
@@ -97,7 +99,9 @@ def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
 
 def _declared(plan: Plan) -> dict[str, Any]:
     """What must stay as it is from the first look on."""
-    return {"looks": plan.record["looks"], "selection": plan.record["selection"], "family": plan.record["contrasts"]}
+    record = plan.record
+    family = [contrast.model_dump(mode="json") for contrast in record.contrasts]
+    return {"looks": list(record.looks), "selection": record.selection, "family": family}
 
 
 def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -107,11 +111,11 @@ def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 
 def check_looks(store: Store, plan: Plan) -> None:
     """Raise `ValueError` where results were judged at other looks, or contrasts: their error control would be void."""
-    if plan.record["night"]:  # other replicates
+    if plan.record.night:  # other replicates
         return
     for before in looks_taken(store, plan.study, plan.preset):
         looks = tuple(before["looks"])
-        if looks != tuple(plan.record["looks"]):
+        if looks != plan.record.looks:
             by_flags = len(looks) > 1 and schedule(looks[0], looks[-1]) == looks
             flags = f"--replicates {looks[0]} --until-decided --max-replicates {looks[-1]}"
             again = f"use {flags}" if by_flags else f"declare looks={looks}"
@@ -132,6 +136,5 @@ def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | 
     """The looks of the newest plan that was submitted, if it has some; those of nights have none."""
     plans, broken = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
     tell_left_out(broken)
-    records = map(json.loads, by_submission(plans)["plan"])
-    own = [record for record in records if not record.get("night")]
-    return tuple(own[-1].get("looks", [])) or None if own else None
+    own = [record for record in read_records(by_submission(plans)) if not record.night]
+    return own[-1].looks or None if own else None

@@ -15,8 +15,9 @@ import pandas as pd
 
 from lnl.search.rows import all_rows, frozen_trials, on_current_data, rows_of, winner
 from lnl.storage.outcomes import counting
+from lnl.storage.plan_record import ContrastRecord, PanelRecord, PlanRecord, WinnerRecord
 from lnl.storage.store import Store
-from lnl.study.plan import Cell, Plan, Planned, trials_record, with_prerequisites
+from lnl.study.plan import Cell, Plan, Planned, prerequisite_records, trial_records, with_prerequisites
 from lnl.trial.provenance import Current
 
 logger = logging.getLogger(__name__)
@@ -48,23 +49,26 @@ def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
     It is trained on the study's replicates beside the arm itself, is compared with it, and stands for it in a second
     copy of every contrast and of every panel that goes across factors.
     """
-    if plan.search is None:
+    if plan.search is None or plan.record.search is None:
         return plan
     cells = []
     stored = all_rows(store, plan.study)
     best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
-    for cell, said in zip(plan.cells, plan.record["search"]["cells"], strict=True):
+    for cell, declared in zip(plan.cells, plan.record.cells, strict=True):
         rows = on_current_data(rows_of(stored, cell), cell, current or Current())
         rows = counting(rows, plan.search.suggestions)
         found = winner(rows) if len(rows) == plan.search.suggestions else None
-        record = {**said, "finished": len(rows), "importance": importances(rows, cell)}
+        record = None
         if found is not None:
-            params = json.loads(found["params"])
-            record["winner"] = {"number": int(found["number"]), "params": params, "values": list(found["values"])}
-            best.setdefault(cell.searched_arm, {})[cell.setting] = params
-        cells.append(record)
-    record = {**plan.record, "search": {**plan.record["search"], "cells": cells}}
-    return _with_searched_arms(replace(plan, record=record), best) if best else replace(plan, record=record)
+            record = WinnerRecord(
+                number=int(found["number"]), params=json.loads(found["params"]), values=tuple(found["values"])
+            )
+            best.setdefault(cell.searched_arm, {})[cell.setting] = record.params
+        about = {"finished": len(rows), "importance": importances(rows, cell), "winner": record}
+        cells.append(declared.model_copy(update=about))
+    search = plan.record.search.model_copy(update={"cells": tuple(cells)})
+    plan = replace(plan, record=plan.record.model_copy(update={"search": search}))
+    return _with_searched_arms(plan, best) if best else plan
 
 
 def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Planned | None:
@@ -78,55 +82,77 @@ def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Plann
 
 
 def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Plan:
-    by_id = {planned.id: planned for planned in plan.trials}
-    own = [by_id[entry["trial"]] for entry in plan.record["trials"]]
+    """`best`: searched arm -> setting -> values."""
     source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
+    by_sampler: dict[str, dict[str, str]] = {}  # sampler -> arm -> its searched arm
+    for cell in plan.cells:
+        if cell.searched_arm in best:
+            by_sampler.setdefault(cell.sampler, {})[cell.arm] = cell.searched_arm
+    declared = _with_searched_trials(plan, best, source)
+    trials = with_prerequisites(declared)
+    arms = dict(plan.record.arms)
+    for arm, own in source.items():
+        arms[arm] = {**arms[own], **best[arm].get("{}", next(iter(best[arm].values())))}
+    changes = {
+        "arms": arms,
+        "panels": _with_searched_panels(plan.record, by_sampler, source),
+        "contrasts": _with_searched_contrasts(plan.record, by_sampler, source),
+        "trials": trial_records(declared),
+        "prerequisites": prerequisite_records(trials),
+    }
+    return replace(plan, trials=trials, record=plan.record.model_copy(update=changes))
+
+
+def _with_searched_trials(
+    plan: Plan, best: Mapping[str, Mapping[str, Any]], source: Mapping[str, str]
+) -> list[Planned]:
+    """The declared trials and those of the searched arms, whole replicates first."""
+    by_id = {planned.id: planned for planned in plan.trials}
+    own = [by_id[planned.trial] for planned in plan.record.trials]
     everywhere = plan.search is not None and plan.search.settings == "base"
     searched = [
-        one
+        trial
         for arm, values in best.items()
         for planned in own
         if planned.arm == source[arm]
         and (params := values.get("{}" if everywhere else planned.setting)) is not None
-        and (one := _with_values(planned, arm, params)) is not None
+        and (trial := _with_values(planned, arm, params)) is not None
     ]
-    declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
-    trials = with_prerequisites(declared)
-    arms, panels = dict(plan.record["arms"]), dict[str, Any]()
-    stands: dict[str, dict[str, str]] = {}  # sampler -> arm -> its searched arm
-    for cell in plan.cells:
-        if (arm := cell.searched_arm) in best:
-            values = best[arm].get("{}", next(iter(best[arm].values())))
-            arms[arm] = {**arms[cell.arm], **values}
-            stands.setdefault(cell.sampler, {})[cell.arm] = arm
-    curves = next(iter(plan.record["panels"].values()))["curves"]
+    return sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
+
+
+def _with_searched_panels(
+    record: PlanRecord, by_sampler: Mapping[str, Mapping[str, str]], source: Mapping[str, str]
+) -> dict[str, PanelRecord]:
+    """One panel for each searched arm beside its own, the declared ones, and copies of those that cross factors."""
+    panels: dict[str, PanelRecord] = {}
+    curves = next(iter(record.panels.values())).curves
     for arm in dict.fromkeys(source.values()):
-        both = [arm, *(mine[arm] for mine in stands.values() if arm in mine)]
+        both = (arm, *(searched[arm] for searched in by_sampler.values() if arm in searched))
         title = f"{arm.replace('_', ' ')}: own and searched values"
-        panels[f"search_{arm}"] = {"title": title, "arms": both, "across": [], "curves": curves, "reference": arm}
-    panels |= plan.record["panels"]
-    for sampler, mine in stands.items():
-        for name, panel in plan.record["panels"].items():
-            if panel["across"] and (there := [mine[arm] for arm in panel["arms"] if arm in mine]):
-                title = f"{panel['title']}, values searched by {sampler}"
-                panels[f"{name}_{sampler}"] = {**panel, "title": title, "arms": there, "reference": there[0]}
-    any_size = {"direction": "any", "smallest_effect": 0.0}
-    contrasts = [{"arm": arm, "against": source[arm], **any_size} for arm in source]
-    for first, second in itertools.combinations(stands, 2):
-        both_searched = [arm for arm in stands[first] if arm in stands[second]]
-        contrasts += [{"arm": stands[first][a], "against": stands[second][a], **any_size} for a in both_searched]
-    contrasts += plan.record["contrasts"]
-    for mine in stands.values():
+        panels[f"search_{arm}"] = PanelRecord(title=title, arms=both, curves=curves, reference=arm)
+    panels |= record.panels
+    for sampler, searched in by_sampler.items():
+        for name, panel in record.panels.items():
+            if panel.across and (arms := tuple(searched[arm] for arm in panel.arms if arm in searched)):
+                title = f"{panel.title}, values searched by {sampler}"
+                changes = {"title": title, "arms": arms, "reference": arms[0]}
+                panels[f"{name}_{sampler}"] = panel.model_copy(update=changes)
+    return panels
+
+
+def _with_searched_contrasts(
+    record: PlanRecord, by_sampler: Mapping[str, Mapping[str, str]], source: Mapping[str, str]
+) -> tuple[ContrastRecord, ...]:
+    """Each searched arm against its own, sampler against sampler, the declared ones, and these of searched arms."""
+    contrasts = [ContrastRecord(arm=arm, against=own) for arm, own in source.items()]
+    for first, second in itertools.combinations(by_sampler.values(), 2):
+        contrasts += [ContrastRecord(arm=first[arm], against=second[arm]) for arm in first if arm in second]
+    contrasts += record.contrasts
+    for searched in by_sampler.values():
         contrasts += [
-            {**contrast, "arm": mine[contrast["arm"]], "against": mine[contrast["against"]]}
-            for contrast in plan.record["contrasts"]
-            if {contrast["arm"], contrast["against"]} <= set(mine)
+            contrast.model_copy(update={"arm": searched[contrast.arm], "against": searched[contrast.against]})
+            for contrast in record.contrasts
+            if contrast.arms <= searched.keys()
         ]
-    record = {
-        **plan.record,
-        "arms": arms,
-        "panels": panels,
-        "contrasts": contrasts,
-        **trials_record(declared, trials),
-    }
-    return replace(plan, trials=trials, record=record)
+    return tuple(contrasts)

@@ -11,6 +11,7 @@ from typing import Any
 from lnl.space import Space
 from lnl.storage.currency import Sources, sources_text
 from lnl.storage.places import canonical, now, short_hash
+from lnl.storage.plan_record import PlanRecord, PrerequisiteRecord, TrialRecord
 from lnl.study.parts import Search
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
@@ -72,35 +73,43 @@ class Plan:
     study: str
     preset: str
     trials: tuple[Planned, ...]
-    record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+    record: PlanRecord
     search: Search | None = None
     cells: tuple[Cell, ...] = ()
 
     def of_arms(self, arms: Sequence[str] | None) -> set[str]:
         """Ids of these arms' trials (None: of all), with those that they start from."""
         by_id = {planned.id: planned.trial for planned in self.trials}
-        entries = self.record["trials"]  # where two arms are the same, under both
-        waiting = [entry["trial"] for entry in entries if arms is None or entry["arm"] in arms]
+        entries = self.record.trials  # where two arms are the same, under both
+        waiting = [entry.trial for entry in entries if arms is None or entry.arm in arms]
         ids = set()
         while waiting:
             ids.add(trial := waiting.pop())
             waiting += [before.id for before in by_id[trial].prerequisites.values()]
         return ids
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        return short_hash(canonical(self.record))
+        """Names the plan: equal for equal records."""
+        return short_hash(canonical(self.record.as_json()))
 
 
-def trials_record(declared: Iterable[Planned], trials: Iterable[Planned]) -> dict[str, Any]:
-    """The part of a plan's record that lists its trials; `trials`: the declared ones with their prerequisites."""
-    return {
-        "trials": [
-            {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
-            for p in declared
-        ],
-        "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
-    }
+def trial_records(declared: Iterable[Planned]) -> tuple[TrialRecord, ...]:
+    """The declared trials, without their prerequisites, as a plan's record lists them."""
+    return tuple(
+        TrialRecord(
+            trial=planned.id,
+            arm=planned.arm,
+            setting=json.loads(planned.setting),
+            replicate=planned.trial.replicate,
+        )
+        for planned in declared
+    )
+
+
+def prerequisite_records(trials: Iterable[Planned]) -> tuple[PrerequisiteRecord, ...]:
+    """Those of a plan's trials from which others start, as its record lists them."""
+    return tuple(PrerequisiteRecord(trial=planned.id, arm=planned.arm) for planned in trials if planned.prerequisite)
 
 
 def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
@@ -152,7 +161,7 @@ def plan_row(plan: Plan, git_commit: str | None, current: Current | None = None)
         "study": plan.study,
         "preset": plan.preset,
         "plan_hash": plan.hash,
-        "plan": json.dumps(plan.record),  # in declared order: figures and tables keep it
+        "plan": json.dumps(plan.record.as_json()),  # in declared order: figures and tables keep it
         "current": sources_text(sources_of(plan, current or Current())),
         "submitted_at": now(),
         "git_commit": git_commit,

@@ -28,9 +28,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from lnl import replicates as replicates_module
 from lnl.declaring import declared, fields_at, sentence
 from lnl.storage.places import canonical
+from lnl.storage.plan_record import PlanRecord
 from lnl.study.cells import _cells, _search_record, _within
 from lnl.study.parts import SEARCH_REPLICATES, Contrast, Levels, Overrides, Panel, Preset, Search, _check_looks
-from lnl.study.plan import Cell, Plan, Planned, _get, _said, trials_record, with_prerequisites
+from lnl.study.plan import Cell, Plan, Planned, _get, _said, prerequisite_records, trial_records, with_prerequisites
 from lnl.trial.config import METHOD, Trial
 
 
@@ -186,38 +187,41 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             cells = _cells(searching, self.name, preset or "base", found.values(), crossed, self.selection)
             if both := [name for cell in cells if (name := f"search_{cell.arm}") in panels]:
                 raise ValueError(f"The panel '{both[0]}' has the name of the one that shows a search: rename it.")
-        record = {
-            "study": self.name,
-            "preset": preset or "base",
-            "question": self.question,
-            "base": base.model_dump(mode="json"),
-            "method_changes": {key: value for key, value in base.identity()["method"].items() if key != "name"},
-            "base_levels": level,
-            "factors": factors,
-            "arms": {arm: own[arm] for arm in own if arm in here},
-            "replicates": count,
-            "night": night and night.isoformat(),
-            "looks": list(looks),
-            "selection": self.selection,
-            "embeddings": self.embeddings,
-            "panels": {
-                name: {
-                    "title": p.title,
-                    "arms": list(p.arms),
-                    "across": list(p.across),
-                    "curves": list(p.curves),
-                    "reference": p.arms[0],
-                }
-                for name, p in panels.items()
-            },
-            "contrasts": [
-                {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect}
-                for c in self.contrasts
-                if {c.arm, c.against} <= here
-            ],
-            **trials_record(declared, trials),
-            "search": searching and _search_record(searching, cells, self.selection),
-        }
+        record = PlanRecord.model_validate(
+            {
+                "study": self.name,
+                "preset": preset or "base",
+                "question": self.question,
+                "base": base.model_dump(mode="json"),
+                "method_changes": {key: value for key, value in base.identity()["method"].items() if key != "name"},
+                "base_levels": level,
+                "factors": factors,
+                "arms": {arm: own[arm] for arm in own if arm in here},
+                "replicates": count,
+                "night": night and night.isoformat(),
+                "looks": list(looks),
+                "selection": self.selection,
+                "embeddings": self.embeddings,
+                "panels": {
+                    name: {
+                        "title": p.title,
+                        "arms": list(p.arms),
+                        "across": list(p.across),
+                        "curves": list(p.curves),
+                        "reference": p.arms[0],
+                    }
+                    for name, p in panels.items()
+                },
+                "contrasts": [
+                    {"arm": c.arm, "against": c.against, "direction": c.direction, "smallest_effect": c.smallest_effect}
+                    for c in self.contrasts
+                    if {c.arm, c.against} <= here
+                ],
+                "trials": trial_records(declared),
+                "prerequisites": prerequisite_records(trials),
+                "search": searching and _search_record(searching, cells, self.selection),
+            }
+        )
         return Plan(self.name, preset or "base", trials, record, searching, cells)
 
     def looks_of(self, preset: str | None) -> tuple[int, ...]:

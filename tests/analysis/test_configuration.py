@@ -12,6 +12,7 @@ from analysis.report import sentences
 from analysis.report.build import build
 from analysis.results import Study as Loaded
 from lnl import Noise, Study, Trial
+from lnl.storage.plan_record import PlanRecord
 from lnl.study.parts import Contrast
 from lnl.trial.config import Trial as Whole
 from tests import simulated
@@ -20,16 +21,16 @@ from tests.analysis.test_report import row, text_of
 BASE = {"method": "supervised", "dataset": "digits", "network": "small_convnet", "labels": 100, "epochs": 2, "steps": 5}
 
 
-def planned(arms: dict[str, dict[str, Any]], contrasts: list[tuple[str, str]] = []) -> dict[str, Any]:  # noqa: B006
+def planned(arms: dict[str, dict[str, Any]], contrasts: list[tuple[str, str]] = []) -> PlanRecord:  # noqa: B006
     declared = [Contrast(arm, against=against) for arm, against in contrasts]
     base = Trial(**BASE, noise=Noise("symmetric", 0.4))
     study = Study(name="quick", question="?", base=base, arms=arms, replicates=1, contrasts=declared)
-    return json.loads(json.dumps(study.plan().record))
+    return study.plan().record
 
 
-def rows(plan: dict[str, Any], **parameters: int) -> pd.DataFrame:
+def rows(plan: PlanRecord, **parameters: int) -> pd.DataFrame:
     """Of every arm in the base setting, as workers write them."""
-    base = Whole.model_validate(plan["base"])
+    base = Whole.model_validate(plan.base)
     about = [
         {
             "arm": arm,
@@ -39,7 +40,7 @@ def rows(plan: dict[str, Any], **parameters: int) -> pd.DataFrame:
             ),
             "parameters": parameters.get(arm, 1000),
         }
-        for arm, overrides in plan["arms"].items()
+        for arm, overrides in plan.arms.items()
     ]
     return pd.DataFrame(about)
 
@@ -135,8 +136,8 @@ def test_arms_that_are_one_training_are_told() -> None:
     assert list(configuration.same_training(plan, rows(plan))) == [
         "full and again are one configuration, drawn afresh: whatever differs between them is chance."
     ]
-    shared = [{**entry, "arm": "full_tpe"} for entry in plan["trials"] if entry["arm"] == "full"]
-    searched = {**plan, "arms": {**plan["arms"], "full_tpe": {}}, "trials": plan["trials"] + shared}
+    shared = tuple(one.model_copy(update={"arm": "full_tpe"}) for one in plan.trials if one.arm == "full")
+    searched = plan.model_copy(update={"arms": {**plan.arms, "full_tpe": {}}, "trials": plan.trials + shared})
     told = list(configuration.same_training(searched, rows(plan)))
     assert "full and full tpe are one training: the same trials count under both names." in told
 

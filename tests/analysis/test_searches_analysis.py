@@ -1,6 +1,7 @@
 """Simulated searches: what was tried, what a budget buys, every figure against its rows, and the page."""
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -447,11 +448,9 @@ def test_a_budgets_worth_is_drawn_for_all_searches_of_a_setting(study, suggestio
 @pytest.mark.slow
 def test_a_searched_arm_has_one_colour_before_and_after_its_search_is_over(study):
     looks = base.arm_looks(study)
-    before = {
-        **study.plan,
-        "arms": {name: study.plan["arms"][name] for name in simulated.plan(1, ["frozen_head"])["arms"]},
-    }
-    assert base.arm_looks(type("Before", (), {"plan": before})) == looks
+    arms = {name: study.plan.arms[name] for name in simulated.plan(1, ["frozen_head"])["arms"]}
+    before = dataclasses.replace(study, plan=study.plan.model_copy(update={"arms": arms}))
+    assert base.arm_looks(before) == looks
     assert len({(look.colour, look.line) for look in looks.values()}) == len(looks) == 5
     history = study.plot_search(FULL)["history"].figure.axes[0]
     confirmed = study.plot("search")["arms"].figure.axes[0]

@@ -145,7 +145,9 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(ValueError, match=r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"):
+    with pytest.raises(
+        ValueError, match=r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"
+    ):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))
@@ -218,7 +220,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     for row in kept:
         row["verdict"] = row["verdict"].replace("no verdict", "undecided")
     assert [row["verdict"] for row in kept] == ["helps", "undecided", "undecided"]
-    about = {"preset": "base", "plan": plan.hash, "looks": plan.record["looks"], "contrasts": kept}
+    about = {"preset": "base", "plan": plan.hash, "looks": plan.record.looks, "contrasts": kept}
     store.write_event(plan.study, "looked", **about)
     sequential.grown(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 1
@@ -240,12 +242,17 @@ def test_the_report_reads_the_plan_that_grew(tmp_path):
     finish(store, plan)
     store.write_plan(
         {
-            **{"study": plan.study, "preset": plan.preset, "plan_hash": plan.hash, "plan": json.dumps(plan.record)},
+            **{
+                "study": plan.study,
+                "preset": plan.preset,
+                "plan_hash": plan.hash,
+                "plan": json.dumps(plan.record.as_json()),
+            },
             "submitted_at": now(),
         }
     )
     loaded = load(tmp_path, "looked")
-    assert loaded.plan["looks"] == [4, 6, 8] and loaded.left.empty and loaded.missing.empty
+    assert loaded.plan.looks == (4, 6, 8) and loaded.left.empty and loaded.missing.empty
     assert sequential.declared_before(store, "looked", "base") == (4, 6, 8)
 
 
@@ -264,7 +271,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
         with pytest.raises(ValueError, match="looks are rising numbers of replicates, from 4 on"):
             declare(looks=looks)
     assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record["looks"] == []
-    assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record["looks"] == [4, 6, 8]
+    assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record.looks == (4, 6, 8)
     here = ["robmix_ablation", "--preset", "digits", "--storage", str(tmp_path)]
     assert main(["plan", *here, "--max-replicates", "8"]) == 2
     assert "belongs to --until-decided" in capsys.readouterr().err

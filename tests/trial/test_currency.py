@@ -235,7 +235,7 @@ def test_what_changed_and_which_trials_are_stale(
     assert f"{2 * len(expected)} stale" in lines[-1] if expected else "stale" not in lines[-1]
 
     left_out = {arm for arm, why in expected.items() if why != CHANGED_CODE and arm in ARMS}
-    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = of_plan(store, plan.record, plan.hash, sources_of(plan, current))
     assert set(results.trials["arm"]) == ARMS.keys() - left_out, "no mean over other data"
     assert set(results.missing["arm"]) == left_out and set(results.missing["status"]) <= {"stale"}
     assert bool(results.on_other_data) == bool(left_out)
@@ -292,7 +292,7 @@ def test_the_attempt_of_the_current_code_counts_wherever_it_stands(root: Path, t
     store.write_plan(plan_row(plan, None, current))
     assert set(load(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.1}
     of_b = {name: sources._replace(code_hash="code B") for name, sources in sources_of(plan, current).items()}
-    assert set(of_plan(store, dict(plan.record), plan.hash, of_b).trials["accuracy_last"]) == {0.2}
+    assert set(of_plan(store, plan.record, plan.hash, of_b).trials["accuracy_last"]) == {0.2}
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
