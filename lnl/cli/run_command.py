@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lnl.execution.interfaces import Track
     from lnl.execution.job import Settings
     from lnl.execution.packing import Budget
-    from lnl.execution.runner import Outcome
+    from lnl.execution.runner import RunResult
     from lnl.storage.places import Place
     from lnl.study.plan import Plan
     from lnl.study.status import Status
@@ -81,7 +81,7 @@ class _Finished:
     """What a run came to."""
 
     plan: Plan  # the last one that was run: looks and searches make it longer
-    outcome: Outcome
+    outcome: RunResult
     current: Current
 
 

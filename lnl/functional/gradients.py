@@ -7,7 +7,7 @@ reach the parameter.  It counts as zero, but stays None where both are: optimize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,6 @@ class GradNorm:
     def state_dict(self) -> dict[str, Tensor]:
         return {"weights": self.weights, "initial_losses": self.initial_losses}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.weights = state["weights"].to(self.weights.device)
         self.initial_losses = state["initial_losses"].to(self.weights.device)

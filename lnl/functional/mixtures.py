@@ -1,4 +1,8 @@
-"""Two-component mixtures of per-example losses."""
+"""Mixtures of two components fitted to the losses, or other signals, of all images.
+
+Everything works on the last axis, the images; leading axes are networks.  Mixtures are fitted once an epoch, in
+float64.
+"""
 
 from __future__ import annotations
 

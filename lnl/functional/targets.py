@@ -50,3 +50,16 @@ def mixup(inputs: Tensor, targets: Tensor, permutation: Tensor, coefficients: Te
         return torch.lerp(values[permutation], values, weights)  # exact at l = 1
 
     return mix(inputs), mix(targets)
+
+
+def co_refine(given: Tensor, clean: Tensor, predictions: Tensor, temperature: float) -> Tensor:
+    """DivideMix's co-refinement: the given label as far as it is clean, else the prediction, sharpened (eqs. 3 and 4).
+
+    One-hot labels (B, K), probabilities (B,), the own network's predictions of each view (M, B, K) -> (B, K).
+    """
+    return sharpen(torch.lerp(predictions.mean(0), given, clean.unsqueeze(-1)), temperature)
+
+
+def co_guess(predictions: Tensor, temperature: float) -> Tensor:
+    """DivideMix's co-guessing: the mean over networks and views, sharpened.  Predictions (2M, B, K) -> (B, K)."""
+    return sharpen(predictions.mean(0), temperature)

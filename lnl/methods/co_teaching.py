@@ -1,6 +1,6 @@
 """Co-teaching (Han et al. 2018, arXiv:1804.06872): two networks, each trained on what the other finds easy.
 
-Per batch each network ranks its own cross-entropies and hands the places of the R(t) smallest to the other one, which
+Per batch each network ranks its own cross-entropies and hands the indices of the R(t) smallest to the other one, which
 is updated on them (Algorithm 1).  Epochs count from 1, so that the first one already forgets τ/T_k.  The official code
 differs in its schedule (field `schedule`) and divides the mean over the kept images by their number once more, which
 only Adam forgives: not followed.  Both networks see the same augmented batch, under BatchNorm's statistics of all of
@@ -13,7 +13,6 @@ for every other method here, where the paper augments nothing; the ranking is a 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lnl.functional import losses, selection
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -61,9 +60,9 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        classifier = {"classifier": partial(heads.linear, classes=task.classes)}
-        self.first = Learner(network, config.optimizer, self.steps * task.epochs, classifier)
-        self.second = Learner(network, config.optimizer, self.steps * task.epochs, classifier, replica="second/")
+        steps = self.steps * task.epochs
+        self.first = Learner.classifier(network, config.optimizer, steps, task.classes)
+        self.second = Learner.classifier(network, config.optimizer, steps, task.classes, replica="second/")
         self.losses, self.selected = Record(task, 2), Record(task, 2)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
@@ -73,7 +72,7 @@ class Method:
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
             labels = self.task.labels[index]
             ranked = torch.stack(
-                [losses.cross_entropy(one.batch_logits(images), labels) for one in (self.first, self.second)]
+                [losses.cross_entropy(learner.batch_logits(images), labels) for learner in (self.first, self.second)]
             )
             easy_to_first, easy_to_second = selection.smallest(ranked, keep)
             total.append(self.first.step(self.objective, (images, labels, easy_to_second)))

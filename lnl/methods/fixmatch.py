@@ -7,13 +7,12 @@ document 002 trains it without a threshold and with Adam: `threshold=0`, `optimi
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.training.fixmatch_update import (
     FIXMATCH_SEARCH,
     ConsistencyBatch,
@@ -47,12 +46,7 @@ class Method:
         self.pool = unlabelled_pool(task, config.include_labelled)
         self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams

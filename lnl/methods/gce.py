@@ -13,7 +13,6 @@ on CIFAR-100, where the learning rate falls first too.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lnl.functional import losses
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -64,12 +63,7 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
         self.kept = Record(task)  # w
         self.kept.note(task.labelled, torch.ones_like(task.labelled))
 

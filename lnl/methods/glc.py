@@ -12,7 +12,6 @@ dropout.  Labelled images are silver; unlabelled ones are not used.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.functional import losses, schedules, transition
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -60,8 +59,7 @@ class Method:
         self.first_epochs = schedules.first_phase(config.estimation, task.epochs)
 
         def learner(epochs: int) -> Learner:
-            head = partial(heads.linear, classes=task.classes)
-            return Learner(network, config.optimizer, self.steps * epochs, {"classifier": head})
+            return Learner.classifier(network, config.optimizer, self.steps * epochs, task.classes)
 
         self.learner, self.first = learner(task.epochs - self.first_epochs), learner(self.first_epochs)
         self.matrix: Tensor | None = None  # from the second phase on

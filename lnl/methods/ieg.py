@@ -16,7 +16,6 @@ AutoAugment comes without cutout (`strong` has it); a probe image is seen throug
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.functional import losses, meta, targets
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -134,12 +133,7 @@ class Method:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
         self.weights, self.coefficients, self.guesses = Record(task), Record(task), Record(task, task.classes)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams

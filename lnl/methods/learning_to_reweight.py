@@ -9,7 +9,6 @@ Schedule of the paper's WRN-28-10: a tenth at 40 and 50 of 60 thousand steps.  O
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.functional import losses, meta
-from lnl.networks import heads
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -56,12 +54,7 @@ class Method:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
         self.weights = Record(task)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.functional import losses, schedules, transition
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -83,8 +83,7 @@ class Method:
         self.first_epochs = 0 if config.given else schedules.first_phase(config.estimation, task.epochs)
 
         def learner(epochs: int) -> Learner:
-            head = partial(heads.linear, classes=task.classes)
-            return Learner(network, config.optimizer, self.steps * epochs, {"classifier": head})
+            return Learner.classifier(network, config.optimizer, self.steps * epochs, task.classes)
 
         self.learner = learner(task.epochs - self.first_epochs)
         self.first = learner(self.first_epochs) if self.first_epochs else None

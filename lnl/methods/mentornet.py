@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -34,7 +33,7 @@ from torch import Generator, Tensor, nn
 
 from lnl.data import Unfit
 from lnl.functional import losses
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -97,12 +96,7 @@ class Method:
         if config.mentor != "data_driven":
             self.task = task = replace(task, labelled=torch.cat([task.labelled, task.probe]), probe=task.probe[:0])
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
         self.threshold = MovingPercentile(config.percentile, config.decay).to(task.images.device)
         self.losses, self.weights = Record(task), Record(task)
 

@@ -7,13 +7,12 @@ AdamW.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
@@ -37,12 +36,7 @@ class Method:
         to_draw_from(task.unlabelled)
         self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         task, streams, size = self.task, self.streams, self.config.batch_size

@@ -8,7 +8,6 @@ BatchNorm's running statistics.  A probability of exactly the threshold counts a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from lnl import networks
 from lnl.functional import losses, schedules, targets
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Space, Uniform
 from lnl.training.fixmatch_update import confident_share, taught, unlabelled_pool
@@ -70,12 +69,7 @@ class Method:
         self.pool = unlabelled_pool(task, config.include_labelled)
         self.guesses = Record(task, task.classes)
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams

@@ -13,7 +13,6 @@ are used, where the paper averages the heads of several late layers, weighed on 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lnl.functional import losses, targets
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -72,12 +71,7 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
         self.fitted: tuple[Discriminant, Beliefs] | None = None
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ the semi-supervised literature (Sohn et al. 2020, arXiv:2001.07685, Table 4).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lnl.functional import losses
-from lnl.networks import Network, heads
+from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -44,12 +43,7 @@ class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.learner = Learner(
-            network,
-            config.optimizer,
-            self.steps * task.epochs,
-            {"classifier": partial(heads.linear, classes=task.classes)},
-        )
+        self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lnl import data, methods, networks
 from lnl.functional import augment, noise
 from lnl.study.plan import Planned
-from lnl.training import task
+from lnl.training import draw, task
 from lnl.training.learner import Head, NetworkBuilder
 from lnl.training.streams import Streams
 from lnl.trial.config import Trial
@@ -55,7 +55,7 @@ class _Checks:
     def __init__(self, root: Path | None, read: bool) -> None:
         self.root, self.read = root, read
         self.datasets: dict[str, data.Dataset | None] = {}
-        self.splits: dict[object, task.Split] = {}
+        self.splits: dict[object, draw.SplitIndices] = {}
         self.asked: set[object] = set()
 
     def of(self, trial: Trial) -> None:
@@ -67,7 +67,7 @@ class _Checks:
             self._network(trial, dataset)
         key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation)
         if key not in self.splits:
-            self.splits[key] = task.split(
+            self.splits[key] = draw.split(
                 dataset,
                 Streams(0),
                 labels=trial.labels,
@@ -128,7 +128,7 @@ class _Builder(NetworkBuilder):
         return networks.Network(_Backbone(self.channels), {name: head(WIDTH) for name, head in heads.items()})
 
 
-def _construct(trial: Trial, dataset: data.Dataset, split: task.Split) -> None:
+def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices) -> None:
     """Make the trial's method as `lnl.trial.run.assemble` does, before its first step."""
     module, device = methods.load(trial.method_name), torch.device("cpu")
     labelled, probe = (_one_of_each(index, dataset.train_labels) for index in (split.labelled, split.probe))

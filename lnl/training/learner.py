@@ -10,26 +10,29 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy, linear
 
 from lnl import networks
 from lnl.functional import meta, schedules
 from lnl.networks import Network
 from lnl.networks.convnet import dropout_repeated
+from lnl.networks.heads import linear as linear_head
 from lnl.settings import Settings
 from lnl.storage.checkpoints import fitting
+from lnl.training.state import State
 from lnl.training.streams import Streams
 
 Precision = Literal["float32", "bfloat16"]
 Gradients = list[Tensor | None]  # one entry per trainable tensor; None: no gradient from this objective
-Head = Callable[[int], nn.Module]  # features -> module
+Head = Callable[[int], nn.Module]  # the backbone's width -> a module on its features
+Batch = TypeVar("Batch")  # what a method hands to its own objective
 
 EVALUATION_BATCH = 1024  # images of up to 32 × 32 pixels at a time without gradient; fewer larger ones
 
@@ -73,10 +76,7 @@ class Optimizer(Settings):
 
 @dataclass(frozen=True)
 class NetworkBuilder:
-    """Makes a trial's networks: same replicate, same name, same initial weights, on every device.
-
-    `initial`: a trained backbone's state, from which every network of the trial starts; the heads stay new.
-    """
+    """Builds a trial's networks: of one replicate and name they have the same initial weights on every device."""
 
     name: str
     channels: int
@@ -85,9 +85,9 @@ class NetworkBuilder:
     precision: Precision
     streams: Streams
     weights: str | None = None  # of the backbone, see `networks.backbone`
-    resize: int | None = None  # images to so many pixels, there
-    initial: Mapping[str, Tensor] | None = None
-    trains: bool = True  # else its learners have no optimizers, whose first one takes a second to import
+    resize: int | None = None  # pixels per side of the images that the backbone sees, see there
+    initial: Mapping[str, Tensor] | None = None  # state of a trained backbone to start from; the heads stay new
+    trains: bool = True  # False: learners have no optimizers, the first of which takes a second to import
 
     def build(self, heads: Mapping[str, Head], replica: str = "") -> Network:
         """Backbone and heads, each initialised from its own stream, so that one more head moves no other weight."""
@@ -96,11 +96,11 @@ class NetworkBuilder:
         if self.initial is not None:
             with fitting():
                 backbone.load_state_dict(self.initial)
-        made = {}
+        modules = {}
         for name, head in heads.items():
             with self.streams.initialise(f"{replica}{name}"):
-                made[name] = head(backbone.width)
-        return Network(backbone, made).to(self.device).to(memory_format=torch.channels_last)
+                modules[name] = head(backbone.width)
+        return Network(backbone, modules).to(self.device).to(memory_format=torch.channels_last)
 
 
 class Learner:
@@ -137,23 +137,33 @@ class Learner:
         self.optimizers = {
             owner: _optimizer(
                 optimizer,
-                [(self.parameters[p], decayed[p] == [owner]) for p, mine in enumerate(mask) if mine],
+                [(self.parameters[p], decayed[p] == [owner]) for p, is_owned in enumerate(mask) if is_owned],
             )
             for owner, mask in self.owned.items()
             if network.trains
         }
 
+    @classmethod
+    def classifier(
+        cls, network: NetworkBuilder, optimizer: Optimizer, steps: int, classes: int, replica: str = ""
+    ) -> Learner:
+        """A learner with one linear head, `classifier`: (B, C, H, W) -> logits (B, classes).
+
+        `replica`: prefix of the streams that initialise the weights of a second network.
+        """
+        return cls(network, optimizer, steps, {"classifier": partial(linear_head, classes=classes)}, replica=replica)
+
     @property
     def networks(self) -> list[Network]:
-        """The one that is trained and, where there is one, its average."""
+        """The network that is trained and, where there is one, its average."""
         return [self.network] if self.average is None else [self.network, self.average]
 
     def part(self, prefix: str) -> list[int]:
         """Positions of the parameters below `prefix` in every gradient list."""
         return [position for position, name in enumerate(self.names) if name.startswith(prefix + ".")]
 
-    def gradients(self, objective: Callable[[Network, Any], Tensor], batch: Any) -> tuple[Tensor, Gradients]:
-        """Value (detached) and gradient of one objective in training mode."""
+    def gradients(self, objective: Callable[[Network, Batch], Tensor], batch: Batch) -> tuple[Tensor, Gradients]:
+        """Value (detached) and gradient of an objective (network, batch) -> scalar, in training mode."""
         self.network.train()
         with self._precision():
             loss = objective(self.network, batch)
@@ -161,14 +171,14 @@ class Learner:
         return loss.detach(), list(gradients)
 
     def apply(self, gradients: Gradients, owner: str | None = None) -> None:
-        """One update by `owner`'s optimizer (default: by all).  A tensor whose gradient is None stays as it is."""
+        """One update by `owner`'s optimizer (default: by each).  A tensor whose gradient is None stays as it is."""
         scale = self.settings.scale(min(self.done / max(self.steps, 1), 1.0))
         for name in [owner] if owner else self.optimizers:
             optimizer = self.optimizers[name]
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * scale
-            for tensor, gradient, mine in zip(self.parameters, gradients, self.owned[name], strict=True):
-                tensor.grad = gradient if mine else None
+            for tensor, gradient, is_owned in zip(self.parameters, gradients, self.owned[name], strict=True):
+                tensor.grad = gradient if is_owned else None
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -181,8 +191,8 @@ class Learner:
                 list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight
             )
 
-    def step(self, objective: Callable[[Network, Any], Tensor], batch: Any) -> Tensor:
-        """One update on one objective; returns its value."""
+    def step(self, objective: Callable[[Network, Batch], Tensor], batch: Batch) -> Tensor:
+        """One update on an objective (network, batch) -> scalar; returns its value."""
         loss, gradients = self.gradients(objective, batch)
         self.apply(gradients)
         self.advance()
@@ -193,30 +203,31 @@ class Learner:
         loss: Callable[..., Tensor],
         coefficients: Sequence[Tensor],
         images: Tensor,
-        probe: Callable[[Callable[[Tensor], Tensor], Any], Tensor],
-        batch: Any,
+        probe: Callable[[meta.Classifier, Batch], Tensor],
+        batch: Batch,
         *,
         rate: float | None,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         mode: meta.MetaGradient = "jvp",
     ) -> list[Tensor]:
-        """Gradient of the objective `probe` after one virtual step of SGD, by the step's `coefficients`.
+        """Gradient of `probe` after one virtual step of SGD with respect to the step's `coefficients`, one per tensor.
 
-        `loss`: (logits of `images`, *coefficients) -> scalar, what the virtual step descends; `rate` None: it stands
-        still there, see `lnl.functional.meta.gradients`.  The step goes on with the optimizer's momentum;
-        `weight_decay` counts in both losses.  In float32, by batch statistics, with one dropout mask for `images`;
-        moves neither weights nor BatchNorm's running statistics nor what dropout draws next.
+        `loss`: (logits of `images`, *coefficients) -> scalar, which the virtual step descends.  `probe`: (classifier,
+        `batch`) -> scalar.  `rate` None: a step without length, see `lnl.functional.meta.gradients`.  `momentum`:
+        share of the optimizer's momentum buffer in the step.  `weight_decay` counts in both losses.  Computed in
+        float32, by batch statistics, with one dropout mask for `images`; changes neither weights nor BatchNorm's
+        running statistics nor the next draws of dropout.
         """
         weights = [tensor.detach() for tensor in self.parameters]
-        kernels = [weight_decay * (tensor.ndim > 1) for tensor in weights]
+        decays = [weight_decay * (tensor.ndim > 1) for tensor in weights]
         (optimizer,) = self.optimizers.values()
-        drift = [decay * tensor for decay, tensor in zip(kernels, weights, strict=True)]
+        drift = [decay * tensor for decay, tensor in zip(decays, weights, strict=True)]
         if momentum:
             buffers = [optimizer.state[tensor]["momentum_buffer"] for tensor in self.parameters]
-            drift = [one + momentum * buffer for one, buffer in zip(drift, buffers, strict=True)]
+            drift = [decay + momentum * buffer for decay, buffer in zip(drift, buffers, strict=True)]
 
-        def at(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        def at(weights: Sequence[Tensor]) -> meta.Classifier:
             named = dict(zip(self.names, weights, strict=True))
             return lambda images: functional_call(self.network, named, (images,))
 
@@ -225,9 +236,11 @@ class Learner:
                 return at(weights)(images)
 
         def probe_loss(weights: Sequence[Tensor]) -> Tensor:
-            lengths = [decay / 2 * one.square().sum() for decay, one in zip(kernels, weights, strict=True) if decay]
-            with dropout_repeated(self.network, ahead=1):  # other masks, lest images match by their place in the batch
-                return probe(at(weights), batch) + sum(lengths)
+            penalties = [
+                decay / 2 * tensor.square().sum() for decay, tensor in zip(decays, weights, strict=True) if decay
+            ]
+            with dropout_repeated(self.network, ahead=1):  # other masks, so that images do not match by their position
+                return probe(at(weights), batch) + sum(penalties)
 
         self.network.train()
         precise = torch.autocast(self.device.type, enabled=False)
@@ -271,8 +284,8 @@ class Learner:
         network = self.network
         if self.average is not None:
             network = self.average
-            for mine, theirs in zip(network.buffers(), self.network.buffers(), strict=True):
-                mine.copy_(theirs)  # the average has no BatchNorm statistics of its own
+            for averaged, current in zip(network.buffers(), self.network.buffers(), strict=True):
+                averaged.copy_(current)  # the average has no BatchNorm statistics of its own
         network.eval()
         with self._precision():
             return torch.cat([call(network, part).float() for part in images.split(self.evaluation_batch)])
@@ -282,7 +295,7 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -290,7 +303,7 @@ class Learner:
             "done": self.done,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -299,7 +312,7 @@ class Learner:
         self.done = state["done"]
 
 
-def trained_backbone(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+def trained_backbone(parts: Mapping[str, State]) -> dict[str, Tensor]:
     """The backbone of a method's first learner, by its averaged weights where there are any, from a stored snapshot."""
     state = next(part for part in parts.values() if "network" in part and "optimizers" in part)
     averaged = state["average"] or {}
@@ -313,7 +326,7 @@ def trained_backbone(parts: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -> torch.optim.Optimizer:
-    """Over (tensor, whether this optimizer decays it); only kernels are ever decayed."""
+    """An optimizer of (tensor, whether this optimizer decays it); only kernels, of two axes or more, are decayed."""
     kernels = [tensor for tensor, decays in parameters if decays and tensor.ndim > 1]
     others = [tensor for tensor, decays in parameters if not (decays and tensor.ndim > 1)]
     groups: list[dict[str, Any]] = [
@@ -330,50 +343,3 @@ def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -
         for tensor, _ in parameters:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
     return optimizer
-
-
-def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
-    """Multinomial logistic regression on frozen features: a function features -> class probabilities (…, K).
-
-    The problem of scikit-learn's LogisticRegression with C = 1, on standardised features, solved on their own device:
-    the sum of the cross-entropies and half the squared length of the weights, with free intercepts.  A class without an
-    example gets 0.  Raises ValueError for fewer than two classes, FloatingPointError for features that are not finite.
-    """
-    present, given = labels.to(features.device).unique(return_inverse=True)
-    if len(present) < 2:
-        raise ValueError("A linear probe needs labelled images of at least two classes.")
-    if not features.isfinite().all():
-        raise FloatingPointError("a linear probe needs finite features, but some are not")
-    bank = features.detach().double()
-    mean, deviation = bank.mean(0), bank.std(0, correction=0)
-    deviation[bank.amin(0) == bank.amax(0)] = 1.0  # a constant feature stays unscaled, so that no weight reaches it
-    bank = (bank - mean) / deviation
-    weights, intercepts = bank.new_zeros(len(present), bank.shape[1]), bank.new_zeros(len(present))
-    optimizer = torch.optim.LBFGS(
-        [weights.requires_grad_(), intercepts.requires_grad_()],
-        max_iter=1000,
-        tolerance_grad=1e-6,  # of the mean over images: on digits probabilities are within 1e-3
-        tolerance_change=1e-12,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    # Of two classes scikit-learn penalises w₁ - w₀ = w alone: |w|² / 2 = |w₀|² + |w₁|² where w₁ = -w₀.
-    strength = 1.0 if len(present) == 2 else 0.5
-
-    @torch.enable_grad()
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(linear(bank, weights, intercepts), given) + strength / len(bank) * weights.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)
-
-    @torch.no_grad()
-    def probabilities(queries: Tensor) -> Tensor:
-        found = linear((queries.double() - mean) / deviation, weights, intercepts).softmax(-1)
-        result = torch.zeros(len(queries), classes, device=features.device)
-        result[:, present] = found.float()
-        return result
-
-    return probabilities

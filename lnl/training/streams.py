@@ -32,6 +32,10 @@ class Streams:
             self._generators[name] = torch.Generator(self.device).manual_seed(self.seed(name))
         return self._generators[name]
 
+    def of_network(self, name: str, network: int) -> Generator:
+        """The stream `name` of the first (0) or the second (1) of two networks that are trained side by side."""
+        return self[name if network == 0 else f"second/{name}"]
+
     @contextmanager
     def initialise(self, name: str) -> Iterator[None]:
         """Within the block, torch's global CPU generator is the stream `init/<name>`: modules initialise from it."""

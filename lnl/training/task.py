@@ -1,30 +1,22 @@
-"""What a learner may see (`Task`), what only evaluation may see (`Truth`), and the draw that makes both (`prepare`).
-
-Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation,
-probe and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the
-unlabelled images of ratio 1:1 are among those of 1:5.
-"""
+"""What a method may see (`Task`), what only evaluation may see (`Truth`), and the order in which batches are drawn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
-from lnl import data as sources
+from lnl.data import Unfit
 from lnl.declaring import declared
-from lnl.functional import augment, noise
-from lnl.training.streams import Streams, digest
+from lnl.functional import augment
 
-PART = 1024  # images at a time, where many are looked at without training
+PART = 1024  # images in one forward pass that trains nothing
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
 VIEWS = get_args(View)
 
@@ -171,205 +163,10 @@ class Truth:
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
 
 
-@dataclass(frozen=True)
-class Split:
-    """Indices into a data set's training images (validation: into `validation_source`)."""
-
-    labelled: np.ndarray
-    unlabelled: np.ndarray
-    probe: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-def split(
-    data: sources.Dataset,
-    streams: Streams,
-    *,
-    labels: int | None,
-    unlabelled_ratio: float | None,
-    probe: int,
-    validation: Validation,
-) -> Split:
-    """Class-balanced nested split.  Raises `DataError` where the data set has too few images."""
-    classes = len(data.class_names)
-    given = torch.from_numpy(np.asarray(data.train_labels, dtype=np.int64))
-    order = _interleaved(given, classes, streams["split"])  # one class after the other, unknown labels last
-    known = int((given >= 0).sum())
-    test = np.arange(len(data.test_labels))
-    from_train = validation.images if validation.source == "train" else 0
-    wanted = from_train + probe + (labels or classes)
-    if wanted > known:
-        raise sources.Unfit(
-            f"{data.name} has {known} training images with labels, but {wanted} are asked for "
-            f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
-        )
-    if labels is not None and labels < classes:
-        raise sources.Unfit(
-            f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
-        )
-    held, first = from_train, from_train + probe
-    last = known if labels is None else first + labels
-    counts = torch.bincount(given[order[first:last]], minlength=classes)
-    if not counts.all():
-        raise sources.Unfit(
-            f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
-            f"{int((given == counts.argmin()).sum())}: ask for a smaller validation or probe set."
-        )
-    rest = order[last:]
-    if unlabelled_ratio is not None:
-        count = round(unlabelled_ratio * (last - first))
-        if not 0 < count <= len(rest):
-            raise sources.Unfit(
-                f"unlabelled_ratio={unlabelled_ratio:g} with {last - first} labels asks for {count} unlabelled images, "
-                f"but {data.name} has {len(rest)} left: change the ratio or the labels."
-            )
-        shuffled = rest[torch.randperm(len(rest), generator=streams["split/unlabelled"])]
-        rest = shuffled[:count]
-    validation_index = order[:held].numpy()
-    if validation.source == "test" and validation.images:
-        if validation.images >= len(test):
-            raise sources.Unfit(
-                f"validation.images={validation.images} takes all {len(test)} test images: ask for fewer."
-            )
-        ranked = _interleaved(
-            torch.from_numpy(np.asarray(data.test_labels, dtype=np.int64)), classes, streams["split/test"]
-        ).numpy()
-        validation_index, test = ranked[: validation.images], np.sort(ranked[validation.images :])
-    return Split(
-        labelled=order[first:last].numpy(),
-        unlabelled=rest.numpy(),
-        probe=order[held:first].numpy(),
-        validation=validation_index,
-        test=test,
-    )
-
-
-def _interleaved(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """All indices, shuffled, then one of each class in turn; images without label last.  (N,) -> (N,)."""
-    shuffled = torch.randperm(len(labels), generator=generator)
-    mine = labels[shuffled]
-    rank = torch.zeros_like(mine)
-    for k in range(classes):
-        rank[mine == k] = torch.arange(int((mine == k).sum()))
-    rank[mine < 0] = len(labels)
-    return shuffled[torch.argsort(rank * classes + mine.clamp(min=0), stable=True)]
-
-
-def prepare(
-    dataset: str,
-    streams: Streams,
-    device: torch.device,
-    root: Path | None,
-    *,
-    labels: int | None,
-    unlabelled_ratio: float | None,
-    probe: int,
-    validation: Validation,
-    noise_settings: Noise,
-    epochs: int,
-    steps: int | None,
-    taught: np.ndarray | None = None,
-    probe_apart: bool = True,
-) -> tuple[Task, Truth]:
-    """Data, split and noise of one trial.  The same settings and replicate always give the same task.
-
-    `taught`: semantic labels of all training images.  Without `probe_apart` the probe joins the labelled images with
-    its right labels, so that methods which use no probe have the same information.
-    `streams` must live on the CPU, so that every device draws the same splits and labels.
-    """
-    data = sources.load(dataset, root)
-    parts = split(data, streams, labels=labels, unlabelled_ratio=unlabelled_ratio, probe=probe, validation=validation)
-    classes = len(data.class_names)
-    annotated = sources.human_labels(data, noise_settings.column, root) if noise_settings.column else taught
-
-    def given(index: np.ndarray, stream: str, split_images: np.ndarray, split_labels: np.ndarray) -> noise.Corrupted:
-        return noise.corrupt(
-            torch.from_numpy(np.asarray(split_labels[index], dtype=np.int64)),
-            noise_settings.kind,
-            noise_settings.rate,
-            classes,
-            streams[stream],
-            exact=noise_settings.exact,
-            include_true=noise_settings.include_true,
-            images=torch.from_numpy(np.ascontiguousarray(split_images[index]))
-            if noise_settings.kind == "instance"
-            else None,
-            mapping=noise.asymmetric_map(data.name, classes) if noise_settings.kind == "asymmetric" else None,
-            annotated=torch.from_numpy(annotated[index]) if annotated is not None else None,
-        )
-
-    corrupted = given(parts.labelled, "noise", data.train_images, data.train_labels)
-    # A split goes through the classes in turn: left in that order, an image's position would tell its class.
-    used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
-    layout = torch.randperm(len(used), generator=streams["split/layout"])
-    used = used[layout.numpy()]
-    sizes = [len(parts.labelled), len(parts.unlabelled), len(parts.probe)]
-    labelled, unlabelled, probe_index = layout.argsort().split(sizes)
-    true = torch.from_numpy(np.asarray(data.train_labels[used], dtype=np.int64))
-    seen = torch.full_like(true, -1)
-    seen[labelled] = corrupted.labels
-    seen[probe_index] = true[probe_index]
-    if not probe_apart:
-        labelled, probe_index = torch.cat([labelled, probe_index]), probe_index[:0]
-    size, channels = data.train_images.shape[-1], data.train_images.shape[1]
-    views = {
-        name: augment.pipeline(name, size=size, channels=channels, flip=data.flip, mean=data.mean, std=data.std)
-        for name in VIEWS
-    }
-    task = Task(
-        images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
-        labels=seen.to(device),
-        labelled=labelled.sort().values.to(device),
-        unlabelled=unlabelled.sort().values.to(device),
-        probe=probe_index.sort().values.to(device),
-        classes=classes,
-        epochs=epochs,
-        steps=steps,
-        views=views,
-    )
-    held_images, held_labels = (
-        (data.train_images, data.train_labels) if validation.source == "train" else (data.test_images, data.test_labels)
-    )
-    validation_labels = torch.from_numpy(np.asarray(held_labels[parts.validation], dtype=np.int64))
-    if validation.labels == "noisy" and len(parts.validation):
-        if annotated is not None and validation.source == "test":
-            raise sources.Unfit(
-                f"{noise_settings.kind.capitalize()} labels exist for training images only: "
-                "take noisy validation images from 'train'."
-            )
-        validation_labels = given(parts.validation, "noise/validation", held_images, held_labels).labels
-
-    def normalised(images: np.ndarray) -> Tensor:
-        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
-
-    truth = Truth(
-        labels=true.to(device),
-        test_images=normalised(data.test_images[parts.test]),
-        test_labels=torch.from_numpy(np.asarray(data.test_labels[parts.test], dtype=np.int64)).to(device),
-        validation_images=normalised(held_images[parts.validation]),
-        validation_labels=validation_labels.to(device),
-        facts={
-            "noise_realised": corrupted.rate,
-            "transition": corrupted.transition.tolist(),
-            "classes": classes,
-            "labels": len(parts.labelled),
-            "unlabelled": len(parts.unlabelled),
-            "data_hash": data.checksum,
-            "noise_hash": corrupted.hash,
-            "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
-            "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
-        },
-    )
-    return task, truth
-
-
 def to_draw_from(pool: Tensor) -> Tensor:
-    """The pool (P,).  Raises `DataError` where it is empty: a method asks when it is made, before any step."""
+    """The pool (P,) itself.  Raises `DataError` where it is empty; methods call it in their constructor."""
     if not len(pool):
-        raise sources.Unfit(
-            "The method draws from unlabelled images, but this trial leaves none: ask for fewer labels."
-        )
+        raise Unfit("The method draws from unlabelled images, but this trial leaves none: ask for fewer labels.")
     return pool
 
 
@@ -385,12 +182,12 @@ def order(pool: Tensor, batch_size: int, steps: int, generator: torch.Generator)
 
 
 def balanced_order(pool: Tensor, labels: Tensor, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Indices of `steps` batches that take the classes of `pool` in turn, each by shuffled passes over its images.
+    """Indices of `steps` batches that take the classes of `pool` in turn, each in shuffled passes over its images.
 
     Pool (P,), its labels (P,) -> (steps, batch_size).  Every batch has each class equally often, or once more: exactly
     equally often where the number of classes divides `batch_size`.
     """
     classes = labels.unique()
     turns = math.ceil(steps * batch_size / max(len(classes), 1))
-    columns = [order(pool[labels == one], 1, turns, generator) for one in classes]
+    columns = [order(pool[labels == label], 1, turns, generator) for label in classes]
     return torch.cat(columns, dim=-1).flatten()[: steps * batch_size].view(steps, batch_size)

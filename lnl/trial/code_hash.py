@@ -47,7 +47,7 @@ STORAGE = (  # files, leases, checkpoints, messages and search spaces: nothing t
     "lnl.trial.provenance",
 )
 ROOTS = ((TRIAL, "run"), (TRIAL, "Trial"), ("lnl", "selection_rules"))  # the accuracies of a row are chosen by the last
-FIGURES = ("_histogram", "_moments", "embed")  # of TRIAL: arrays for figures, and the epochs in which they are kept
+FIGURES = ("_histogram", "embedding_epochs", "embed")  # of TRIAL: arrays for figures, and the epochs that have them
 FACTS = ("class_names", "flip", "mean", "std")  # what a reader says of its images beside them
 
 # Arguments of pydantic's Field that refuse a value or describe a field, but never change a value.

@@ -1,134 +1,119 @@
-"""Evaluation of a trained method: accuracy, calibration and what figures show."""
+"""Evaluation at the end of an epoch: accuracies, features by their neighbours, beliefs against truth, data of figures.
+
+Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    SerializeAsAny,
-)
 from torch import Tensor
 from torch.nn import functional
 
-from lnl import methods
 from lnl.functional import graph, noise
-from lnl.training import task
-
-if TYPE_CHECKING:
-
-    class MethodConfig:
-        """For type checkers: what a trial's method may be given as, and what it is read as."""
-
-        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
-        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
-
-else:  # a name, or {"name": …, field: value}
-    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
+from lnl.methods import HasBeliefs, Method
+from lnl.training.task import Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
+Metrics = dict[tuple[str, str], float]
+Arrays = dict[tuple[str, str], Tensor]  # what a figure of one epoch needs
+
 
 @torch.no_grad()
-def evaluate(method: Any, seen: task.Task, truth: task.Truth, *, last: bool) -> dict[tuple[str, str], float]:
-    """Accuracies as fractions.  What uses true labels of training images stands under `oracle`: for diagnosis only.
+def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics:
+    """Accuracies, as fractions, and cross-entropies of a method's predictions.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  Raises FloatingPointError where
     probabilities are not finite.
     """
-    found: dict[tuple[str, str], float] = {}
+    metrics: Metrics = {}
     for split, images, labels in (
         ("test", truth.test_images, truth.test_labels),
         ("validation", truth.validation_images, truth.validation_labels),
     ):
         if len(labels):
             probabilities = _finite(method.predict(images))
-            found[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
+            metrics[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
-            found[split, "cross_entropy"] = float(-likelihood.log().mean())
+            metrics[split, "cross_entropy"] = float(-likelihood.log().mean())
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
     guessed = _finite(seen.over(index, method.predict)).argmax(-1)
-    found["train", "accuracy"] = _share(guessed == given)
-    found["oracle", "accuracy"] = _share(guessed == true)
+    metrics["train", "accuracy"] = _share(guessed == given)
+    metrics["oracle", "accuracy"] = _share(guessed == true)
     wrong = given != true
     if wrong.any():
-        found["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
+        metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
         bank, queries = seen.over(index, method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
         for split, labels in (("test", given), ("oracle", true)):
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
-            found[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
-    return found
+            metrics[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
+    return metrics
 
 
 def _finite(probabilities: Tensor) -> Tensor:
-    """The same.  Of NaN the first class would be the most probable, and accuracy its share."""
+    """The argument itself.  Raises FloatingPointError where it is not finite: argmax of NaN is the first class."""
     if not probabilities.isfinite().all():
         raise FloatingPointError("class probabilities are no finite numbers")
     return probabilities
 
 
-Arrays = dict[tuple[str, str], Tensor]
-
-
 @torch.no_grad()
-def diagnose(method: Any, seen: task.Task, truth: task.Truth) -> tuple[dict[tuple[str, str], float], Arrays]:
-    """What the method believes of the training labels, compared with the truth; of several networks the mean.
+def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]:
+    """What the method believes of the training labels, compared with the truth; the mean over its networks.
 
     Metrics: precision and recall of the images trained on as right, AUC of its clean probability (ties count half),
     accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition matrix, and how far the
     components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
     labels, the mixture, the transition matrix.
     """
-    if not hasattr(method, "beliefs"):
+    if not isinstance(method, HasBeliefs):
         return {}, {}
     beliefs = method.beliefs()
     given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]
     clean = given == true
-    found: dict[tuple[str, str], float] = {}
+    metrics: Metrics = {}
     arrays: Arrays = {}
     if beliefs.selected is not None:
         chosen, known = _by_network(beliefs.selected)
         right = (chosen * clean).sum(-1)
-        found["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
-        found["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
-        found["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
+        metrics["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
+        metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
+        metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
     if beliefs.clean is not None:
-        scores = [_auc(one, clean) for one in beliefs.clean.reshape(-1, len(clean))]
-        found["oracle", "selection_auc"] = sum(scores) / len(scores)
+        scores = [_auc(probabilities, clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
+        metrics["oracle", "selection_auc"] = sum(scores) / len(scores)
     for name, labels, index in (
         ("refined_accuracy", beliefs.labels, seen.labelled),
         ("pseudo_label_accuracy", beliefs.pseudo_labels, seen.unlabelled),
     ):
         if labels is not None and (known := labels.isfinite().all(-1) & (truth.labels[index] >= 0)).any():
-            found["oracle", name] = _share((labels.argmax(-1) == truth.labels[index])[known])
+            metrics["oracle", name] = _share((labels.argmax(-1) == truth.labels[index])[known])
     if beliefs.transition is not None:
         realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
-        found["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
+        metrics["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
         arrays["train", "transition"] = beliefs.transition
     if beliefs.mixture is not None:
         mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
         apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
-        found["train", "mixture_separation"] = float(apart.mean())
+        metrics["train", "mixture_separation"] = float(apart.mean())
         arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
     for name in ("loss", "clean", "coefficient"):
         if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
             most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself
             kinds = [_histogram(values[..., kind], most) for kind in (clean, ~clean)]
             arrays["oracle", f"{name}_histogram"] = torch.stack(kinds)
-    return found, arrays
+    return metrics, arrays
 
 
 def _by_network(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, L) with NaN -> (networks, L) without, and where it was known."""
+    """Values (…, L) with NaN -> (networks, L) with 0 instead, and a mask (networks, L) of the values that are known."""
     values = values.reshape(-1, values.shape[-1])
     known = values.isfinite()
     return torch.where(known, values, 0.0), known
@@ -151,13 +136,13 @@ def _histogram(values: Tensor, most: float) -> Tensor:
     return torch.histc(known.clamp(0, most), bins=HISTOGRAM_BINS, min=0, max=most)
 
 
-def _moments(epochs: int) -> set[int]:
-    """Five epochs to look at: the first, the last, and the quarters between."""
+def embedding_epochs(epochs: int) -> set[int]:
+    """Epochs, counted from 1, in which embeddings are kept: the first, the last, and the quarters between."""
     return {1, *(max(1, round(epochs * quarter / 4)) for quarter in (1, 2, 3, 4))}
 
 
 @torch.no_grad()
-def embed(method: Any, truth: task.Truth, count: int) -> Arrays:
+def embed(method: Method, truth: Truth, count: int) -> Arrays:
     """Features of `count` test images, the first ones of each class in turn, as at most 50 principal components."""
     labels = truth.test_labels
     rank = torch.zeros_like(labels)

@@ -11,40 +11,28 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TypedDict
 
 import numpy as np
 import torch
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    SerializeAsAny,
-)
 from torch import Tensor
 
 from lnl import data, methods
+from lnl.methods import Method
 from lnl.storage import checkpoints
 from lnl.storage.places import Place
 from lnl.training import learner, task
+from lnl.training.draw import prepare
+from lnl.training.state import State, Stateful, stateful_parts
 from lnl.training.streams import Streams, digest
-from lnl.training.task import Noise, Validation
-from lnl.trial.provenance import Current
-
-if TYPE_CHECKING:
-
-    class MethodConfig:
-        """For type checkers: what a trial's method may be given as, and what it is read as."""
-
-        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
-        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
-
-else:  # a name, or {"name": …, field: value}
-    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
+from lnl.training.task import Noise, Task, Truth, Validation
 from lnl.trial.config import Trial
-from lnl.trial.divergence import Diverged, _divergence, _weights_are_finite, stateful
-from lnl.trial.evaluation import _moments, diagnose, embed, evaluate
-from lnl.trial.trained import DIVERGED, _labels_path
+from lnl.trial.divergence import Diverged, errors_of_divergence, weights_are_finite
+from lnl.trial.evaluation import Arrays, Metrics, diagnose, embed, embedding_epochs, evaluate
+from lnl.trial.provenance import Current
+from lnl.trial.trained import DIVERGED, labels_path
 
 __all__ = ["Diverged", "Execution", "Noise", "Row", "Trial", "Validation", "run"]
 
@@ -57,43 +45,56 @@ class Execution:
     threads: int | None = 1  # of the CPU; None: torch's default
     data: Path | None = None  # folder of the data sets; None: lnl.data's default
     trained: Place | None = None  # folder of trained prerequisites; None: train them here, first
-    embeddings: int = 0  # test images whose features are kept, over the epochs
+    embeddings: int = 0  # test images whose features are kept, in the epochs of `embedding_epochs`
 
     def torch_device(self) -> torch.device:
+        """The device of this machine that `device` names."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
 
 
+class Snapshot(TypedDict):
+    """All that is needed to go on from the end of an epoch exactly as if training had never stopped."""
+
+    epoch: int  # that have been trained
+    seconds: float  # of training and evaluation so far
+    drawn: dict[str, object]  # the hashes of data, noise, split and initial weights
+    parts: dict[str, State]  # the state of each stateful part of the method
+
+
 @dataclass(frozen=True)
 class Row:
-    """State after `epoch` (1-based) epochs.  `snapshot()` is valid until the generator goes on."""
+    """What is known at the end of an epoch."""
 
-    epoch: int
-    step: int
-    seconds: float
-    metrics: dict[tuple[str, str], float]  # (split, metric) -> value
-    facts: Mapping[str, Any]  # what was realised: rate, transition, hashes, parameters
-    arrays: dict[tuple[str, str], Tensor]  # (split, name) -> what a figure of this epoch needs, float32 on the CPU
-    snapshot: Callable[[], dict[str, Any]] = field(repr=False)
+    epoch: int  # counted from 1
+    step: int  # optimizer steps so far
+    seconds: float  # of training and evaluation so far
+    metrics: Metrics
+    facts: Mapping[str, object]  # what was realised: noise rate, transition matrix, hashes, number of parameters
+    arrays: Arrays  # float32 on the CPU
+    snapshot: Callable[[], Snapshot] = field(repr=False)  # valid until the generator is asked for the next row
 
 
-def assemble(trial: Trial, execution: Execution) -> tuple[Any, task.Task, task.Truth]:
-    """The method before its first step, what it sees, and what it does not.  Raises `lnl.data.DataError`."""
+def assemble(trial: Trial, execution: Execution) -> tuple[Method, Task, Truth]:
+    """A trial's method before its first step, the task that it sees, and the truth that it does not see.
+
+    Raises `lnl.data.DataError` where data are missing or do not fit, and `Diverged` where a prerequisite diverged.
+    """
     seen, truth = draw(trial, execution)
     return build(trial, execution, seen), seen, truth
 
 
-def draw(trial: Trial, execution: Execution) -> tuple[task.Task, task.Truth]:
-    """What a trial's method sees, and what it does not.  Raises `lnl.data.DataError`."""
+def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
+    """The task that a trial's method sees, and the truth that it does not see.  Raises `lnl.data.DataError`."""
     _set_threads(execution)
-    taught = None
+    labels_of_teacher = None
     if teacher := trial.prerequisites.get("teacher"):
         try:
-            taught = _taught(teacher, _trained(teacher, execution), execution)
-        except Diverged as error:  # no outcome of this trial's method, which never began: there are no labels
+            labels_of_teacher = _labels_by(teacher, _trained_parts(teacher, execution), execution)
+        except Diverged as error:  # not a result of this trial's method, which has not started
             raise data.DataError(f"The teacher of the noise gives no labels: {error}") from error
-    return task.prepare(
+    return prepare(
         trial.dataset,
         Streams(trial.replicate),
         execution.torch_device(),
@@ -105,7 +106,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[task.Task, task.Truth]:
         noise_settings=trial.noise,
         epochs=trial.epochs,
         steps=trial.steps,
-        taught=taught,
+        semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
     )
 
@@ -115,10 +116,14 @@ def _set_threads(execution: Execution) -> None:
         torch.set_num_threads(execution.threads)
 
 
-def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
-    """The method before its first step.  Raises `lnl.data.DataError`, and `Diverged` where what it starts from did."""
+def build(trial: Trial, execution: Execution, seen: Task) -> Method:
+    """The method before its first step.
+
+    Raises `lnl.data.DataError` where the task does not suit the method, and `Diverged` where the prerequisite that its
+    backbone is taken from diverged.
+    """
     source = trial.prerequisites.get("initialisation")
-    initial = _backbone(source, _trained(source, execution), execution) if source else None
+    initial = _backbone(source, _trained_parts(source, execution), execution) if source else None
     _set_threads(execution)
     device = execution.torch_device()
     _, channels, size, _ = seen.images.shape
@@ -141,12 +146,12 @@ def build(trial: Trial, execution: Execution, seen: task.Task) -> Any:
     except checkpoints.Refused as error:
         assert source is not None
         raise Unusable(source, execution, error) from error
-    except ValueError as error:  # what a method asks of its trial: epochs enough, a probe, …
+    except ValueError as error:  # a method's own condition on its trial: enough epochs, a probe, …
         raise data.Unfit(str(error)) from error
 
 
 class Unusable(data.DataError):
-    """What a trained prerequisite has left is missing, damaged or does not fit."""
+    """The file of a trained prerequisite is missing or damaged, or its content does not fit."""
 
     def __init__(self, trial: Trial, execution: Execution, reason: Exception) -> None:
         self.trial, self.reason = trial.id, reason
@@ -158,8 +163,8 @@ class Unusable(data.DataError):
         )
 
 
-def _backbone(source: Trial, parts: Mapping[str, Any], execution: Execution) -> dict[str, Tensor]:
-    """Where training starts, from the parts of a prerequisite.  Raises `Unusable` where they hold none."""
+def _backbone(source: Trial, parts: Mapping[str, State], execution: Execution) -> dict[str, Tensor]:
+    """The trained backbone among the parts of a prerequisite.  Raises `Unusable` where there is none."""
     try:
         with checkpoints.fitting():
             return learner.trained_backbone(parts)
@@ -167,73 +172,74 @@ def _backbone(source: Trial, parts: Mapping[str, Any], execution: Execution) -> 
         raise Unusable(source, execution, error) from error
 
 
-def _trained(trial: Trial, execution: Execution) -> dict[str, Any]:
-    """The parts of a prerequisite after its last epoch.
+def _trained_parts(trial: Trial, execution: Execution) -> dict[str, State]:
+    """The state of each part of a prerequisite after its last epoch, read from its file, or trained here.
 
-    Raises `Unusable` where they cannot be had, `Diverged` where there are none because it diverged.
+    Raises `Unusable` where the file cannot be used, `Diverged` where the prerequisite diverged.
     """
     if execution.trained is None:
         try:
             *_, row = run(trial, execution)
         except Diverged as error:
             raise _diverged_before(trial, str(error)) from error
-        parts: dict[str, Any] = row.snapshot()["parts"]
-        return parts
+        return row.snapshot()["parts"]
     path = Current(execution.data).trained_path(execution.trained, trial)
     try:
-        parts = checkpoints.read(path, {"file": path.name})
+        parts: dict[str, State] = checkpoints.read(path, {"file": path.name})
     except FileNotFoundError as error:
         raise Unusable(trial, execution, checkpoints.Refused("it is not there")) from error
     except checkpoints.Refused as error:
         raise Unusable(trial, execution, error) from error
     if DIVERGED in parts:
-        raise _diverged_before(trial, parts[DIVERGED])
+        raise _diverged_before(trial, str(parts[DIVERGED]))
     return parts
 
 
-def _diverged_before(trial: Trial, why: str) -> Diverged:
-    return Diverged(f"{trial.method_name}, which it starts from, diverged: {why}")
+def _diverged_before(trial: Trial, reason: str) -> Diverged:
+    return Diverged(f"{trial.method_name}, which it starts from, diverged: {reason}")
 
 
-def _taught(teacher: Trial, parts: Mapping[str, Any], execution: Execution) -> np.ndarray:
-    """The labels that a trained teacher gives to all training images of its data set: (N,) int64.  Computed once."""
+def _labels_by(teacher: Trial, parts: Mapping[str, State], execution: Execution) -> np.ndarray:
+    """The labels that a trained teacher predicts for all training images of its data set: (N,) int64.
+
+    They are kept in a file beside the teacher's state, so that they are computed once for all trials.
+    """
     images = data.load(teacher.dataset, execution.data).train_images
-    kept = None
+    path = None
     if execution.trained:
-        kept = _labels_path(Current(execution.data).trained_path(execution.trained, teacher))
+        path = labels_path(Current(execution.data).trained_path(execution.trained, teacher))
         with contextlib.suppress(FileNotFoundError, checkpoints.Refused, KeyError):  # else they are computed again
-            known = checkpoints.read(kept, {"file": kept.name})["labels"]
-            if len(known) == len(images):
-                return np.asarray(known.numpy())
+            stored = checkpoints.read(path, {"file": path.name})["labels"]
+            if len(stored) == len(images):
+                return np.asarray(stored.numpy())
     method, seen, _ = assemble(teacher, execution)
     try:
         with checkpoints.fitting():
-            for name, part in stateful(method).items():
-                part.load_state_dict(parts[name])
+            _load(stateful_parts(method), parts)
     except checkpoints.Refused as error:
         raise Unusable(teacher, execution, error) from error
     device = seen.images.device
-    still, size = torch.Generator(device), task.PART  # the view `none` draws nothing
-    found = []
+    generator, size = torch.Generator(device), task.PART  # the view `none` draws nothing from it
+    predictions = []
     for start in range(0, len(images), size):
-        part = torch.from_numpy(np.array(images[start : start + size])).to(device)
-        found.append(method.predict(seen.views["none"](part, still)).argmax(-1).cpu())
-    labels = torch.cat(found)
-    if kept:
-        checkpoints.write(kept, {"labels": labels}, {"file": kept.name})
+        chunk = torch.from_numpy(np.array(images[start : start + size])).to(device)
+        predictions.append(method.predict(seen.views["none"](chunk, generator)).argmax(-1).cpu())
+    labels = torch.cat(predictions)
+    if path:
+        checkpoints.write(path, {"labels": labels}, {"file": path.name})
     return labels.numpy()
 
 
 def run(
     trial: Trial,
     execution: Execution = Execution(),
-    state: Mapping[str, Any] | None = None,
-    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None,
+    state: Snapshot | None = None,
+    tell: Callable[[Mapping[str, object]], None] = lambda facts: None,
 ) -> Iterator[Row]:
-    """Train and evaluate; one `Row` per epoch.  With an earlier row's snapshot as `state`, go on exactly from there.
+    """Train and evaluate a trial: one `Row` per epoch.  From an earlier row's snapshot, `state`, go on exactly there.
 
-    `tell` hears of the facts of `Row` as soon as they are known, those of the draw before there is a network, so that
-    an attempt that comes to no row has them, too.
+    `tell` receives the facts of `Row` as soon as they are known, those of the draw before there is a network, so that
+    they are also known of an attempt that fails before its first row.
 
     Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
     unfit data, and `lnl.storage.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
@@ -241,55 +247,76 @@ def run(
     seen, truth = draw(trial, execution)
     tell(truth.facts)
     method = build(trial, execution, seen)
-    parts = stateful(method)
+    parts = stateful_parts(method)
     learners = [part for part in parts.values() if isinstance(part, learner.Learner)]
     facts = {
         **truth.facts,
-        "parameters": sum(tensor.numel() for one in learners for tensor in one.parameters),
-        "init_hash": digest(*(one.parameters[p] for one in learners for p in one.part("backbone"))),
+        "parameters": sum(tensor.numel() for part in learners for tensor in part.parameters),
+        "init_hash": digest(*(part.parameters[p] for part in learners for p in part.part("backbone"))),
     }
     tell(facts)
-    if not _weights_are_finite(parts):
+    if not weights_are_finite(parts):
         raise data.Unfit("The weights that training starts from are no finite numbers: give others.")
-    done, before = 0, 0.0
     drawn = {name: value for name, value in facts.items() if name.endswith("_hash")}
-    if state is not None:
-        with checkpoints.fitting():
-            if other := [name for name, value in drawn.items() if state["drawn"][name] != value]:
-                raise checkpoints.Refused(f"it was trained with another {other[0]}")
-            for name, part in parts.items():
-                part.load_state_dict(state["parts"][name])
-            done, before = int(state["epoch"]), float(state["seconds"])
+    first_epoch, seconds_before = _restore(parts, drawn, state) if state is not None else (0, 0.0)
     began = time.perf_counter()
-    for epoch in range(done, trial.total_epochs):
-        with _divergence(epoch + 1, method, truth.test_images):
-            metrics = {("train", name): value for name, value in _trained_epoch(method, parts, epoch).items()}
-            metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
-            inside, arrays = diagnose(method, seen, truth)
-            metrics |= inside
-            if execution.embeddings and epoch + 1 in _moments(trial.total_epochs):
-                arrays |= embed(method, truth, execution.embeddings)
-        seconds = before + time.perf_counter() - began
-
-        def snapshot(epoch: int = epoch, seconds: float = seconds) -> dict[str, Any]:
-            return {
-                "epoch": epoch + 1,
-                "seconds": seconds,
-                "drawn": drawn,
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-            }
-
-        step = max((one.done for one in learners), default=0)
+    for epoch in range(first_epoch, trial.total_epochs):
+        with errors_of_divergence(epoch + 1, method, truth.test_images):
+            metrics, arrays = _epoch(trial, execution, method, parts, seen, truth, epoch)
+        seconds = seconds_before + time.perf_counter() - began
+        step = max((part.done for part in learners), default=0)
         arrays = {key: array.detach().float().cpu() for key, array in arrays.items()}
+        snapshot = partial(_snapshot, epoch + 1, seconds, drawn, parts)
         yield Row(epoch + 1, step, seconds, metrics, facts, arrays, snapshot)
 
 
-def _trained_epoch(method: Any, parts: Mapping[str, Any], epoch: int) -> dict[str, float]:
-    """Train for one epoch; its scalars.  Raises `Diverged`."""
+def _snapshot(epoch: int, seconds: float, drawn: dict[str, object], parts: Mapping[str, Stateful]) -> Snapshot:
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return {"epoch": epoch, "seconds": seconds, "drawn": drawn, "parts": states}
+
+
+def _restore(parts: Mapping[str, Stateful], drawn: Mapping[str, object], state: Snapshot) -> tuple[int, float]:
+    """Load a snapshot into a method's parts; returns the epochs and seconds that lie before it.
+
+    Raises `Refused` where it comes from another draw or does not fit.
+    """
+    with checkpoints.fitting():
+        if other := [name for name, value in drawn.items() if state["drawn"][name] != value]:
+            raise checkpoints.Refused(f"it was trained with another {other[0]}")
+        _load(parts, state["parts"])
+        return int(state["epoch"]), float(state["seconds"])
+
+
+def _load(parts: Mapping[str, Stateful], states: Mapping[str, State]) -> None:
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+
+
+def _epoch(
+    trial: Trial,
+    execution: Execution,
+    method: Method,
+    parts: Mapping[str, Stateful],
+    seen: Task,
+    truth: Truth,
+    epoch: int,
+) -> tuple[Metrics, Arrays]:
+    """Train for epoch `epoch`, counted from 0, and evaluate.  Raises `Diverged`."""
+    metrics: Metrics = {("train", name): value for name, value in _train_epoch(method, parts, epoch).items()}
+    metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
+    diagnosis, arrays = diagnose(method, seen, truth)
+    metrics |= diagnosis
+    if execution.embeddings and epoch + 1 in embedding_epochs(trial.total_epochs):
+        arrays |= embed(method, truth, execution.embeddings)
+    return metrics, arrays
+
+
+def _train_epoch(method: Method, parts: Mapping[str, Stateful], epoch: int) -> dict[str, float]:
+    """Train for one epoch; returns its scalars.  Raises `Diverged` where a loss or a weight is not finite."""
     scalars = {name: float(value) for name, value in method.train_epoch(epoch).items()}
     broken = [name for name, value in scalars.items() if name.startswith("loss") and not math.isfinite(value)]
     if broken:
         raise Diverged(f"{', '.join(broken)} was no finite number in epoch {epoch + 1}: lower the learning rate.")
-    if not _weights_are_finite(parts):  # no loss has seen the last step
+    if not weights_are_finite(parts):  # the last step came after the last loss
         raise Diverged(f"Weights were no finite numbers after epoch {epoch + 1}: lower the learning rate.")
     return scalars

@@ -1,57 +1,41 @@
-"""Files of trained networks that other trials start from."""
+"""Files of trained prerequisites: the state of a trial that others start from, and the labels that it has given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    SerializeAsAny,
-)
-
-from lnl import methods
 from lnl.storage import checkpoints
 from lnl.storage.places import Place
 from lnl.storage.store import Store
+from lnl.training.state import State
+from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
 
-if TYPE_CHECKING:
-
-    class MethodConfig:
-        """For type checkers: what a trial's method may be given as, and what it is read as."""
-
-        def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
-        def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
-
-else:  # a name, or {"name": …, field: value}
-    MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
-from lnl.trial.config import Trial
-
-DIVERGED = "diverged"  # the only entry of the file of a trained prerequisite that diverged: why, in words
+DIVERGED = "diverged"  # the only entry in the file of a prerequisite that diverged: the reason, a sentence
 
 
-def save_trained(folder: Place, trial: Trial, parts: Mapping[str, Any], current: Current) -> None:
-    """Keep the state of a trained prerequisite, for all studies.  Raises `StorageError`."""
+def save_trained(folder: Place, trial: Trial, parts: State, current: Current) -> None:
+    """Write the parts of a trained prerequisite, by name, or {DIVERGED: reason}; all studies share the file.
+
+    Raises `StorageError`.
+    """
     path = current.trained_path(folder, trial)
     checkpoints.write(path, dict(parts), {"file": path.name})
 
 
 def is_trained(store: Store, study: str, trial: Trial, current: Current) -> bool:
-    """Whether what a prerequisite has learnt is there and whole; a file that is not is set aside."""
+    """Whether the file of a trained prerequisite exists and is undamaged; a damaged one is set aside."""
     path = current.trained_path(store.trained, trial)
     return checkpoints.is_whole(store, study, trial.id, path, {"file": path.name})
 
 
 def set_aside_damaged(store: Store, study: str, trial: Trial, current: Current) -> None:
-    """Of all that a trial starts from, so that `run` finds it missing and says so."""
+    """Set aside the damaged files of all prerequisites of a trial, so that `run` reports them as missing."""
     for prerequisite in trial.prerequisites.values():
-        labels = _labels_path(current.trained_path(store.trained, prerequisite))
+        labels = labels_path(current.trained_path(store.trained, prerequisite))
         checkpoints.is_whole(store, study, prerequisite.id, labels, {"file": labels.name})
         is_trained(store, study, prerequisite, current)
         set_aside_damaged(store, study, prerequisite, current)
 
 
-def _labels_path(trained: Place) -> Place:
+def labels_path(trained: Place) -> Place:
+    """Where the labels of a teacher are kept, given the path of its trained state."""
     return trained.with_suffix(".labels")

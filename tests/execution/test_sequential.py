@@ -145,9 +145,8 @@ def test_looks_are_recorded_once_and_other_looks_are_refused_afterwards(tmp_path
     assert look["looks"] == [4, 6, 8] and look["plan"] == plan.hash
     assert [row["verdict"] for row in look["contrasts"]] == ["helps", "equivalent", "undecided"]
     sequential.check_looks(store, study.plan())
-    with pytest.raises(
-        ValueError, match=r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"
-    ):
+    again = r"at the declared looks 4, 6, 8, .*--replicates 4 --until-decided --max-replicates 8"
+    with pytest.raises(ValueError, match=again):
         sequential.check_looks(store, study.plan(looks=(4, 6, 8, 10)))
     with pytest.raises(ValueError, match="already judged"):
         sequential.check_looks(store, study.plan(replicates=12))

@@ -15,7 +15,8 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from lnl.functional import losses, targets
-from lnl.methods.dividemix import Config, Method, MixedBatch, co_guess, co_refine
+from lnl.functional.targets import co_guess, co_refine
+from lnl.methods.dividemix import Config, DivideMixBatch, Method
 from lnl.networks import Network
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
@@ -49,7 +50,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], part: str = "")
     return all(torch.equal(one[name], other[name]) for name in one if name.startswith(part))
 
 
-def batch_of(method: Method, net: int = 0, size: int = 8, weight: float = 1.0, clean: float = 0.5) -> MixedBatch:
+def batch_of(method: Method, net: int = 0, size: int = 8, weight: float = 1.0, clean: float = 0.5) -> DivideMixBatch:
     first, second = torch.arange(size), torch.arange(size, 2 * size)
     return method.mixed_batch(net, first, second, torch.full((size,), clean), weight)
 
@@ -98,7 +99,7 @@ def test_history_of_losses(make: Make) -> None:  # D9
     method = make(co_divide=False, co_guess=False, ensemble="first")
     images = len(method.task.labelled) // 2
     for epoch, row in enumerate([[0.1, 0.2], [0.3, 0.2], [0.5, 0.6], [0.7, 0.8], [0.9, 1.0], [1.0, 0.0]]):
-        mean = method.averaged(torch.tensor(row).repeat(images).view(1, 1, -1))
+        mean = method.divider.averaged(torch.tensor(row).repeat(images).view(1, 1, -1))
         if epoch < 2:
             close(mean[0, 0, :2], [[0.1, 0.2], [0.2, 0.2]][epoch])
     close(mean, [[[0.68, 0.52] * images]])
@@ -111,10 +112,10 @@ TARGETS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.9, 0.05, 0.05], [0.
 def test_loss(make: Make) -> None:  # D10
     labelled, unlabelled, prior = 0.723575, 0.209438, 0.123989
     for weight in (0.0, 2.0):
-        batch = MixedBatch(LOGITS, TARGETS, weight)
+        batch = DivideMixBatch(LOGITS, TARGETS, weight)
         close(make().objective(IDENTITY, batch), labelled + weight * unlabelled + prior)
         close(make(prior=False).objective(IDENTITY, batch), labelled + weight * unlabelled)
-    close(make().objective(IDENTITY, MixedBatch(LOGITS, TARGETS, 25.0)), 6.083526)
+    close(make().objective(IDENTITY, DivideMixBatch(LOGITS, TARGETS, 25.0)), 6.083526)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,7 +125,7 @@ def test_loss_against_numpy(make: Make, seed: int) -> None:
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = -(soft[:6] * np.log(p[:6])).sum(1).mean() + 3 * ((p[6:] - soft[6:]) ** 2).mean()
     expected += (np.log(1 / 7 / p.mean(0)) / 7).sum()
-    batch = MixedBatch(torch.tensor(logits).float(), torch.tensor(soft).float(), 3.0)
+    batch = DivideMixBatch(torch.tensor(logits).float(), torch.tensor(soft).float(), 3.0)
     close(make().objective(IDENTITY, batch), expected)
 
 
@@ -175,7 +176,7 @@ def test_ensemble(make: Make, ensemble: str, expected: list[float]) -> None:  # 
 def test_losses_are_those_of_each_network_at_rest(make: Make) -> None:
     method = make()
     task, before = method.task, states(method)
-    division = method.divide()
+    division = method.divider.divide()
     assert all(same(one, other) for one, other in zip(states(method), before, strict=True))
     images = task.views["none"](task.images[task.labelled], torch.Generator())
     for net, learner in enumerate(method.learners):
@@ -206,7 +207,7 @@ def test_who_learns_from_whose_division(
     make: Make, monkeypatch: pytest.MonkeyPatch, co_divide: bool, judges: list[int]
 ) -> None:
     method = make(co_divide=co_divide)
-    before = copy.deepcopy(method).divide()
+    before = copy.deepcopy(method).divider.divide()
     seen: list[tuple[Tensor, Tensor]] = []
     learn = method._learn
 
@@ -223,7 +224,7 @@ def test_who_learns_from_whose_division(
 
 def with_signals(method: Method, *signals: Tensor) -> Method:
     """The division finds these (L,), one per network, instead of losses."""
-    method._signals = lambda net: signals[net].unsqueeze(0)
+    method.divider.signals = lambda net: signals[net].unsqueeze(0)
     return method
 
 
@@ -236,26 +237,28 @@ def modes(apart: float) -> Tensor:
 def test_losses_are_averaged_where_their_first_mixture_overlaps(make: Make) -> None:
     clear, blurred = modes(0.6), modes(0.0)
     separated, overlapping = with_signals(make(), clear, clear), with_signals(make(), blurred, blurred)
-    assert not separated.divide().averaged
-    assert overlapping.divide().averaged
+    assert not separated.divider.divide().averaged
+    assert overlapping.divider.divide().averaged
     for method, later in ((separated, blurred), (overlapping, clear)):  # the first division decided
-        before, decided = method.division, method.averaging.of(method.task.labelled)
-        division = with_signals(method, later, later).divide()
+        before, decided = method.division, method.divider.averaging.of(method.task.labelled)
+        division = with_signals(method, later, later).divider.divide()
         assert before is None and torch.equal(division.averaged.float().expand(50), decided)
-    assert_close(with_signals(separated, clear, clear).divide().loss[0], clear)
-    assert_close(with_signals(overlapping, clear, clear).divide().loss[0], (blurred + 2 * clear) / 3)
+    assert_close(with_signals(separated, clear, clear).divider.divide().loss[0], clear)
+    assert_close(with_signals(overlapping, clear, clear).divider.divide().loss[0], (blurred + 2 * clear) / 3)
 
 
 @pytest.mark.parametrize(("setting", "averaged"), [("always", True), ("never", False)])
 def test_averaging_by_order(make: Make, setting: str, averaged: bool) -> None:
     for apart in (0.0, 0.6):
-        assert with_signals(make(average_losses=setting), modes(apart), modes(apart)).divide().averaged == averaged
+        assert (
+            with_signals(make(average_losses=setting), modes(apart), modes(apart)).divider.divide().averaged == averaged
+        )
 
 
 def test_history_goes_back_so_many_epochs(make: Make) -> None:
     method = make(average_losses="always", history=2)
     for value in (0.1, 0.2, 0.6):
-        division = with_signals(method, modes(0.6) + value, modes(0.6) - value).divide()
+        division = with_signals(method, modes(0.6) + value, modes(0.6) - value).divider.divide()
     assert_close(division.loss, torch.stack([modes(0.6) + 0.4, modes(0.6) - 0.4]))
 
 
@@ -285,19 +288,19 @@ def test_division_by_features(make: Make, source: str) -> None:
     noise = 0.1 * torch.randn(50, 96, generator=torch.Generator().manual_seed(0))
     for learner in method.learners:
         learner.features = lambda images: functional.one_hot(true, 96) + noise
-    division = method.divide()
+    division = method.divider.divide()
     assert torch.equal(division.selected, ~wrong.expand(2, -1))
     assert division.mixture.shape == (2, 2, 3)
 
 
 def test_product_and_both_see_loss_and_neighbours(make: Make) -> None:
     def clean(source: str) -> Tensor:
-        return make(split_source=source).divide().clean
+        return make(split_source=source).divider.divide().clean
 
     assert_close(clean("product"), clean("loss") * clean("neighbours"), atol=1e-5, rtol=1e-4)
     both = make(split_source="both")
-    assert torch.equal(both._signals(0)[:1], make()._signals(0))
-    assert torch.equal(both._signals(0)[1:], make(split_source="neighbours")._signals(0))
+    assert torch.equal(both.divider.signals(0)[:1], make().divider.signals(0))
+    assert torch.equal(both.divider.signals(0)[1:], make(split_source="neighbours").divider.signals(0))
 
 
 def test_initial_features_divide_alike_in_every_epoch(make: Make) -> None:
@@ -320,7 +323,7 @@ def test_embedding_initial_needs_features() -> None:
 # -------------------------------------------------------------------------------------------------------------- targets
 
 
-def plain(method: Method, **settings: Any) -> MixedBatch:
+def plain(method: Method, **settings: Any) -> DivideMixBatch:
     method.config = method.config.model_copy(update={"mixup": "none", **settings})
     return batch_of(method)
 
@@ -369,7 +372,7 @@ def test_who_moves_the_statistics_while_guessing(make: Make, statistics: str, up
 
 def test_one_network_learns_while_the_other_rests(make: Make) -> None:  # D14
     method = make()
-    division, before = method.divide(), states(method)
+    division, before = method.divider.divide(), states(method)
     method._learn(0, 0, division.clean[1], division.selected[1])
     after = states(method)
     assert not same(after[0], before[0]) and same(after[1], before[1])
@@ -378,7 +381,7 @@ def test_one_network_learns_while_the_other_rests(make: Make) -> None:  # D14
 def test_what_a_step_gets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trusted images with their probability, the others, and a weight that rises within an epoch."""
     method = make(lambda_u=16.0, ramp=1, epochs=3)
-    division, steps = method.divide(), []
+    division, steps = method.divider.divide(), []
     mix = method.mixed_batch
     monkeypatch.setattr(method, "mixed_batch", lambda *arguments: steps.append(arguments) or mix(*arguments))
     method._learn(0, 0, division.clean[1], division.selected[1])
@@ -421,6 +424,7 @@ def counted(method: Method) -> dict[str, int]:
         return call
 
     method.task = replace(method.task, views={name: counting(name, view) for name, view in method.task.views.items()})
+    method.divider.task = method.task
     return counts
 
 
@@ -468,9 +472,9 @@ def test_looking_at_losses_moves_no_other_view(make: Make) -> None:
     batches = []
     for view in ("none", "weak"):
         method = make(loss_view=view)
-        division = method.divide()
+        division = method.divider.divide()
         batches.append(batch_of(method))
-    assert not torch.equal(division.loss, make().divide().loss)
+    assert not torch.equal(division.loss, make().divider.divide().loss)
     assert torch.equal(batches[0].images, batches[1].images)
     assert torch.equal(batches[0].targets, batches[1].targets)
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lnl.networks import Network, heads
-from lnl.training.learner import Learner, NetworkBuilder, Optimizer, linear_probe
+from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.readout import linear_probe
 from lnl.training.streams import Streams
 
 HEADS = {"classifier": partial(heads.linear, classes=3), "projection": partial(heads.projection, hidden=5, out=4)}

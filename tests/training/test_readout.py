@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lnl.functional.graph import neighbour_votes
-from lnl.training.learner import linear_probe
-from lnl.training.readout import Readout, ReadoutSettings
+from lnl.training.readout import Readout, ReadoutSettings, linear_probe
 from lnl.training.task import PART
 
 

@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lnl.data import DataError, Dataset
+from lnl.training.draw import prepare, split
 from lnl.training.streams import Streams
-from lnl.training.task import Noise, Task, Validation, balanced_order, order, prepare, split
+from lnl.training.task import Noise, Task, Validation, balanced_order, order
 
 CLASSES, PER_CLASS, TEST = 5, 40, 60
 CLEAN = Validation()

@@ -446,7 +446,7 @@ NOT_COUNTED = {  # that a trial runs, though nothing of it can change the trial'
     "lnl.system": "what a process may use of its machine",
     "lnl.trial.provenance": "the hashes themselves",
 }
-FIGURES = {"_histogram", "_moments", "embed"}  # of the trial's evaluation
+FIGURES = {"_histogram", "embedding_epochs", "embed"}  # of the trial's evaluation
 
 
 def places() -> dict[str, list[tuple[int, int, str]]]:
@@ -560,7 +560,7 @@ def test_what_feeds_only_figures_changes_no_number(
     assert any(rows[0].arrays)
     for name, instead in (
         ("_histogram", lambda values, most: torch.zeros(3)),
-        ("_moments", lambda epochs: {2}),
+        ("embedding_epochs", lambda epochs: {2}),
         ("embed", lambda method, truth, count: {}),
     ):
         assert name in FIGURES

@@ -1,0 +1,249 @@
+"""The draw of one trial: split, noise and views of a data set -> what the method sees and what only evaluation sees.
+
+Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation,
+probe and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the
+unlabelled images of ratio 1:1 are among those of 1:5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lnl import data as datasets
+from lnl.functional import augment, noise
+from lnl.training.streams import Streams, digest
+from lnl.training.task import VIEWS, Noise, Task, Truth, Validation
+
+
+@dataclass(frozen=True)
+class SplitIndices:
+    """Indices of the images of each part of a split."""
+
+    labelled: np.ndarray  # (L,) of training images
+    unlabelled: np.ndarray  # (U,) of training images
+    probe: np.ndarray  # (P,) of training images
+    validation: np.ndarray  # (V,) of the training or test images, whichever `Validation.source` names
+    test: np.ndarray  # (T,) of test images
+
+
+def split(
+    data: datasets.Dataset,
+    streams: Streams,
+    *,
+    labels: int | None,
+    unlabelled_ratio: float | None,
+    probe: int,
+    validation: Validation,
+) -> SplitIndices:
+    """A class-balanced, nested split.  Raises `DataError` where the data set has too few images."""
+    classes = len(data.class_names)
+    true = torch.from_numpy(np.asarray(data.train_labels, dtype=np.int64))
+    known = int((true >= 0).sum())
+    from_train = validation.images if validation.source == "train" else 0
+    needed = from_train + probe + (labels or classes)
+    if needed > known:
+        raise datasets.Unfit(
+            f"{data.name} has {known} training images with labels, but {needed} are asked for "
+            f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
+        )
+    if labels is not None and labels < classes:
+        raise datasets.Unfit(
+            f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
+        )
+    order = _interleaved(true, classes, streams["split"])  # images without label last
+    first = from_train + probe
+    last = known if labels is None else first + labels
+    counts = torch.bincount(true[order[first:last]], minlength=classes)
+    if not counts.all():
+        raise datasets.Unfit(
+            f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
+            f"{int((true == counts.argmin()).sum())}: ask for a smaller validation or probe set."
+        )
+    unlabelled = order[last:]
+    if unlabelled_ratio is not None:
+        unlabelled = _unlabelled_by_ratio(data.name, unlabelled, unlabelled_ratio, last - first, streams)
+    held_out, test = order[:from_train].numpy(), np.arange(len(data.test_labels))
+    if validation.source == "test" and validation.images:
+        held_out, test = _validation_from_test(data, validation.images, streams)
+    return SplitIndices(
+        labelled=order[first:last].numpy(),
+        unlabelled=unlabelled.numpy(),
+        probe=order[from_train:first].numpy(),
+        validation=held_out,
+        test=test,
+    )
+
+
+def _unlabelled_by_ratio(name: str, remaining: Tensor, ratio: float, labels: int, streams: Streams) -> Tensor:
+    """round(ratio · labels) random ones of the images that remain (R,).  Raises `DataError` where there are fewer."""
+    count = round(ratio * labels)
+    if not 0 < count <= len(remaining):
+        raise datasets.Unfit(
+            f"unlabelled_ratio={ratio:g} with {labels} labels asks for {count} unlabelled images, "
+            f"but {name} has {len(remaining)} left: change the ratio or the labels."
+        )
+    return remaining[torch.randperm(len(remaining), generator=streams["split/unlabelled"])][:count]
+
+
+def _validation_from_test(data: datasets.Dataset, images: int, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
+    """Class-balanced validation indices (images,) and the remaining test indices, both into the test images."""
+    if images >= len(data.test_labels):
+        raise datasets.Unfit(
+            f"validation.images={images} takes all {len(data.test_labels)} test images: ask for fewer."
+        )
+    labels = torch.from_numpy(np.asarray(data.test_labels, dtype=np.int64))
+    ranked = _interleaved(labels, len(data.class_names), streams["split/test"]).numpy()
+    return ranked[:images], np.sort(ranked[images:])
+
+
+def _interleaved(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """All indices, shuffled, then one of each class in turn; images without label last.  (N,) -> (N,)."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    labels = labels[shuffled]
+    rank = torch.zeros_like(labels)
+    for k in range(classes):
+        rank[labels == k] = torch.arange(int((labels == k).sum()))
+    rank[labels < 0] = len(labels)
+    return shuffled[torch.argsort(rank * classes + labels.clamp(min=0), stable=True)]
+
+
+def prepare(
+    dataset: str,
+    streams: Streams,
+    device: torch.device,
+    root: Path | None,
+    *,
+    labels: int | None,
+    unlabelled_ratio: float | None,
+    probe: int,
+    validation: Validation,
+    noise_settings: Noise,
+    epochs: int,
+    steps: int | None,
+    semantic_labels: np.ndarray | None = None,
+    probe_apart: bool = True,
+) -> tuple[Task, Truth]:
+    """Data, split and noise of one trial.  The same settings and replicate always give the same task.
+
+    `semantic_labels`: those of a teacher, for all training images (N,).  Without `probe_apart` the probe joins the
+    labelled images with its true labels, so that methods which use no probe have the same information.  `streams` must
+    live on the CPU, so that every device draws the same splits and labels.
+    """
+    data = datasets.load(dataset, root)
+    parts = split(data, streams, labels=labels, unlabelled_ratio=unlabelled_ratio, probe=probe, validation=validation)
+    column = noise_settings.column
+    annotated = datasets.human_labels(data, column, root) if column else semantic_labels
+    corrupted = _corrupted(
+        data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
+    )
+    views = {
+        name: augment.pipeline(
+            name,
+            size=data.train_images.shape[-1],
+            channels=data.train_images.shape[1],
+            flip=data.flip,
+            mean=data.mean,
+            std=data.std,
+        )
+        for name in VIEWS
+    }
+    # A split goes through the classes in turn: left in that order, an image's position would tell its class.
+    used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
+    layout = torch.randperm(len(used), generator=streams["split/layout"])
+    used = used[layout.numpy()]
+    sizes = [len(parts.labelled), len(parts.unlabelled), len(parts.probe)]
+    labelled, unlabelled, probe_index = layout.argsort().split(sizes)
+    true = torch.from_numpy(np.asarray(data.train_labels[used], dtype=np.int64))
+    given = torch.full_like(true, -1)
+    given[labelled] = corrupted.labels
+    given[probe_index] = true[probe_index]
+    if not probe_apart:
+        labelled, probe_index = torch.cat([labelled, probe_index]), probe_index[:0]
+    task = Task(
+        images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
+        labels=given.to(device),
+        labelled=labelled.sort().values.to(device),
+        unlabelled=unlabelled.sort().values.to(device),
+        probe=probe_index.sort().values.to(device),
+        classes=len(data.class_names),
+        epochs=epochs,
+        steps=steps,
+        views=views,
+    )
+    held_out_images, held_out_labels = _held_out(data, parts, validation, noise_settings, annotated, streams)
+
+    def normalised(images: np.ndarray) -> Tensor:
+        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+
+    truth = Truth(
+        labels=true.to(device),
+        test_images=normalised(data.test_images[parts.test]),
+        test_labels=torch.from_numpy(np.asarray(data.test_labels[parts.test], dtype=np.int64)).to(device),
+        validation_images=normalised(held_out_images),
+        validation_labels=held_out_labels.to(device),
+        facts={
+            "noise_realised": corrupted.rate,
+            "transition": corrupted.transition.tolist(),
+            "classes": len(data.class_names),
+            "labels": len(parts.labelled),
+            "unlabelled": len(parts.unlabelled),
+            "data_hash": data.checksum,
+            "noise_hash": corrupted.hash,
+            "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
+            "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
+        },
+    )
+    return task, truth
+
+
+def _corrupted(
+    data: datasets.Dataset,
+    settings: Noise,
+    annotated: np.ndarray | None,
+    index: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    generator: torch.Generator,
+) -> noise.Corrupted:
+    """The given labels of the images at `index` (n,) into `images` and `labels`, which are of one split of the data."""
+    classes = len(data.class_names)
+    return noise.corrupt(
+        torch.from_numpy(np.asarray(labels[index], dtype=np.int64)),
+        settings.kind,
+        settings.rate,
+        classes,
+        generator,
+        exact=settings.exact,
+        include_true=settings.include_true,
+        images=torch.from_numpy(np.ascontiguousarray(images[index])) if settings.kind == "instance" else None,
+        mapping=noise.asymmetric_map(data.name, classes) if settings.kind == "asymmetric" else None,
+        annotated=torch.from_numpy(annotated[index]) if annotated is not None else None,
+    )
+
+
+def _held_out(
+    data: datasets.Dataset,
+    parts: SplitIndices,
+    validation: Validation,
+    noise_settings: Noise,
+    annotated: np.ndarray | None,
+    streams: Streams,
+) -> tuple[np.ndarray, Tensor]:
+    """Images (V, C, H, W) uint8 and labels (V,) of the validation set, clean or noisy as its settings say."""
+    from_train = validation.source == "train"
+    images, labels = (data.train_images, data.train_labels) if from_train else (data.test_images, data.test_labels)
+    index = parts.validation
+    if validation.labels == "clean" or not len(index):
+        return images[index], torch.from_numpy(np.asarray(labels[index], dtype=np.int64))
+    if annotated is not None and not from_train:
+        raise datasets.Unfit(
+            f"{noise_settings.kind.capitalize()} labels exist for training images only: "
+            "take noisy validation images from 'train'."
+        )
+    generator = streams["noise/validation"]
+    return images[index], _corrupted(data, noise_settings, annotated, index, images, labels, generator).labels
