@@ -18,6 +18,8 @@ from analysis.report import sentences
 from analysis.report.build import build
 from analysis.results import LoadError
 from analysis.tables import study as tables_study
+from lnl.space import Choice, Integer, Uniform
+from lnl.storage.plan_record import CellRecord
 from lnl.storage.store import Store
 from tests import simulated
 from tests.analysis.test_page import IN_A_BROWSER, assert_it_fits
@@ -98,9 +100,9 @@ def test_suggestions_are_rows_with_their_values_and_their_test_accuracy(study, s
     assert (full["seconds"] == 60).all() and full["seconds"].equals(full["spent"])
     truth = [simulated.landscape(params) for params in full.loc[full["state"] == "complete", "params"]]
     np.testing.assert_allclose(full.loc[full["state"] == "complete", "test"], truth, atol=0.02)
-    winner = study.cells[0]["winner"]
-    assert full.loc[winner["number"], "params"] == winner["params"]
-    assert full.loc[winner["number"], "accuracy"] == winner["values"][0] == full["accuracy"].max()
+    winner = study.cells[0].winner
+    assert full.loc[winner.number, "params"] == winner.params
+    assert full.loc[winner.number, "accuracy"] == winner.values[0] == full["accuracy"].max()
 
 
 def test_only_the_plans_searches_count_and_of_them_the_first_that_came_to_a_result(tmp_path):
@@ -174,7 +176,7 @@ def test_a_suggestion_that_cannot_be_read_is_told_like_every_other_file(tmp_path
 def test_a_study_without_a_search_has_none(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"]))
     study = load(tmp_path, simulated.STUDY)
-    assert study.cells == [] and study.suggestions().empty and study.plot_search() == {}
+    assert study.cells == () and study.suggestions().empty and study.plot_search() == {}
     assert study.suggestions()["accuracy"].dtype == float and study.suggestions()["counts"].dtype == bool
     with pytest.raises(LoadError, match=r"no search 'full_tpe'.*\(none\)"):
         study.plot_search(FULL)
@@ -493,18 +495,18 @@ def test_diverged_suggestions_are_crosses(tmp_path):
 
 
 def test_ticks_are_round_and_inside():
-    def of_range(low, high, log, kind="uniform"):
-        return search_axes.ticks({"kind": kind, "low": low, "high": high, "log": log})
+    def of_range(low, high, log, kind=Uniform):
+        return search_axes.ticks(kind(low, high, log))
 
     places, texts = of_range(0.0005, 0.05, True)
     assert texts == ["0.001", "0.003", "0.01", "0.03"]
     np.testing.assert_allclose(places, np.log10([0.001, 0.003, 0.01, 0.03]))
     assert of_range(1e-6, 1e-1, True)[1] == ["1e-6", "0.0001", "0.01"]
-    assert of_range(1, 30, True, "integer")[1] == ["1", "3", "10", "30"]
+    assert of_range(1, 30, True, Integer)[1] == ["1", "3", "10", "30"]
     assert of_range(0.2, 0.3, True)[1] == ["0.2", "0.3"]
     assert of_range(0.1, 0.9, False)[1] == ["0.2", "0.4", "0.6", "0.8"]
-    assert of_range(1, 3, False, "integer")[1] == ["1", "2", "3"]
-    choice = {"kind": "choice", "values": [1, True, None, 0.00012]}
+    assert of_range(1, 3, False, Integer)[1] == ["1", "2", "3"]
+    choice = Choice((1, True, None, 0.00012))
     assert search_axes.ticks(choice)[1] == ["1", "True", "none", "0.00012"]
     assert search_axes.place(choice, True) == 1 and search_axes.place(choice, 1) == 0
 
@@ -512,7 +514,10 @@ def test_ticks_are_round_and_inside():
 def test_names_of_fields_are_short_unless_two_would_be_the_same():
     named = search_axes.names(["method.optimizer.learning_rate", "method.head.learning_rate", "noise.rate", "probe"])
     assert list(named.values()) == ["optimizer learning rate", "head learning rate", "noise rate", "probe"]
-    assert search_axes.stem(simulated.cell("full", setting={"labels": 40})) == "full_tpe-labels-40"
+    assert (
+        search_axes.stem(CellRecord.model_validate(simulated.cell("full", setting={"labels": 40})))
+        == "full_tpe-labels-40"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -540,7 +545,7 @@ def test_the_audit_table_adds_up(study, suggestions):
     table = tables_study.of_search(study, suggestions, "last")
     row = dict(zip(table.header, table.rows[0], strict=True))
     full = of(suggestions, FULL)
-    best = full.loc[study.cells[0]["winner"]["number"]]
+    best = full.loc[study.cells[0].winner.number]
     assert (row["arm"], row["sampler"], row["complete / pruned / failed"]) == ("full", "TPE", "22 / 2 / 1")
     assert row["epochs"] == str(22 * 5 + 2 * 2 + 5) and row["time"] == "25 min"
     assert row["own values: validation (%)"] == f"{100 * full.loc[0, 'accuracy']:.2f}"
