@@ -328,7 +328,7 @@ def of_plan(
     asked = plan.trial_ids
     outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
     outside &= (
-        rows["replicate"] // replicates.A_NIGHT == first_replicate(plan) // replicates.A_NIGHT
+        rows["replicate"] // replicates.REPLICATES_PER_NIGHT == first_replicate(plan) // replicates.REPLICATES_PER_NIGHT
     )  # else another night's
     left = rows[outside.astype(bool)]
     return Study(

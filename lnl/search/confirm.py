@@ -17,7 +17,8 @@ from lnl.search.rows import all_rows, frozen_trials, on_current_data, rows_of, w
 from lnl.storage.outcomes import counting
 from lnl.storage.plan_record import ContrastRecord, PanelRecord, PlanRecord, WinnerRecord
 from lnl.storage.store import Store
-from lnl.study.plan import Cell, Plan, Planned, prerequisite_records, trial_records, with_prerequisites
+from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
+from lnl.study.recording import prerequisite_records, trial_records
 from lnl.trial.provenance import Current
 
 logger = logging.getLogger(__name__)
