@@ -170,9 +170,9 @@ def read_record(text: str, study: str) -> PlanRecord:
         return PlanRecord.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        why = f"{place}: {first['msg']}" if place else first["msg"]
+        place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         raise PlanRecordError(
-            f"A stored plan of study '{study}' is not one that this version can read ({why}): remove its "
-            " file from studies/ in the results folder, or update lnl if a later version wrote it."
+            f"A stored plan of study '{study}' is not one that this version can read "
+            f"({f'{place}: ' if place else ''}{reason}): remove its file from studies/ in the results folder, or "
+            "update lnl if a later version wrote it."
         ) from None

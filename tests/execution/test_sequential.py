@@ -269,7 +269,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     for looks in ((3, 5), (4, 4), (6, 4)):
         with pytest.raises(ValueError, match="looks are rising numbers of replicates, from 4 on"):
             declare(looks=looks)
-    assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record["looks"] == []
+    assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record.looks == ()
     assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record.looks == (4, 6, 8)
     here = ["robmix_ablation", "--preset", "digits", "--storage", str(tmp_path)]
     assert main(["plan", *here, "--max-replicates", "8"]) == 2
@@ -337,7 +337,7 @@ def test_what_cannot_be_found_is_said(replicates, smallest_effect, sentence, tmp
 
 def test_a_search_has_a_fixed_number_of_replicates():
     study = declare(base=declare().base.override({"validation.images": 100}))
-    assert study.plan(search={"suggestions": 2}).record["looks"] == []
+    assert study.plan(search={"suggestions": 2}).record.looks == ()
     with pytest.raises(ValueError, match="search without looks"):
         study.plan(search={"suggestions": 2}, looks=(4, 6))
 

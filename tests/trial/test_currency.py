@@ -363,11 +363,9 @@ def test_a_search_refuses_suggestions_of_other_data(root: Path, tmp_path: Path) 
     store.write_attempt("searched", {**row, **sources}, [{"trial": planned.id, "attempt": 1, **curve}])
     searches.ended(planned.id, {"outcome": "done"})
     searches.close()
-    assert confirmed(plan, store, current).record["search"]["cells"][0]["finished"] == 1
+    assert confirmed(plan, store, current).record.cells[0].finished == 1
     write_images(root / "first.npz", seed=9)
-    assert confirmed(plan, store, Current(root)).record["search"]["cells"][0]["finished"] == 0, (
-        "no winner of other data"
-    )
+    assert confirmed(plan, store, Current(root)).record.cells[0].finished == 0, "no winner of other data"
     with pytest.raises(ValueError, match=r"search of arm 'base' have changed since 1 .* --new-search --search-seed"):
         Searches(plan, store, current=Current(root))
     again = study.plan(search={"seed": 1})
