@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 from analysis.figures.base import Plot, drawing
 from analysis.nights.difference import Difference
-from analysis.nights.night import words
+from analysis.nights.night import cell_name
 from analysis.nights.rule import Cell
 
-MOST = 12  # strips in one figure
-TICKS = 6  # nights that are named below a strip, at most
-COLOURS = {"down": "#b2182b", "up": "#2166ac", "": "#4d4d4d"}
+MOST_STRIPS = 12  # strips in one figure
+MOST_TICKS = 6  # nights that are named below a strip, at most
+MOVE_COLOURS = {"down": "#b2182b", "up": "#2166ac", "": "#4d4d4d"}
 
 
 @drawing()
-def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
+def night_strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
     """Small multiples, one for each of these cells (moved ones where none are given): accuracy in % by night.
 
     Raises ValueError where there is nothing to draw.
@@ -28,8 +28,8 @@ def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
     chosen = list(cells if cells is not None else moved)
     if not chosen:
         raise ValueError("Nothing moved, so there is no strip to draw.")
-    left_out = len(chosen) - MOST
-    chosen = chosen[:MOST]
+    left_out = len(chosen) - MOST_STRIPS
+    chosen = chosen[:MOST_STRIPS]
     names = list(found.verdicts)
     frame = pd.DataFrame(
         [
@@ -53,11 +53,13 @@ def strips(found: Difference, cells: Sequence[Cell] | None = None) -> Plot:
         for way, marker in (("", "o"), ("down", "v"), ("up", "^")):
             points = (here["moved"] == way).to_numpy()
             size = 14 if way == "" else 34
-            axes.scatter(x[points], 100 * here["mean"][points], s=size, marker=marker, color=COLOURS[way], zorder=3)
-        axes.set_title(words(cell), fontsize=9, loc="left")
+            axes.scatter(
+                x[points], 100 * here["mean"][points], s=size, marker=marker, color=MOVE_COLOURS[way], zorder=3
+            )
+        axes.set_title(cell_name(cell), fontsize=9, loc="left")
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
-        ticks = range(len(names) - 1, -1, -math.ceil(len(names) / TICKS))  # evenly, with tonight
+        ticks = range(len(names) - 1, -1, -math.ceil(len(names) / MOST_TICKS))  # evenly, with tonight
         axes.set_xticks(ticks, [names[place][5:] for place in ticks], fontsize=8)
         axes.tick_params(axis="y", labelsize=8)
     for place, axes in enumerate(figure.axes):

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ray
@@ -50,8 +50,12 @@ def check_nodes(settings: Settings, identity: str, checksums: Mapping[DataKey, s
     is asked by its first trial.  `checksums`: of data sets and of columns of human labels, on this machine.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
+    with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
+    if settings.gpus_per_trial:
+        with_room &= with_gpus
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    ask = ray.remote(num_cpus=0, max_retries=0)(_node_check(settings, identity, checksums, nodes))
+    ask = ray.remote(num_cpus=0, max_retries=0)(_node_check(settings, identity, checksums, with_room, with_gpus))
     answers = [
         ask.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote(node["NodeID"]) for node in nodes
     ]
@@ -74,13 +78,16 @@ def _answer_of(name: str, answer: Any) -> Answer:
 
 
 def _node_check(
-    settings: Settings, identity: str, checksums: Mapping[DataKey, str | None], nodes: Sequence[Mapping[str, Any]]
+    settings: Settings,
+    identity: str,
+    checksums: Mapping[DataKey, str | None],
+    with_room: Collection[str],
+    with_gpus: Collection[str],
 ) -> Callable[[str], Answer]:
-    """The question to a node; Ray sends it by value, and so to nodes of other versions, too."""
-    with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
-    with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
-    if settings.gpus_per_trial:
-        with_room &= with_gpus
+    """The question to a node, by its id; Ray sends it by value, and so to nodes with other code, too.
+
+    `with_room`, `with_gpus`: ids of the nodes that can take a trial, and of those that offer GPUs.
+    """
     own_hash = sources_digest()
 
     def check_data(host: str) -> str | None:

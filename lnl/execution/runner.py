@@ -28,7 +28,7 @@ from lnl.storage import checkpoints
 from lnl.storage.files import listed
 from lnl.storage.leases import tidy_leases
 from lnl.storage.outcomes import is_outcome
-from lnl.storage.places import partition
+from lnl.storage.part_names import partition
 from lnl.storage.store import Store
 from lnl.study import checks
 from lnl.study.plan import Plan, Planned

@@ -1,4 +1,4 @@
-"""Confirmation: the best suggestion trained on fresh replicates."""
+"""Confirmation: `confirmed` is the plan that trains the best values that searches found on fresh replicates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,16 @@ import pandas as pd
 
 from lnl.search.rows import all_rows, frozen_trials, on_current_data, rows_of, winner
 from lnl.storage.outcomes import counting
-from lnl.storage.plan_record import ContrastRecord, PanelRecord, PlanRecord, WinnerRecord
+from lnl.storage.plan_record import ContrastRecord, PanelRecord, WinnerRecord
 from lnl.storage.store import Store
 from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
 from lnl.study.recording import prerequisite_records, trial_records
 from lnl.trial.provenance import Current
 
 logger = logging.getLogger(__name__)
+
+Best = Mapping[str, Mapping[str, Mapping[str, Any]]]  # searched arm -> setting -> the best values found there
+StandIns = Mapping[str, Mapping[str, str]]  # sampler -> arm -> the searched arm that stands for it
 
 
 def importances(rows: pd.DataFrame, cell: Cell) -> dict[str, float]:
@@ -36,10 +39,10 @@ def importances(rows: pd.DataFrame, cell: Cell) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = optuna.importance.get_param_importances(study, target=target)
+            importance = optuna.importance.get_param_importances(study, target=target)
         except (ValueError, RuntimeError):  # no field that all suggestions have, or that varies
             return {}
-    return {key: float(value) for key, value in found.items()}
+    return {key: float(value) for key, value in importance.items()}
 
 
 def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
@@ -54,26 +57,56 @@ def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
         return plan
     cells = []
     stored = all_rows(store, plan.study)
-    best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
+    best: dict[str, dict[str, dict[str, Any]]] = {}
     for cell, declared in zip(plan.cells, plan.record.cells, strict=True):
         rows = on_current_data(rows_of(stored, cell), cell, current or Current())
         rows = counting(rows, plan.search.suggestions)
-        found = winner(rows) if len(rows) == plan.search.suggestions else None
-        record = None
-        if found is not None:
-            record = WinnerRecord(
-                number=int(found["number"]), params=json.loads(found["params"]), values=tuple(found["values"])
-            )
-            best.setdefault(cell.searched_arm, {})[cell.setting] = record.params
-        about = {"finished": len(rows), "importance": importances(rows, cell), "winner": record}
-        cells.append(declared.model_copy(update=about))
+        row = winner(rows) if len(rows) == plan.search.suggestions else None
+        best_suggestion = None
+        if row is not None:
+            number, params, values = int(row["number"]), json.loads(row["params"]), tuple(row["values"])
+            best_suggestion = WinnerRecord(number=number, params=params, values=values)
+            best.setdefault(cell.searched_arm, {})[cell.setting] = params
+        changes = {"finished": len(rows), "importance": importances(rows, cell), "winner": best_suggestion}
+        cells.append(declared.model_copy(update=changes))
     search = plan.record.search.model_copy(update={"cells": tuple(cells)})
     plan = replace(plan, record=plan.record.model_copy(update={"search": search}))
     return _with_searched_arms(plan, best) if best else plan
 
 
+def _with_searched_arms(plan: Plan, best: Best) -> Plan:
+    """The plan with an arm for each searched arm that has a winner."""
+    by_id = {planned.id: planned for planned in plan.trials}
+    own = [by_id[planned.trial] for planned in plan.record.trials]
+    source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
+    searched = _searched_trials(plan, own, source, best)
+    declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
+    trials = with_prerequisites(declared)
+    stand_ins = _stand_ins(plan, best)
+    changes = {
+        "arms": _arms(plan, source, best),
+        "panels": _panels(plan, source, stand_ins),
+        "contrasts": _contrasts(plan, source, stand_ins),
+        "trials": trial_records(declared),
+        "prerequisites": prerequisite_records(trials),
+    }
+    return replace(plan, trials=trials, record=plan.record.model_copy(update=changes))
+
+
+def _searched_trials(plan: Plan, own: Sequence[Planned], source: Mapping[str, str], best: Best) -> list[Planned]:
+    """The trials of each searched arm: those of its source, `own`, with the values that were found."""
+    everywhere = plan.search is not None and plan.search.settings == "base"
+    searched = []
+    for arm, values in best.items():
+        for planned in own:
+            params = values.get("{}" if everywhere else planned.setting) if planned.arm == source[arm] else None
+            if params is not None and (confirming := _with_values(planned, arm, params)) is not None:
+                searched.append(confirming)
+    return searched
+
+
 def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Planned | None:
-    """A planned trial with the values that were found; None, and said so, where they cannot be in its setting."""
+    """A planned trial with the values that were found; None, with a warning, where its setting does not allow them."""
     try:
         return Planned(planned.trial.override(params), arm, planned.setting)
     except ValueError as error:
@@ -82,78 +115,57 @@ def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Plann
         return None
 
 
-def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """`best`: searched arm -> setting -> values."""
-    source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
-    by_sampler: dict[str, dict[str, str]] = {}  # sampler -> arm -> its searched arm
+def _stand_ins(plan: Plan, best: Best) -> StandIns:
+    stand_ins: dict[str, dict[str, str]] = {}
     for cell in plan.cells:
         if cell.searched_arm in best:
-            by_sampler.setdefault(cell.sampler, {})[cell.arm] = cell.searched_arm
-    declared = _with_searched_trials(plan, best, source)
-    trials = with_prerequisites(declared)
+            stand_ins.setdefault(cell.sampler, {})[cell.arm] = cell.searched_arm
+    return stand_ins
+
+
+def _arms(plan: Plan, source: Mapping[str, str], best: Best) -> dict[str, Any]:
+    """The declared arms, and the searched ones with the values of the base setting, or else of their first."""
     arms = dict(plan.record.arms)
-    for arm, own in source.items():
-        arms[arm] = {**arms[own], **best[arm].get("{}", next(iter(best[arm].values())))}
-    changes = {
-        "arms": arms,
-        "panels": _with_searched_panels(plan.record, by_sampler, source),
-        "contrasts": _with_searched_contrasts(plan.record, by_sampler, source),
-        "trials": trial_records(declared),
-        "prerequisites": prerequisite_records(trials),
-    }
-    return replace(plan, trials=trials, record=plan.record.model_copy(update=changes))
+    for arm in source:
+        values = best[arm].get("{}", next(iter(best[arm].values())))
+        arms[arm] = {**arms[source[arm]], **values}
+    return arms
 
 
-def _with_searched_trials(
-    plan: Plan, best: Mapping[str, Mapping[str, Any]], source: Mapping[str, str]
-) -> list[Planned]:
-    """The declared trials and those of the searched arms, whole replicates first."""
-    by_id = {planned.id: planned for planned in plan.trials}
-    own = [by_id[planned.trial] for planned in plan.record.trials]
-    everywhere = plan.search is not None and plan.search.settings == "base"
-    searched = [
-        trial
-        for arm, values in best.items()
-        for planned in own
-        if planned.arm == source[arm]
-        and (params := values.get("{}" if everywhere else planned.setting)) is not None
-        and (trial := _with_values(planned, arm, params)) is not None
-    ]
-    return sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
-
-
-def _with_searched_panels(
-    record: PlanRecord, by_sampler: Mapping[str, Mapping[str, str]], source: Mapping[str, str]
-) -> dict[str, PanelRecord]:
-    """One panel for each searched arm beside its own, the declared ones, and copies of those that cross factors."""
+def _panels(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> dict[str, PanelRecord]:
+    """A panel for each arm beside its searched ones, the declared panels, and copies of these with searched arms."""
+    declared = plan.record.panels
+    curves = next(iter(declared.values())).curves
     panels: dict[str, PanelRecord] = {}
-    curves = next(iter(record.panels.values())).curves
     for arm in dict.fromkeys(source.values()):
-        both = (arm, *(searched[arm] for searched in by_sampler.values() if arm in searched))
+        arms = (arm, *(searched[arm] for searched in stand_ins.values() if arm in searched))
         title = f"{arm.replace('_', ' ')}: own and searched values"
-        panels[f"search_{arm}"] = PanelRecord(title=title, arms=both, curves=curves, reference=arm)
-    panels |= record.panels
-    for sampler, searched in by_sampler.items():
-        for name, panel in record.panels.items():
-            if panel.across and (arms := tuple(searched[arm] for arm in panel.arms if arm in searched)):
-                title = f"{panel.title}, values searched by {sampler}"
-                changes = {"title": title, "arms": arms, "reference": arms[0]}
+        panels[f"search_{arm}"] = PanelRecord(title=title, arms=arms, curves=curves, reference=arm)
+    panels |= declared
+    for sampler, searched in stand_ins.items():
+        for name, panel in declared.items():
+            arms = tuple(searched[arm] for arm in panel.arms if arm in searched)
+            if panel.across and arms:
+                changes = {
+                    "title": f"{panel.title}, values searched by {sampler}",
+                    "arms": arms,
+                    "reference": arms[0],
+                }
                 panels[f"{name}_{sampler}"] = panel.model_copy(update=changes)
     return panels
 
 
-def _with_searched_contrasts(
-    record: PlanRecord, by_sampler: Mapping[str, Mapping[str, str]], source: Mapping[str, str]
-) -> tuple[ContrastRecord, ...]:
-    """Each searched arm against its own, sampler against sampler, the declared ones, and these of searched arms."""
-    contrasts = [ContrastRecord(arm=arm, against=own) for arm, own in source.items()]
-    for first, second in itertools.combinations(by_sampler.values(), 2):
+def _contrasts(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> tuple[ContrastRecord, ...]:
+    """Each searched arm against its source and those of other samplers, the declared contrasts, and copies of these."""
+    declared = plan.record.contrasts
+    contrasts = [ContrastRecord(arm=arm, against=source[arm]) for arm in source]
+    for first, second in itertools.combinations(stand_ins.values(), 2):
         contrasts += [ContrastRecord(arm=first[arm], against=second[arm]) for arm in first if arm in second]
-    contrasts += record.contrasts
-    for searched in by_sampler.values():
+    contrasts += declared
+    for searched in stand_ins.values():
         contrasts += [
             contrast.model_copy(update={"arm": searched[contrast.arm], "against": searched[contrast.against]})
-            for contrast in record.contrasts
+            for contrast in declared
             if contrast.arms <= searched.keys()
         ]
     return tuple(contrasts)

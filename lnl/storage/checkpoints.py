@@ -25,7 +25,8 @@ from lnl.storage.files import listed
 from lnl.storage.leases import claim
 from lnl.storage.objects import StorageError
 from lnl.storage.outcomes import is_outcome
-from lnl.storage.places import Place, now, partition
+from lnl.storage.part_names import partition, study_of
+from lnl.storage.places import Place, now
 from lnl.storage.store import Store
 
 FORMAT = 1
@@ -131,19 +132,19 @@ def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]
     """
     folder = store.root / "checkpoints"
     paths = listed(folder, "*.pt", deep=True) if study is None else listed(folder / partition(study), "*.pt")
-    found = []
+    finished = []
     for path in paths:
-        of, trial = path.parent.name.removeprefix("study="), path.stem
-        if of == path.parent.name:
+        of, trial = study_of(path), path.stem
+        if of is None:
             continue
         columns = ["status", "failure_class", "code_hash", "sources_hash"]
         rows, _ = store.read("trials", of, columns, files=f"{trial}-*")
         with contextlib.suppress(Refused, OSError):  # the next worker that goes on from it sets it aside
-            header, finished = header_of(path), rows[is_outcome(rows)]
-            of_rows = set(zip(finished["code_hash"], finished["sources_hash"].map(str), strict=True))
-            if (header.get("code"), header.get("data")) in of_rows:
-                found.append((of, trial))
-    return found
+            header, outcomes = header_of(path), rows[is_outcome(rows)]
+            sources = set(zip(outcomes["code_hash"], outcomes["sources_hash"].map(str), strict=True))
+            if (header.get("code"), header.get("data")) in sources:
+                finished.append((of, trial))
+    return finished
 
 
 def tidy(store: Store, study: str) -> None:

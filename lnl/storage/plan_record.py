@@ -149,11 +149,11 @@ class PlanRecord(BaseModel, frozen=True):
         return {planned.trial for planned in self.trials} | {planned.trial for planned in self.prerequisites}
 
     def trial_rows(self) -> list[tuple[str, str, Fields, int]]:
-        """Its trials, as rows of `TRIAL_COLUMNS`."""
+        """Its trials, as rows of `PLANNED_COLUMNS`."""
         return [(one.trial, one.arm, one.setting, one.replicate) for one in self.trials]
 
 
-TRIAL_COLUMNS = tuple(TrialRecord.model_fields)
+PLANNED_COLUMNS = tuple(TrialRecord.model_fields)
 
 
 def read_records(plans: pd.DataFrame) -> list[PlanRecord]:

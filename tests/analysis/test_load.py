@@ -9,7 +9,7 @@ import pytest
 
 from analysis import load
 from analysis.results import LoadError
-from lnl.storage.plan_record import TRIAL_COLUMNS
+from lnl.storage.plan_record import PLANNED_COLUMNS
 from tests import simulated
 
 
@@ -27,7 +27,7 @@ def study(root):
 
 @pytest.mark.slow
 def test_every_planned_trial_is_there_once(study):
-    planned = pd.DataFrame(study.plan.trial_rows(), columns=TRIAL_COLUMNS)
+    planned = pd.DataFrame(study.plan.trial_rows(), columns=PLANNED_COLUMNS)
     assert study.trials["trial"].tolist() == planned["trial"].tolist()
     assert study.trials["setting"].tolist() == planned["setting"].tolist()
     assert study.missing.empty and study.left.empty and study.unreadable == {}

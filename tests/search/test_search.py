@@ -27,9 +27,9 @@ from lnl.search.rows import all_rows, rows_of
 from lnl.search.searches import Searches
 from lnl.storage.leases import leases
 from lnl.storage.objects import StorageError
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TABLES
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.study.parts import SEARCH_REPLICATES
 from lnl.study.plan import Plan, Planned
 from lnl.trial.provenance import Current

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lnl.cli.main import main
-from lnl.storage import atomic, objects, places, read
+from lnl.storage import atomic, objects, places, tables
 from lnl.storage import leases as storage_leases
 from lnl.storage.exchange import SharedFile
 from lnl.storage.leases import Lease, claim, is_held, leases
@@ -380,7 +380,7 @@ def test_damaged_and_truncated_files_are_named_and_hide_no_other(store, capsys):
 
 
 def test_rows_are_read_together_and_a_changed_file_anew(store, monkeypatch):
-    monkeypatch.setattr(read, "MANY", 5)
+    monkeypatch.setattr(tables, "MANY", 5)
     for number in range(8):
         store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 8), [])
     first, _ = store.read("trials")

@@ -211,7 +211,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "a map of classes": ("noise.py", "CIFAR10_MAP = (0, 1, 0, 5", "CIFAR10_MAP = (0, 1, 1, 5", ALL),
     "the seed of streams": ("streams.py", 'f"{self.replicate}/{name}"', 'f"{name}/{self.replicate}"', ALL),
     "a digest": ("streams.py", "return total.hexdigest()[:16]", "return total.hexdigest()[16:32]", ALL),
-    "the split": ("task.py", "rank * classes + mine.clamp(min=0)", "rank * classes", ALL),
+    "the split": ("draw.py", "rank * classes + labels.clamp(min=0)", "rank * classes", ALL),
     "the accuracy": ("trial.py", "return float(matches.double().mean())", "return float(matches.float().mean())", ALL),
     "the neighbours of the last epoch": (
         "trial.py",
@@ -281,15 +281,15 @@ def moved_modules(*renamed: tuple[str, str]) -> Sources:
 
 def moved_function() -> Sources:
     """A private helper of a method moves into a component."""
-    text = SOURCES["lnl/methods/dividemix.py"].decode()
-    start = text.index("def _places(")
+    text = SOURCES["lnl/methods/robmix.py"].decode()
+    start = text.index("def _times(")
     end = text.find("\n\n\n", start)
     end = len(text) if end < 0 else end
     sources = followed_by("fixmatch_update.py", text[start:end])
     rest = text[:start] + text[end:]
-    sources["lnl/methods/dividemix.py"] = rest.replace(
-        "from lnl.training.learner import Learner,",
-        "from lnl.training.fixmatch_update import _places\nfrom lnl.training.learner import Learner,",
+    sources["lnl/methods/robmix.py"] = rest.replace(
+        "from lnl.training.learner import Gradients,",
+        "from lnl.training.fixmatch_update import _times\nfrom lnl.training.learner import Gradients,",
     ).encode()
     return sources
 
