@@ -153,7 +153,7 @@ def test_the_order_of_a_declaration_changes_no_trial(arms, labels, rates):
     [
         ({"arms": {"plain": {}, "twin": {"noise.rate": 0.4}}}, ["'plain'", "'twin'", "same configuration", "the base"]),
         ({"arms": {"plain": {"labels": 100}}, "factors": {"labels": [50, 100]}}, ["'plain'", "labels"]),
-        ({"factors": {"lables": [1]}}, ["'lables'", "no field"]),
+        ({"factors": {"lables": [1]}}, ["'lables'", "did you mean 'labels'?"]),
         ({"factors": {"method.views": [1]}}, ["'method.views'"]),
         ({"arms": {"plain": {"method.batchsize": 1}}}, ["'method.batchsize'", "did you mean 'method.batch_size'?"]),
         ({"factors": {"labels": [50, "many"]}}, ["labels", "'many'"]),
@@ -375,7 +375,7 @@ def test_time_is_expected_on_the_device_that_was_used_last_and_from_the_same_pre
     waiting = [one for one in reconcile(plan, store) if one.state == "missing" and one.planned.arm != "mixed"]
     assert {(one.seconds, one.device) for one in waiting} == {(3.0, "H200")}
     finish(store, plan.trials[2], seconds=8.0, preset="long", device="H200", ended_at=datetime(2026, 1, 1, tzinfo=UTC))
-    pace = reconcile(replace(plan, preset="long"), store)
+    pace = reconcile(replace(plan, record=plan.record.model_copy(update={"preset": "long"})), store)
     assert {one.seconds for one in pace if one.state == "missing" and one.planned.arm != "mixed"} == {8.0}
 
 
