@@ -91,7 +91,7 @@ def searched_parameters(rows: pd.DataFrame, cell: CellRecord) -> list[str]:
 
 def searches_by_setting(study: Results) -> dict[str, list[CellRecord]]:
     """The plan's searches by the setting they are in, in words."""
-    found: dict[str, list[CellRecord]] = {}
+    by_setting: dict[str, list[CellRecord]] = {}
     for cell in study.cells:
-        found.setdefault(setting_name(cell.setting), []).append(cell)
-    return found
+        by_setting.setdefault(setting_name(cell.setting), []).append(cell)
+    return by_setting

@@ -71,10 +71,10 @@ def axis_ticks(space: Space) -> tuple[list[float], list[str]]:
     if isinstance(space, Choice):
         return list(range(len(space.values))), [value_name(value) for value in space.values]
     if not space.log:
-        found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=isinstance(space, Integer)).tick_values(
+        round_values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=isinstance(space, Integer)).tick_values(
             low, high
         )
-        values = [float(value) for value in found if low - 1e-9 <= value <= high + 1e-9]
+        values = [float(value) for value in round_values if low - 1e-9 <= value <= high + 1e-9]
         return values, [f"{value:g}" for value in values]
     for parts in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         decades = range(math.floor(low), math.ceil(high) + 1)

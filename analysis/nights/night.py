@@ -96,7 +96,7 @@ def cells_of(trials: pd.DataFrame) -> list[Cell]:
 def night_of_plan(name: str, plan: PlanRecord, rows: pd.DataFrame) -> Night:
     """`rows`: the newest of each trial, with their scores."""
     trials = _with_states(pd.DataFrame(plan.trial_rows(), columns=PLANNED_COLUMNS), rows)
-    also: list[tuple[str, str, dict[str, Any]]] = [(one.trial, one.arm, {}) for one in plan.prerequisites]
+    also: list[tuple[str, str, dict[str, Any]]] = [(start.trial, start.arm, {}) for start in plan.prerequisites]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -134,7 +134,7 @@ def scored_rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = set().union(*(plan["record"].trial_ids for plan in plans))
+    listed: set[str] = set().union(*(plan["record"].trial_ids for plan in plans))
     current = sources_from(plans[-1]["current"])
     rows, broken = store.read("trials", study, list(TRIAL_COLUMNS), list(filters) or None)
     tell_left_out(broken)
@@ -160,16 +160,20 @@ def read_nights(
         raise LoadError(f"Study '{study}'{of} has no night yet: run it with --night today.")
     chosen = plans if night is None else plans[plans["night"] == night]
     if chosen.empty:
-        there = sorted(set(plans["night"]))
-        shown = ", ".join(there[-3:]) + f" and {len(there) - 3} before" * (len(there) > 3)
+        names = sorted(set(plans["night"]))
+        shown = ", ".join(names[-3:]) + f" and {len(names) - 3} before" * (len(names) > 3)
         raise LoadError(f"Study '{study}' has no night {night}: there are {shown}.")
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
-    mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
-    mine = mine.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
+    chosen_plans = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
+    chosen_plans = chosen_plans.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
     rule = statistics.check_selection(selection or last["record"].selection)
-    since = [("replicate", ">=", first_replicate_of(mine["record"].iloc[0]))]
-    rows, on_other = scored_rows(store, study, rule, statistics.records(mine), since)
-    return [night_of_plan(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other
+    since = [("replicate", ">=", first_replicate_of(chosen_plans["record"].iloc[0]))]
+    rows, on_other = scored_rows(store, study, rule, statistics.records(chosen_plans), since)
+    return (
+        [night_of_plan(plan["night"], plan["record"], rows) for plan in statistics.records(chosen_plans)],
+        rule,
+        on_other,
+    )
 
 
 def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:

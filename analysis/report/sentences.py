@@ -62,8 +62,8 @@ def verdict_counts(contrasts: pd.DataFrame) -> str:
         return ""
     counts = {word: int((contrasts["verdict"] == word).sum()) for word in VERDICT_MARKS}
     several = {"helps": "help", "hurts": "hurt"}
-    said = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
-    text = f"Of {counted(len(contrasts), 'declared contrast')}: {', '.join(said)}."
+    parts = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
+    text = f"Of {counted(len(contrasts), 'declared contrast')}: {', '.join(parts)}."
     return text.replace("no verdict", "without a verdict")
 
 
@@ -240,9 +240,9 @@ def rules_sentences(trials: pd.DataFrame, rules: pd.DataFrame) -> Iterator[str]:
         yield "Trials have at most ten epochs: last10 averages all of them, the first ones too."
 
 
-def papers_sentence(found: pd.DataFrame) -> str:
-    """How many of the reported numbers can be compared.  `found`: of `papers.beside`."""
-    reported = found[found["entry"].notna()]
+def papers_sentence(compared: pd.DataFrame) -> str:
+    """How many of the reported numbers can be compared.  `compared`: of `papers.beside`."""
+    reported = compared[compared["entry"].notna()]
     count, comparable = len(reported), int(reported["comparable"].sum())
     numbers = f"{count} reported {plural('number', count)} nearest to what was measured here"
     if not comparable:
