@@ -41,7 +41,7 @@ def digests(study: str) -> Digests:
 def record_text(plan: Plan) -> str:
     """The record as the store keeps it, without the base, in which every new field of a method would stand."""
     record = plan.record.as_json()
-    return json.dumps({name: value for name, value in record.items() if name != "base"})
+    return json.dumps({name: value for name, value in record.items() if name not in ("base", "method_changes")})
 
 
 def digest(lines: list[str]) -> str:
