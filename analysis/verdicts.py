@@ -31,9 +31,7 @@ ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
 FEWEST_REPLICATES = 4  # that allow a verdict
 MOST_REPLICATES = 1000  # that are worth naming as needed
-ASSUMED_DEVIATION = (
-    0.004  # of a difference not measured yet: of two runs of 0.28 points each, the median of public logs
-)
+ASSUMED_DEVIATION = 0.004  # of a difference not measured yet: of runs of 0.28 points each, the median of public logs
 OPEN_VERDICTS = ("undecided", "no verdict")  # which more replicates may change; the second: `why` there is none yet
 VERDICTS = ("helps", "hurts", "equivalent", *OPEN_VERDICTS)
 FUTILE_BELOW = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
@@ -251,7 +249,7 @@ def judge_contrasts(
 
 
 def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str) -> Comparison:
-    """The comparison of the first so many replicates."""
+    """Compare the first so many replicates."""
     first, first_against = (rows[rows["replicate"] < count] for rows in (arm, against))
     return statistics.compare(first, first_against, selection)
 
@@ -329,7 +327,7 @@ def declared_late(row: Mapping[str, Any]) -> str:
 
 
 def _trials_of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Trials of each arm in the base setting, by replicate."""
+    """Return the trials of each arm in the base setting, by replicate."""
     trials: dict[str, list[str]] = {}
     for planned in sorted(record.get("trials", []), key=lambda planned: planned["replicate"]):
         if not planned["setting"]:
@@ -350,7 +348,7 @@ def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
 
 
 def _why(whole: Comparison, waiting: int, enough: bool) -> str:
-    """Why there can be no verdict, if so."""
+    """Say why there can be no verdict, if so."""
     fewest = min(whole.n, whole.n_against)
     if not fewest:
         return "no finished replicates of both arms in the base setting"
@@ -365,7 +363,7 @@ def _why(whole: Comparison, waiting: int, enough: bool) -> str:
 
 
 def _judge(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int], step: int) -> pd.DataFrame:
-    """p values and verdicts as they stood after that many looks."""
+    """Return p values and verdicts as they stood after that many looks."""
     rows = []
     for contrast, of_contrast in zip(statistics.records(frame), taken, strict=True):
         seen = [look.comparison for look in of_contrast if not looks or look.replicates <= looks[step - 1]]

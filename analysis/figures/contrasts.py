@@ -1,4 +1,4 @@
-"""Figures of contrasts: forests of intervals."""
+"""Figures of differences: declared contrasts, selection rules, and the forest that others draw beside theirs."""
 
 from __future__ import annotations
 

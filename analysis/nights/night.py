@@ -1,4 +1,4 @@
-"""The rows of a night."""
+"""A night: its plan, its trials and their states, as the store has them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ from lnl.storage.places import canonical
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 
-MOST_NIGHTS = 60  # nights from which it is known which were quiet
-CRASHES = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
-
-
-RECORDED_FACTS = {  # of a trial's row: what may have changed
+MOST_NIGHTS = 60  # that are read, to know which of them were quiet
+CRASHES = ("code_error", "oom", "timeout", "data_error")  # failures of the code; not so a preempted trial
+RECORDED_FACTS = {  # column of a trial's row -> what it is called where it has changed
     "code_hash": "code",
     "git_commit": "commit",
     "data_hash": "data",
@@ -53,11 +51,11 @@ class Night:
 
     @property
     def finished(self) -> bool:
-        """Whether anything is."""
+        """Whether any trial has finished."""
         return bool((self.trials["state"] == "finished").any())
 
     def values(self) -> dict[Cell, Values]:
-        """Accuracies of the cells that have some."""
+        """Return the accuracies of each cell that has some."""
         scores = self.trials["score"].to_numpy(float)
         known = {cell: scores[places] for cell, places in self._places.items()}
         known = {cell: values[~np.isnan(values)] for cell, values in known.items()}
@@ -65,19 +63,19 @@ class Night:
 
     @property
     def cells(self) -> list[Cell]:
-        """In the order of the plan."""
+        """The cells in the order of the plan."""
         return list(self._places)
 
     def of(self, cell: Cell) -> pd.DataFrame:
-        """Its trials; none where the plan does not have it."""
+        """Return the trials of a cell; none where the plan does not have it."""
         return self.trials.iloc[self._places.get(cell, [])]
 
     def planned(self, cell: Cell) -> int:
-        """How many trials it was to have."""
+        """Return how many trials of a cell were planned."""
         return len(self._places.get(cell, []))
 
     def counts(self, chosen: pd.Series) -> Counter[Cell]:
-        """How many of these trials each cell has."""
+        """Return how many of these trials each cell has."""
         return Counter(cells_of(self.trials[chosen]))
 
     @cached_property
@@ -93,7 +91,7 @@ def cells_of(trials: pd.DataFrame) -> list[Cell]:
 
 
 def night_of_plan(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
-    """`rows`: the newest of each trial, with their scores."""
+    """Join a plan with its results.  `rows`: the newest of each trial, with their scores."""
     trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
     also = [{**prerequisite, "setting": {}} for prerequisite in plan.get("prerequisites", [])]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
@@ -177,7 +175,7 @@ def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell_name(cell: Cell) -> str:
-    """An arm and where it is."""
+    """Name an arm and its setting: `robmix labels=40`."""
     setting = json.loads(cell[1])
     return " ".join([cell[0], *(f"{key}={value}" for key, value in setting.items())])
 

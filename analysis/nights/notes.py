@@ -1,4 +1,4 @@
-"""What is told of a night beside its moves: crashes, what is missing, what diverged, what took longer, and twins."""
+"""Notes on a night beside its moves: crashes, what is missing, what diverged, what took longer, and twins."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _crashes_by_cell(night: Night) -> dict[Cell, _Crash]:
 
 
 def left_out_note(count: int) -> Iterator[str]:
-    """Results that no mean may hold beside the others."""
+    """Say how many results on replaced data are left out of all means."""
     if count:
         yield f"{counted(count, 'result')} on other data, which have been replaced since, left out."
 
@@ -118,7 +118,7 @@ def diverged_notes(nights: Sequence[Night]) -> Iterator[str]:
 
 
 def slower_notes(nights: Sequence[Night], judged: Mapping[Cell, CellVerdict]) -> Iterator[str]:
-    """Cells that took much longer than usual on the same device."""
+    """Name the cells that took much longer than usual on the same device."""
     by_name = {night.name: night for night in nights}
     parts = []
     for cell, verdict in judged.items():

@@ -30,7 +30,7 @@ Values = NDArray[np.float64]
 
 
 class CellVerdict(NamedTuple):
-    """A cell on one night."""
+    """How a cell on one night compares with the nights before."""
 
     mean: float  # of tonight, outlying replicates counted as far as they count
     n: int
@@ -79,7 +79,7 @@ class _Sample:
         return len(self.values) >= REPLICATES_TO_JUDGE
 
     def clamped(self, limit: float) -> _Sample:
-        """The sample with no replicate farther from the median than this."""
+        """Return the sample with no replicate farther from the median than the limit."""
         if self.farthest <= limit:
             return self
         centre = np.median(self.values)
@@ -213,7 +213,7 @@ def _not_judged(night: CellNight, history: _History) -> CellVerdict:
 
 
 def _predictions(comparisons: Mapping[Cell, Comparison]) -> dict[Cell, _Prediction]:
-    """How far the fresh nights of each cell lie from its reference nights."""
+    """Compare the fresh nights of each cell with what its reference nights predict."""
     deviations = _deviations({cell: reference for cell, (reference, _) in comparisons.items()})
     clamped: dict[Cell, Comparison] = {}
     for cell, (reference, fresh) in comparisons.items():
@@ -230,7 +230,7 @@ def _predictions(comparisons: Mapping[Cell, Comparison]) -> dict[Cell, _Predicti
 
 
 def _mean_and_count(nights: Sequence[_Sample]) -> tuple[float, int]:
-    """The mean over all replicates, and how many these are."""
+    """Return the mean over all replicates, and how many these are."""
     n = sum(len(night.values) for night in nights)
     return sum(len(night.values) * night.mean for night in nights) / n, n
 

@@ -1,5 +1,4 @@
-"""Reported beside measured: for every arm and setting of a study the closest number that a paper has, and all in which
-the two differ.
+"""Reported numbers beside measured ones: for each arm and setting the closest that a paper has, and how they differ.
 
 They are compared, by whether the reported value lies in the 95 % interval of ours, only where nothing but the number of
 runs differs.  A protocol that is not known counts as different, and so do a method's parameters where the registry
@@ -198,7 +197,7 @@ def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 
 
 def _convention(noise: Mapping[str, Any]) -> str:
-    """What our symmetric noise does with the true class."""
+    """Say what our symmetric noise does with the true class."""
     return TRUE_CLASS_CONVENTION[noise["include_true"]]
 
 
@@ -305,7 +304,7 @@ def stated_settings(study: Results, arm: str, setting: str) -> dict[str, Any]:
 
 
 def table(study: Results, selection: str | None = None) -> Table:
-    """A study's arms and settings with the closest reported numbers."""
+    """Tabulate a study's arms and settings with the closest reported numbers."""
     frame = beside(study, selection)
     known = frame[frame["entry"].notna()]
     rows = [
@@ -362,7 +361,7 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
 
 
 def _cells(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """Finished trials of each arm in each setting, in the plan's order."""
+    """Yield the finished trials of each arm in each setting, in the plan's order."""
     for (arm, place), rows in study.trials.groupby(["arm", study.trials["setting"].map(canonical)], sort=False):
         yield (str(arm), str(place)), rows
 
@@ -385,7 +384,7 @@ def _classes(dataset: str) -> int:
 
 
 def _kind(noise: Mapping[str, Any]) -> str:
-    """Of a configuration's noise: none where it has a rate, and that is 0."""
+    """Return a configuration's kind of noise: none where it has a rate of 0."""
     return "none" if noise["kind"] not in ("human", "semantic") and not noise["rate"] else str(noise["kind"])
 
 
@@ -446,7 +445,7 @@ def _rule(entry: Entry) -> str:
 
 
 def _measured(arm: str, row: Mapping[str, Any]) -> str:
-    """`dividemix: 94.50 [94.20, 94.80], n = 5`."""
+    """Format a mean of ours: `dividemix: 94.50 [94.20, 94.80], n = 5`."""
     return f"{arm}: {' '.join(filter(None, [percent(row['mean']), interval(row['low'], row['high'])]))}, n = {row['n']}"
 
 

@@ -1,4 +1,4 @@
-"""The registry itself: one TOML file per source in this folder, one `Entry` per number.
+"""The registry of reported numbers: one TOML file per source in this folder, one `Entry` per number.
 
 A file holds its tables as they are printed.  The cells of a row stand in one text, in the order of `columns`: "96.1",
 "92.9±0.2", or "-" where the paper has no number.  `unit` says what they are in: percent (unless said otherwise),
@@ -122,7 +122,7 @@ def papers() -> dict[str, Paper]:
 
 
 def paper(name: str) -> Paper:
-    """Raises PaperError for an unknown one."""
+    """Return a source by its name.  Raises PaperError for an unknown one."""
     if name not in papers():
         raise PaperError(f"There is no paper {name!r}: choose one of {', '.join(papers())}.")
     return papers()[name]
