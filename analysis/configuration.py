@@ -423,6 +423,7 @@ def _training(base: Fields) -> str:
 
 
 def value_in_words(value: Any) -> str:
+    """Name a field's value: `none`, `yes`, `0.03`, or a list's values."""
     if value is None:
         return "none"
     if isinstance(value, bool | np.bool_):

@@ -66,6 +66,7 @@ def setting_name(setting: Mapping[str, Any]) -> str:
 
 
 def level_phrase(factor: str, level: Any) -> str:
+    """Name a level together with its factor: `40 labels`, `10 % noise`."""
     if factor == "noise":
         return level_name(factor, level)
     if factor in ("labels", "probe"):
@@ -85,6 +86,7 @@ def metric_name(metric: str) -> str:
 
 
 def axis_scale(metric: str) -> float:
+    """Return by what a metric is multiplied on its axis: shares are shown in percent."""
     return 100.0 if metric.endswith(PERCENT_METRICS) else 1.0
 
 
@@ -140,10 +142,12 @@ def p_text(p: float) -> str:
 
 
 def group_name(column: str, level: Any) -> str:
+    """Name an arm, or a level together with its factor."""
     return readable(level) if column == "arm" else level_phrase(column, level)
 
 
 def metric_in_text(metric: str) -> str:
+    """Name a metric on one line."""
     return metric_name(metric).replace("\n", " ")
 
 
@@ -153,6 +157,7 @@ def capitalised(text: str) -> str:
 
 
 def listed(parts: Iterable[str]) -> str:
+    """Join parts in a sentence: `a, b and c`."""
     *first, last = list(parts)
     return f"{', '.join(first)} and {last}" if first else last
 

@@ -123,6 +123,7 @@ def annotate_right(axes: Axes, position: float, text: str, beside: float = 8, **
 
 
 def panels_width(panels: int) -> float:
+    """Return the inches of a figure with so many panels side by side, at most the page's."""
     return min(PAGE_WIDTH, 1.6 + 1.8 * panels)
 
 
@@ -154,6 +155,7 @@ def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
 
 
 def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
+    """Return an empty figure of these inches, without pyplot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

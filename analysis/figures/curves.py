@@ -132,6 +132,7 @@ def _lacking_sentences(rows: pd.DataFrame, metrics: Sequence[str], colour: str) 
 
 
 def draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, band: bool) -> None:
+    """Draw replicates, faint or as a band, and their mean in bold."""
     epochs = lines.index.to_numpy()
     if band:
         low, high = lines.min(axis=1), lines.max(axis=1)

@@ -141,16 +141,19 @@ def _in_space(space: Mapping[str, Any], value: Any) -> bool:
 
 
 def accuracy_limits(values: pd.Series) -> tuple[float, float]:
+    """Return the lowest accuracy that is shown and the highest."""
     return (axis_floor(values), float(values.max())) if len(values) else (0.0, 1.0)
 
 
 def padded_ends(space: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of an axis with some room beside its values."""
     low, high = axis_ends(space)
     room = 0.5 if space["kind"] == "choice" else 0.04 * (high - low)
     return low - room, high + room
 
 
 def draw_x_axis(axes: Axes, space: Mapping[str, Any]) -> None:
+    """Set ticks, names and limits of a parameter's axis."""
     positions, texts = axis_ticks(space)
     long = space["kind"] == "choice" and sum(map(len, texts)) > 24
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
@@ -177,10 +180,12 @@ def folded(name: str) -> str:
 
 
 def best_name(cell: Mapping[str, Any]) -> str:
+    """Name the best suggestion: the winner, once the search is over."""
     return "winner" if cell["winner"] else "best so far"
 
 
 def unfinished_sentence(cell: Mapping[str, Any]) -> str:
+    """Say that a search is not finished, if so."""
     return "" if cell["winner"] else " The search is not finished."
 
 

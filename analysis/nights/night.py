@@ -87,6 +87,7 @@ class Night:
 
 
 def cells_of(trials: pd.DataFrame) -> list[Cell]:
+    """Return the cell of each of these trials."""
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
@@ -171,6 +172,7 @@ def read_nights(
 
 
 def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return those of these trials that have finished."""
     return trials[trials["state"] == "finished"]
 
 
@@ -181,4 +183,5 @@ def cell_name(cell: Cell) -> str:
 
 
 def cell_names(cells: Any) -> str:
+    """Name several cells."""
     return ", ".join(cell_name(cell) for cell in cells)

@@ -97,6 +97,7 @@ def missing_notes(night: Night, of: str = "") -> Iterator[str]:
 
 
 def coming_and_going_notes(nights: Sequence[Night]) -> Iterator[str]:
+    """Name the cells that no night before had, and those that the last one had and this one lacks."""
     earlier = {cell for night in nights[:-1] for cell in night.cells}
     if new := [cell for cell in nights[-1].cells if cell not in earlier and len(nights) > 1]:
         yield f"New: {cell_names(new)}."
