@@ -45,8 +45,8 @@ CONTRAST_COLUMNS = (  # of `judge_contrasts`
 )
 
 
-class Look(NamedTuple):
-    """One contrast at one look."""
+class ContrastAtLook(NamedTuple):
+    """One contrast as it stood at one look."""
 
     replicates: int  # of each arm that were asked for by then
     comparison: Comparison
@@ -212,7 +212,7 @@ def judge_contrasts(
     planned = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
     counts = planned.groupby("arm")["replicate"].max() + 1
     rows: list[dict[str, Any]] = []
-    taken: list[list[Look]] = []
+    taken: list[list[ContrastAtLook]] = []
     for contrast in declared:
         pair = [contrast[role] for role in ("arm", "against")]
         arm, against = (trials[trials["arm"] == name] for name in pair)
@@ -223,7 +223,7 @@ def judge_contrasts(
         reached = [
             count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
         ]  # in order: what waits for a small count waits for a larger one
-        done = [Look(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
+        done = [ContrastAtLook(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
         enough = [look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES]
         rows.append(
             {
@@ -254,7 +254,9 @@ def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selecti
     return statistics.compare(first, first_against, selection)
 
 
-def _with_verdicts(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int]) -> pd.DataFrame:
+def _with_verdicts(
+    frame: pd.DataFrame, taken: Sequence[Sequence[ContrastAtLook]], looks: Sequence[int]
+) -> pd.DataFrame:
     """The contrasts with p values and verdicts, and the look that decided.  `taken`: looks of each that count."""
     steps = [_judge(frame, taken, looks, step) for step in range(1, len(looks or (0,)) + 1)]
     for column in ("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", *(["p"] if looks else [])):
@@ -362,7 +364,9 @@ def _why(whole: Comparison, waiting: int, enough: bool) -> str:
     return "" if enough else f"lost trials left fewer than {FEWEST_REPLICATES} replicates at every look so far"
 
 
-def _judge(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int], step: int) -> pd.DataFrame:
+def _judge(
+    frame: pd.DataFrame, taken: Sequence[Sequence[ContrastAtLook]], looks: Sequence[int], step: int
+) -> pd.DataFrame:
     """Return p values and verdicts as they stood after that many looks."""
     rows = []
     for contrast, of_contrast in zip(statistics.records(frame), taken, strict=True):

@@ -144,15 +144,15 @@ def judge_nights(
     return verdicts
 
 
-Comparison = tuple[list[_Sample], list[_Sample]]  # reference nights, and the fresh ones
+_Compared = tuple[list[_Sample], list[_Sample]]  # reference nights, and the fresh ones
 
 
 def _comparisons(
     samples: Mapping[Cell, _Sample], histories: Mapping[Cell, _History], k: int
-) -> tuple[dict[Cell, Comparison], dict[Cell, Comparison]]:
+) -> tuple[dict[Cell, _Compared], dict[Cell, _Compared]]:
     """What is compared for each of the two questions, of cells whose reference is long enough."""
-    alone: dict[Cell, Comparison] = {}
-    together: dict[Cell, Comparison] = {}
+    alone: dict[Cell, _Compared] = {}
+    together: dict[Cell, _Compared] = {}
     for cell, sample in samples.items():
         history = histories[cell]
         if not sample.judgeable:
@@ -162,7 +162,7 @@ def _comparisons(
             before = history.quiet[-1][1]
             together[cell] = [night for _, night in history.reference(k, span=2)], [before, sample]
 
-    def long_enough(asked: Mapping[Cell, Comparison]) -> dict[Cell, Comparison]:
+    def long_enough(asked: Mapping[Cell, _Compared]) -> dict[Cell, _Compared]:
         return {cell: pair for cell, pair in asked.items() if len(pair[0]) >= FEWEST_NIGHTS}
 
     return long_enough(alone), long_enough(together)
@@ -212,10 +212,10 @@ def _not_judged(night: CellNight, history: _History) -> CellVerdict:
     return CellVerdict(sample.mean, len(sample.values), nan, nan, nan, nan, "", 1, "", names, nan)
 
 
-def _predictions(comparisons: Mapping[Cell, Comparison]) -> dict[Cell, _Prediction]:
+def _predictions(comparisons: Mapping[Cell, _Compared]) -> dict[Cell, _Prediction]:
     """Compare the fresh nights of each cell with what its reference nights predict."""
     deviations = _deviations({cell: reference for cell, (reference, _) in comparisons.items()})
-    clamped: dict[Cell, Comparison] = {}
+    clamped: dict[Cell, _Compared] = {}
     for cell, (reference, fresh) in comparisons.items():
         limit = OUTLIER_LIMIT * deviations[cell][0]
         clamped[cell] = [night.clamped(limit) for night in reference], [night.clamped(limit) for night in fresh]

@@ -73,7 +73,7 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
     """
     rule = study.rule(selection)
     rows = []
-    for (arm, setting), trials in _cells(study):
+    for (arm, setting), trials in _by_arm_and_setting(study):
         scores = statistics.accuracy(trials, rule).dropna()
         if not len(scores):
             continue
@@ -116,14 +116,14 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     ranked: list[tuple[tuple[float, ...], int, Entry]] = []
     for number, entry in enumerate(entries()):
         kind = SIMILAR_NOISE.get(entry.noise, entry.noise)
-        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_kind(noise), _kind(noise))
+        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_noise_kind(noise), _noise_kind(noise))
         if not same or entry.measure not in COMPARED_MEASURES:
             continue
         symmetric = kind == "symmetric"
         rate = wrong_share(kind, entry.rate, entry.include_true, entry.dataset) if symmetric else entry.rate
         rank = (
             sum(_get(method, key) != value for key, value in entry.settings.items() if isinstance(value, str | bool))
-            + (entry.initialisation != _start(config)),
+            + (entry.initialisation != _initial_weights(config)),
             entry.dataset != config["dataset"],
             _classes(entry.dataset) != _classes(config["dataset"]),
             entry.column != noise["column"],
@@ -158,20 +158,20 @@ def _differences(
         yield "evidence", "the reported number is recalled and not read"
     if entry.dataset != config["dataset"]:
         yield "data set", f"{config['dataset']} here, {entry.dataset} in the paper"
-    yield from _noise(entry, config)
-    yield from _images(entry, config)
-    yield from _network(entry, config)
-    yield from _method(entry, config, stated)
-    yield from _length(entry, config)
-    yield from _epoch_chosen(entry, config, selection)
-    yield from _runs(entry, n)
+    yield from _noise_differences(entry, config)
+    yield from _images_differences(entry, config)
+    yield from _network_differences(entry, config)
+    yield from _method_differences(entry, config, stated)
+    yield from _length_differences(entry, config)
+    yield from _selection_differences(entry, config, selection)
+    yield from _replicate_differences(entry, n)
 
 
-def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _noise_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     noise = config["noise"]
     share, ours = wrong_share(entry.noise, entry.rate, entry.include_true, entry.dataset), _our_share(config)
-    if entry.noise != _kind(noise):
-        yield "noise", f"noise {_kind(noise)} here, {entry.noise} in the paper"
+    if entry.noise != _noise_kind(noise):
+        yield "noise", f"noise {_noise_kind(noise)} here, {entry.noise} in the paper"
     if entry.column != noise["column"]:
         yield "noise", f"human labels {noise['column']} here, {entry.column} in the paper"
     if entry.noise == "semantic":
@@ -192,7 +192,7 @@ def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             "noise convention",
             f"symmetric noise: ours {_convention(noise)}, the paper's convention is not known",
         )
-    if entry.noise == _kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
+    if entry.noise == _noise_kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
         yield "noise", "asymmetric noise maps each data set's classes in its own way"
 
 
@@ -201,7 +201,7 @@ def _convention(noise: Mapping[str, Any]) -> str:
     return TRUE_CLASS_CONVENTION[noise["include_true"]]
 
 
-def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _images_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.labels != config["labels"]:
         here, there = ("all" if count is None else f"{count}" for count in (config["labels"], entry.labels))
         yield "labels", f"{here} labels here, {there} in the paper"
@@ -216,19 +216,21 @@ def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield "trusted images", f"{config['probe']} trusted images here, {there} in the paper"
 
 
-def _network(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _network_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.network is None:
         yield "network", f"{config['network']} here, the paper's network is not known"
     elif entry.network != config["network"]:
         yield "network", f"{config['network']} here, {entry.network} in the paper"
-    here, there = _start(config), entry.initialisation
+    here, there = _initial_weights(config), entry.initialisation
     if here != there:
         yield "initialisation", f"starts from {here or 'random weights'} here, {there or 'random weights'} in the paper"
     if config.get("resize"):
         yield "image size", f"images are resized to {config['resize']} pixels here"
 
 
-def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _method_differences(
+    entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     for key, value in entry.settings.items():
         if (here := _get(config["method"], key)) != value:
             yield "variant" if isinstance(value, str | bool) else "settings", f"{key} {here} here, {value} in the paper"
@@ -238,7 +240,7 @@ def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) 
         yield "settings", f"set here, and not known of the paper: {', '.join(silent)}"
 
 
-def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _length_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.epochs is None:
         yield "epochs", f"{config['epochs']} epochs here, the paper's are not known"
     elif entry.epochs != config["epochs"]:
@@ -248,7 +250,7 @@ def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield "epochs", f"an epoch is {here} here, {there} in the paper"
 
 
-def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
+def _selection_differences(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
     if entry.selection == "unknown":
         yield "selection rule", f"{EPOCH_RULES[selection]} here, the paper's rule is not known"
     elif entry.selection != selection:
@@ -264,7 +266,7 @@ def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> It
         yield "validation", f"validation labels: {here} here, {entry.validation} in the paper"
 
 
-def _runs(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
+def _replicate_differences(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
     if entry.n is None:
         yield REPLICATES, "the paper's number of runs is not known"
     elif entry.n < FEWEST_REPLICATES:
@@ -346,9 +348,9 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
                 [
                     entry.where,
                     entry.name,
-                    _place(entry),
+                    _setting_text(entry),
                     entry.network or "not known",
-                    _rule(entry),
+                    _epoch_text(entry),
                     "not known" if entry.n is None else str(entry.n),
                     _reported(entry.value, entry.sd, entry.measure == "training loss"),
                     "" if measured_row is None else _measured(readable(measured_row["arm"]), measured_row),
@@ -360,7 +362,7 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
     return Table(caption, header, rows, pd.DataFrame(records))
 
 
-def _cells(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+def _by_arm_and_setting(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Yield the finished trials of each arm in each setting, in the plan's order."""
     for (arm, place), rows in study.trials.groupby(["arm", study.trials["setting"].map(canonical)], sort=False):
         yield (str(arm), str(place)), rows
@@ -372,7 +374,7 @@ def _config(trials: pd.DataFrame) -> dict[str, Any]:
     return dict(json.loads(texts.iloc[0])) if len(texts) else {}
 
 
-def _start(config: Mapping[str, Any]) -> str:
+def _initial_weights(config: Mapping[str, Any]) -> str:
     """What the weights start from: a method, "imagenet", a file; empty: drawn at random."""
     start = config.get("init_from") or {}
     method = start.get("method", start.get("method.name", ""))
@@ -383,7 +385,7 @@ def _classes(dataset: str) -> int:
     return CLASSES.get(dataset, 10)
 
 
-def _kind(noise: Mapping[str, Any]) -> str:
+def _noise_kind(noise: Mapping[str, Any]) -> str:
     """Return a configuration's kind of noise: none where it has a rate of 0."""
     return "none" if noise["kind"] not in ("human", "semantic") and not noise["rate"] else str(noise["kind"])
 
@@ -418,7 +420,7 @@ def _compared(reported: float, mean: float, low: float, high: float, n: int, blo
     return f"in our interval, {away}" if low <= reported <= high else f"outside our interval, {away}"
 
 
-def _place(entry: Entry) -> str:
+def _setting_text(entry: Entry) -> str:
     """Data set, labels and noise, such as `cifar10, 50 % symmetric, true class among the draws`."""
     parts = [entry.dataset]
     if entry.labels:
@@ -438,7 +440,7 @@ def _place(entry: Entry) -> str:
     return ", ".join(parts)
 
 
-def _rule(entry: Entry) -> str:
+def _epoch_text(entry: Entry) -> str:
     if entry.selection == "unknown":
         return "not known"
     return EPOCH_RULES[entry.selection] + " (an oracle)" * (entry.selection == "best_test")

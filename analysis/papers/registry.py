@@ -137,7 +137,9 @@ def notes(name: str) -> list[str]:
 @cache
 def entries() -> tuple[Entry, ...]:
     """All numbers, by paper, table, row and column.  Raises PaperError with the place of what cannot be right."""
-    return tuple(entry for source in papers().values() for table in source.tables for entry in _cells(source, table))
+    return tuple(
+        entry for source in papers().values() for table in source.tables for entry in _entries_of_table(source, table)
+    )
 
 
 def reported() -> pd.DataFrame:
@@ -145,7 +147,7 @@ def reported() -> pd.DataFrame:
     return pd.DataFrame([entry.model_dump() for entry in entries()], columns=list(Entry.model_fields))
 
 
-def _cells(source: Paper, table: Mapping[str, Any]) -> Iterator[Entry]:
+def _entries_of_table(source: Paper, table: Mapping[str, Any]) -> Iterator[Entry]:
     shared = {key: value for key, value in table.items() if key not in ("columns", "rows", "unit")}
     columns = table.get("columns", [{}])
     for row in table["rows"]:

@@ -70,7 +70,7 @@ def contrasts_table(study: Results, selection: str) -> Table:
             f"{row['direction']}{' (late)' * bool(declared_late(row))}",
             percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
-            "" if row["why"] else _more_replicates(row["more"]),
+            "" if row["why"] else _more_text(row["more"]),
         ]
         for row in statistics.records(frame)
     ]
@@ -248,7 +248,7 @@ INTERVALS_SENTENCE = (
 P_VALUE_COLUMNS = ("p_holm", "p_equivalence_holm")
 
 
-def _more_replicates(count: float) -> str:
+def _more_text(count: float) -> str:
     """Say how many replicates would decide a contrast, where that is known."""
     return "" if np.isnan(count) else f"> {MOST_REPLICATES}" if count > MOST_REPLICATES else f"{count:.0f}"
 
