@@ -139,13 +139,13 @@ def rank(scores: ArrayLike) -> Ranking:
 
 def _groups(ranks: NDArray[np.float64], order: NDArray[np.intp], difference: float) -> list[tuple[int, ...]]:
     """Maximal runs of at least two arms, in the order of their ranks, within less than the difference."""
-    found, reached = [], 0
+    groups, reached = [], 0
     for first in range(len(order)):
         end = first + int((ranks[order[first:]] - ranks[order[first]] < difference).sum())
         if end > max(reached, first + 1):  # else a run that began earlier holds it
-            found.append(tuple(int(arm) for arm in order[first:end]))
+            groups.append(tuple(int(arm) for arm in order[first:end]))
             reached = end
-    return found
+    return groups
 
 
 def linear(cells: Sequence[ArrayLike], coefficients: ArrayLike, paired: bool) -> Estimate:
@@ -224,9 +224,9 @@ def grid(study: Results, selection: str) -> Grid | None:
     runs = rows[rows["arm"].isin(kept.index) & rows["where"].isin(kept.columns)]
     tables = {}
     for arm in kept.index:
-        mine = runs[runs["arm"] == arm].set_index(["replicate", "where"])
-        accuracies = mine["accuracy"].unstack()[list(kept.columns)].dropna()
-        hashes = mine["hashes"].unstack()[list(kept.columns)].loc[accuracies.index]
+        of_arm = runs[runs["arm"] == arm].set_index(["replicate", "where"])
+        accuracies = of_arm["accuracy"].unstack()[list(kept.columns)].dropna()
+        hashes = of_arm["hashes"].unstack()[list(kept.columns)].loc[accuracies.index]
         if len(accuracies):
             tables[arm] = accuracies, hashes
     if len(tables) < 2:
@@ -277,11 +277,13 @@ def _rectangle(present: pd.DataFrame, base: str) -> pd.DataFrame | None:
             size = {part: len(part) * sum(part <= other for other in held.values()) for part in shared}
             first = sorted(shared, key=lambda part: (part <= held[base], size[part]), reverse=True)
             shared = dict.fromkeys(first[:MOST_CANDIDATES])
-    found = [(settings, [arm for arm in held if held[arm] >= settings]) for settings in shared if len(settings) > 1]
-    found = [(settings, arms) for settings, arms in found if len(arms) > 1]
-    if not found:
+    candidates = [
+        (settings, [arm for arm in held if held[arm] >= settings]) for settings in shared if len(settings) > 1
+    ]
+    candidates = [(settings, arms) for settings, arms in candidates if len(arms) > 1]
+    if not candidates:
         return None
-    settings, arms = max(found, key=lambda part: (base in part[1], len(part[0]) * len(part[1]), len(part[0])))
+    settings, arms = max(candidates, key=lambda part: (base in part[1], len(part[0]) * len(part[1]), len(part[0])))
     return present.loc[arms, [where for where in present.columns if where in settings]]
 
 

@@ -66,13 +66,13 @@ class Remark(NamedTuple):
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Fields:
     """Nested settings by dotted field; an empty one stays."""
-    found: Fields = {}
+    fields: Fields = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            fields |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            fields[f"{prefix}{key}"] = value
+    return fields
 
 
 def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Fields]:
@@ -88,13 +88,13 @@ def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, F
 
 def _planned_fields(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
     """The base with an arm's overrides."""
-    fields, said = flat(base), flat(overrides)
-    name = said.pop("method", None) or said.get("method.name")
+    fields, changes = flat(base), flat(overrides)
+    name = changes.pop("method", None) or changes.get("method.name")
     if name is not None and name != fields.get("method.name"):
         fields = {key: value for key, value in fields.items() if not key.startswith("method.")} | {"method.name": name}
-    for key in said:
+    for key in changes:
         fields = {other: value for other, value in fields.items() if not other.startswith(f"{key}.")}
-    return fields | said
+    return fields | changes
 
 
 def parameter_counts(trials: pd.DataFrame) -> dict[str, int]:
@@ -108,7 +108,7 @@ def parameter_counts(trials: pd.DataFrame) -> dict[str, int]:
 
 def compared_arms(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs of arms that the report sets against each other, contrasts first, each pair once."""
-    pairs = [(one["arm"], one["against"]) for one in plan["contrasts"]]
+    pairs = [(contrast["arm"], contrast["against"]) for contrast in plan["contrasts"]]
     pairs += [(arm, panel["reference"]) for panel in plan["panels"].values() for arm in panel["arms"]]
     known = set(plan["arms"])
     first = {frozenset(pair): pair for pair in reversed(pairs) if len(set(pair)) == 2 and known.issuperset(pair)}
@@ -122,28 +122,31 @@ def remarks(plan: Mapping[str, Any], trials: pd.DataFrame) -> list[Remark]:
     another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
     """
     known, counts, base = configurations(plan, trials), parameter_counts(trials), flat(plan["base"])
-    said = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
+    overridden = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
 
     def silent(arm: str, field: str) -> bool:
         fields = known[arm]
-        return value_of(fields, field) != value_of(base, field) and field not in said[arm]
+        return value_of(fields, field) != value_of(base, field) and field not in overridden[arm]
 
-    found = []
+    remarks_found = []
     for arm, against in compared_arms(plan):
-        mine, other = known[arm], known[against]
+        own, other = known[arm], known[against]
         differences = {
-            name: (value_in_words(value_of(mine, field)), value_in_words(value_of(other, field)))
+            name: (value_in_words(value_of(own, field)), value_in_words(value_of(other, field)))
             for name, field in COMPARED_FIELDS.items()
-            if _is_known(mine, field) and _is_known(other, field) and value_of(mine, field) != value_of(other, field)
+            if _is_known(own, field) and _is_known(other, field) and value_of(own, field) != value_of(other, field)
             if silent(arm, field) or silent(against, field)
         }
-        if mine.get("method.name") != other.get("method.name") and "network" not in said[arm] | said[against]:
+        if (
+            own.get("method.name") != other.get("method.name")
+            and "network" not in overridden[arm] | overridden[against]
+        ):
             first, second = counts.get(arm), counts.get(against)
             if first and second and abs(first - second) > SIMILAR_SIZE * max(first, second):
                 differences["number of parameters"] = (f"{first:,}", f"{second:,}")
         if differences:
-            found.append(Remark(arm, against, differences))
-    return found
+            remarks_found.append(Remark(arm, against, differences))
+    return remarks_found
 
 
 def _is_known(fields: Fields, field: str) -> bool:
@@ -156,11 +159,11 @@ def value_of(fields: Fields, field: str) -> Any:
     return fields.get(field, ABSENT_MEANS.get(field))
 
 
-def remark_sentences(found: Sequence[Remark]) -> Iterator[str]:
+def remark_sentences(remarks_found: Sequence[Remark]) -> Iterator[str]:
     """One for all arms that differ from the same arm in the same."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for one in found:
-        groups.setdefault((one.against, one.in_words()), []).append(readable(one.arm))
+    for remark in remarks_found:
+        groups.setdefault((remark.against, remark.in_words()), []).append(readable(remark.arm))
     for (against, about), arms in groups.items():
         if len(arms) == 1:
             yield f"{arms[0]} and {readable(against)} also differ in {about}."
@@ -277,17 +280,17 @@ def _arms_counted(counts: pd.Series) -> str:
 
 def changed_fields(plan: Mapping[str, Any], arm: str) -> Fields:
     """An arm's overrides without those that say what the base says."""
-    base, said = flat(plan["base"]), flat(plan["arms"][arm])
-    if "method.name" in said:
-        said = {"method": said.pop("method.name"), **said}
+    base, overrides = flat(plan["base"]), flat(plan["arms"][arm])
+    if "method.name" in overrides:
+        overrides = {"method": overrides.pop("method.name"), **overrides}
     base |= {"method": base.get("method.name")}
-    return {key: value for key, value in said.items() if key not in base or base[key] != value}
+    return {key: value for key, value in overrides.items() if key not in base or base[key] != value}
 
 
-def changes_in_words(said: Mapping[str, Any]) -> str:
+def changes_in_words(changes: Mapping[str, Any]) -> str:
     """`method: gce; learning rate: 0.01`, or `nothing`."""
-    start = {key.removeprefix(INIT_FROM): value for key, value in said.items() if key.startswith(INIT_FROM)}
-    parts = [_change(key, value) for key, value in said.items() if not key.startswith(INIT_FROM)]
+    start = {key.removeprefix(INIT_FROM): value for key, value in changes.items() if key.startswith(INIT_FROM)}
+    parts = [_change(key, value) for key, value in changes.items() if not key.startswith(INIT_FROM)]
     if start:
         method = start.pop("method", None) or start.pop("method.name", None)
         parts.append(

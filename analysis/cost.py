@@ -69,12 +69,15 @@ class Ledger:
     def arms(self) -> pd.DataFrame:
         """Per arm and unit, the dearest first: attempts, untimed, a column per kind (NaN: not known) and the total."""
         rows = []
-        for (arm, unit), mine in self.spent.groupby(["arm", "unit"], sort=False):
-            counted = mine.drop_duplicates(["trial", "attempt"])
-            by_kind = {kind: _known_sum(mine.loc[mine["kind"] == kind, "hours"]) for kind in ATTEMPT_KINDS}
-            by_kind |= dict.fromkeys(set(ATTEMPT_KINDS) - set(mine["kind"]), 0.0)
+        for (arm, unit), attempts_of_arm in self.spent.groupby(["arm", "unit"], sort=False):
+            counted = attempts_of_arm.drop_duplicates(["trial", "attempt"])
+            by_kind = {
+                kind: _known_sum(attempts_of_arm.loc[attempts_of_arm["kind"] == kind, "hours"])
+                for kind in ATTEMPT_KINDS
+            }
+            by_kind |= dict.fromkeys(set(ATTEMPT_KINDS) - set(attempts_of_arm["kind"]), 0.0)
             about = {"arm": arm, "unit": unit, "attempts": len(counted), "untimed": int(counted["hours"].isna().sum())}
-            rows.append({**about, **by_kind, "total": _known_sum(mine["hours"])})
+            rows.append({**about, **by_kind, "total": _known_sum(attempts_of_arm["hours"])})
         frame = pd.DataFrame(rows, columns=["arm", "unit", "attempts", "untimed", *ATTEMPT_KINDS, "total"])
         return frame.sort_values(["unit", "total"], ascending=False, kind="stable", ignore_index=True)
 
@@ -138,11 +141,11 @@ def read_ledger(root: str | Place, study: str, preset: str | None = None, night:
     """The ledger of a study, of one preset or one night if given.  Raises `LoadError` where nothing was ever tried."""
     store = Store(place(root))
     rows, broken = store.read("trials", study, TRIAL_COLUMNS)
-    told, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
-    mine = _timed(renamed(rows, store.plans(study)))
-    runs = _runs(told[told["study"] == study], preset, mine)
-    spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
-    spent = spent.merge(mine.drop(columns="hours"), on=["trial", "attempt"])
+    events, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
+    attempts = _timed(renamed(rows, store.plans(study)))
+    runs = _runs(events[events["study"] == study], preset, attempts)
+    spent = pd.DataFrame(_portions(attempts), columns=["trial", "attempt", "kind", "hours", "unseen"])
+    spent = spent.merge(attempts.drop(columns="hours"), on=["trial", "attempt"])
     if preset is not None:
         spent = spent[spent["preset"] == preset]
     if night is not None:
@@ -151,11 +154,11 @@ def read_ledger(root: str | Place, study: str, preset: str | None = None, night:
         runs = [run for run in runs if ((spent["started_at"] < run["end"]) & (spent["ended_at"] > run["start"])).any()]
     if spent.empty:
         wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
-        there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
-        raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
+        presets = f"; there are presets {', '.join(sorted(set(attempts['preset'])))}" if len(attempts) else ""
+        raise LoadError(f"No attempt of {wanted} in {store.root}{presets}.")
     # Zeros are a cluster that was not asked.
     telling = [run for run in runs if any(any(part["resources"].values()) for part in run["parts"])]
-    busy = _timed(store.read("trials", columns=TIME_COLUMNS)[0]) if telling else mine
+    busy = _timed(store.read("trials", columns=TIME_COLUMNS)[0]) if telling else attempts
     idle = _idle_hours(telling, busy)
     for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
         idle[unit] = max(0.0, idle[unit] - spent.loc[spent["unit"] == unit, "unseen"].sum())
@@ -191,17 +194,17 @@ def _portions(attempts: pd.DataFrame) -> Iterator[tuple[str, int, str, float, fl
                 continue
             kind = "pruned" if row["status"] == "pruned" else "useful" if row["attempt"] == last else "repeated"
             taken_over = np.nan_to_num(max(row["seconds"] / 3600 - row["wall"], 0.0))
-            known = sum(one["wall"] for one in before if not np.isnan(one["wall"]))
+            known = sum(earlier["wall"] for earlier in before if not np.isnan(earlier["wall"]))
             share = min(1.0, taken_over / known) if known else 0.0
-            for one in before:
-                yield one["trial"], one["attempt"], _waste(one), (1 - share) * one["hours"], 0.0
-                if share and not np.isnan(one["hours"]):
-                    yield one["trial"], one["attempt"], kind, share * one["hours"], 0.0
+            for earlier in before:
+                yield earlier["trial"], earlier["attempt"], _waste(earlier), (1 - share) * earlier["hours"], 0.0
+                if share and not np.isnan(earlier["hours"]):
+                    yield earlier["trial"], earlier["attempt"], kind, share * earlier["hours"], 0.0
             unseen = (taken_over - share * known) * row["held"]
             yield row["trial"], row["attempt"], kind, row["hours"] + unseen, unseen
             before = []
-        for one in before:
-            yield one["trial"], one["attempt"], _waste(one), one["hours"], 0.0
+        for earlier in before:
+            yield earlier["trial"], earlier["attempt"], _waste(earlier), earlier["hours"], 0.0
 
 
 def _is_outcome(row: Mapping[str, Any]) -> bool:
@@ -217,9 +220,9 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
 
     Its `parts` have start, end, resources and hosts: machines came or went between them.
     """
-    told = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
-    ends = {row["run"]: row["at"] for row in told if row["kind"] == "run_ended"}
-    started = [row for row in told if row["kind"] == "run_started" and preset in (None, row["preset"])]
+    by_time = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
+    ends = {row["run"]: row["at"] for row in by_time if row["kind"] == "run_ended"}
+    started = [row for row in by_time if row["kind"] == "run_started" and preset in (None, row["preset"])]
     runs = []
     for row in started:
         end = ends.get(row["run"])
@@ -228,7 +231,7 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
             during = attempts[(attempts["started_at"] >= row["at"])]
             during = during[during["started_at"] < min(later)] if later else during
             end = max([row["at"], *during["ended_at"].dropna()])
-        sizes = [row, *(other for other in told if other["kind"] == "run_resized" and other["run"] == row["run"])]
+        sizes = [row, *(other for other in by_time if other["kind"] == "run_resized" and other["run"] == row["run"])]
         borders = [*(min(size["at"], end) for size in sizes), end]
         kind = "GPU" if any(size["resources"].get("GPU") for size in sizes) else "CPU"
         parts = [
@@ -253,8 +256,8 @@ def _idle_hours(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> di
         now = [part for part in parts if part["start"] <= start and end <= part["end"]]
         capacity = _capacity(now)
         for unit, devices in capacity.items():
-            those = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
-            idle[unit] = idle.get(unit, 0.0) + _unused(devices, those, start, end)
+            counted = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
+            idle[unit] = idle.get(unit, 0.0) + _unused(devices, counted, start, end)
     return idle
 
 
@@ -262,20 +265,23 @@ def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Devices per unit of the runs' machines, each machine once."""
     clusters: list[tuple[frozenset[str], dict[str, float]]] = []
     for part in parts:
-        hosts, most = part["hosts"], dict(part["resources"])
+        hosts, largest = part["hosts"], dict(part["resources"])
         apart = []
         for other, resources in clusters:
             if hosts & other or not hosts or not other:  # who does not tell its hosts may be on any
-                names = most | resources
-                hosts, most = hosts | other, {name: max(most.get(name, 0), resources.get(name, 0)) for name in names}
+                names = largest | resources
+                hosts, largest = (
+                    hosts | other,
+                    {name: max(largest.get(name, 0), resources.get(name, 0)) for name in names},
+                )
             else:
                 apart.append((other, resources))
-        clusters = [*apart, (hosts, most)]
-    found: dict[str, float] = {}
+        clusters = [*apart, (hosts, largest)]
+    devices: dict[str, float] = {}
     for _, resources in clusters:
         name, kind = ("gpus", "GPU") if "GPU" in resources else ("cpus", "CPU")
-        found[DEVICE_HOURS[name]] = found.get(DEVICE_HOURS[name], 0.0) + resources[kind]
-    return found
+        devices[DEVICE_HOURS[name]] = devices.get(DEVICE_HOURS[name], 0.0) + resources[kind]
+    return devices
 
 
 def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> float:

@@ -44,19 +44,19 @@ def factorials(arms: Mapping[str, Mapping[str, Any]]) -> list[Factorial]:
     named: dict[frozenset[tuple[str, str]], str] = {}
     for arm, overrides in arms.items():
         named.setdefault(frozenset((field, canonical(value)) for field, value in overrides.items()), arm)
-    found: list[Factorial] = []
+    complete: list[Factorial] = []
     for origin in named:
         changes = [items - origin for items in named if items > origin]
-        found.extend(
+        complete.extend(
             Factorial(tuple(named[origin | change] for change in chosen), tuple(named[c] for c in cells))
             for chosen, cells in _extensions((), (origin,), changes, named)
             if len(chosen) > 1
         )
-    found.sort(key=lambda one: -len(one.arms))  # stable: the order of declaration within a size
+    complete.sort(key=lambda design: -len(design.arms))  # stable: the order of declaration within a size
     largest: list[Factorial] = []
-    for one in found:
-        if not any(set(one.arms) <= set(other.arms) for other in largest):
-            largest.append(one)
+    for design in complete:
+        if not any(set(design.arms) <= set(other.arms) for other in largest):
+            largest.append(design)
     return largest
 
 
@@ -74,9 +74,9 @@ def _extensions(
             yield from _extensions((*chosen, change), (*cells, *added), candidates[place + 1 :], named)
 
 
-def _overlap(one: Change, other: Change) -> bool:
+def _overlap(first: Change, second: Change) -> bool:
     """Whether two sets of changes share a field, or one holds a field of the other's."""
-    fields = [({field for field, _ in items}) for items in (one, other)]
+    fields = [({field for field, _ in items}) for items in (first, second)]
     return any(a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in fields[0] for b in fields[1])
 
 

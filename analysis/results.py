@@ -331,8 +331,8 @@ def _by_other_code_sentence(stale: pd.Series) -> str:
         CHANGED_RULE: "results were stored by an earlier version of lnl, whose hashes of code cannot be compared",
     }
     counts = {reason: int((stale == reason).sum()) for reason in sentences}
-    told = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
-    return "; ".join(told) + ": --rerun-stale trains them again." if told else ""
+    parts = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
+    return "; ".join(parts) + ": --rerun-stale trains them again." if parts else ""
 
 
 def first_replicate_of(plan: Mapping[str, Any]) -> int:
@@ -367,9 +367,11 @@ def newest_plan(
         chosen = chosen[[json.loads(text).get("night") == night for text in chosen["plan"]]]
     if len(chosen):
         return by_submission(chosen).iloc[-1]
-    there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
+    known_studies = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
     wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
-    known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"
+    known = (
+        f"the studies there are: {', '.join(known_studies)}" if known_studies else "no study has been submitted there"
+    )
     unread = f"; {len(broken)} plan files there cannot be read" if broken else ""
     raise LoadError(f"No plan of study {wanted} in {root}: {known}{unread}.")
 

@@ -87,12 +87,12 @@ def ranking_flips(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     `since` on, by `final_lead` at `budget`.
     """
     rows = []
-    for one, other in combinations(curves, 2):
-        budget = min(len(curves[one]), len(curves[other]))
-        difference = (curves[one]["test"][:budget] - curves[other]["test"][:budget]).to_numpy()
+    for first, second in combinations(curves, 2):
+        budget = min(len(curves[first]), len(curves[second]))
+        difference = (curves[first]["test"][:budget] - curves[second]["test"][:budget]).to_numpy()
         if not budget or not abs(difference[-1]) > LEAST_LEAD:
             continue
-        late, early = (one, other) if difference[-1] > 0 else (other, one)
+        late, early = (first, second) if difference[-1] > 0 else (second, first)
         lead = difference * np.sign(difference[-1])  # of the late one
         before, behind = np.flatnonzero(lead < -LEAST_LEAD), np.flatnonzero(~(lead > LEAST_LEAD))
         if len(before):

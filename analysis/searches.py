@@ -90,7 +90,7 @@ def searched_parameters(rows: pd.DataFrame, cell: Mapping[str, Any]) -> list[str
 
 def searches_by_setting(study: Results) -> dict[str, list[dict[str, Any]]]:
     """The plan's searches by the setting they are in, in words."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_setting: dict[str, list[dict[str, Any]]] = {}
     for cell in study.cells:
-        found.setdefault(setting_name(cell["setting"]), []).append(cell)
-    return found
+        by_setting.setdefault(setting_name(cell["setting"]), []).append(cell)
+    return by_setting

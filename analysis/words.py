@@ -153,8 +153,8 @@ def capitalised(text: str) -> str:
 
 
 def listed(parts: Iterable[str]) -> str:
-    *most, last = list(parts)
-    return f"{', '.join(most)} and {last}" if most else last
+    *first, last = list(parts)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def settings_in_words(settings: Mapping[str, Any]) -> str:

@@ -70,8 +70,8 @@ def rules_figure(frame: pd.DataFrame) -> Plot:
         colour, marker = RULE_MARKS[rule]
         inside, name = ("white", "best_test, an oracle") if rule == "best_test" else (colour, rule)
         axes.plot(values, height, marker, color=colour, markersize=6, markerfacecolor=inside, label=name)
-    most = 100 * frame["ahead_of_last_most"]
-    axes.plot(most, height, "|", color=DARK_GREY, markersize=8, label="the oracle's largest lead")
+    largest = 100 * frame["ahead_of_last_most"]
+    axes.plot(largest, height, "|", color=DARK_GREY, markersize=8, label="the oracle's largest lead")
     figure.legend(loc="outside upper left", ncols=4, handletextpad=0.1, columnspacing=1.6)
     axes.set_yticks(height, [readable(arm) for arm in frame["arm"]])
     axes.set_ylim(len(frame) - 0.5, -0.5)

@@ -41,11 +41,11 @@ def cost_figure(ledger: Ledger) -> Plot:
     figure = new_figure(0.9 * len(units) + 0.26 * sum(counts))
     panels = np.atleast_1d(figure.subplots(len(units), 1, height_ratios=counts))
     for axes, unit in zip(panels, units, strict=True):
-        mine, at = drawn[drawn["unit"] == unit], {arm: place for place, arm in enumerate(names[unit])}
+        of_unit, at = drawn[drawn["unit"] == unit], {arm: place for place, arm in enumerate(names[unit])}
         left = np.zeros(len(at))
         for kind, colour in KIND_COLOURS.items():
             widths = np.zeros(len(at))
-            for row in statistics.records(mine[mine["kind"] == kind]):
+            for row in statistics.records(of_unit[of_unit["kind"] == kind]):
                 widths[at[row["arm"]]] = row["hours"]
             if widths.any():
                 axes.barh(np.arange(len(at)), widths, left=left, color=colour, height=0.62, label=kind)
@@ -54,11 +54,11 @@ def cost_figure(ledger: Ledger) -> Plot:
         axes.set_ylim(len(at) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(unit)
-    found: dict[str, Any] = {}
+    bars: dict[str, Any] = {}
     for axes in panels:
-        found |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    shown = [kind for kind in KIND_COLOURS if kind in found]
-    handles = [found[kind] for kind in shown]
+        bars |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    shown = [kind for kind in KIND_COLOURS if kind in bars]
+    handles = [bars[kind] for kind in shown]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(KIND_COLOURS), columnspacing=1.6)
     caption = (
         "What each arm cost, by what became of its attempts: time from start to end × devices held, searches apart. "

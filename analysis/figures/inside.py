@@ -57,13 +57,13 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
 
     `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.
     """
-    found = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
-    found = _spread_epochs({epoch: counts for epoch, counts in found.items() if counts.sum()})
+    by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
+    by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
     mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
-    figure = new_figure(2.5, panels_width(len(found)))
-    grid = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
+    figure = new_figure(2.5, panels_width(len(by_epoch)))
+    grid = figure.subplots(1, len(by_epoch), sharex=True, squeeze=False)[0]
     drawn = []
-    for axes, (epoch, counts) in zip(grid, found.items(), strict=True):
+    for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
         right, wrong = counts / counts.sum()
         edges = np.linspace(0, 1, len(right) + 1)
         frame = pd.DataFrame({"epoch": epoch, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
@@ -90,7 +90,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
     legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
     caption = (
         f"{capitalised(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
-        f"{len(found[min(found)][0])} bins, right and wrong ones apart; every panel has its own height."
+        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
@@ -138,14 +138,14 @@ def _histogram_mean(counts: np.ndarray) -> float:
 @drawing()
 def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     """The transition matrix that a method estimated last, beside the realised one (K, K).  `arrays`: of one trial."""
-    found = _arrays_by_epoch(arrays, "train/transition")
-    epoch, true = max(found), np.asarray(realised, dtype=float)
+    by_epoch = _arrays_by_epoch(arrays, "train/transition")
+    epoch, true = max(by_epoch), np.asarray(realised, dtype=float)
     classes = len(true)
-    error = np.nanmean(np.abs(found[epoch] - true))
+    error = np.nanmean(np.abs(by_epoch[epoch] - true))
     figure = new_figure(3.9, 8.0)
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = (f"estimated, epoch {epoch}: error {error:.3f}", "realised")
-    for axes, title, matrix in zip(grid, titles, (found[epoch], true), strict=True):
+    for axes, title, matrix in zip(grid, titles, (by_epoch[epoch], true), strict=True):
         image = axes.imshow(matrix, cmap=colour_map("Blues"), vmin=0, vmax=1)
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("given label")
@@ -161,7 +161,7 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     figure.colorbar(image, ax=grid, label="P(given label | true class)", shrink=0.85)
     rows, columns = np.indices(true.shape)
     table = pd.DataFrame(
-        {"true": rows.ravel(), "given": columns.ravel(), "estimated": found[epoch].ravel(), "realised": true.ravel()}
+        {"true": rows.ravel(), "given": columns.ravel(), "estimated": by_epoch[epoch].ravel(), "realised": true.ravel()}
     )
     caption = (
         "Probability of each given label for each true class, as the method estimated it and as it is among the "
@@ -177,16 +177,16 @@ def embeddings(arrays: pd.DataFrame) -> Plot:
 
     `arrays`: of one trial, from `Results.arrays`.
     """
-    found = _spread_epochs(_arrays_by_epoch(arrays, "test/embeddings"))
-    classes = _arrays_by_epoch(arrays, "test/embedding_labels")[min(found)].astype(int)
-    placed = _tsne(found)
-    figure = new_figure(2.3, panels_width(len(found)))
-    grid = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
+    by_epoch = _spread_epochs(_arrays_by_epoch(arrays, "test/embeddings"))
+    classes = _arrays_by_epoch(arrays, "test/embedding_labels")[min(by_epoch)].astype(int)
+    placed = _tsne(by_epoch)
+    figure = new_figure(2.3, panels_width(len(by_epoch)))
+    grid = figure.subplots(1, len(by_epoch), sharex=True, sharey=True, squeeze=False)[0]
     half = 1.05 * max(np.abs(points).max() for points in placed.values())
     looks = {k: (ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]) for k in range(MOST_CLASSES)}
     present = np.unique(classes)
     named = [k for k in present if k in looks]
-    apart = {epoch: _silhouette(points, classes) for epoch, points in found.items()}
+    apart = {epoch: _silhouette(points, classes) for epoch, points in by_epoch.items()}
     for axes, (epoch, points) in zip(grid, placed.items(), strict=True):
         others = points[~np.isin(classes, named)]
         axes.plot(*others.T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
@@ -251,12 +251,12 @@ def _tsne(features: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     for epoch, points in features.items():
         perplexity = min(30.0, (len(points) - 1) / 3)
         with threadpool_limits(1):
-            found = TSNE(init=start, perplexity=perplexity, random_state=0).fit_transform(points)
-        found -= found.mean(axis=0)  # t-SNE leaves the middle and the orientation open
+            coordinates = TSNE(init=start, perplexity=perplexity, random_state=0).fit_transform(points)
+        coordinates -= coordinates.mean(axis=0)  # t-SNE leaves the middle and the orientation open
         if placed:
-            found = found @ orthogonal_procrustes(found, placed[max(placed)])[0]
-        placed[epoch] = found
-        start = 1e-4 * found / found.std()
+            coordinates = coordinates @ orthogonal_procrustes(coordinates, placed[max(placed)])[0]
+        placed[epoch] = coordinates
+        start = 1e-4 * coordinates / coordinates.std()
     return placed
 
 
@@ -298,28 +298,28 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     for kind, metrics in ORACLE_METRICS.items():
         rows = epochs[epochs["metric"].isin(metrics)]
         if len(rows):
-            wanted = [metric for metric in metrics if (rows["metric"] == metric).any()]
+            recorded = [metric for metric in metrics if (rows["metric"] == metric).any()]
             if rows["arm"].nunique() > MOST_ARMS_TOGETHER:
-                figures = multiples_by_metric(rows, wanted, arm_looks(study), "arm", kind)
+                figures = multiples_by_metric(rows, recorded, arm_looks(study), "arm", kind)
             else:
-                figures = Plots({kind: metric_curves(rows, wanted, "arm", arm_looks(study))})
+                figures = Plots({kind: metric_curves(rows, recorded, "arm", arm_looks(study))})
             for name, plot in figures.items():
                 plots[name] = Plot(plot.figure, plot.drawn, plot.caption + ORACLE_SENTENCE)
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
     for arm in (arm for arm in study.plan["arms"] if arm in firsts.index):
-        trial, mine = firsts.loc[arm], arrays[arrays["arm"] == arm]
-        kinds = set(mine["name"])
+        trial, of_arm = firsts.loc[arm], arrays[arrays["arm"] == arm]
+        kinds = set(of_arm["name"])
         drawn = {
-            f"{quantity}-{arm}": label_histograms(mine, quantity)
+            f"{quantity}-{arm}": label_histograms(of_arm, quantity)
             for quantity in QUANTITIES
-            if any(counts.sum() for counts in _arrays_by_epoch(mine, f"oracle/{quantity}_histogram").values())
+            if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
         }
         if "train/transition" in kinds:
-            drawn[f"transition-{arm}"] = transitions(mine, json.loads(trial["transition"]))
+            drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(trial["transition"]))
         if "test/embeddings" in kinds:
-            drawn[f"embeddings-{arm}"] = embeddings(mine)
+            drawn[f"embeddings-{arm}"] = embeddings(of_arm)
         for name, plot in drawn.items():
             caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)

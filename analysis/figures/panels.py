@@ -269,26 +269,26 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
     rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
     plots = Plots()
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
-        wanted = [
+        metrics = [
             metric
             for metric in panel["curves"]
             if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM_SUFFIX)
         ]
-        if not rows["metric"].isin(wanted).any():
+        if not rows["metric"].isin(metrics).any():
             continue
         if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
             shades = level_looks(study.levels(across[1]))
             for arm, of_arm in rows.groupby("arm", observed=True):
-                plot = draw(of_arm, wanted, across[1], shades, across[0])
+                plot = draw(of_arm, metrics, across[1], shades, across[0])
                 caption = f"Arm: {readable(str(arm))}. {plot.caption}"
                 plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
         elif trials["arm"].nunique() > MOST_ARMS_TOGETHER:
             colour, shades = (across[0], level_looks(study.levels(across[0]))) if across else ("arm", looks)
-            plots |= multiples_by_metric(rows, wanted, shades, colour, kind)
+            plots |= multiples_by_metric(rows, metrics, shades, colour, kind)
         elif across and trials["arm"].nunique() == 1:
-            plots[kind] = draw(rows, wanted, across[0], level_looks(study.levels(across[0])))
+            plots[kind] = draw(rows, metrics, across[0], level_looks(study.levels(across[0])))
         else:
-            plots[kind] = draw(rows, wanted, "arm", looks, across[0] if across else None)
+            plots[kind] = draw(rows, metrics, "arm", looks, across[0] if across else None)
     plots |= panel_histograms(study, panel, trials)
     if statistics.accuracy(trials, selection).isna().all():
         return plots

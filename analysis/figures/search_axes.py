@@ -69,10 +69,10 @@ def axis_ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
     if space["kind"] == "choice":
         return list(range(len(space["values"]))), [value_name(value) for value in space["values"]]
     if not space["log"]:
-        found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
+        round_values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
             low, high
         )
-        values = [float(value) for value in found if low - 1e-9 <= value <= high + 1e-9]
+        values = [float(value) for value in round_values if low - 1e-9 <= value <= high + 1e-9]
         return values, [f"{value:g}" for value in values]
     for parts in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         decades = range(math.floor(low), math.ceil(high) + 1)

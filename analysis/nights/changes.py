@@ -84,9 +84,9 @@ def _commits(was: Sequence[str], is_: Sequence[str]) -> str:
         return ""
     command = ["git", "rev-list", "--count", f"{was[0]}..{is_[0]}"]
     try:
-        asked = subprocess.run(
+        git = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", errors="replace", timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return f" ({counted(int(asked.stdout), 'commit')})" if asked.returncode == 0 else ""
+    return f" ({counted(int(git.stdout), 'commit')})" if git.returncode == 0 else ""

@@ -207,7 +207,7 @@ def against(
     cells, few = _compared_cells(before, now, rule)
     moved = [(row["arm"], row["setting"]) for row in statistics.records(cells[cells["moved"] != ""])]
     pairs = {cell: (before.of(cell), now.of(cell)) for cell in moved}
-    crashed, both = new_and_known_crashes(now, [before], 1)
+    crashed, known = new_and_known_crashes(now, [before], 1)
     return Difference(
         title=f"{_plan_name(plan)} against {_plan_name(other_plan)}" + f" of {other_store.root}" * elsewhere,
         study=study,
@@ -222,7 +222,7 @@ def against(
             *left_out_note(left_out_before + left_out),
             *missing_notes(now),
             *missing_notes(before, " of the other"),
-            *(f"Crashing in both: {cell_name(cell)} ({text})." for cell, text in both),
+            *(f"Crashing in both: {cell_name(cell)} ({text})." for cell, text in known),
             *_crashed_in_the_other(before),
             *_in_one_only(before, now),
         ],

@@ -95,7 +95,7 @@ def cells_of(trials: pd.DataFrame) -> list[Cell]:
 def night_of_plan(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
     """`rows`: the newest of each trial, with their scores."""
     trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
-    also = [{**one, "setting": {}} for one in plan.get("prerequisites", [])]
+    also = [{**prerequisite, "setting": {}} for prerequisite in plan.get("prerequisites", [])]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -128,7 +128,9 @@ def scored_rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
+    listed = {
+        trial["trial"] for plan in plans for name in ("trials", "prerequisites") for trial in plan["record"][name]
+    }
     current = sources_from(plans[-1]["current"])
     rows, broken = store.read("trials", study, list(TRIAL_COLUMNS), list(filters) or None)
     tell_left_out(broken)
@@ -154,16 +156,20 @@ def read_nights(
         raise LoadError(f"Study '{study}'{of} has no night yet: run it with --night today.")
     chosen = plans if night is None else plans[plans["night"] == night]
     if chosen.empty:
-        there = sorted(set(plans["night"]))
-        shown = ", ".join(there[-3:]) + f" and {len(there) - 3} before" * (len(there) > 3)
+        names = sorted(set(plans["night"]))
+        shown = ", ".join(names[-3:]) + f" and {len(names) - 3} before" * (len(names) > 3)
         raise LoadError(f"Study '{study}' has no night {night}: there are {shown}.")
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
-    mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
-    mine = mine.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
+    chosen_plans = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
+    chosen_plans = chosen_plans.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
     rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
-    since = [("replicate", ">=", first_replicate_of(mine["record"].iloc[0]))]
-    rows, on_other = scored_rows(store, study, rule, statistics.records(mine), since)
-    return [night_of_plan(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other
+    since = [("replicate", ">=", first_replicate_of(chosen_plans["record"].iloc[0]))]
+    rows, on_other = scored_rows(store, study, rule, statistics.records(chosen_plans), since)
+    return (
+        [night_of_plan(plan["night"], plan["record"], rows) for plan in statistics.records(chosen_plans)],
+        rule,
+        on_other,
+    )
 
 
 def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:

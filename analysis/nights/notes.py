@@ -58,18 +58,18 @@ class _Crash(NamedTuple):
 
 def _crashes_by_cell(night: Night) -> dict[Cell, _Crash]:
     """Every cell of a night and every prerequisite, if only with how many trials there were to be."""
-    found: dict[Cell, _Crash] = {}
+    crashes: dict[Cell, _Crash] = {}
     for trials in (night.trials, night.prerequisites):
         about = (trials[column] for column in ("state", "failure_message"))
         for cell, state, message in zip(cells_of(trials), *about, strict=True):
-            crash = found.get(cell, _Crash(0, [], []))
-            found[cell] = crash = crash._replace(planned=crash.planned + 1)
+            crash = crashes.get(cell, _Crash(0, [], []))
+            crashes[cell] = crash = crash._replace(planned=crash.planned + 1)
             if state in CRASHES:
                 line = str(message).strip().split("\n")[0]
                 name = re.match(r"[\w.]+(?=:)", line)
                 crash.ways.append((state, name[0] if name else ""))
                 crash.lines.append(line)
-    return found
+    return crashes
 
 
 def left_out_note(count: int) -> Iterator[str]:
@@ -110,7 +110,7 @@ def diverged_notes(nights: Sequence[Night]) -> Iterator[str]:
     counts = [night.counts(statistics.at_chance(night.trials)) for night in nights]
     for cell in nights[-1].cells:
         if counts[-1][cell]:
-            before = sum(one[cell] for one in counts[:-1]), sum(night.planned(cell) for night in nights[:-1])
+            before = sum(of_night[cell] for of_night in counts[:-1]), sum(night.planned(cell) for night in nights[:-1])
             now = f"{counts[-1][cell]} of {nights[-1].planned(cell)}"
             parts.append(f"{cell_name(cell)} ({now}; before, {before[0]} of {before[1]})")
     if parts:
@@ -121,9 +121,9 @@ def slower_notes(nights: Sequence[Night], judged: Mapping[Cell, CellVerdict]) ->
     """Cells that took much longer than usual on the same device."""
     by_name = {night.name: night for night in nights}
     parts = []
-    for cell, one in judged.items():
+    for cell, verdict in judged.items():
         now = finished_trials(nights[-1].of(cell))
-        before = [finished_trials(by_name[name].of(cell)) for name in one.reference]
+        before = [finished_trials(by_name[name].of(cell)) for name in verdict.reference]
         usual = [group["seconds"].mean() for group in before if set(group["device"]) == set(now["device"])]
         if len(usual) >= FEWEST_NIGHTS and now["seconds"].mean() > SLOWDOWN_NOTED * np.median(usual) > 0:
             parts.append(f"{cell_name(cell)} ({np.median(usual):.3g} → {now['seconds'].mean():.3g} s a trial)")

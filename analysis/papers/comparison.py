@@ -82,23 +82,23 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
         mean, low, high = float(estimate.value), float(estimate.low), float(estimate.high)
         ours = {"arm": arm, "setting": setting, "n": len(scores), "mean": mean, "low": low, "high": high}
         config = _config(trials)
-        found = list(closest(config)) if config else []
-        for number, entry in found:
+        nearest = list(closest(config)) if config else []
+        for number, entry in nearest:
             differences = mismatches(entry, config, stated_settings(study, arm, setting), rule, len(scores))
-            blocking = list(dict.fromkeys(one.what for one in differences if one.what != REPLICATES))
+            blocking = list(dict.fromkeys(mismatch.what for mismatch in differences if mismatch.what != REPLICATES))
             rows.append(
                 {
                     **ours,
                     **{"entry": number, "paper": entry.paper, "where": entry.where, "name": entry.name},
                     **{"reported": entry.value, "sd": entry.sd, "n_reported": entry.n},
-                    "differs_in": list(dict.fromkeys(one.what for one in differences)),
-                    "mismatches": [one.said for one in differences],
+                    "differs_in": list(dict.fromkeys(mismatch.what for mismatch in differences)),
+                    "mismatches": [mismatch.said for mismatch in differences],
                     "comparable": not blocking,
                     "comparison": _compared(entry.value, mean, low, high, len(scores), blocking)
-                    + "".join(f"; {one.said}" for one in differences if not blocking),
+                    + "".join(f"; {mismatch.said}" for mismatch in differences if not blocking),
                 }
             )
-        if not found:
+        if not nearest:
             why = "no paper has a number for it" if config else "its configuration is not stored"
             rows.append({**ours, "differs_in": [], "mismatches": [], "comparable": False, "comparison": why})
     frame = pd.DataFrame([{**row, "selection": rule} for row in rows], columns=list(BESIDE_COLUMNS))
@@ -147,7 +147,7 @@ def mismatches(
 
     `config`: a trial's, as stored; `stated`: the fields of its method that the study sets; `n`: our replicates.
     """
-    return [Mismatch(what, said) for what, said in _differences(entry, config, stated, selection, n)]
+    return [Mismatch(what, sentence) for what, sentence in _differences(entry, config, stated, selection, n)]
 
 
 def _differences(
@@ -297,10 +297,10 @@ def stated_settings(study: Results, arm: str, setting: str) -> dict[str, Any]:
 
     An arm that keeps the base's method has what the base says of it, too; that is not known here.
     """
-    said = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
-    whole = said.get("method")
+    overrides = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
+    whole = overrides.get("method")
     inside = {key: value for key, value in whole.items() if key != "name"} if isinstance(whole, Mapping) else {}
-    dotted = {key.removeprefix("method."): value for key, value in said.items() if key.startswith("method.")}
+    dotted = {key.removeprefix("method."): value for key, value in overrides.items() if key.startswith("method.")}
     return {key: value for key, value in {**inside, **dotted}.items() if key != "name"}
 
 
@@ -340,9 +340,9 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
     for number, entry in enumerate(entries()):
         if entry.paper != name:
             continue
-        for mine in here.get(number, [None]):
-            told = {"entry": number, **entry.model_dump(exclude={"selection", "n"}), "n_reported": entry.n}
-            records.append({**(mine or {}), **told, "rule_of_paper": entry.selection})
+        for measured_row in here.get(number, [None]):
+            about = {"entry": number, **entry.model_dump(exclude={"selection", "n"}), "n_reported": entry.n}
+            records.append({**(measured_row or {}), **about, "rule_of_paper": entry.selection})
             rows.append(
                 [
                     entry.where,
@@ -352,8 +352,8 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
                     _rule(entry),
                     "not known" if entry.n is None else str(entry.n),
                     _reported(entry.value, entry.sd, entry.measure == "training loss"),
-                    "" if mine is None else _measured(readable(mine["arm"]), mine),
-                    "" if mine is None else mine["comparison"],
+                    "" if measured_row is None else _measured(readable(measured_row["arm"]), measured_row),
+                    "" if measured_row is None else measured_row["comparison"],
                 ]
             )
     header = ["where", "name", "setting", "network", "epoch", "runs", "reported (%)", "here (%)", "comparison"]
@@ -401,11 +401,11 @@ def _get(settings: Mapping[str, Any], key: str) -> Any:
     return settings
 
 
-def _apart(one: float | None, other: float | None) -> float:
+def _apart(first: float | None, second: float | None) -> float:
     """How far two counts are apart, as a logarithm; infinite where one is of all images and the other not."""
-    if one is None or other is None:
-        return 0.0 if one is other else np.inf
-    return round(abs(float(np.log(one / other))), 6)
+    if first is None or second is None:
+        return 0.0 if first is second else np.inf
+    return round(abs(float(np.log(first / second))), 6)
 
 
 def _compared(reported: float, mean: float, low: float, high: float, n: int, blocking: list[str]) -> str:
@@ -451,5 +451,5 @@ def _measured(arm: str, row: Mapping[str, Any]) -> str:
 
 
 def _reported(value: float, sd: float | None, number: bool = False) -> str:
-    show = (lambda one: f"{one:g}") if number else percent
+    show = (lambda plain: f"{plain:g}") if number else percent
     return show(value) + ("" if sd is None or np.isnan(sd) else f" ± {show(sd)}")

@@ -75,11 +75,11 @@ def _replacing(report: Report) -> Iterator[None]:
         yield
         whole = True
     finally:
-        there = report.written if whole else report.written | before
-        text = json.dumps(sorted(there), indent=1) + "\n"
+        kept = report.written if whole else report.written | before
+        text = json.dumps(sorted(kept), indent=1) + "\n"
         with contextlib.nullcontext() if whole else contextlib.suppress(Exception):
             write_atomically(report.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            for name in before - there:
+            for name in before - kept:
                 _remove(report.folder / name)
 
 
@@ -101,7 +101,7 @@ def _remove(path: Place) -> None:
 def _build(report: Report) -> Place:
     loaded = report.study
     contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
-    about = {(one.arm, one.against): one for one in configuration.remarks(loaded.plan, loaded.trials)}
+    about = {(remark.arm, remark.against): remark for remark in configuration.remarks(loaded.plan, loaded.trials)}
     makers = (
         trained_section,
         search_section,

@@ -43,7 +43,9 @@ def summary_sentences(study: Results) -> Iterator[str]:
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {readable(str(reason))}' for reason, count in reasons.items())}."
-    if outside := sum(not {one["arm"], one["against"]} <= set(study.plan["arms"]) for one in study.plan["contrasts"]):
+    if outside := sum(
+        not {contrast["arm"], contrast["against"]} <= set(study.plan["arms"]) for contrast in study.plan["contrasts"]
+    ):
         yield f"Left out: {counted(outside, 'declared contrast')} of arms that this preset does not have."
     if study.earlier:
         before = " and ".join(str(count) for count in study.earlier)
@@ -61,8 +63,8 @@ def verdict_counts(contrasts: pd.DataFrame) -> str:
         return ""
     counts = {word: int((contrasts["verdict"] == word).sum()) for word in VERDICT_MARKS}
     several = {"helps": "help", "hurts": "hurt"}
-    said = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
-    text = f"Of {counted(len(contrasts), 'declared contrast')}: {', '.join(said)}."
+    parts = [f"{n} {several.get(word, word) if n > 1 else word}" for word, n in counts.items() if n]
+    text = f"Of {counted(len(contrasts), 'declared contrast')}: {', '.join(parts)}."
     return text.replace("no verdict", "without a verdict")
 
 
@@ -239,9 +241,9 @@ def rules_sentences(trials: pd.DataFrame, rules: pd.DataFrame) -> Iterator[str]:
         yield "Trials have at most ten epochs: last10 averages all of them, the first ones too."
 
 
-def papers_sentence(found: pd.DataFrame) -> str:
-    """How many of the reported numbers can be compared.  `found`: of `papers.beside`."""
-    reported = found[found["entry"].notna()]
+def papers_sentence(compared: pd.DataFrame) -> str:
+    """How many of the reported numbers can be compared.  `compared`: of `papers.beside`."""
+    reported = compared[compared["entry"].notna()]
     count, comparable = len(reported), int(reported["comparable"].sum())
     numbers = f"{count} reported {plural('number', count)} nearest to what was measured here"
     if not comparable:

@@ -152,6 +152,6 @@ def factorial_sentence(factorial: Factorial, rule: str) -> str:
 
 def intervals_sentence(frame: pd.DataFrame) -> str:
     first = frame.iloc[0]
-    way = "replicate by replicate" if first["paired"] else "unpaired (Satterthwaite)"
+    pairing = "replicate by replicate" if first["paired"] else "unpaired (Satterthwaite)"
     why = first["reason"]
-    return f"95 % t intervals, {way}: {why}; n = {first['n']}; not corrected for the number of effects."
+    return f"95 % t intervals, {pairing}: {why}; n = {first['n']}; not corrected for the number of effects."

@@ -35,16 +35,18 @@ def seed_tables(study: Results, panel: str, selection: str) -> dict[str, Table]:
     trials = study.panel(panel)
     if not declared["across"] or trials.empty:
         return {}
-    found = {f"{panel}-levels": levels_table(study, panel, selection)}
+    tables = {f"{panel}-levels": levels_table(study, panel, selection)}
     if trials["accuracy_val_selected"].notna().any() and len(declared["across"]) == 1:
         curves = study.epochs(ARM_METRICS)
         recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
         if of_ratios := [metric for metric in RATIO_METRICS if metric in recorded]:
-            found[f"{panel}-training"] = levels_table(study, panel, selection, of_ratios, curves)
+            tables[f"{panel}-training"] = levels_table(study, panel, selection, of_ratios, curves)
         if len(of_one := [metric for metric in ARM_METRICS if metric in recorded]) > 1:  # test accuracy stands above
             arms = trials["arm"].cat.remove_unused_categories().cat.categories
-            found |= {f"{panel}-{arm}": arm_metrics_table(study, panel, arm, selection, of_one, curves) for arm in arms}
-    return found
+            tables |= {
+                f"{panel}-{arm}": arm_metrics_table(study, panel, arm, selection, of_one, curves) for arm in arms
+            }
+    return tables
 
 
 def arm_metrics_table(
@@ -61,8 +63,8 @@ def arm_metrics_table(
     for an arm that the panel does not have.
     """
     across = study.plan["panels"][panel]["across"]
-    if arm not in (there := study.plan["panels"][panel]["arms"]):
-        raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(there)}.")
+    if arm not in (arms := study.plan["panels"][panel]["arms"]):
+        raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(arms)}.")
     trials = study.panel(panel)
     trials = trials[trials["arm"] == arm]
     frame = measured_metrics(study, trials, across, selection, metrics, curves)
@@ -156,14 +158,14 @@ def _cells_by_group(
     frame: pd.DataFrame, by: Sequence[str], columns: Sequence[dict[str, Any]]
 ) -> list[tuple[tuple[Any, ...], list[str]]]:
     """The row of each group, in declared order: `88.2 ± 1.3`, or nothing where nothing was measured."""
-    found = []
+    by_group = []
     for group, rows in frame.groupby(list(by), sort=False) if by else [((), frame)]:
         cells = []
         for column in columns:
             cell = rows[np.logical_and.reduce([rows[name] == value for name, value in column.items()])]
             cells.append(_mean_and_half(cell.iloc[0]) if len(cell) else "")
-        found.append((group, cells))
-    return found
+        by_group.append((group, cells))
+    return by_group
 
 
 def _mean_and_half(row: pd.Series) -> str:

@@ -95,27 +95,27 @@ def rules_table(study: Results) -> Table:
     trials = in_base(study.trials)
     order = trials["arm"].map(list(study.plan["arms"]).index)
     frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
-    there = [
+    known_rules = [
         rule for rule in statistics.SELECTION_RULES if frame[rule].notna().any()
     ]  # no validation set, no val_selected
     columns = {
         "arm": frame["arm"].map(readable),
         "n": frame["n"].map(str),
-        **{f"{rule} (%)": frame[rule].map(_percent_or_nothing) for rule in there if rule != "best_test"},
-        **({"its validation labels": frame["validation"]} if "val_selected" in there else {}),
+        **{f"{rule} (%)": frame[rule].map(_percent_or_nothing) for rule in known_rules if rule != "best_test"},
+        **({"its validation labels": frame["validation"]} if "val_selected" in known_rules else {}),
         "best_test, an oracle (%)": frame["best_test"].map(_percent_or_nothing),
         **{
             f"oracle ahead of {rule} (points)": [
-                _percent_or_nothing(mean) and f"{_percent_or_nothing(mean)}, at most {_percent_or_nothing(most)}"
-                for mean, most in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
+                _percent_or_nothing(mean) and f"{_percent_or_nothing(mean)}, at most {_percent_or_nothing(largest)}"
+                for mean, largest in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
             ]
             for rule in ("last", "val_selected")
-            if rule in there
+            if rule in known_rules
         },
     }
     caption = (
         "Test accuracy in the base setting by selection rule, means over n replicates: "
-        f"{'; '.join(f'{rule}, {statistics.SELECTION_RULES[rule]}' for rule in there)}. "
+        f"{'; '.join(f'{rule}, {statistics.SELECTION_RULES[rule]}' for rule in known_rules)}. "
         "How far the oracle is ahead: mean over replicates, and the largest."
     )
     if failures := int(statistics.at_chance(trials).sum()):
@@ -187,7 +187,7 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
     search = study.plan["search"]
     rows: list[dict[str, Any]] = []
     for cell in study.cells:
-        mine = suggestions[suggestions["search"] == cell["search"]]
+        of_search = suggestions[suggestions["search"] == cell["search"]]
         here = shown_suggestions(suggestions, cell)
         own = here[here["own"] & (here["state"] == "complete")]
         best = best_suggestion(here, cell)
@@ -196,10 +196,10 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
                 "arm": cell["arm"],
                 "sampler": cell["sampler"],
                 "setting": cell["setting"],
-                **{state: int((mine["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
+                **{state: int((of_search["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
                 "counted": int(here["counts"].sum()),
-                "epochs": int(mine["epochs"].sum()),
-                "seconds": float(mine["spent"].sum()),
+                "epochs": int(of_search["epochs"].sum()),
+                "seconds": float(of_search["spent"].sum()),
                 "default_validation": own["accuracy"].sum() if len(own) else np.nan,
                 "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
                 "number": int(best["number"].iloc[0]) if len(best) else None,

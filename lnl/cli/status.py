@@ -105,9 +105,7 @@ def _plain(value: Any) -> Any:
 
 def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
     """Print a line for each declared contrast."""
-    from analysis.verdicts import (
-        declared_late,
-    )
+    from analysis.verdicts import declared_late
 
     last_look = looks[-1] if looks else None
     width = _width_of_names(contrasts)
@@ -141,12 +139,7 @@ def _difference_text(contrast: Mapping[str, Any], last_look: int | None) -> str:
 
 def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     """Print what the planned replicates can show of each declared contrast, from the spread of results so far."""
-    from analysis.verdicts import (
-        ALPHA,
-        FEWEST_REPLICATES,
-        POWER,
-        level_per_look,
-    )
+    from analysis.verdicts import ALPHA, FEWEST_REPLICATES, POWER, level_per_look
 
     declared, looks = contrasts(plan, store, current), plan.record["looks"]
     if not declared:
@@ -172,12 +165,7 @@ def _count(number: int, noun: str) -> str:
 
 def _detectable_text(contrast: Mapping[str, Any], count: int, alpha: float) -> str:
     """The smallest difference that this many replicates find, and whether that is enough for the declared one."""
-    from analysis.verdicts import (
-        ASSUMED_DEVIATION,
-        MOST_REPLICATES,
-        detectable_effect,
-        replicates_needed,
-    )
+    from analysis.verdicts import ASSUMED_DEVIATION, MOST_REPLICATES, detectable_effect, replicates_needed
 
     is_measured = contrast["deviation"] is not None and contrast["n"] >= PILOT
     spread = contrast["deviation"] if is_measured else ASSUMED_DEVIATION

@@ -18,7 +18,7 @@ import torch
 
 from lnl import data
 from lnl.execution import packing
-from lnl.execution.job import Job, Settings
+from lnl.execution.job import Job, RunSettings
 from lnl.storage import checkpoints
 from lnl.storage.leases import Lease, Scalar
 from lnl.storage.objects import StorageError
@@ -44,7 +44,7 @@ class Assignment:
     """What a worker knows of a trial before it trains it."""
 
     job: Job
-    settings: Settings
+    settings: RunSettings
     store: Store
     trial: Trial
     current: Current
@@ -68,8 +68,8 @@ class Ending:
         return self.failure_class is None or self.failure_class in FAILURES_THAT_ARE_OUTCOMES
 
 
-Entry = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
-Array = tuple[int, str, str, list[int], torch.Tensor]  # epoch, split, name, shape, values
+CurvePoint = tuple[int, int, str, str, float, float]  # epoch, step, split, metric, value, seconds
+StoredArray = tuple[int, str, str, list[int], torch.Tensor]  # epoch, split, name, shape, values
 
 
 class Attempt:
@@ -91,8 +91,8 @@ class Attempt:
         }
         self.state = _load_checkpoint(self.store, self.job.study, self.trial, self.header)
         set_aside_damaged(self.store, self.job.study, self.trial, self.current)
-        self.history: list[Entry] = list(self.state["history"]) if self.state else []
-        self.arrays: list[Array] = list(self.state["arrays"]) if self.state else []
+        self.history: list[CurvePoint] = list(self.state["history"]) if self.state else []
+        self.arrays: list[StoredArray] = list(self.state["arrays"]) if self.state else []
         self.seconds: float = self.state["run"]["seconds"] if self.state else 0.0
         self.facts: dict[str, Any] = {}
         self.started_at, self.saved = now(), time.monotonic()
@@ -205,7 +205,7 @@ class Attempt:
         }
 
 
-def _share_accelerator(device: torch.device, settings: Settings) -> float | None:
+def _share_accelerator(device: torch.device, settings: RunSettings) -> float | None:
     """Begin to measure this process's memory and keep it to its share; returns what the device has, MB."""
     if device.type != "cuda":
         return None
@@ -217,7 +217,7 @@ def _share_accelerator(device: torch.device, settings: Settings) -> float | None
     return total_mb
 
 
-def _curve(history: Sequence[Entry], split: str) -> list[float]:
+def _curve(history: Sequence[CurvePoint], split: str) -> list[float]:
     return [value for _, _, part, metric, value, _ in history if (part, metric) == (split, "accuracy")]
 
 

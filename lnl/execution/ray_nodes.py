@@ -19,7 +19,7 @@ from ray.autoscaler.sdk import request_resources
 from lnl import data
 from lnl.execution.cluster import Machines
 from lnl.execution.interfaces import Display
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
 from lnl.trial.code_hash import sources_digest
@@ -42,7 +42,9 @@ def machines() -> Machines:
     return {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
 
 
-def check_nodes(settings: Settings, identity: str, checksums: Mapping[DataKey, str | None], display: Display) -> None:
+def check_nodes(
+    settings: RunSettings, identity: str, checksums: Mapping[DataKey, str | None], display: Display
+) -> None:
     """Ask every node of the cluster whether trials can run there.
 
     Raises `StorageError` where a node does not see the results folder, runs other code, or has (of those that can take
@@ -78,7 +80,7 @@ def _answer_of(name: str, answer: Any) -> Answer:
 
 
 def _node_check(
-    settings: Settings,
+    settings: RunSettings,
     identity: str,
     checksums: Mapping[DataKey, str | None],
     with_room: Collection[str],
@@ -121,7 +123,7 @@ def _node_check(
     return check
 
 
-def check_room(settings: Settings, gpus: float, display: Display) -> None:
+def check_room(settings: RunSettings, gpus: float, display: Display) -> None:
     """Ask for a node that can take a trial with these GPUs, and wait for it.
 
     Raises `ConnectionError` where none comes.

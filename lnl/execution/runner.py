@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from lnl.execution import ray_environment
 from lnl.execution.cluster import Cluster
 from lnl.execution.interfaces import Display, PlanDisplay, SearchDisplay, SearchSource
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget
 from lnl.execution.queue import PlanQueue, is_ready, trials_to_run, why_blocked
 from lnl.execution.submit import JobOf, submit
@@ -51,7 +51,7 @@ class RunResult:
 
 def run_plan(
     plan: Plan,
-    settings: Settings,
+    settings: RunSettings,
     display: PlanDisplay,
     *,
     arms: Sequence[str] | None = None,
@@ -75,7 +75,7 @@ class _PlanRun:
     def __init__(
         self,
         plan: Plan,
-        settings: Settings,
+        settings: RunSettings,
         display: PlanDisplay,
         arms: Sequence[str] | None,
         rerun_stale: bool,
@@ -165,7 +165,7 @@ class _PlanRun:
 def run_search(
     plan: Plan,
     searches: SearchSource,
-    settings: Settings,
+    settings: RunSettings,
     display: SearchDisplay,
     *,
     rerun_stale: bool = False,
@@ -206,7 +206,7 @@ def run_search(
 
 def _connected(
     plan: Plan,
-    settings: Settings,
+    settings: RunSettings,
     display: Display,
     trials: Sequence[Trial],
     budget: Budget | None,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lnl.execution.attempt import TAKEN, Assignment, Attempt, Report
-from lnl.execution.job import Job, Settings
+from lnl.execution.job import Job, RunSettings
 from lnl.storage import checkpoints
 from lnl.storage.atomic import Overtaken
 from lnl.storage.currency import why_stale
@@ -37,7 +37,7 @@ IN_LEASE = (  # the columns that a lease holds, for the row that another worker 
 )
 
 
-def execute(job: Job, settings: Settings, report: Report) -> None:
+def execute(job: Job, settings: RunSettings, report: Report) -> None:
     """Run one trial here: claim it, go on from its checkpoint, write its rows.
 
     Every exit but a killed process leaves a row or a report: `report` gets the metrics of each epoch, and at last how
@@ -50,7 +50,7 @@ def execute(job: Job, settings: Settings, report: Report) -> None:
         report({"outcome": "storage", "message": str(error)})
 
 
-def _assignment(job: Job, settings: Settings) -> Assignment:
+def _assignment(job: Job, settings: RunSettings) -> Assignment:
     """Raises `StorageError` where this machine has another results folder, code or data than the driver."""
     store, trial, current = Store(settings.storage), parse(job.trial), Current(settings.data)
     store.check_identity(job.store)
@@ -159,7 +159,7 @@ def _check_sources(job: Job, trial: Trial, current: Current) -> None:
             )
 
 
-def _execution(job: Job, settings: Settings, trial: Trial) -> Execution:
+def _execution(job: Job, settings: RunSettings, trial: Trial) -> Execution:
     """Where and how the trial is trained."""
     device = "cpu" if settings.device == "auto" and settings.gpus_per_trial == 0 else settings.device
     threads = max(1, round(settings.cpus_per_trial))
@@ -167,7 +167,7 @@ def _execution(job: Job, settings: Settings, trial: Trial) -> Execution:
     return Execution(device, threads, settings.data, Store(settings.storage).trained, embeddings)
 
 
-def _about(job: Job, trial: Trial, settings: Settings, device: torch.device) -> dict[str, Scalar]:
+def _about(job: Job, trial: Trial, settings: RunSettings, device: torch.device) -> dict[str, Scalar]:
     """The columns of a trial's row that are known before it runs."""
     return {
         "trial": trial.id,

@@ -144,9 +144,7 @@ def read_table(
     """See `Store.read`."""
     folder = root / table if study is None or table not in PARTITIONED else root / table / partition(study)
     paths = _parts(folder, files, deep=study is None and table in PARTITIONED)
-    schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
-    wanted = pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
-    query = Query(table, wanted, filters)
+    query = Query(table, _wanted(table, columns), filters)
     many = [path for path in paths if holds_many(path.stem)]
     if table == "trials" and files == "*" and not check and not many:
         found = _read_joined(paths, query)
@@ -155,9 +153,14 @@ def read_table(
         own = set(paths).difference(many, *(rows.left_out for rows in found))
         found += _read_many(many, own, query)
     _warn_of_newer_schema(folder, max((rows.newest_schema for rows in found), default=0))
-    tables = [wanted.empty_table(), *(part for rows in found for part in rows.tables)]
+    tables = [query.wanted.empty_table(), *(part for rows in found for part in rows.tables)]
     left_out = {path: why for rows in found for path, why in rows.left_out.items()}
     return pa.concat_tables(tables).combine_chunks().to_pandas(), dict(sorted(left_out.items()))
+
+
+def _wanted(table: str, columns: Sequence[str] | None) -> pa.Schema:
+    schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
+    return pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
 
 
 def _parts(folder: Place, files: str | Collection[str], deep: bool) -> list[Place]:
@@ -233,10 +236,15 @@ def _together(parts: Sequence[tuple[Place, pa.Table]], query: Query, left_out: L
     rows = pa.concat_tables(part for _, part in parts)
     counts = [part.num_rows for _, part in parts]
     if query.table in PARTITIONED and PARTITION.name in query.wanted.names:
-        rows = rows.append_column(PARTITION, pa.array(np.repeat([study_of(path) or "" for path, _ in parts], counts)))
+        rows = rows.append_column(PARTITION, pa.array(np.repeat([_study(path) for path, _ in parts], counts)))
     if PART.name in query.wanted.names:
         rows = rows.append_column(PART, pa.array(np.repeat([path.name for path, _ in parts], counts)))
     return Rows([query.of_rows(rows)], _newest(rows["schema_version"]), left_out)
+
+
+def _study(path: Place) -> str:
+    """The study of a part; the folder's name where it lies in no partition."""
+    return study_of(path) or path.parent.name
 
 
 # ------------------------------------------------------------------------------------------------------ joined copies
@@ -271,7 +279,7 @@ def _joined(folder: Place, paths: Sequence[Place]) -> tuple[pa.Table, list[Place
         with contextlib.suppress(StorageError):
             _write_table(folder / JOINED, known)
         others = _others(paths, known)  # those that cannot be read
-    study = pa.array([study_of(paths[0])] * len(known), pa.string())
+    study = pa.array([_study(paths[0])] * len(known), pa.string())
     return known.append_column(PARTITION, study), others
 
 

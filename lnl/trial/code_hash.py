@@ -8,7 +8,7 @@ torch, count for every trial that imports their module.  Two things are not foll
 computed name, as methods are, and a text that names a definition.  Only `lnl.methods.load` does so (a test holds it).
 
 Not counted are docstrings, comments, annotations, the texts of errors, warnings and log lines, the spelling of imports,
-what a search may try, and the parts that `STORAGE`, `READERS` and `FIGURES` name; see `lnl.trial.definitions`.
+and what `APART` names: storage, search spaces, readers of data sets, figures.  See `lnl.trial.definitions`.
 
 A definition is known by its text and by the definitions that it uses, never by its module: moving one to another file
 changes no hash.  Renaming one is an edit.  Hashes begin with `RULE`, which is raised where this rule itself changes.
@@ -21,6 +21,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 from lnl.trial.definitions import Definition, Dotted, Module
@@ -32,17 +33,19 @@ PACKAGE = "lnl"
 METHODS = "lnl.methods"
 ENTRIES = ("Config", "Method", "USES")  # what is asked of a method's file
 READERS = "lnl.data"  # what they read has its own hash in every row, but not what they say of it: `Module.facts`
-STORAGE = (  # files, leases, checkpoints, messages and search spaces: nothing that trains
+APART = (  # what nothing else is followed into, though trials use it
+    READERS,
     "lnl.declaring",
-    "lnl.space",
+    "lnl.space",  # what a search may try
     "lnl.storage",
     "lnl.system",
     "lnl.trial.code_hash",
     "lnl.trial.definitions",
+    "lnl.trial.evaluation._histogram",  # arrays for figures, and the epochs that have them
+    "lnl.trial.evaluation.embed",
+    "lnl.trial.evaluation.embedding_epochs",
     "lnl.trial.provenance",
 )
-HIDDEN = (*STORAGE, READERS)  # what is not followed from outside
-FIGURES = {f"lnl.trial.evaluation.{name}" for name in ("_histogram", "embedding_epochs", "embed")}
 
 
 def read_sources(root: Path) -> dict[str, bytes]:
@@ -102,18 +105,18 @@ class Tree:
 
     def __init__(self, sources: Mapping[str, bytes]) -> None:
         self.sources = {_module_name(path): (path.endswith("/__init__.py"), text) for path, text in sources.items()}
-        self._stands_for = cache(self._resolved)
+        self.stands_for, self.uses = cache(self._resolved), cache(self._used)
 
     def hash(self, method: str) -> str:
         """The hash of all code that counts for a method.
 
         Each definition is hashed with the hashes of what it uses, again and again until no two more can be told apart.
         """
-        written = {definition: (definition.written[0], self._uses(definition)) for definition in self.counted(method)}
-        hashes: dict[Definition | str, str] = dict.fromkeys(written, "")
+        written = {definition: (definition.written[0], self.uses(definition)) for definition in self.counted(method)}
+        hashes = dict.fromkeys(written, "")
         while True:
-            refined: dict[Definition | str, str] = {
-                definition: _short("\n".join([text, *(hashes.get(use) or str(use) for use in uses)]))
+            refined = {
+                definition: _short("\n".join([text, *(use if isinstance(use, str) else hashes[use] for use in uses)]))
                 for definition, (text, uses) in written.items()
             }
             if len(set(refined.values())) == len(set(hashes.values())):
@@ -124,41 +127,39 @@ class Tree:
         """All definitions that count for a method.  Raises `LookupError` for an unknown one."""
         if f"{METHODS}.{method}" not in self.sources:
             raise LookupError(f"There is no method '{method}' in {METHODS.replace('.', '/')}.")
-        starts = [_dotted(name) for name in (*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES))]
-        found = [part for path in starts for part in self._stands_for(path, _hidden_part(".".join(path)))]
-        found += self._effects(starts)
+        roots = [*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES)]
+        found = [part for root in roots for part in self.stands_for(_dotted(root), _part(root))]
+        found += self._effects(start for root in roots for start in accumulate(_dotted(root), "{}.{}".format))
         found += [fact for reader in self.sources if _within(reader, READERS) for fact in self._module(reader).facts]
         counted = {part: None for part in found if isinstance(part, Definition)}
         waiting = list(counted)
         while waiting:
-            new = {part: None for part in self._uses(waiting.pop()) if isinstance(part, Definition)}
+            new = {part: None for part in self.uses(waiting.pop()) if isinstance(part, Definition)}
             waiting += [part for part in new if part not in counted]
             counted |= new
         return list(counted)
 
-    def _effects(self, starts: Iterable[Dotted]) -> list[Definition]:
-        """What is done by the imports of these names' modules, and of all that these import."""
-        waiting = list(starts)
+    def _effects(self, modules: Iterable[str]) -> list[Definition]:
+        """What is done by the imports of these modules, and of all that these import."""
+        waiting = list(modules)
         effects: dict[str, list[Definition]] = {}
         while waiting:
-            path = waiting.pop()
-            for name in (".".join(path[: end + 1]) for end in range(len(path))):
-                if name in self.sources and name not in effects:
-                    module = self._module(name)
-                    hidden = bool(_hidden_part(name))
-                    effects[name] = [effect for effect in module.effects if not (hidden and effect.name)]
-                    waiting += module.imported
-        return [effect for module in effects.values() for effect in module]
+            name = waiting.pop()
+            if name in self.sources and name not in effects:
+                module = self._module(name)
+                effects[name] = [one for one in module.effects if not (one.name and _part(f"{name}.{one.name}"))]
+                waiting += module.imported
+        return [effect for of_module in effects.values() for effect in of_module]
 
-    def _uses(self, definition: Definition) -> list[Definition | str]:
+    def _used(self, definition: Definition) -> list[Definition | str]:
         """What the marks in a definition's text stand for."""
-        user = _hidden_part(definition.module.name)
-        return [part for path in definition.written[1] for part in ("§", *self._stands_for(path, user))]
+        user = _part(definition.module.name)
+        return [part for path in definition.written[1] for part in ("§", *self.stands_for(path, user))]
 
     def _resolved(self, path: Dotted, user: str) -> list[Definition | str]:
-        """The definitions behind a dotted name, and as texts the name of what is not followed, attributes of what is.
+        """The definitions behind a dotted name, and as texts the names of what is not followed, attributes of what is.
 
-        `user`: the part of the package that is not followed from outside, from inside which the name is used.
+        `user`: the part of `APART` in which the name is used, if any.
         """
         found: dict[Definition | str, None] = {}
         waiting = [path]
@@ -167,7 +168,7 @@ class Tree:
                 found[".".join(path)] = None
                 continue
             module, rest = self._split(path)
-            followed = _hidden_part(module.name) in ("", user) and ".".join((module.name, *rest[:1])) not in FIGURES
+            followed = _part(".".join((module.name, *rest[:1]))) in ("", user)
             bound = module.names.get(rest[0], []) if rest else []
             definitions = [one for one in bound if isinstance(one, Definition)]
             further: list[Dotted] = [(*one, *rest[1:]) for one in bound if not isinstance(one, Definition)]
@@ -201,9 +202,9 @@ def _read(name: str, is_folder: bool, text: bytes) -> Module:
     return Module(name, is_folder, text)
 
 
-def _hidden_part(name: str) -> str:
-    """The part of the package that is not followed from outside in which something lies; empty where there is none."""
-    return next((part for part in HIDDEN if _within(name, part)), "")
+def _part(name: str) -> str:
+    """The part of `APART` in which something lies; empty where it lies in none."""
+    return next((part for part in APART if _within(name, part)), "")
 
 
 def _within(name: str, part: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import resolve_name
+from itertools import accumulate
 
 FACTS = {"class_names", "flip", "mean", "std"}  # what a reader of a data set says of its images
 FIELD_CHECKS = {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}  # they refuse values
@@ -57,7 +58,7 @@ class Module:
         self.name = name
         self.folder = name if is_folder else name.rpartition(".")[0]
         self.names: dict[str, list[Definition | Dotted]] = defaultdict(list)  # a dotted name: it is imported
-        self.imported: set[Dotted] = set()  # by any statement
+        self.imported: set[str] = set()  # by any statement: dotted names and all that they begin with
         self.effects: list[Definition] = []  # what may do more than bind a name
         for statement in ast.parse(text).body:
             trim = _Trim()
@@ -93,7 +94,7 @@ class Module:
                 else:
                     path = tuple(alias.name.split("."))
                     imports[alias.asname or path[0]].append(path if alias.asname else path[:1])
-                self.imported.add(path)
+                self.imported |= set(accumulate(path, "{}.{}".format))
         return imports
 
     def _define(self, node: ast.stmt, imports: Imports) -> None:
@@ -212,7 +213,7 @@ class _Trim(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         if self.in_class:
             return self.generic_visit(node)
-        return node.value and self.generic_visit(ast.Assign([node.target], node.value, lineno=node.lineno))
+        return node.value and self.generic_visit(ast.copy_location(ast.Assign([node.target], node.value), node))
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return self.generic_visit(ast.Assert(node.test))

@@ -686,7 +686,7 @@ def test_unusable_storages_are_one_sentence(store: Store) -> None:
     with pytest.raises(StorageError, match=r"No driver for nosuchdb://x is installed"):
         Searches(plan, store, url="nosuchdb://x")
     for wrong in ("results", "postgresql:me:secret@127.0.0.1/x", "postgresql://me:secret@127.0.0.1:port/x"):
-        with pytest.raises(ValueError, match="is no database URL") as refusal:
+        with pytest.raises(ValueError, match="is not a database URL") as refusal:
             Searches(plan, store, url=wrong)
         assert "secret" not in str(refusal.value)
     with pytest.raises(StorageError) as failure:

@@ -169,7 +169,7 @@ class Executed(Case):
 
         store, trial, said = Store(folder / "store"), self.trial(folder), []
         job = job_of(store, trial, **self.job(folder))
-        settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, data=folder / "data")
+        settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, data=folder / "data")
         worker.execute(job, settings, said.append)
         assert not store.read("trials")[1]
         self.judge(said[-1], kind)
@@ -235,7 +235,7 @@ class Identity(Executed):
 
         other, said = Store(folder / "other"), []
         job = job_of(other, self.trial(folder))
-        worker.execute(job, execution_job.Settings(storage=folder / "store", gpus_per_trial=0), said.append)
+        worker.execute(job, execution_job.RunSettings(storage=folder / "store", gpus_per_trial=0), said.append)
         assert said[-1]["outcome"] == "storage" and "/store" in said[-1]["message"]
         print(said[-1]["message"])
         lnl("doctor", "--storage", folder / "store")
@@ -280,7 +280,7 @@ class Trained(Executed):
         store, source = Store(folder / "store"), self.trial(folder).prerequisites["initialisation"]
         reports: list[dict[str, Any]] = []
         job = job_of(store, source, prerequisite=True)
-        worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+        worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), reports.append)
         assert reports[-1]["outcome"] == "done"
         return Path(str(Current().trained_path(store.trained, source)))
 

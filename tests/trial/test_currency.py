@@ -540,7 +540,7 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
 
 
 def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) -> None:
-    from lnl.execution.job import Job, Settings
+    from lnl.execution.job import Job, RunSettings
     from lnl.execution.worker import execute
 
     trial = Trial(method="supervised", dataset="npz:first.npz", **SMALL)
@@ -558,7 +558,7 @@ def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) ->
     assert Job.from_text(job.to_text()) == job
     write_images(root / "first.npz", seed=8)
     reports: list[dict[str, object]] = []
-    execute(job, Settings(storage=store.root, data=root, gpus_per_trial=0), reports.append)
+    execute(job, RunSettings(storage=store.root, data=root, gpus_per_trial=0), reports.append)
     assert [report["outcome"] for report in reports] == ["storage"]
     message = str(reports[0]["message"])
     assert "another version of the data set npz:first.npz" in message and sources.data_hash in message

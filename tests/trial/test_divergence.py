@@ -90,7 +90,7 @@ def execute(store: Store, plan: Plan, planned: Planned) -> dict[str, Any]:
     }
     reports: list[dict[str, Any]] = []
     job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
-    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 
