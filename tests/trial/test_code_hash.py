@@ -23,7 +23,6 @@ from lnl.trial.code_hash import (
     SOURCES,
     Tree,
     code_hash,
-    hash_of,
     joined,
     read_sources,
     sources_digest,
@@ -476,7 +475,7 @@ SECOND_EDITS: dict[str, tuple[Callable[[], Sources], tuple[str, str, str], bool]
 def test_an_edit_of_an_edited_tree_counts_or_not(name: str) -> None:
     make, (path, old, new), counts = SECOND_EDITS[name]
     sources = make()
-    assert (hash_of("gce", edited(path, old, new, sources)) != hash_of("gce", sources)) == counts
+    assert (Tree(edited(path, old, new, sources)).hash("gce") != Tree(sources).hash("gce")) == counts
 
 
 def test_the_hash_says_by_which_rule_it_was_made() -> None:
@@ -488,7 +487,7 @@ def test_the_hash_says_by_which_rule_it_was_made() -> None:
     hashes = {method: code_hash(method) for method in methods - {"__init__"}}
     assert len(set(hashes.values())) == len(hashes)
     with pytest.raises(LookupError, match="no method 'nothing'"):
-        hash_of("nothing", SOURCES)
+        code_hash("nothing")
     assert sources_digest() == sources_digest() and re.fullmatch("[0-9a-f]{12}", sources_digest())
 
 

@@ -42,7 +42,7 @@ from lnl.storage.store import Store
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
-from lnl.trial.code_hash import hash_of, read_sources
+from lnl.trial.code_hash import Tree, read_sources
 from lnl.trial.provenance import Current
 
 ROOT = Path(__file__).parents[2]
@@ -426,7 +426,7 @@ except RuntimeError as error:
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     code, edits, refusal = done.stdout.splitlines()
-    assert code == hash_of("mixup", read_sources(ROOT)) and edits == "0"
+    assert code == Tree(read_sources(ROOT)).hash("mixup") and edits == "0"
     assert refusal == f"{tmp_path / 'lnl/functional/losses.py'} has changed since this process started: start it again."
 
 
@@ -535,8 +535,8 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
     assert rows["status"].tolist() == ["ok", "ok"]
     sources = read_sources(ROOT)
     assert rows["code_hash"].to_dict() == {
-        "running": hash_of("supervised", sources),
-        "waiting": hash_of("gce", sources),
+        "running": Tree(sources).hash("supervised"),
+        "waiting": Tree(sources).hash("gce"),
     }
 
 
