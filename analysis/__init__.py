@@ -4,6 +4,6 @@ from analysis import load
 study = load("results", "robmix_ablation");  study.contrasts();  study.plot("frozen_head")
 """
 
-from analysis.results import load
+from analysis.notebook import load
 
 __all__ = ["load"]

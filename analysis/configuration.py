@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics, words
-from analysis.results import in_base
+from analysis import statistics
+from analysis.results import Results, in_base
 from analysis.tables.table import Table
+from analysis.words import factor_name, level_name, listed, readable
 from lnl.storage import outcomes
-
-if TYPE_CHECKING:
-    from analysis.results import Study
 
 Fields = dict[str, Any]
 
-WORDS = {  # what two arms may differ in without a word -> the field
+COMPARED_FIELDS = {  # what two arms may differ in without a word -> the field
     "batch size": "method.batch_size",
     "unlabelled images for each labelled one in a batch": "method.mu",
     "batch size of the probe": "method.probe_batch_size",
@@ -44,9 +42,9 @@ WORDS = {  # what two arms may differ in without a word -> the field
     "precision": "precision",
 }
 ABSENT_MEANS: Fields = {"method.pretrain_epochs": 0}  # what a method without the field does
-PARAMETERS = "parameters"
-START = "init_from."  # fields of the trial that trains the backbone before
-NEARLY = 0.01  # of the parameters: a head more or less is no difference worth naming
+PARAMETER_COLUMN = "parameters"
+INIT_FROM = "init_from."  # fields of the trial that trains the backbone before
+SIMILAR_SIZE = 0.01  # of the parameters: a head more or less is no difference worth naming
 MOST_REASONS = 20  # of failures, in the table
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
@@ -60,7 +58,7 @@ class Remark(NamedTuple):
 
     def in_words(self) -> str:
         """`batch size (64, 128) and learning rate (0.03, 0.01)`."""
-        return _listed(f"{name} ({first}, {second})" for name, (first, second) in self.differences.items())
+        return listed(f"{name} ({first}, {second})" for name, (first, second) in self.differences.items())
 
 
 # -------------------------------------------------------------------------------------------------- what is known of it
@@ -68,13 +66,13 @@ class Remark(NamedTuple):
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Fields:
     """Nested settings by dotted field; an empty one stays."""
-    found: Fields = {}
+    fields: Fields = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            fields |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            fields[f"{prefix}{key}"] = value
+    return fields
 
 
 def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Fields]:
@@ -85,21 +83,21 @@ def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, F
     """
     rows = in_base(trials[trials["config"].notna()]).drop_duplicates("arm") if len(trials) else trials
     known = {str(row["arm"]): flat(json.loads(row["config"])) for row in statistics.records(rows)}
-    return {arm: known.get(arm) or _declared(plan["base"], overrides) for arm, overrides in plan["arms"].items()}
+    return {arm: known.get(arm) or _planned_fields(plan["base"], overrides) for arm, overrides in plan["arms"].items()}
 
 
-def _declared(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
+def _planned_fields(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
     """The base with an arm's overrides."""
-    fields, said = flat(base), flat(overrides)
-    name = said.pop("method", None) or said.get("method.name")
+    fields, changes = flat(base), flat(overrides)
+    name = changes.pop("method", None) or changes.get("method.name")
     if name is not None and name != fields.get("method.name"):
         fields = {key: value for key, value in fields.items() if not key.startswith("method.")} | {"method.name": name}
-    for key in said:
+    for key in changes:
         fields = {other: value for other, value in fields.items() if not other.startswith(f"{key}.")}
-    return fields | said
+    return fields | changes
 
 
-def parameters(trials: pd.DataFrame) -> dict[str, int]:
+def parameter_counts(trials: pd.DataFrame) -> dict[str, int]:
     """Arm -> weights that it trains in the base setting, where a row tells."""
     rows = in_base(trials[trials["parameters"].notna()]) if len(trials) else trials
     return {str(arm): int(counts.iloc[0]) for arm, counts in rows.groupby("arm")["parameters"]}
@@ -108,9 +106,9 @@ def parameters(trials: pd.DataFrame) -> dict[str, int]:
 # --------------------------------------------------------------------------------------------- what compared arms share
 
 
-def compared(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+def compared_arms(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs of arms that the report sets against each other, contrasts first, each pair once."""
-    pairs = [(one["arm"], one["against"]) for one in plan["contrasts"]]
+    pairs = [(contrast["arm"], contrast["against"]) for contrast in plan["contrasts"]]
     pairs += [(arm, panel["reference"]) for panel in plan["panels"].values() for arm in panel["arms"]]
     known = set(plan["arms"])
     first = {frozenset(pair): pair for pair in reversed(pairs) if len(set(pair)) == 2 and known.issuperset(pair)}
@@ -123,32 +121,35 @@ def remarks(plan: Mapping[str, Any], trials: pd.DataFrame) -> list[Remark]:
     A field counts where an arm has another value than the base and its overrides do not name it: then a default of
     another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
     """
-    known, counts, base = configurations(plan, trials), parameters(trials), flat(plan["base"])
-    said = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
+    known, counts, base = configurations(plan, trials), parameter_counts(trials), flat(plan["base"])
+    overridden = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
 
     def silent(arm: str, field: str) -> bool:
         fields = known[arm]
-        return value_of(fields, field) != value_of(base, field) and field not in said[arm]
+        return value_of(fields, field) != value_of(base, field) and field not in overridden[arm]
 
-    found = []
-    for arm, against in compared(plan):
-        mine, other = known[arm], known[against]
+    remarks_found = []
+    for arm, against in compared_arms(plan):
+        own, other = known[arm], known[against]
         differences = {
-            name: (_value(value_of(mine, field)), _value(value_of(other, field)))
-            for name, field in WORDS.items()
-            if _has(mine, field) and _has(other, field) and value_of(mine, field) != value_of(other, field)
+            name: (value_in_words(value_of(own, field)), value_in_words(value_of(other, field)))
+            for name, field in COMPARED_FIELDS.items()
+            if _is_known(own, field) and _is_known(other, field) and value_of(own, field) != value_of(other, field)
             if silent(arm, field) or silent(against, field)
         }
-        if mine.get("method.name") != other.get("method.name") and "network" not in said[arm] | said[against]:
+        if (
+            own.get("method.name") != other.get("method.name")
+            and "network" not in overridden[arm] | overridden[against]
+        ):
             first, second = counts.get(arm), counts.get(against)
-            if first and second and abs(first - second) > NEARLY * max(first, second):
+            if first and second and abs(first - second) > SIMILAR_SIZE * max(first, second):
                 differences["number of parameters"] = (f"{first:,}", f"{second:,}")
         if differences:
-            found.append(Remark(arm, against, differences))
-    return found
+            remarks_found.append(Remark(arm, against, differences))
+    return remarks_found
 
 
-def _has(fields: Fields, field: str) -> bool:
+def _is_known(fields: Fields, field: str) -> bool:
     """Whether the value is known; a method that is known altogether has its batch size among its fields."""
     return field in fields or (field in ABSENT_MEANS and any(key.startswith("method.o") for key in fields))
 
@@ -158,41 +159,41 @@ def value_of(fields: Fields, field: str) -> Any:
     return fields.get(field, ABSENT_MEANS.get(field))
 
 
-def sentences(found: Sequence[Remark]) -> Iterator[str]:
+def remark_sentences(remarks_found: Sequence[Remark]) -> Iterator[str]:
     """One for all arms that differ from the same arm in the same."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for one in found:
-        groups.setdefault((one.against, one.in_words()), []).append(words.words(one.arm))
+    for remark in remarks_found:
+        groups.setdefault((remark.against, remark.in_words()), []).append(readable(remark.arm))
     for (against, about), arms in groups.items():
         if len(arms) == 1:
-            yield f"{arms[0]} and {words.words(against)} also differ in {about}."
+            yield f"{arms[0]} and {readable(against)} also differ in {about}."
         else:
-            yield f"{_listed(arms)} differ from {words.words(against)} also in {about}."
+            yield f"{listed(arms)} differ from {readable(against)} also in {about}."
 
 
-def same_training(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
+def same_training_sentences(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
     """Arms that are one training by construction: they share their trials, or one configuration."""
     of_arm: dict[str, set[str]] = {arm: set() for arm in plan["arms"]}
     for entry in plan["trials"]:
         of_arm.setdefault(entry["arm"], set()).add(entry["trial"])
     known = configurations(plan, trials)
     for first, second in combinations(of_arm, 2):
-        names = f"{words.words(first)} and {words.words(second)}"
+        names = f"{readable(first)} and {readable(second)}"
         if shared := of_arm[first] & of_arm[second]:
             whole = "" if of_arm[first] == of_arm[second] else f" in {len(shared)} trials"
             yield f"{names} are one training{whole}: the same trials count under both names."
-        elif first in known and second in known and _same(known[first], known[second]):
+        elif first in known and second in known and _same_but_replicate(known[first], known[second]):
             yield f"{names} are one configuration, drawn afresh: whatever differs between them is chance."
 
 
-def _same(first: Fields, second: Fields) -> bool:
+def _same_but_replicate(first: Fields, second: Fields) -> bool:
     return {**first, "replicate": 0} == {**second, "replicate": 0}
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def in_short(study: Study) -> str:
+def base_sentence(study: Results) -> str:
     """The base in one sentence; nothing where a plan tells too little of it."""
     rows = dict(_base_rows(study))
     if not {"network", "data set", "method", "training"} <= rows.keys():
@@ -204,37 +205,37 @@ def in_short(study: Study) -> str:
     return f"The base trains {network} on {data} by the method {method}; {'; '.join(details)}."
 
 
-def of_base(study: Study) -> Table:
+def base_table(study: Results) -> Table:
     """The base configuration, in plain words."""
     rows = [list(row) for row in _base_rows(study)]
     caption = "The base configuration, from which the arms differ."
-    if all(changes(study.plan, arm) for arm in study.plan["arms"]):
+    if all(changed_fields(study.plan, arm) for arm in study.plan["arms"]):
         caption = "The base configuration, from which the arms differ; no arm trains it as it stands."
     return Table(caption, ["what", "in the base"], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
-def of_method(study: Study) -> Table:
+def method_table(study: Results) -> Table:
     """Every field of the base's method."""
     fields = {key: value for key, value in flat(study.plan["base"]).items() if key.startswith("method.")}
-    rows = [[key, _value(value)] for key, value in fields.items() if key != "method.name"]
+    rows = [[key, value_in_words(value)] for key, value in fields.items() if key != "method.name"]
     caption = f"All settings of {fields.get('method.name', 'the method')} in the base, as --set names them."
     return Table(caption, ["setting", "value"], rows, pd.DataFrame(rows, columns=["setting", "value"]))
 
 
-def of_arms(study: Study) -> Table:
+def arms_table(study: Results) -> Table:
     """What each arm changes of the base, and what it trains with in those columns in which arms differ."""
-    plan, known, counts = study.plan, configurations(study.plan, study.trials), parameters(study.trials)
+    plan, known, counts = study.plan, configurations(study.plan, study.trials), parameter_counts(study.trials)
     columns: dict[str, Callable[[str], str]] = {
-        "method": lambda arm: _value(known[arm].get("method.name", "")),
-        "batch size": lambda arm: _value(known[arm].get("method.batch_size", "")),
-        "learning rate": lambda arm: _value(known[arm].get("method.optimizer.learning_rate", "")),
-        "epochs": lambda arm: _value(known[arm].get("epochs", "")),
-        "steps an epoch": lambda arm: _value(known[arm].get("steps", "")),
-        PARAMETERS: lambda arm: f"{counts[arm]:,}" if arm in counts else "",
+        "method": lambda arm: value_in_words(known[arm].get("method.name", "")),
+        "batch size": lambda arm: value_in_words(known[arm].get("method.batch_size", "")),
+        "learning rate": lambda arm: value_in_words(known[arm].get("method.optimizer.learning_rate", "")),
+        "epochs": lambda arm: value_in_words(known[arm].get("epochs", "")),
+        "steps an epoch": lambda arm: value_in_words(known[arm].get("steps", "")),
+        PARAMETER_COLUMN: lambda arm: f"{counts[arm]:,}" if arm in counts else "",
     }
     differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan["arms"]} - {""}) > 1}
     rows = [
-        [words.words(arm), changes_in_words(changes(plan, arm)), *(show(arm) for show in differing.values())]
+        [readable(arm), changes_in_words(changed_fields(plan, arm)), *(show(arm) for show in differing.values())]
         for arm in plan["arms"]
     ]
     header = ["arm", "what it changes of the base", *differing]
@@ -242,7 +243,7 @@ def of_arms(study: Study) -> Table:
     return Table(caption, header, rows, pd.DataFrame(rows, columns=header))
 
 
-def of_failures(study: Study) -> Table:
+def failures_table(study: Results) -> Table:
     """Why trials failed or diverged, in the words of their newest attempts."""
     columns = ["arm", "failure_class", "failure_message"]
     broken = study.trials[outcomes.diverged(study.trials)]
@@ -250,7 +251,7 @@ def of_failures(study: Study) -> Table:
     rows = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
     rows = rows[rows["failure_class"].notna()].assign(
         reason=lambda frame: frame["failure_message"].map(_first_line),
-        what=lambda frame: frame["failure_class"].map(lambda kind: "diverged" if kind == "nan" else words.words(kind)),
+        what=lambda frame: frame["failure_class"].map(lambda kind: "diverged" if kind == "nan" else readable(kind)),
     )
     groups = sorted(rows.groupby(["what", "reason"], sort=True), key=lambda group: -len(group[1]))
     cells = [
@@ -273,23 +274,23 @@ def _first_line(message: Any) -> str:
 
 def _arms_counted(counts: pd.Series) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    shown = [f"{words.words(str(arm))} ({n})" if len(ordered) > 1 else words.words(str(arm)) for arm, n in ordered]
+    shown = [f"{readable(str(arm))} ({n})" if len(ordered) > 1 else readable(str(arm)) for arm, n in ordered]
     return ", ".join(shown[:8]) + f" and {len(shown) - 8} more arms" * (len(shown) > 8)
 
 
-def changes(plan: Mapping[str, Any], arm: str) -> Fields:
+def changed_fields(plan: Mapping[str, Any], arm: str) -> Fields:
     """An arm's overrides without those that say what the base says."""
-    base, said = flat(plan["base"]), flat(plan["arms"][arm])
-    if "method.name" in said:
-        said = {"method": said.pop("method.name"), **said}
+    base, overrides = flat(plan["base"]), flat(plan["arms"][arm])
+    if "method.name" in overrides:
+        overrides = {"method": overrides.pop("method.name"), **overrides}
     base |= {"method": base.get("method.name")}
-    return {key: value for key, value in said.items() if key not in base or base[key] != value}
+    return {key: value for key, value in overrides.items() if key not in base or base[key] != value}
 
 
-def changes_in_words(said: Mapping[str, Any]) -> str:
+def changes_in_words(changes: Mapping[str, Any]) -> str:
     """`method: gce; learning rate: 0.01`, or `nothing`."""
-    start = {key.removeprefix(START): value for key, value in said.items() if key.startswith(START)}
-    parts = [_change(key, value) for key, value in said.items() if not key.startswith(START)]
+    start = {key.removeprefix(INIT_FROM): value for key, value in changes.items() if key.startswith(INIT_FROM)}
+    parts = [_change(key, value) for key, value in changes.items() if not key.startswith(INIT_FROM)]
     if start:
         method = start.pop("method", None) or start.pop("method.name", None)
         parts.append(
@@ -302,35 +303,51 @@ def _change(key: str, value: Any) -> str:
     if key == "replicate":
         return f"other replicates, from {value} on"
     name = key.removeprefix("method.")
-    return f"{words.words(name).replace('.', ' ')}: {_value(value)}"
+    return f"{readable(name).replace('.', ' ')}: {value_in_words(value)}"
 
 
-def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
-    """What is known of the base: a plan of an older version, or of another program's, may lack any of it."""
-    plan, base = study.plan, flat(study.plan["base"])
-    own = next((arm for arm in plan["arms"] if not changes(plan, arm)), None)
+def _base_rows(study: Results) -> Iterator[tuple[str, str]]:
+    """What is known of the base, by name: a plan of an older version, or of another program's, may lack any of it."""
+    base = flat(study.plan["base"])
+    trials = _base_trials(study)
+    yield from _data_rows(study, base, trials)
+    yield from _method_rows(study, base)
+    yield from _evaluation_rows(base)
+    yield from _plan_rows(study)
+
+
+def _base_trials(study: Results) -> pd.DataFrame:
+    """Finished trials of the arm that changes nothing, in the base setting; none where there is no such arm."""
+    unchanged = next((arm for arm in study.plan["arms"] if not changed_fields(study.plan, arm)), "")
     rows = in_base(study.trials)
-    mine = rows[rows["arm"] == (own or "")]
-    count = parameters(mine).get(own or "")
+    return rows[rows["arm"] == unchanged]
+
+
+def _data_rows(study: Results, base: Fields, trials: pd.DataFrame) -> Iterator[tuple[str, str]]:
     if "dataset" in base:
         resized = f"; images resized to {base['resize']} pixels" if base.get("resize") else ""
         yield "data set", f"{base['dataset']}{resized}"
     if "network" in base:
-        yield "network", f"{base['network']}{_start(plan['base'])}" + (f"; {count:,} parameters" if count else "")
+        count = next(iter(parameter_counts(trials).values()), None)
+        network = f"{base['network']}{_initialisation(study.plan['base'])}"
+        yield "network", network + (f"; {count:,} parameters" if count else "")
     if "labels" in base:
         yield "labelled images", f"{base['labels']:,}, all classes together" if base["labels"] else "all"
     if "unlabelled_ratio" in base:
-        used = sorted(set(mine["unlabelled"].dropna().astype(int)))
+        used = sorted(set(trials["unlabelled"].dropna().astype(int)))
         ratio = base["unlabelled_ratio"]
         number = f": {used[0]:,}" if len(used) == 1 else ""
         yield "unlabelled images", f"{ratio:g} for each labelled one{number}" if ratio else f"all that are left{number}"
     if "noise.kind" in base:
         yield "label noise", _noise(base)
+
+
+def _method_rows(study: Results, base: Fields) -> Iterator[tuple[str, str]]:
     if "method.name" in base:
-        changed = flat(plan.get("method_changes", {}))
-        shown = {key: value for key, value in changed.items() if f"method.{key}" not in WORDS.values()}
-        said = "; ".join(_change(key, value) for key, value in shown.items() if not key.startswith("optimizer."))
-        yield "method", base["method.name"] + (f": {said}" if said else "")
+        changed = flat(study.plan.get("method_changes", {}))
+        own = {key: value for key, value in changed.items() if f"method.{key}" not in COMPARED_FIELDS.values()}
+        texts = [_change(key, value) for key, value in own.items() if not key.startswith("optimizer.")]
+        yield "method", base["method.name"] + (f": {'; '.join(texts)}" if texts else "")
     if "method.optimizer.kind" in base:
         yield "optimizer", _optimizer(base)
     if "method.batch_size" in base:
@@ -340,6 +357,9 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
         yield "training", _training(base)
     if "precision" in base:
         yield "precision", base["precision"]
+
+
+def _evaluation_rows(base: Fields) -> Iterator[tuple[str, str]]:
     if "validation.images" in base:
         images = base["validation.images"]
         split = "test" if base.get("validation.source") == "test" else "training"
@@ -347,16 +367,21 @@ def _base_rows(study: Study) -> Iterator[tuple[str, str]]:
         yield "validation", text if images else "none"
     if "probe" in base:
         yield "trusted images (probe)", f"{base['probe']:,}" if base["probe"] else "none"
+
+
+def _plan_rows(study: Results) -> Iterator[tuple[str, str]]:
+    plan = study.plan
     looks = plan.get("looks") or []
     judged = f"; contrasts are judged after {', '.join(map(str, looks))}" if looks else ""
     yield "replicates", f"{plan['replicates']} of each arm in each setting{judged}"
-    crossed = [factor for factor in plan["factors"] if any(factor in p["across"] for p in plan["panels"].values())]
-    for factor in crossed:
-        levels = ", ".join(words.level_name(factor, level) for level in study.levels(factor))
-        yield f"crossed: {words.factor_name(factor)}", levels
+    crossed = {factor for panel in plan["panels"].values() for factor in panel["across"]}
+    for factor in plan["factors"]:
+        if factor in crossed:
+            levels = ", ".join(level_name(factor, level) for level in study.levels(factor))
+            yield f"crossed: {factor_name(factor)}", levels
 
 
-def _start(base: Mapping[str, Any]) -> str:
+def _initialisation(base: Mapping[str, Any]) -> str:
     """Where the backbone starts, unless it is new."""
     if base.get("weights"):
         return f", which starts from the weights {base['weights']}"
@@ -369,7 +394,7 @@ def _noise(base: Fields) -> str:
     kind, rate = base["noise.kind"], base.get("noise.rate", 0)
     if kind == "none":
         return "none"
-    parts = [f"{words.words(kind)}"]
+    parts = [f"{readable(kind)}"]
     parts += [f"{100 * rate:g} % of the labels"] if rate else []
     parts += [f"column {base['noise.column']}"] if base.get("noise.column") else []
     parts += ["the true class may be drawn again"] if base.get("noise.include_true") else []
@@ -397,16 +422,11 @@ def _training(base: Fields) -> str:
     return text + (f", after {before:,} epochs of pre-training" if before else "")
 
 
-def _value(value: Any) -> str:
+def value_in_words(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    return ", ".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _listed(parts: Iterable[str]) -> str:
-    *most, last = list(parts)
-    return f"{', '.join(most)} and {last}" if most else last
+    return ", ".join(map(value_in_words, value)) if isinstance(value, list | tuple) else str(value)

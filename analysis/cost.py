@@ -19,19 +19,18 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.figures.base import Plot
 from analysis.results import LoadError
 from analysis.tables.table import Table
-from analysis.words import plural, words
+from analysis.words import plural, readable
 from lnl import replicates
 from lnl.storage.outcomes import FAILURES_THAT_ARE_OUTCOMES
 from lnl.storage.places import Place, place
-from lnl.storage.read import LeftOut
 from lnl.storage.schema import renamed
 from lnl.storage.store import Store
+from lnl.storage.tables import LeftOut
 
-UNITS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
-KINDS = {  # what became of an attempt -> what the caption says of it
+DEVICE_HOURS = {"gpus": "GPU-hours", "cpus": "CPU-hours"}
+ATTEMPT_KINDS = {  # what became of an attempt -> what the caption says of it
     "useful": "attempts that became outcomes, diverged ones among them, and what these took over from lost ones",
     "failed": "out of memory and errors",
     "pruned": "given up by a search, which is its design and no accident",
@@ -40,8 +39,19 @@ KINDS = {  # what became of an attempt -> what the caption says of it
 }
 IDLE = "idle"
 RUN_EVENTS = ["run_started", "run_resized", "run_ended"]
-TIMES = ("started_at", "ended_at", "device", "gpus", "cpus")
-COLUMNS = ("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class", "seconds", *TIMES)
+TIME_COLUMNS = ("started_at", "ended_at", "device", "gpus", "cpus")
+TRIAL_COLUMNS = (
+    "trial",
+    "attempt",
+    "preset",
+    "arm",
+    "replicate",
+    "search",
+    "status",
+    "failure_class",
+    "seconds",
+    *TIME_COLUMNS,
+)
 
 
 @dataclass(frozen=True)
@@ -59,25 +69,28 @@ class Ledger:
     def arms(self) -> pd.DataFrame:
         """Per arm and unit, the dearest first: attempts, untimed, a column per kind (NaN: not known) and the total."""
         rows = []
-        for (arm, unit), mine in self.spent.groupby(["arm", "unit"], sort=False):
-            counted = mine.drop_duplicates(["trial", "attempt"])
-            by_kind = {kind: _sum(mine.loc[mine["kind"] == kind, "hours"]) for kind in KINDS}
-            by_kind |= dict.fromkeys(set(KINDS) - set(mine["kind"]), 0.0)
+        for (arm, unit), attempts_of_arm in self.spent.groupby(["arm", "unit"], sort=False):
+            counted = attempts_of_arm.drop_duplicates(["trial", "attempt"])
+            by_kind = {
+                kind: _known_sum(attempts_of_arm.loc[attempts_of_arm["kind"] == kind, "hours"])
+                for kind in ATTEMPT_KINDS
+            }
+            by_kind |= dict.fromkeys(set(ATTEMPT_KINDS) - set(attempts_of_arm["kind"]), 0.0)
             about = {"arm": arm, "unit": unit, "attempts": len(counted), "untimed": int(counted["hours"].isna().sum())}
-            rows.append({**about, **by_kind, "total": _sum(mine["hours"])})
-        frame = pd.DataFrame(rows, columns=["arm", "unit", "attempts", "untimed", *KINDS, "total"])
+            rows.append({**about, **by_kind, "total": _known_sum(attempts_of_arm["hours"])})
+        frame = pd.DataFrame(rows, columns=["arm", "unit", "attempts", "untimed", *ATTEMPT_KINDS, "total"])
         return frame.sort_values(["unit", "total"], ascending=False, kind="stable", ignore_index=True)
 
     def devices(self) -> pd.DataFrame:
         """Attempts and hours per kind of device."""
         counted = self.spent.assign(device=self.spent["device"].fillna("device not known"))
-        hours = counted.groupby(["unit", "device"])["hours"].agg(_sum)
+        hours = counted.groupby(["unit", "device"])["hours"].agg(_known_sum)
         attempts = counted.drop_duplicates(["trial", "attempt"]).groupby(["unit", "device"]).size()
         return pd.DataFrame({"attempts": attempts, "hours": hours}).reset_index()
 
     def units(self) -> list[str]:
         """Those that occur."""
-        return [unit for unit in UNITS.values() if unit in self.idle or (self.spent["unit"] == unit).any()]
+        return [unit for unit in DEVICE_HOURS.values() if unit in self.idle or (self.spent["unit"] == unit).any()]
 
     def table(self) -> Table:
         """A line per arm, those of GPUs first, then what was idle and the total."""
@@ -86,20 +99,20 @@ class Ledger:
             here = self.spent[self.spent["unit"] == unit]
             idle = self.idle.get(unit, np.nan)
             for row in statistics.records(arms[arms["unit"] == unit]):
-                rows.append([words(row["arm"]), unit, *_cells(here[here["arm"] == row["arm"]])])
+                rows.append([readable(row["arm"]), unit, *_hours_cells(here[here["arm"] == row["arm"]])])
                 numbers.append(row)
             least = "≥ " * bool(self.silent and not np.isnan(idle))
-            rows.append([IDLE, unit, *[""] * (1 + len(KINDS)), least + _hours(idle)])
-            *cells, _ = _cells(here)
+            rows.append([IDLE, unit, *[""] * (1 + len(ATTEMPT_KINDS)), least + _hours_text(idle)])
+            *cells, _ = _hours_cells(here)
             missing = here["hours"].isna().any() or np.isnan(idle) or least
-            total = _sum(pd.Series([*here["hours"], idle]))
-            rows.append(["all", unit, *cells, "≥ " * bool(missing) + _hours(total)])
+            total = _known_sum(pd.Series([*here["hours"], idle]))
+            rows.append(["all", unit, *cells, "≥ " * bool(missing) + _hours_text(total)])
             numbers += [{"arm": IDLE, "unit": unit, "total": idle}, {"arm": "all", "unit": unit, "total": total}]
-        header = ["arm", "unit", "attempts", *KINDS, "total"]
+        header = ["arm", "unit", "attempts", *ATTEMPT_KINDS, "total"]
         return Table(self._caption(), header, rows, pd.DataFrame(numbers, columns=list(arms.columns)))
 
     def _caption(self) -> str:
-        kinds = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+        kinds = "; ".join(f"{kind}: {text}" for kind, text in ATTEMPT_KINDS.items())
         return (
             f"What it cost: time of attempts from start to end × devices held. {kinds[0].upper()}{kinds[1:]}. "
             f"Idle: what the machines could have done while a run had them, start-up and interrupted attempts included."
@@ -110,12 +123,12 @@ class Ledger:
         for unit in self.units():
             failed = self.spent[(self.spent["kind"] == "failed") & (self.spent["unit"] == unit)]
             if len(failed):
-                by_class = failed.fillna({"reason": "not said why"}).groupby("reason")["hours"].agg(_sum)
-                parts = ", ".join(f"{reason} {_hours(hours)}" for reason, hours in by_class.items())
+                by_class = failed.fillna({"reason": "not said why"}).groupby("reason")["hours"].agg(_known_sum)
+                parts = ", ".join(f"{reason} {_hours_text(hours)}" for reason, hours in by_class.items())
                 yield f"Failed, {unit}: {parts}."
         for row in statistics.records(self.devices()):
             attempts = f"{row['attempts']:,} {plural('attempt', row['attempts'])}"
-            yield f"{row['device']}: {attempts}, {_hours(row['hours'])} {row['unit']}."
+            yield f"{row['device']}: {attempts}, {_hours_text(row['hours'])} {row['unit']}."
         if not self.runs:
             yield "Idle time is not known: no run has told what it could use."
         elif self.silent:
@@ -123,22 +136,16 @@ class Ledger:
         if self.unended:
             yield f"Runs without an end, running or killed, counted up to their last attempt's end: {self.unended}."
 
-    def figure(self) -> Plot:
-        """Bars per arm, of use and of none."""
-        from analysis.figures.cost import bars  # matplotlib is needed here only
 
-        return bars(self)
-
-
-def of(root: str | Place, study: str, preset: str | None = None, night: date | str | None = None) -> Ledger:
+def read_ledger(root: str | Place, study: str, preset: str | None = None, night: date | str | None = None) -> Ledger:
     """The ledger of a study, of one preset or one night if given.  Raises `LoadError` where nothing was ever tried."""
     store = Store(place(root))
-    rows, broken = store.read("trials", study, COLUMNS)
-    told, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
-    mine = _timed(renamed(rows, store.plans(study)))
-    runs = _runs(told[told["study"] == study], preset, mine)
-    spent = pd.DataFrame(_portions(mine), columns=["trial", "attempt", "kind", "hours", "unseen"])
-    spent = spent.merge(mine.drop(columns="hours"), on=["trial", "attempt"])
+    rows, broken = store.read("trials", study, TRIAL_COLUMNS)
+    events, damaged = store.read("events", filters=[("kind", "in", RUN_EVENTS)], files="*-run_*")
+    attempts = _timed(renamed(rows, store.plans(study)))
+    runs = _runs(events[events["study"] == study], preset, attempts)
+    spent = pd.DataFrame(_portions(attempts), columns=["trial", "attempt", "kind", "hours", "unseen"])
+    spent = spent.merge(attempts.drop(columns="hours"), on=["trial", "attempt"])
     if preset is not None:
         spent = spent[spent["preset"] == preset]
     if night is not None:
@@ -147,12 +154,12 @@ def of(root: str | Place, study: str, preset: str | None = None, night: date | s
         runs = [run for run in runs if ((spent["started_at"] < run["end"]) & (spent["ended_at"] > run["start"])).any()]
     if spent.empty:
         wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)
-        there = f"; there are presets {', '.join(sorted(set(mine['preset'])))}" if len(mine) else ""
-        raise LoadError(f"No attempt of {wanted} in {store.root}{there}.")
+        presets = f"; there are presets {', '.join(sorted(set(attempts['preset'])))}" if len(attempts) else ""
+        raise LoadError(f"No attempt of {wanted} in {store.root}{presets}.")
     # Zeros are a cluster that was not asked.
     telling = [run for run in runs if any(any(part["resources"].values()) for part in run["parts"])]
-    busy = _timed(store.read("trials", columns=TIMES)[0]) if telling else mine
-    idle = _idle(telling, busy)
+    busy = _timed(store.read("trials", columns=TIME_COLUMNS)[0]) if telling else attempts
+    idle = _idle_hours(telling, busy)
     for unit in idle:  # interrupted attempts leave no row, but the training that others took over from them
         idle[unit] = max(0.0, idle[unit] - spent.loc[spent["unit"] == unit, "unseen"].sum())
     label = spent["arm"].where(spent["search"].isna(), spent["arm"] + ", search")
@@ -168,7 +175,7 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
     on_gpu = (rows["gpus"] > 0) | (rows["gpus"].isna() & ~rows["device"].fillna("").str.endswith("CPU"))
     held = rows["gpus"].where(on_gpu, rows["cpus"])
     wall = (rows["ended_at"] - rows["started_at"]).dt.total_seconds() / 3600
-    unit = np.where(on_gpu, UNITS["gpus"], UNITS["cpus"])
+    unit = np.where(on_gpu, DEVICE_HOURS["gpus"], DEVICE_HOURS["cpus"])
     return rows.assign(unit=unit, held=held, wall=wall, hours=wall * held)
 
 
@@ -187,17 +194,17 @@ def _portions(attempts: pd.DataFrame) -> Iterator[tuple[str, int, str, float, fl
                 continue
             kind = "pruned" if row["status"] == "pruned" else "useful" if row["attempt"] == last else "repeated"
             taken_over = np.nan_to_num(max(row["seconds"] / 3600 - row["wall"], 0.0))
-            known = sum(one["wall"] for one in before if not np.isnan(one["wall"]))
+            known = sum(earlier["wall"] for earlier in before if not np.isnan(earlier["wall"]))
             share = min(1.0, taken_over / known) if known else 0.0
-            for one in before:
-                yield one["trial"], one["attempt"], _waste(one), (1 - share) * one["hours"], 0.0
-                if share and not np.isnan(one["hours"]):
-                    yield one["trial"], one["attempt"], kind, share * one["hours"], 0.0
+            for earlier in before:
+                yield earlier["trial"], earlier["attempt"], _waste(earlier), (1 - share) * earlier["hours"], 0.0
+                if share and not np.isnan(earlier["hours"]):
+                    yield earlier["trial"], earlier["attempt"], kind, share * earlier["hours"], 0.0
             unseen = (taken_over - share * known) * row["held"]
             yield row["trial"], row["attempt"], kind, row["hours"] + unseen, unseen
             before = []
-        for one in before:
-            yield one["trial"], one["attempt"], _waste(one), one["hours"], 0.0
+        for earlier in before:
+            yield earlier["trial"], earlier["attempt"], _waste(earlier), earlier["hours"], 0.0
 
 
 def _is_outcome(row: Mapping[str, Any]) -> bool:
@@ -213,9 +220,9 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
 
     Its `parts` have start, end, resources and hosts: machines came or went between them.
     """
-    told = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
-    ends = {row["run"]: row["at"] for row in told if row["kind"] == "run_ended"}
-    started = [row for row in told if row["kind"] == "run_started" and preset in (None, row["preset"])]
+    by_time = [{**json.loads(row["payload"]), **row} for row in statistics.records(events.sort_values("at"))]
+    ends = {row["run"]: row["at"] for row in by_time if row["kind"] == "run_ended"}
+    started = [row for row in by_time if row["kind"] == "run_started" and preset in (None, row["preset"])]
     runs = []
     for row in started:
         end = ends.get(row["run"])
@@ -224,7 +231,7 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
             during = attempts[(attempts["started_at"] >= row["at"])]
             during = during[during["started_at"] < min(later)] if later else during
             end = max([row["at"], *during["ended_at"].dropna()])
-        sizes = [row, *(other for other in told if other["kind"] == "run_resized" and other["run"] == row["run"])]
+        sizes = [row, *(other for other in by_time if other["kind"] == "run_resized" and other["run"] == row["run"])]
         borders = [*(min(size["at"], end) for size in sizes), end]
         kind = "GPU" if any(size["resources"].get("GPU") for size in sizes) else "CPU"
         parts = [
@@ -236,7 +243,7 @@ def _runs(events: pd.DataFrame, preset: str | None, attempts: pd.DataFrame) -> l
     return runs
 
 
-def _idle(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str, float]:
+def _idle_hours(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str, float]:
     """Hours per unit that runs could have used and no attempt, of whatever study, did.
 
     Drivers that share a machine share its devices: while both run, they count once.  Idle CPUs beside GPUs are not
@@ -249,8 +256,8 @@ def _idle(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> dict[str
         now = [part for part in parts if part["start"] <= start and end <= part["end"]]
         capacity = _capacity(now)
         for unit, devices in capacity.items():
-            those = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
-            idle[unit] = idle.get(unit, 0.0) + _unused(devices, those, start, end)
+            counted = attempts[(attempts["unit"] == unit) & attempts["hours"].notna()]
+            idle[unit] = idle.get(unit, 0.0) + _unused(devices, counted, start, end)
     return idle
 
 
@@ -258,20 +265,23 @@ def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Devices per unit of the runs' machines, each machine once."""
     clusters: list[tuple[frozenset[str], dict[str, float]]] = []
     for part in parts:
-        hosts, most = part["hosts"], dict(part["resources"])
+        hosts, largest = part["hosts"], dict(part["resources"])
         apart = []
         for other, resources in clusters:
             if hosts & other or not hosts or not other:  # who does not tell its hosts may be on any
-                names = most | resources
-                hosts, most = hosts | other, {name: max(most.get(name, 0), resources.get(name, 0)) for name in names}
+                names = largest | resources
+                hosts, largest = (
+                    hosts | other,
+                    {name: max(largest.get(name, 0), resources.get(name, 0)) for name in names},
+                )
             else:
                 apart.append((other, resources))
-        clusters = [*apart, (hosts, most)]
-    found: dict[str, float] = {}
+        clusters = [*apart, (hosts, largest)]
+    devices: dict[str, float] = {}
     for _, resources in clusters:
         name, kind = ("gpus", "GPU") if "GPU" in resources else ("cpus", "CPU")
-        found[UNITS[name]] = found.get(UNITS[name], 0.0) + resources[kind]
-    return found
+        devices[DEVICE_HOURS[name]] = devices.get(DEVICE_HOURS[name], 0.0) + resources[kind]
+    return devices
 
 
 def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> float:
@@ -287,24 +297,24 @@ def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd
     return unused
 
 
-def _cells(spent: pd.DataFrame) -> list[str]:
+def _hours_cells(spent: pd.DataFrame) -> list[str]:
     """Attempts, hours by kind and in all; where some are not known, at least these."""
     untimed = spent.loc[spent["hours"].isna(), ["trial", "attempt"]].drop_duplicates()
     attempts = f"{len(spent[['trial', 'attempt']].drop_duplicates()):,}"
     cells = [attempts + f" ({len(untimed):,} not timed)" * bool(len(untimed))]
-    for chosen in (*(spent[spent["kind"] == kind] for kind in KINDS), spent):
-        known = _sum(chosen["hours"]) if len(chosen) else 0.0
+    for chosen in (*(spent[spent["kind"] == kind] for kind in ATTEMPT_KINDS), spent):
+        known = _known_sum(chosen["hours"]) if len(chosen) else 0.0
         least = chosen["hours"].isna().any() and not np.isnan(known)
-        cells.append("≥ " * bool(least) + _hours(known))
+        cells.append("≥ " * bool(least) + _hours_text(known))
     return cells
 
 
-def _sum(hours: pd.Series) -> float:
+def _known_sum(hours: pd.Series) -> float:
     """NaN where nothing is known."""
     return float(hours.sum(min_count=1))
 
 
-def _hours(hours: float) -> str:
+def _hours_text(hours: float) -> str:
     """Three digits: 0.00231, 4.56, 1,230"""
     if np.isnan(hours):
         return "not known"

@@ -1,17 +1,22 @@
-"""Load one study: its newest plan, joined with the rows of the trials that it asks for."""
+"""The results of one study: its newest plan, joined with the rows of the trials that it asks for.
+
+Figures and tables are drawn from these elsewhere; see `analysis.notebook` for what `load` returns.
+"""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics, verdicts
+from analysis import statistics
+from analysis.verdicts import FEWEST_REPLICATES, declarations, judge_contrasts
+from analysis.words import settings_in_words
 from lnl import replicates
 from lnl.storage.currency import (
     CHANGED_CODE,
@@ -25,32 +30,15 @@ from lnl.storage.currency import (
 )
 from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
-from lnl.storage.places import Place, attempt_name, place
-from lnl.storage.read import LeftOut
+from lnl.storage.part_names import attempt_name
+from lnl.storage.places import Place, place
 from lnl.storage.store import Store, by_submission
+from lnl.storage.tables import LeftOut
 
-if TYPE_CHECKING:
-    from analysis.figures.base import Plots
-from analysis.words import in_words
-
-UNSET = {"unlabelled_ratio": "all"}  # what a factor without a value (null) means; "none" where nothing stands here
-
-
-SUGGESTED = (  # columns of `Study.suggestions`
-    *(
-        "search",
-        "arm",
-        "searched_arm",
-        "sampler",
-        "setting",
-        "number",
-        "state",
-        "params",
-        "accuracy",
-        "seconds",
-        "epochs",
-    ),
-    *("diverged", "test", "counts", "own", "curve", "spent", "message", "code_hash"),
+UNSET_LEVELS = {"unlabelled_ratio": "all"}  # factor -> what a level without a value (null) means; others: "none"
+SUGGESTION_COLUMNS = (  # of `Results.suggestions`
+    *("search", "arm", "searched_arm", "sampler", "setting", "number", "state", "params", "accuracy", "seconds"),
+    *("epochs", "diverged", "test", "counts", "own", "curve", "spent", "message", "code_hash"),
 )
 
 
@@ -59,8 +47,8 @@ class LoadError(ValueError):
 
 
 @dataclass(frozen=True)
-class Study:
-    """A plan and what became of it.  Accuracies are fractions."""
+class Results:
+    """A plan and what became of its trials.  Accuracies are fractions."""
 
     root: Place
     name: str
@@ -113,9 +101,9 @@ class Study:
 
     def panel(self, name: str) -> pd.DataFrame:
         """Finished trials of a panel; `arm` and one column per crossed factor are ordered categories, as declared."""
-        panel = self._panel(name)
-        inside = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
-        rows = self.trials[inside.astype(bool)]
+        panel = self.declared_panel(name)
+        of_panel = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
+        rows = self.trials[of_panel.astype(bool)]
         rows = rows.assign(arm=pd.Categorical(rows["arm"], panel["arms"], ordered=True))
         for factor in panel["across"]:
             values = [_level(factor, s.get(factor, self.plan["base_levels"].get(factor))) for s in rows["setting"]]
@@ -138,15 +126,16 @@ class Study:
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
         """The declared contrasts in the base setting, with their verdicts: see `analysis.verdicts.contrasts`.
 
-        And when each was declared: `analysis.verdicts.declarations`.  Those of arms that this preset leaves out are
-        left out.
+        Columns also say when each was declared: `analysis.verdicts.declarations`.  Contrasts of arms that this preset
+        does not have are left out.
         """
-        here = [one for one in self.plan["contrasts"] if {one["arm"], one["against"]} <= set(self.plan["arms"])]
-        done, missing = map(in_base, (self.trials, self.missing))
-        frame = verdicts.contrasts(here, done, missing, self.rule(selection), self.plan.get("looks", []))
+        arms = set(self.plan["arms"])
+        contrasts = [contrast for contrast in self.plan["contrasts"] if {contrast["arm"], contrast["against"]} <= arms]
+        finished, missing = map(in_base, (self.trials, self.missing))
+        judged = judge_contrasts(contrasts, finished, missing, self.rule(selection), self.plan.get("looks", []))
         ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
-        declared = verdicts.declarations(self.plan, here, Store(self.root).plans(self.name), ended)
-        return pd.concat([frame, declared], axis=1)
+        declared = declarations(self.plan, contrasts, Store(self.root).plans(self.name), ended)
+        return pd.concat([judged, declared], axis=1)
 
     def looks_taken(self) -> pd.DataFrame:
         """What runs saw at the declared looks, oldest first: a row for each contrast at each look."""
@@ -178,176 +167,147 @@ class Study:
         `seconds` the second objective where there is one, else those `spent`.  `counts`: complete or pruned, and among
         the first of these that the budget asks for.  `own`: the arm's own values, number 0 unless that one failed.
         """
-        scores = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
-        rows: list[dict[str, Any]] = []
-        for cell in self.cells:
-            of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
-            counted = set(counting(of_cell, self.plan["search"]["suggestions"])["number"])
-            for row in statistics.records(of_cell):
-                measured = dict(zip(self.plan["search"]["objectives"], _listed(row["values"]), strict=False))
-                rows.append(
-                    {
-                        **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
-                        **{name: row[name] for name in ("number", "state", "message")},
-                        "params": _parsed(row["params"]),
-                        "accuracy": measured.get("accuracy"),
-                        "seconds": measured.get("seconds", row["seconds"]),
-                        "spent": row["seconds"],
-                        "epochs": row["epochs"],
-                        "diverged": row["diverged"],
-                        "test": np.mean([scores.get(trial, np.nan) for trial in _listed(row["trials"]) or [""]]),
-                        "counts": row["number"] in counted,
-                        "own": _parsed(row["params"]) == cell["default"],
-                        "curve": {int(epoch): value for epoch, value in _parsed(row["curve"]).items()},
-                        "code_hash": row["code_hash"],
-                    }
-                )
-        frame = pd.DataFrame(rows, columns=SUGGESTED)
+        tests = dict(zip(self.tried["trial"], statistics.accuracy(self.tried, self.rule(selection)), strict=True))
+        rows = [row for cell in self.cells for row in self._suggestions_of(cell, tests)]
+        frame = pd.DataFrame(rows, columns=SUGGESTION_COLUMNS)
         numbers = frame[["epochs", "diverged"]].fillna(0)
         kinds = {"number": int, "epochs": int, "diverged": int, "counts": bool, "own": bool}
         floats = dict.fromkeys(("accuracy", "seconds", "spent", "test"), float)
         return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
 
-    def plot(self, panel: str, selection: str | None = None) -> Plots:
-        """Every figure of a panel, by name, each with the frame that it draws and its caption."""
-        from analysis.figures import panels as figures_panels
+    def _suggestions_of(self, cell: Mapping[str, Any], tests: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+        """Rows of one search.  `tests`: trial -> its test accuracy."""
+        search = self.plan["search"]
+        of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
+        counted = set(counting(of_cell, search["suggestions"])["number"])
+        for row in statistics.records(of_cell):
+            measured = dict(zip(search["objectives"], _as_list(row["values"]), strict=False))
+            params = _json_object(row["params"])
+            yield {
+                **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
+                **{name: row[name] for name in ("number", "state", "message", "epochs", "diverged", "code_hash")},
+                "params": params,
+                "accuracy": measured.get("accuracy"),
+                "seconds": measured.get("seconds", row["seconds"]),
+                "spent": row["seconds"],
+                "test": np.mean([tests.get(trial, np.nan) for trial in _as_list(row["trials"]) or [""]]),
+                "counts": row["number"] in counted,
+                "own": params == cell["default"],
+                "curve": {int(epoch): value for epoch, value in _json_object(row["curve"]).items()},
+            }
 
-        return figures_panels.of_panel(self, panel, self.rule(selection), self.epochs(self._panel(panel)["curves"]))
-
-    def plot_search(
-        self, searched_arm: str | None = None, setting: dict[str, Any] | None = None, selection: str | None = None
-    ) -> Plots:
-        """Figures of one search, such as `robmix_tpe`; without a name those in which all of them stand side by side.
-
-        `setting`: where the arm was searched; the base where none is given, or the only setting there is.
-        """
-        from analysis.figures import search as figures_search
-        from analysis.figures import search_axes
-
-        suggestions = self.suggestions(selection)
-        if searched_arm is None:
-            return figures_search.overview(self, suggestions)
-        named = [cell for cell in self.cells if searched_arm in (search_axes.name_of(cell), cell["searched_arm"])]
-        here = [cell for cell in named if cell["setting"] == (setting or {})]
-        if not here and setting is None and len(named) == 1:
-            here = named
-        if not here:
-            there = ", ".join(
-                f"{search_axes.name_of(cell)}" + f" in {cell['setting']}" * bool(cell["setting"]) for cell in self.cells
-            )
-            wanted = f"{searched_arm!r}" + f" in {setting}" * (setting is not None)
-            raise LoadError(f"The study {self.name!r} has no search {wanted}: choose one of {there or '(none)'}.")
-        return figures_search.of_cell(self, here[0], suggestions)
-
-    def plot_inside(self, arm: str | None = None) -> Plots:
-        """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
-        from analysis.figures import inside as figures_inside
-
-        if arm is not None and arm not in self.plan["arms"]:
-            raise LoadError(
-                f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan['arms'])}."
-            )
-        return figures_inside.inside(self, list(self.plan["arms"]) if arm is None else [arm])
-
-    def _panel(self, name: str) -> dict[str, Any]:
+    def declared_panel(self, name: str) -> dict[str, Any]:
+        """A panel as the plan has it.  Raises LoadError for an unknown one."""
         panels = self.plan["panels"]
         if name not in panels:
             raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
         return dict(panels[name])
 
 
-def load(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Study:
-    """The newest plan of a study (of one preset, and one night, if given) and its results, from a folder or s3://bucket/prefix.
+def read_results(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Results:
+    """The newest plan of a study (of one preset, and one night, if given) and its results.
 
-    Raises LoadError where the folder holds no such plan.  Warns of files that it cannot read.
+    `root`: a folder or s3://bucket/prefix.  Raises LoadError where it holds no such plan.  Warns of files that it
+    cannot read, and of results that it leaves out because their data were replaced since.
     """
     store = Store(place(root))
     plans, unreadable = store.read("studies")
-    row = _newest(plans, unreadable, store.root, study, preset, night)
+    row = newest_plan(plans, unreadable, store.root, study, preset, night)
     plan = json.loads(row["plan"])
-    before = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
-    here = [one for one in before if all(one.get(name) == plan.get(name) for name in ("preset", "night"))]
-    counts = {one["replicates"] for one in here if not one.get("looks")}
-    most = (plan.get("looks") or [plan["replicates"]])[-1]
-    earlier = tuple(sorted(count for count in counts if verdicts.FEWEST <= count < most))
-    results = of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
+    submitted = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
+    results = results_of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
     if results.on_other_data:
-        warnings.warn(results.on_other_data, stacklevel=2)
-    return replace(results, earlier=earlier)
+        warnings.warn(results.on_other_data, stacklevel=3)  # the caller of `load`, or of the report
+    return replace(results, earlier=_earlier_replicates(plan, submitted))
 
 
-def of_plan(
+def _earlier_replicates(plan: Mapping[str, Any], submitted: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Smaller numbers of replicates that allow a verdict and were submitted before, without declared looks."""
+    alike = [other for other in submitted if all(other.get(name) == plan.get(name) for name in ("preset", "night"))]
+    counts = {other["replicates"] for other in alike if not other.get("looks")}
+    most = (plan.get("looks") or [plan["replicates"]])[-1]
+    return tuple(sorted(count for count in counts if FEWEST_REPLICATES <= count < most))
+
+
+def results_of_plan(
     store: Store,
     plan: dict[str, Any],
     plan_hash: str,
     current: Mapping[str, Sources],
     unreadable: LeftOut | None = None,
-) -> Study:
+) -> Results:
     """A plan's record, submitted or not, and its results.
 
     `current`: the code and data that its trials, by id, and searches, by name, would use; of a stored plan those when
     it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
     versions of a data set.  `unreadable`: files already known to be so.
     """
-    name, preset = plan["study"], plan["preset"]
+    name = plan["study"]
     rows, broken = store.read("trials", name)
-    names = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
-    suggested, lost = store.read("suggestions", name, filters=[("search", "in", names or [""])])
-    unreadable = {**(unreadable or {}), **broken, **lost}
+    searches = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
+    suggested, broken_suggestions = store.read("suggestions", name, filters=[("search", "in", searches or [""])])
+    unreadable = {**(unreadable or {}), **broken, **broken_suggestions}
     _report_unreadable(unreadable)
-    scored_on = why_stale(suggested.assign(trial=suggested["search"]), current)
-    suggested = suggested[~scored_on.isin([CHANGED_DATA, CHANGED_SOURCES])]
-    of_search = {
-        trial: current[search]
-        for search, trials in zip(suggested["search"], suggested["trials"], strict=True)
-        if search in current
-        for trial in _listed(trials)
-    }
+    changed = why_stale(suggested.assign(trial=suggested["search"]), current)
+    suggested = suggested[~changed.isin([CHANGED_DATA, CHANGED_SOURCES])]
     ended = rows["ended_at"].where(is_outcome(rows).astype(bool))
     rows = rows.assign(first_ended_at=ended.groupby(rows["trial"]).transform("min"))  # of all attempts of a trial
-    rows = latest(rows, {**of_search, **current})
-    other_data = on_other_data(rows, current)
+    rows = latest(rows, {**_sources_of_suggestions(suggested, current), **current})
+    on_other_data = is_on_other_data(rows, current)
     # the plan names a trial's arm and setting: a row may be older than a change of names
     planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
     rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
     finished = is_outcome(rows).astype(bool)
-    trials = planned.merge(rows_of_plan[finished & ~other_data], on="trial")
+    trials = planned.merge(rows_of_plan[finished & ~on_other_data], on="trial")
     failures = rows_of_plan[["trial", "status", "failure_class", "failure_message"]]
-    failures = failures.assign(status=failures["status"].mask(finished & other_data, "stale"))
+    failures = failures.assign(status=failures["status"].mask(finished & on_other_data, "stale"))
     missing = planned[~planned["trial"].isin(trials["trial"])].merge(failures, on="trial", how="left")
     left_out = int((missing["status"] == "stale").sum())
-    asked = {*planned["trial"], *(before["trial"] for before in plan.get("prerequisites", []))}
-    outside = ~rows["trial"].isin(asked) & (rows["preset"] == preset) & rows["search"].isna()
-    outside &= (
-        rows["replicate"] // replicates.A_NIGHT == first_replicate(plan) // replicates.A_NIGHT
-    )  # else another night's
-    left = rows[outside.astype(bool)]
-    return Study(
+    left = rows[_no_longer_planned(rows, plan)]
+    return Results(
         root=store.root,
         name=name,
-        preset=preset,
+        preset=plan["preset"],
         plan_hash=plan_hash,
         plan=plan,
         trials=trials,
         missing=missing.assign(status=missing["status"].fillna("not run")),
-        left=left.assign(setting=left["setting"].map(_parsed)).reset_index(drop=True),
+        left=left.assign(setting=left["setting"].map(_json_object)).reset_index(drop=True),
         suggested=suggested,
-        tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _listed(trials)])],
+        tried=rows[rows["trial"].isin([trial for trials in suggested["trials"] for trial in _as_list(trials)])],
         unreadable=unreadable,
         on_other_data=_on_other_data_sentence(len(trials) + left_out, left_out),
         by_other_code=_by_other_code_sentence(trials["stale"]),
     )
 
 
-def on_other_data(rows: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
+def _sources_of_suggestions(suggested: pd.DataFrame, current: Mapping[str, Sources]) -> dict[str, Sources]:
+    """Trial -> the code and data of the search that it was made for."""
+    return {
+        trial: current[search]
+        for search, trials in zip(suggested["search"], suggested["trials"], strict=True)
+        if search in current
+        for trial in _as_list(trials)
+    }
+
+
+def _no_longer_planned(rows: pd.DataFrame, plan: Mapping[str, Any]) -> pd.Series:
+    """Whether each row is of a trial that an older plan of this preset and night asked for, and this one does not."""
+    asked = {*(planned["trial"] for planned in plan["trials"])}
+    asked |= {prerequisite["trial"] for prerequisite in plan.get("prerequisites", [])}
+    same_range = rows["replicate"] // replicates.A_NIGHT == first_replicate_of(plan) // replicates.A_NIGHT
+    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan["preset"]) & rows["search"].isna() & same_range
+    return outside.astype(bool)
+
+
+def is_on_other_data(rows: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series:
     """Rows on another version of their data than the one that counts.
 
     That is the one of `current`; where it is not known there (plans of earlier versions, data that the driver lacked),
     the one of the newest result on that data set.
     """
-    wanted = pd.Series(
-        [current[t].data_hash if t in current else None for t in rows["trial"]], rows.index, dtype=object
-    )
+    hashes = [current[trial].data_hash if trial in current else None for trial in rows["trial"]]
+    wanted = pd.Series(hashes, rows.index, dtype=object)
     ended = rows[is_outcome(rows).astype(bool) & rows["data_hash"].notna()].sort_values("ended_at", kind="stable")
     newest = ended.groupby("dataset")["data_hash"].last()
     newest.update(wanted.groupby(rows["dataset"]).last().dropna())
@@ -371,18 +331,18 @@ def _by_other_code_sentence(stale: pd.Series) -> str:
         CHANGED_RULE: "results were stored by an earlier version of lnl, whose hashes of code cannot be compared",
     }
     counts = {reason: int((stale == reason).sum()) for reason in sentences}
-    told = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
-    return "; ".join(told) + ": --rerun-stale trains them again." if told else ""
+    parts = [f"{count} of {len(stale)} {sentences[reason]}" for reason, count in counts.items() if count]
+    return "; ".join(parts) + ": --rerun-stale trains them again." if parts else ""
 
 
-def first_replicate(plan: Mapping[str, Any]) -> int:
-    """Of a plan's own range: that of its night, if it has one."""
+def first_replicate_of(plan: Mapping[str, Any]) -> int:
+    """The first replicate of a plan's own range: that of its night, if it has one."""
     night = plan.get("night")
     return replicates.first_replicate(replicates.parse(night) if night else None)
 
 
 def in_base(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of a study's trials those in the base setting."""
+    """Those of these trials that are in the base setting."""
     return rows[~rows["setting"].map(bool).astype(bool)]
 
 
@@ -398,17 +358,20 @@ def looks_taken(store: Store, study: str, preset: str) -> list[dict[str, Any]]:
     return [payload for payload in payloads if payload["preset"] == preset]
 
 
-def _newest(
+def newest_plan(
     plans: pd.DataFrame, broken: LeftOut, root: Place, study: str, preset: str | None, night: str | None
 ) -> pd.Series:
-    mine = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
+    """The plan that was submitted last of those asked for.  Raises LoadError where there is none."""
+    chosen = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
     if night is not None:
-        mine = mine[[json.loads(text).get("night") == night for text in mine["plan"]]]
-    if len(mine):
-        return by_submission(mine).iloc[-1]
-    there = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
+        chosen = chosen[[json.loads(text).get("night") == night for text in chosen["plan"]]]
+    if len(chosen):
+        return by_submission(chosen).iloc[-1]
+    known_studies = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]
     wanted = repr(study) + (f" with preset {preset!r}" if preset else "") + (f" of the night {night}" if night else "")
-    known = f"the studies there are: {', '.join(there)}" if there else "no study has been submitted there"
+    known = (
+        f"the studies there are: {', '.join(known_studies)}" if known_studies else "no study has been submitted there"
+    )
     unread = f"; {len(broken)} plan files there cannot be read" if broken else ""
     raise LoadError(f"No plan of study {wanted} in {root}: {known}{unread}.")
 
@@ -416,18 +379,18 @@ def _newest(
 def _level(factor: str, value: Any) -> Any:
     """A level that can be a category: null gets a word, settings the words of their values, a list its JSON text."""
     if value is None:
-        return UNSET.get(factor, "none")
+        return UNSET_LEVELS.get(factor, "none")
     if isinstance(value, dict):
-        return in_words(value) or "none"
+        return settings_in_words(value) or "none"
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _parsed(text: str | None) -> dict[str, Any]:
+def _json_object(text: str | None) -> dict[str, Any]:
     """A JSON object; none where there is no text."""
     return dict(json.loads(text)) if isinstance(text, str) and text else {}
 
 
-def _listed(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:
     """A list column's value; none where it is null."""
     return [] if values is None else list(values)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.statistics import LEVEL
+from analysis.statistics import CONFIDENCE
 from lnl.storage.outcomes import diverged as diverged  # beside `outcome`
 
-DRAWS = 2000  # of a bootstrap
-BEST = (  # columns of `best_so_far`
+BOOTSTRAP_DRAWS = 2000  # of a bootstrap
+BEST_SO_FAR_COLUMNS = (  # columns of `best_so_far`
     *("suggestions", "epochs", "expected_epochs", "number", "seen_validation", "seen_test"),
     *("validation", "validation_low", "validation_high", "test", "test_low", "test_high"),
 )
-MATTERS = 0.005  # a lead in test accuracy that makes an order
+LEAST_LEAD = 0.005  # a lead in test accuracy that makes an order
 
 
 def best_so_far(suggestions: pd.DataFrame) -> pd.DataFrame:
@@ -31,12 +31,12 @@ def best_so_far(suggestions: pd.DataFrame) -> pd.DataFrame:
     drawn; no resample can beat the best one, so near N they are too narrow upwards.  Ties go to the lower number.
     `epochs`: trained by then; `expected_epochs`: the expectation.
 
-    `suggestions`: those of one search, as `Study.suggestions` gives them.
+    `suggestions`: those of one search, as `Results.suggestions` gives them.
     """
     rows = suggestions[suggestions["counts"]].sort_values(["own", "number"], ascending=[False, True], ignore_index=True)
     count = len(rows)
     if not count:
-        return pd.DataFrame(columns=BEST, dtype=float)
+        return pd.DataFrame(columns=BEST_SO_FAR_COLUMNS, dtype=float)
     complete = (rows["state"] == "complete") & rows["accuracy"].notna()
     value = np.where(complete, rows["accuracy"], -np.inf)
     leader = [int(np.argmax(value[: k + 1])) for k in range(count)]  # the first of equals
@@ -50,14 +50,16 @@ def best_so_far(suggestions: pd.DataFrame) -> pd.DataFrame:
     order = 1 + np.argsort(-value[1:], kind="stable")  # the others, best first, the lower number first of equals
     better = int((value[order] > value[:1]).sum())  # of them better than the default
     weights = _shares_of_best(count - 1)
-    draws = np.sort(np.random.default_rng(0).integers(max(count - 1, 1), size=(DRAWS, count - 1)), axis=1)
+    draws = np.sort(np.random.default_rng(0).integers(max(count - 1, 1), size=(BOOTSTRAP_DRAWS, count - 1)), axis=1)
     for name, column in (("validation", "accuracy"), ("test", "test")):
         score = np.where(complete, rows[column].to_numpy(float), np.nan)
         chosen = np.where(np.arange(count - 1) < better, score[order], score[:1])  # else the default is
         frame[name] = np.concatenate([score[:1], _expectation(chosen[None], weights)[0]])
-        low, high = np.quantile(_expectation(chosen[draws], weights), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+        low, high = np.quantile(
+            _expectation(chosen[draws], weights), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0
+        )
         frame[f"{name}_low"], frame[f"{name}_high"] = np.append(score[:1], low), np.append(score[:1], high)
-    return frame[list(BEST)]
+    return frame[list(BEST_SO_FAR_COLUMNS)]
 
 
 def _shares_of_best(others: int) -> NDArray[np.float64]:
@@ -85,14 +87,14 @@ def ranking_flips(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     `since` on, by `final_lead` at `budget`.
     """
     rows = []
-    for one, other in combinations(curves, 2):
-        budget = min(len(curves[one]), len(curves[other]))
-        difference = (curves[one]["test"][:budget] - curves[other]["test"][:budget]).to_numpy()
-        if not budget or not abs(difference[-1]) > MATTERS:
+    for first, second in combinations(curves, 2):
+        budget = min(len(curves[first]), len(curves[second]))
+        difference = (curves[first]["test"][:budget] - curves[second]["test"][:budget]).to_numpy()
+        if not budget or not abs(difference[-1]) > LEAST_LEAD:
             continue
-        late, early = (one, other) if difference[-1] > 0 else (other, one)
+        late, early = (first, second) if difference[-1] > 0 else (second, first)
         lead = difference * np.sign(difference[-1])  # of the late one
-        before, behind = np.flatnonzero(lead < -MATTERS), np.flatnonzero(~(lead > MATTERS))
+        before, behind = np.flatnonzero(lead < -LEAST_LEAD), np.flatnonzero(~(lead > LEAST_LEAD))
         if len(before):
             rows.append(
                 [early, late, before[0] + 1, before[-1] + 1, -lead[before].min(), behind[-1] + 2, budget, lead[-1]]

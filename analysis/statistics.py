@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 from lnl.storage.outcomes import accuracies, is_outcome
 from lnl.storage.outcomes import diverged as diverged  # beside `outcome`
 
-LEVEL = 0.95
-ROUNDING = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
-PAIRING = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
-AGREE = "data, noise and split hashes agree"
-SELECTION = {
+CONFIDENCE = 0.95
+ROUNDING_ERROR = 1e-9  # of a fraction of test images: a smaller spread is the arithmetic's
+PAIRING_HASHES = ("data_hash", "noise_hash", "split_hash")  # equal in both arms, else a replicate is not a pair
+HASHES_AGREE = "data, noise and split hashes agree"
+SELECTION_RULES = {
     "last": "at the last epoch",
     "last10": "averaged over the last ten epochs",
     "val_selected": "at the epoch with the best validation accuracy",
@@ -58,12 +57,12 @@ class Comparison(NamedTuple):
 
 def check_selection(selection: str) -> str:
     """The rule itself.  Raises ValueError for an unknown one."""
-    if selection not in SELECTION:
-        raise ValueError(f"Unknown selection rule {selection!r}: choose one of {', '.join(SELECTION)}.")
+    if selection not in SELECTION_RULES:
+        raise ValueError(f"Unknown selection rule {selection!r}: choose one of {', '.join(SELECTION_RULES)}.")
     return selection
 
 
-def only_rule(selections: Iterable[str]) -> str:
+def shared_rule(selections: Iterable[str]) -> str:
     """The selection rule that rows share.  Raises ValueError where rows of two rules come together."""
     rules = sorted(set(selections))
     if len(rules) != 1:
@@ -74,7 +73,7 @@ def only_rule(selections: Iterable[str]) -> str:
     return check_selection(rules[0])
 
 
-def outcome(trials: pd.DataFrame) -> pd.Series:
+def is_finished(trials: pd.DataFrame) -> pd.Series:
     """Trials that are finished: trained to their end, or diverged."""
     return is_outcome(trials).astype(bool)
 
@@ -131,8 +130,10 @@ def satterthwaite(variances: Sequence[NDArray[np.float64]], counts: Sequence[int
 def t_interval(value: NDArray[np.float64], variance: NDArray[np.float64], freedom: NDArray[np.float64]) -> Estimate:
     """An estimate with this variance.  Without spread there is no interval: few replicates on few test images can
     agree by chance."""
-    error = np.sqrt(np.where(variance > ROUNDING**2, variance, np.nan))
-    half = stdtrit(freedom, 0.5 + LEVEL / 2) * error
+    from scipy.special import stdtr, stdtrit  # as slow to import as numpy, and reading results needs none of it
+
+    error = np.sqrt(np.where(variance > ROUNDING_ERROR**2, variance, np.nan))
+    half = stdtrit(freedom, 0.5 + CONFIDENCE / 2) * error
     p = 2 * stdtr(freedom, -np.abs(value / error))
     return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))
 
@@ -152,13 +153,13 @@ def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Compari
     """
     left, right = (rows.assign(score=accuracy(rows, selection)).dropna(subset="score") for rows in (arm, against))
     pairs = left.merge(right, on="replicate", suffixes=("", "_against")).sort_values("replicate")
-    reason = disagreement([pairs[[name + end for name in PAIRING]].to_numpy(object) for end in ("", "_against")])
+    reason = disagreement([pairs[[name + end for name in PAIRING_HASHES]].to_numpy(object) for end in ("", "_against")])
     paired = not reason
     if paired:
         estimate = paired_difference(pairs["score"], pairs["score_against"])
         n, n_against = len(pairs), len(pairs)
         alone = len(left) + len(right) - 2 * len(pairs)
-        reason = AGREE + f"; {alone} replicates without a partner left out" * (alone > 0)
+        reason = HASHES_AGREE + f"; {alone} replicates without a partner left out" * (alone > 0)
         rho = correlation(pairs["score"], pairs["score_against"])
     else:
         n, n_against, rho = len(left), len(right), float("nan")
@@ -185,7 +186,7 @@ def disagreement(hashes: Sequence[NDArray[np.object_]]) -> str:
         return "the arms have no replicate in common"
     differing = [
         name.removesuffix("_hash")
-        for place, name in enumerate(PAIRING)
+        for place, name in enumerate(PAIRING_HASHES)
         if not all(_agree(first[..., place], other[..., place]) for other in others)
     ]
     return f"{' and '.join(differing)} hashes differ or are absent" if differing else ""
@@ -200,7 +201,7 @@ def _agree(hashes: NDArray[np.object_], others: NDArray[np.object_]) -> bool:
 def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selection: str) -> pd.DataFrame:
     """Every setting and arm of a panel: n, mean, interval, and the comparison with the reference arm in that setting.
 
-    `trials`: as `Study.panel` gives them.  The comparison is empty for the reference itself.
+    `trials`: as `Results.panel` gives them.  The comparison is empty for the reference itself.
     """
     scored = trials.assign(accuracy=accuracy(trials, selection)).dropna(subset="accuracy")
     rows = []
@@ -223,7 +224,7 @@ def rule_table(trials: pd.DataFrame) -> pd.DataFrame:
     `ahead_of_last`, `ahead_of_val_selected`: by how much the oracle `best_test` is ahead, the mean over replicates, and
     the largest as `…_most`.  `validation`: the labels that `val_selected` looked at.  `trials`: of one setting.
     """
-    scores = pd.DataFrame({rule: accuracy(trials, rule) for rule in SELECTION})
+    scores = pd.DataFrame({rule: accuracy(trials, rule) for rule in SELECTION_RULES})
     ahead = {f"ahead_of_{rule}": scores["best_test"] - scores[rule] for rule in ("last", "val_selected")}
     rows = []
     for arm, group in trials.groupby("arm", sort=False, observed=True):
@@ -235,7 +236,7 @@ def rule_table(trials: pd.DataFrame) -> pd.DataFrame:
             row |= {name: here.mean(skipna=False), f"{name}_most": here.max(skipna=False)}
         rows.append(row)
     columns = [name + end for name in ahead for end in ("", "_most")]
-    return pd.DataFrame(rows, columns=["arm", "n", "validation", *SELECTION, *columns])
+    return pd.DataFrame(rows, columns=["arm", "n", "validation", *SELECTION_RULES, *columns])
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -23,30 +23,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 from analysis import statistics
 from analysis.statistics import Comparison
 
 ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
-FEWEST = 4  # replicates that allow a verdict
-MOST = 1000  # replicates that are worth naming
-SPREAD = 0.004  # of a difference, where nothing is measured: of two runs of 0.28 points each, the median of public logs
-OPEN = ("undecided", "no verdict")  # what more replicates may change; the second: there can be none yet, and `why`
-VERDICTS = ("helps", "hurts", "equivalent", *OPEN)
-HOPELESS = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
-DRAWS = 500_000  # of the null distribution over looks
-RESOLVED = 200  # draws below a p by which its adjustment is known
+FEWEST_REPLICATES = 4  # that allow a verdict
+MOST_REPLICATES = 1000  # that are worth naming as needed
+ASSUMED_DEVIATION = (
+    0.004  # of a difference not measured yet: of two runs of 0.28 points each, the median of public logs
+)
+OPEN_VERDICTS = ("undecided", "no verdict")  # which more replicates may change; the second: `why` there is none yet
+VERDICTS = ("helps", "hurts", "equivalent", *OPEN_VERDICTS)
+FUTILE_BELOW = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
+NULL_DRAWS = 500_000  # of the null distribution over looks
+RESOLVED_DRAWS = 200  # draws below a p by which its adjustment is known
 
-COLUMNS = (  # of `contrasts`
+CONTRAST_COLUMNS = (  # of `judge_contrasts`
     *("arm", "against", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
     *("diverged", "diverged_against"),
     *("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", "why", "more", "look", "looked"),
 )
 
 
-class Looked(NamedTuple):
+class Look(NamedTuple):
     """One contrast at one look."""
 
     replicates: int  # of each arm that were asked for by then
@@ -70,11 +71,13 @@ def equivalence_p(comparison: Comparison, smallest_effect: float) -> float:
     """The larger p of the two one-sided tests that the difference lies within ± `smallest_effect`; NaN if that is 0."""
     if smallest_effect <= 0:
         return float("nan")
+    from scipy.special import stdtr  # see `statistics.t_interval`
+
     distance = (abs(comparison.difference) - smallest_effect) / comparison.error
     return float(stdtr(comparison.freedom, distance))
 
 
-def over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
+def p_over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
     """p after the looks taken so far, valid whenever one stops; NaN before the first.
 
     `p`: one each of the looks taken, in order.  `looks`: replicates at every declared look.  `sides`: 2 for the test
@@ -87,7 +90,7 @@ def over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
     if len(looks) == 1:
         return smallest
     null = _null(tuple(looks), sides)
-    floor = null[RESOLVED - 1]
+    floor = null[RESOLVED_DRAWS - 1]
     bound = min(len(looks) * smallest, 1.0)  # Bonferroni's, where too few draws are as extreme
     if smallest < floor:
         return bound
@@ -98,9 +101,11 @@ def over_looks(p: ArrayLike, looks: Sequence[int], sides: int = 2) -> float:
 @lru_cache(maxsize=32)
 def _null(looks: tuple[int, ...], sides: int) -> NDArray[np.float64]:
     """The smallest p over the looks of independent standard normal differences, sorted, (DRAWS,)."""
+    from scipy.special import stdtr
+
     random = np.random.default_rng(0)
     parts, chunk = [], 50_000
-    for _ in range(DRAWS // chunk):
+    for _ in range(NULL_DRAWS // chunk):
         sums, squares, smallest = np.zeros(chunk), np.zeros(chunk), np.ones(chunk)
         for before, n in pairwise((0, *looks)):
             values = random.standard_normal((n - before, chunk))
@@ -114,7 +119,7 @@ def _null(looks: tuple[int, ...], sides: int) -> NDArray[np.float64]:
     return np.sort(np.concatenate(parts))
 
 
-def level_of_a_look(alpha: float, looks: Sequence[int], sides: int = 2) -> float:
+def level_per_look(alpha: float, looks: Sequence[int], sides: int = 2) -> float:
     """The p that each of the declared looks may claim, so that all of them together err in a share `alpha`."""
     if len(looks) < 2:
         return alpha
@@ -129,6 +134,7 @@ def power(
 
     The larger of the two chances; that of equivalence is a lower bound, close where it is not small.
     """
+    from scipy.special import stdtrit
     from scipy.stats import nct  # takes half a second, and few commands ask for power
 
     effect, n = np.asarray(np.abs(effect), dtype=float), np.asarray(n, dtype=float)
@@ -150,17 +156,19 @@ def power(
 def replicates_needed(
     effect: float, deviation: float, smallest_effect: float = 0.0, alpha: float = ALPHA, chance: float = POWER
 ) -> float:
-    """The fewest replicates, at least `FEWEST`, that decide with this chance if mean and spread are as given; NaN where
-    they are not known, infinite where `MOST` do not."""
+    """The fewest replicates that decide with this chance if mean and spread are as given, at least `FEWEST_REPLICATES`.
+
+    NaN where mean or spread is not known, infinite where `MOST_REPLICATES` do not decide.
+    """
     if np.isnan(effect) or not deviation > 0:
         return float("nan")
 
     def lacking(n: int) -> bool:
         return bool(power(effect, n, deviation, smallest_effect, alpha) < chance)
 
-    if lacking(MOST):
+    if lacking(MOST_REPLICATES):
         return float("inf")
-    return float(bisect_left(range(MOST), True, lo=FEWEST, key=lambda n: not lacking(n)))
+    return float(bisect_left(range(MOST_REPLICATES), True, lo=FEWEST_REPLICATES, key=lambda n: not lacking(n)))
 
 
 def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: float = POWER) -> float:
@@ -178,14 +186,14 @@ def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: fl
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
-def contrasts(
+def judge_contrasts(
     declared: Sequence[Mapping[str, Any]],
     trials: pd.DataFrame,
     missing: pd.DataFrame,
     selection: str,
     looks: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """Every declared contrast with its estimate, its two p values and its verdict; see `COLUMNS`.
+    """Every declared contrast with its estimate, its two p values and its verdict; see `CONTRAST_COLUMNS`.
 
     `trials`, `missing`: finished and other planned trials of the base setting.  A verdict waits for all trials that the
     plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
@@ -196,30 +204,29 @@ def contrasts(
     count as chance: a rare divergence moves a mean far, and few replicates may hold none.  p, p_equivalence: of a
     difference other than zero, and of one outside ± smallest_effect; where there are looks, over all of them.  more:
     further replicates that would decide, with a chance of 80 % if difference and spread stay; NaN where none are needed
-    or nothing is known, infinite above `MOST`.  look: replicates at the declared look that decided; looked: at the
-    latest look.
+    or nothing is known, infinite above `MOST_REPLICATES`.  look: replicates at the declared look that decided; looked:
+    at the latest look.
 
     low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks:
     where looks decided when to stop, they hold the truth in 92 to 95 % of studies.
     """
     waiting = missing[missing["status"].isin(["not run", "preempted", "stale"])]
-    planned_rows = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
-    counts = planned_rows.groupby("arm")["replicate"].max() + 1
+    planned = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
+    counts = planned.groupby("arm")["replicate"].max() + 1
     rows: list[dict[str, Any]] = []
-    taken: list[list[Looked]] = []
+    taken: list[list[Look]] = []
     for contrast in declared:
-        arm, against = (trials[trials["arm"] == contrast[role]] for role in ("arm", "against"))
+        pair = [contrast[role] for role in ("arm", "against")]
+        arm, against = (trials[trials["arm"] == name] for name in pair)
         whole = statistics.compare(arm, against, selection)
-        mine = waiting[waiting["arm"].isin([contrast["arm"], contrast["against"]])]
-        both = counts.get(contrast["arm"], 0), counts.get(contrast["against"], 0)
-        planned = min(both) if looks else max(both)  # shifted replicates are waited for, too
-        done: list[Looked] = []
-        for count in looks or (planned,):
-            if (mine["replicate"] < count).any() or count > planned:
-                break
-            then = statistics.compare(_before(arm, count), _before(against, count), selection) if looks else whole
-            done.append(Looked(count, then))
-        enough = [one for one in done if min(one.comparison.n, one.comparison.n_against) >= FEWEST]
+        waiting_replicates = waiting.loc[waiting["arm"].isin(pair), "replicate"]
+        of_both = [counts.get(name, 0) for name in pair]
+        asked = min(of_both) if looks else max(of_both)  # shifted replicates are waited for, too
+        reached = [
+            count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
+        ]  # in order: what waits for a small count waits for a larger one
+        done = [Look(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
+        enough = [look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES]
         rows.append(
             {
                 **contrast,
@@ -228,36 +235,46 @@ def contrasts(
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
                 "diverged": int(statistics.at_chance(arm).sum()),
                 "diverged_against": int(statistics.at_chance(against).sum()),
-                "why": _why(whole, len(mine), bool(enough)),
+                "why": _why(whole, len(waiting_replicates), bool(enough)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }
         )
         taken.append(enough)
-    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame = pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
     for column in ("verdict", "why", "reason"):
         frame[column] = frame[column].astype(object)
-    steps = [_judged(frame, taken, looks, step) for step in range(1, len(looks or (0,)) + 1)]
-    for column in ("p", "p_holm", "p_equivalence", "p_equivalence_holm", "verdict"):
-        frame[column] = steps[-1][column].to_numpy() if column != "p" or looks else frame["p"]
-    decided = frame["verdict"] != "undecided"
-    frame.loc[decided, "why"] = ""
+    frame = _with_verdicts(frame, taken, looks)
+    level = next_level(frame, looks)
+    frame["more"] = [_more_replicates(row, level) for row in statistics.records(frame)]
+    kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)
+    return frame.astype({**kinds, "more": float, "look": float, "looked": float})
+
+
+def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str) -> Comparison:
+    """The comparison of the first so many replicates."""
+    first, first_against = (rows[rows["replicate"] < count] for rows in (arm, against))
+    return statistics.compare(first, first_against, selection)
+
+
+def _with_verdicts(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int]) -> pd.DataFrame:
+    """The contrasts with p values and verdicts, and the look that decided.  `taken`: looks of each that count."""
+    steps = [_judge(frame, taken, looks, step) for step in range(1, len(looks or (0,)) + 1)]
+    for column in ("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", *(["p"] if looks else [])):
+        frame[column] = steps[-1][column].to_numpy()
+    frame.loc[frame["verdict"] != "undecided", "why"] = ""
     if looks:
         open_after = pd.concat([step["verdict"] == "undecided" for step in steps], axis=1).sum(axis=1)
         frame["look"] = [looks[count] if count < len(looks) else np.nan for count in open_after]
     frame.loc[frame["why"] != "", "verdict"] = "no verdict"
-    level = open_level(frame, looks)
-    frame["more"] = [
-        np.nan
-        if row["verdict"] not in OPEN
-        else max(
-            replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level)
-            - min(row["n"], row["n_against"]),
-            1,
-        )
-        for row in statistics.records(frame)
-    ]
-    kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)
-    return frame.astype({**kinds, "more": float, "look": float, "looked": float})
+    return frame
+
+
+def _more_replicates(row: Mapping[str, Any], level: float) -> float:
+    """Further replicates that would decide a contrast, at least one; NaN where it is decided."""
+    if row["verdict"] not in OPEN_VERDICTS:
+        return np.nan
+    needed = replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level)
+    return max(needed - min(row["n"], row["n_against"]), 1)
 
 
 def declarations(
@@ -281,20 +298,20 @@ def declarations(
     first: dict[tuple[Any, ...], pd.Timestamp] = {}
     unknown = set()
     for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):
-        before = json.loads(text)
-        trials = _of_arms(before)
-        for contrast in before.get("contrasts", []):
-            key = _asks(contrast, trials)
+        submitted = json.loads(text)
+        trials = _trials_of_arms(submitted)
+        for contrast in submitted.get("contrasts", []):
+            key = _identity(contrast, trials)
             if pd.isna(at):
                 unknown.add(key)
             else:
                 first[key] = min(first.get(key, at), at)
     rows = []
-    here = _of_arms(record)
+    trials = _trials_of_arms(record)
     for contrast in contrasts:
-        key = _asks(contrast, here)
+        key = _identity(contrast, trials)
         at = pd.NaT if key in unknown else first.get(key, pd.NaT)
-        of_arms = {trial for role in ("arm", "against") for trial in here.get(contrast[role], [])}
+        of_arms = {trial for role in ("arm", "against") for trial in trials.get(contrast[role], [])}
         seen = {trial for trial in of_arms if trial in ended and (at is pd.NaT or ended[trial] < at)}
         rows.append([at, 0 if key in unknown else len(seen), len(of_arms)])
     frame = pd.DataFrame(rows, columns=["declared_at", "declared_after", "declared_of"])
@@ -303,35 +320,33 @@ def declarations(
 
 
 def declared_late(row: Mapping[str, Any]) -> str:
-    """What to say of a contrast that was declared, or changed, when some of its trials had ended; else nothing."""
-    if not row["declared_after"]:
-        return ""
-    return f"declared after {row['declared_after']} of {row['declared_of']} trials had ended"
+    """`declared after 3 of 8 trials had ended`; nothing where that is not so, or not known.
+
+    `row`: of a contrast, with the columns of `declarations` where these are known.
+    """
+    after, of = (row.get(name, np.nan) for name in ("declared_after", "declared_of"))
+    return f"declared after {after:g} of {of:g} trials had ended" if after and not np.isnan(after) else ""
 
 
-def _of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
+def _trials_of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
     """Trials of each arm in the base setting, by replicate."""
-    found: dict[str, list[str]] = {}
-    for entry in sorted(record.get("trials", []), key=lambda entry: entry["replicate"]):
-        if not entry["setting"]:
-            found.setdefault(entry["arm"], []).append(entry["trial"])
-    return found
+    trials: dict[str, list[str]] = {}
+    for planned in sorted(record.get("trials", []), key=lambda planned: planned["replicate"]):
+        if not planned["setting"]:
+            trials.setdefault(planned["arm"], []).append(planned["trial"])
+    return trials
 
 
-def _asks(contrast: Mapping[str, Any], trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+def _identity(contrast: Mapping[str, Any], trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
     """What makes a contrast the same as another: an arm that is not planned in the base setting counts by its name."""
     pair = (trials.get(contrast[role], [contrast[role]])[0] for role in ("arm", "against"))
     return (*pair, contrast.get("direction", "any"), contrast.get("smallest_effect", 0.0))
 
 
-def open_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
+def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
     """The level at which an undecided contrast would be tested next, at one look: Holm's, over those that are open."""
     alpha = ALPHA / max(1, int((~(frame["p_holm"] <= ALPHA)).sum()))
-    return level_of_a_look(alpha, looks) if len(looks) > 1 else alpha
-
-
-def _before(rows: pd.DataFrame, replicate: int) -> pd.DataFrame:
-    return rows[rows["replicate"] < replicate]
+    return level_per_look(alpha, looks) if len(looks) > 1 else alpha
 
 
 def _why(whole: Comparison, waiting: int, enough: bool) -> str:
@@ -339,28 +354,29 @@ def _why(whole: Comparison, waiting: int, enough: bool) -> str:
     fewest = min(whole.n, whole.n_against)
     if not fewest:
         return "no finished replicates of both arms in the base setting"
-    if fewest < FEWEST:
-        return f"{fewest} {'replicate is' if fewest == 1 else 'replicates are'} too few: a verdict needs {FEWEST}"
+    if fewest < FEWEST_REPLICATES:
+        are = "replicate is" if fewest == 1 else "replicates are"
+        return f"{fewest} {are} too few: a verdict needs {FEWEST_REPLICATES}"
     if np.isnan(whole.error):
         return "the replicates do not differ at all, so nothing tells how sure the difference is"
     if waiting and not enough:
         return f"{waiting} planned {'trial has' if waiting == 1 else 'trials have'} not run"
-    return "" if enough else f"lost trials left fewer than {FEWEST} replicates at every look so far"
+    return "" if enough else f"lost trials left fewer than {FEWEST_REPLICATES} replicates at every look so far"
 
 
-def _judged(frame: pd.DataFrame, taken: Sequence[Sequence[Looked]], looks: Sequence[int], step: int) -> pd.DataFrame:
+def _judge(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int], step: int) -> pd.DataFrame:
     """p values and verdicts as they stood after that many looks."""
     rows = []
-    for contrast, done in zip(statistics.records(frame), taken, strict=True):
-        seen = [one.comparison for one in done if not looks or one.replicates <= looks[step - 1]]
-        zero = [one.p for one in seen]
-        within = [equivalence_p(one, contrast["smallest_effect"]) for one in seen]
+    for contrast, of_contrast in zip(statistics.records(frame), taken, strict=True):
+        seen = [look.comparison for look in of_contrast if not looks or look.replicates <= looks[step - 1]]
+        p_zero = [comparison.p for comparison in seen]
+        p_within = [equivalence_p(comparison, contrast["smallest_effect"]) for comparison in seen]
         if looks:
-            p, p_equivalence = over_looks(zero, looks, 2), over_looks(within, looks, 1)
+            p, p_equivalence = p_over_looks(p_zero, looks, 2), p_over_looks(p_within, looks, 1)
         else:
-            p, p_equivalence = (values[-1] if values else np.nan for values in (zero, within))
-        best = int(np.nanargmin(zero)) if not np.isnan(zero).all() and zero else None
-        rows.append([p, p_equivalence, np.nan if best is None else seen[best].difference])
+            p, p_equivalence = (values[-1] if values else np.nan for values in (p_zero, p_within))
+        clearest = int(np.nanargmin(p_zero)) if p_zero and not np.isnan(p_zero).all() else None
+        rows.append([p, p_equivalence, np.nan if clearest is None else seen[clearest].difference])
     judged = pd.DataFrame(rows, columns=["p", "p_equivalence", "difference"], dtype=float)
     judged["p_holm"], judged["p_equivalence_holm"] = holm(judged["p"]), holm(judged["p_equivalence"])
     differs = np.where(judged["difference"] > 0, "helps", "hurts")
@@ -369,8 +385,8 @@ def _judged(frame: pd.DataFrame, taken: Sequence[Sequence[Looked]], looks: Seque
     return judged
 
 
-def hopeless(row: Mapping[str, Any], last: int, alpha: float) -> bool:
-    """Whether the last look would hardly decide a contrast (a row of `contrasts`).
+def is_futile(row: Mapping[str, Any], last: int, alpha: float) -> bool:
+    """Whether the last look would hardly decide a contrast (a row of `judge_contrasts`).
 
     Not even if the truth lay a standard error to the better side for one of the two questions.  To stop for that makes
     no claim, so it costs no error.
@@ -379,4 +395,4 @@ def hopeless(row: Mapping[str, Any], last: int, alpha: float) -> bool:
         return False
     places = (abs(row["difference"]) + row["error"], max(abs(row["difference"]) - row["error"], 0.0))
     chances = power(np.array(places), last, row["deviation"], row["smallest_effect"], alpha)
-    return bool((chances < HOPELESS).all())
+    return bool((chances < FUTILE_BELOW).all())

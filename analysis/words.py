@@ -12,13 +12,13 @@ from analysis import statistics
 from lnl.storage import outcomes
 from lnl.storage.places import short_hash
 
-LONGEST = 60  # characters of a name in figures and texts
-FACTORS = {
+LONGEST_NAME = 60  # characters of a name in figures and texts
+FACTOR_NAMES = {
     "labels": "labelled images",
     "noise.rate": "noise rate",
     "unlabelled_ratio": "labelled : unlabelled",
 }
-METRICS = {
+METRIC_NAMES = {
     "train/loss": "training loss",
     "test/accuracy": "test accuracy (%)",
     "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
@@ -31,22 +31,22 @@ METRICS = {
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
     "oracle/memorised": "memorised\nwrong labels (%)",
 }
-PERCENT = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
+PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
     "smallest effect that matters (two one-sided t tests, likewise). Undecided: neither."
 )
 
 
-def words(name: str) -> str:
+def readable(name: str) -> str:
     """`frozen_head` -> `frozen head`; a long name is its beginning and a hash of all of it."""
     text = " ".join(name.replace("_", " ").split())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 10]}… {short_hash(name)[:8]}"
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 10]}… {short_hash(name)[:8]}"
 
 
 def factor_name(factor: str) -> str:
     """As it stands on an axis or in a caption."""
-    return FACTORS.get(factor, words(factor.rpartition(".")[2]))
+    return FACTOR_NAMES.get(factor, readable(factor.rpartition(".")[2]))
 
 
 def level_name(factor: str, level: Any) -> str:
@@ -56,16 +56,16 @@ def level_name(factor: str, level: Any) -> str:
     if factor == "noise.rate" and isinstance(level, int | float):
         return f"{100 * level:g} %"
     if isinstance(level, Mapping):  # settings with fields of their own, such as noise
-        return in_words(level)
+        return settings_in_words(level)
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def setting_name(setting: Mapping[str, Any]) -> str:
     """`{"labels": 40, "noise.rate": 0.1}` -> `40 labels, 10 % noise`."""
-    return ", ".join(_level_in_words(factor, level) for factor, level in setting.items()) or "base"
+    return ", ".join(level_phrase(factor, level) for factor, level in setting.items()) or "base"
 
 
-def _level_in_words(factor: str, level: Any) -> str:
+def level_phrase(factor: str, level: Any) -> str:
     if factor == "noise":
         return level_name(factor, level)
     if factor in ("labels", "probe"):
@@ -81,16 +81,16 @@ def metric_name(metric: str) -> str:
     """As it stands on an axis: test/accuracy is test accuracy (%)."""
     split, _, name = metric.partition("/")
     shown = {"train": "training"}.get(split, split)
-    return METRICS.get(metric, f"{shown} {words(name)}" + " (%)" * metric.endswith(PERCENT))
+    return METRIC_NAMES.get(metric, f"{shown} {readable(name)}" + " (%)" * metric.endswith(PERCENT_METRICS))
 
 
-def _scale(metric: str) -> float:
-    return 100.0 if metric.endswith(PERCENT) else 1.0
+def axis_scale(metric: str) -> float:
+    return 100.0 if metric.endswith(PERCENT_METRICS) else 1.0
 
 
 def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
     """The selection rule in words, and what was done with trials that diverged or have no value."""
-    text = f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection})."
+    text = f"Test accuracy {statistics.SELECTION_RULES[selection]} (selection rule {selection})."
     if selection == "val_selected":
         kinds = sorted(trials["validation_labels"].dropna().unique())
         text = text.replace("validation accuracy", f"accuracy on {' or '.join(kinds) or 'absent'} validation labels")
@@ -115,6 +115,11 @@ def plural(noun: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `3 trials`."""
+    return f"{count} {plural(noun, count)}"
+
+
 def difference_text(difference: float, low: float, high: float) -> str:
     """In percentage points: `−0.42 [−1.10, 0.26]`, or `−0.42` where there is no interval."""
     if np.isnan(difference):
@@ -134,25 +139,27 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
 
 
-def _group_name(column: str, level: Any) -> str:
-    return words(level) if column == "arm" else _level_in_words(column, level)
+def group_name(column: str, level: Any) -> str:
+    return readable(level) if column == "arm" else level_phrase(column, level)
 
 
-def _one_line(metric: str) -> str:
+def metric_in_text(metric: str) -> str:
     return metric_name(metric).replace("\n", " ")
 
 
-def sentence(text: str) -> str:
+def capitalised(text: str) -> str:
     """With a capital letter."""
     return text[:1].upper() + text[1:]
 
 
-def _listed(parts: Iterable[str]) -> str:
-    *most, last = list(parts)
-    return f"{', '.join(most)} and {last}" if most else last
+def listed(parts: Iterable[str]) -> str:
+    *first, last = list(parts)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
+def settings_in_words(settings: Mapping[str, Any]) -> str:
     """Values of settings with fields of their own, kind and rate first: rows keep their keys in another order."""
     keys = sorted(settings, key=lambda key: (key != "kind", key != "rate", key))
-    return " ".join(in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys)
+    return " ".join(
+        settings_in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys
+    )

@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from analysis.results import load
+from analysis.results import read_results
 from lnl.storage.outcomes import selection_rules
 from lnl.storage.places import canonical, now, short_hash
-from lnl.storage.read import write_rows
 from lnl.storage.schema import EPOCHS, TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 
@@ -122,11 +122,11 @@ def main() -> None:
         trials, epochs = (root / table / f"study={STUDY}" for table in ("trials", "epochs"))
         test_accuracy = [("split", "=", "test"), ("metric", "=", "accuracy")]
         needed = ["trial", "attempt", "epoch", "split", "metric", "value"]
-        study, duck = load(root, STUDY), duckdb.connect()
+        study, duck = read_results(root, STUDY), duckdb.connect()
         where = "where split = 'test' and metric = 'accuracy'"
         cases: dict[str, dict[str, Callable[[], Any]]] = {
             "the trial table": {
-                "analysis.results": lambda: load(root, STUDY).trials,
+                "analysis.results": lambda: read_results(root, STUDY).trials,
                 "the store, every file opened": lambda: Store(root).read("trials", STUDY, check=True)[0],
                 "DuckDB": lambda: duck.sql(f"select * from '{trials}/*.parquet'").to_arrow_table().to_pandas(),
                 "pandas.read_parquet of the folder": lambda: pd.read_parquet(trials),

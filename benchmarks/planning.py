@@ -21,9 +21,9 @@ from statistics import median
 from lnl.cli.studies import find_study
 from lnl.storage.outcomes import selection_rules
 from lnl.storage.places import now
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.study.plan import Planned, plan_row
 from lnl.trial.provenance import Current
 

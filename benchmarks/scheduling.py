@@ -64,7 +64,7 @@ def bare(study: Study, folder: Path) -> None:
 def ours(study: Study, folder: Path) -> None:
     from lnl.execution import job, runner
 
-    outcome = runner.run_plan(study.plan(), job.Settings(storage=folder), Silent())
+    outcome = runner.run_plan(study.plan(), job.RunSettings(storage=folder), Silent())
     assert all(status.state == "done" for status in outcome.statuses), outcome
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analysis import load
-from analysis.figures.inside import ORACLES
+from analysis.figures.inside import ORACLE_METRICS
 from lnl.storage.schema import TABLES
 
 FIXTURE = Path(__file__).parent / "fixture" / "results"
@@ -44,7 +44,7 @@ def make(results: Path, out: Path = FIXTURE) -> None:
         done = study.trials["trial"].tolist()
         first = study.trials[~study.trials["setting"].map(bool).astype(bool) & (study.trials["replicate"] == 0)]
         metrics = {metric for panel in study.plan["panels"].values() for metric in panel["curves"]}.union(
-            *ORACLES.values()
+            *ORACLE_METRICS.values()
         )
         measured = pc.binary_join_element_wise(rows["epochs"]["split"], rows["epochs"]["metric"], "/")
         rows["epochs"] = rows["epochs"].filter(pc.is_in(measured, pa.array(sorted(metrics))))

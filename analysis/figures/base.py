@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,8 +20,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-if TYPE_CHECKING:
-    from analysis.results import Study
+from analysis.results import Results
 
 STYLE: Any = {
     "font.size": 9,
@@ -43,18 +42,20 @@ STYLE: Any = {
     "text.parse_math": False,  # names are text: a dollar sign is one
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
-OWN_TO_MATPLOTLIB = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
-TOGETHER = 7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
-WIDTH = 9.6  # inches; the report shows them at about 100 px each
+NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
+MOST_ARMS_TOGETHER = (
+    7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
+)
+PAGE_WIDTH = 9.6  # inches; the report shows them at about 100 px each
 # Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LINES = ("-", "--", ":")  # after six arms the colours come again with another line
-NAMED = (  # levels that are names, such as kinds of noise; Paul Tol's muted scheme without the two of right and wrong
+ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+ARM_LINES = ("-", "--", ":")  # after six arms the colours come again with another line
+NAME_COLOURS = (  # of levels that are names, such as kinds of noise; Paul Tol's muted scheme without two
     *("#332288", "#88CCEE", "#117733", "#DDCC77", "#AA4499", "#999933", "#661100", "#CC6677"),
 )
-FAINT = 0.28
-DARK = "#444444"
-MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with another marker
+FAINT_ALPHA = 0.28
+DARK_GREY = "#444444"
+CLASS_MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with another marker
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def drawing() -> Iterator[None]:
 
     A sign that no font has, such as one of Chinese, is drawn as a box, without a word.
     """
-    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in OWN_TO_MATPLOTLIB}
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in NOT_STYLE}
     with matplotlib.rc_context({**plain, **STYLE}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
@@ -117,17 +118,17 @@ class Look:
     line: Any = "-"
 
 
-def _annotate(axes: Axes, position: float, text: str, beside: float = 8, **look: Any) -> None:
+def annotate_right(axes: Axes, position: float, text: str, beside: float = 8, **look: Any) -> None:
     """Text so many points right of the axes, at a height in data."""
     place: Any = dict(xycoords=axes.get_yaxis_transform(), xytext=(beside, 0), textcoords="offset points")
     axes.annotate(text, (1, position), va="center", fontsize=8.5, annotation_clip=False, **place, **look)
 
 
-def _width(panels: int) -> float:
-    return min(WIDTH, 1.6 + 1.8 * panels)
+def panels_width(panels: int) -> float:
+    return min(PAGE_WIDTH, 1.6 + 1.8 * panels)
 
 
-def arm_looks(study: Study) -> dict[str, Look]:
+def arm_looks(study: Results) -> dict[str, Look]:
     """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere.
 
     Searched arms come last, and have their look before their search is over.
@@ -137,7 +138,8 @@ def arm_looks(study: Study) -> dict[str, Look]:
     base = next((name for name, overrides in study.plan["arms"].items() if not overrides), names[0])
     others = [name for name in names if name != base]
     looks = {
-        name: Look(COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]) for i, name in enumerate(others)
+        name: Look(ARM_COLOURS[i % len(ARM_COLOURS)], ARM_LINES[i // len(ARM_COLOURS) % len(ARM_LINES)])
+        for i, name in enumerate(others)
     }
     return {base: Look("#000000"), **looks}
 
@@ -145,35 +147,38 @@ def arm_looks(study: Study) -> dict[str, Look]:
 def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
     """Numbers have an order: a sequential map, dark to light; names have colours of their own.  No arm uses them."""
     if len(values) > 2 and all(isinstance(value, str) for value in values):
-        return {value: Look(NAMED[i % len(NAMED)], LINES[i // len(NAMED)]) for i, value in enumerate(values)}
+        return {
+            value: Look(NAME_COLOURS[i % len(NAME_COLOURS)], ARM_LINES[i // len(NAME_COLOURS)])
+            for i, value in enumerate(values)
+        }
     shades = colour_map("plasma")(np.linspace(0.05, 0.8, max(len(values), 2)))
     return {value: Look(tuple(shade)) for value, shade in zip(values, shades, strict=False)}
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _laid_out(figure: Figure) -> Figure:
+def laid_out(figure: Figure) -> Figure:
     """Placed once and for all: constrained layout starts from what it left, so each rendering would move a little."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
-def _levels(rows: pd.DataFrame, column: str) -> list[Any]:
+def used_levels(rows: pd.DataFrame, column: str) -> list[Any]:
     """Categories that occur, in declared order."""
     return list(rows[column].cat.remove_unused_categories().cat.categories)
 
 
-def _possible(low: float, high: float) -> tuple[float, float]:
+def within_percent(low: float, high: float) -> tuple[float, float]:
     """Axis limits in percent without the room that wide intervals ask for outside 0 to 100."""
     return max(low, -3.0), min(high, 103.0)
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
+def legend_above(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
     """Above the axes, read row by row."""
     widths = [7 + len(name) for name, _ in entries]  # in characters, of which an inch holds about 12
     room = int(12 * figure.get_figwidth())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,72 +11,69 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from analysis import statistics
-from analysis.verdicts import OPEN
-
-if TYPE_CHECKING:
-    pass
-from analysis.figures.base import DARK, Plot, _annotate, _figure, _laid_out, drawing
-from analysis.words import VERDICT_SENTENCE, count_sentence, difference_text, words
+from analysis.figures.base import DARK_GREY, Plot, annotate_right, drawing, laid_out, new_figure
+from analysis.verdicts import OPEN_VERDICTS
+from analysis.words import VERDICT_SENTENCE, count_sentence, difference_text, readable
 
 # Okabe & Ito's, dark enough for text on white; without colour the markers and the words tell
-VERDICTS = {  # word -> colour, marker
+VERDICT_MARKS = {  # word -> colour, marker
     "helps": ("#0060a0", ">"),
     "hurts": ("#b84a00", "<"),
     "equivalent": ("#007a59", "s"),
     "undecided": ("#6b6b6b", "o"),
     "no verdict": ("#6b6b6b", "o"),
 }
-RULES = {"last10": ("#0060a0", "D"), "val_selected": ("#007a59", "^"), "best_test": ("#b84a00", "o")}
+RULE_MARKS = {"last10": ("#0060a0", "D"), "val_selected": ("#007a59", "^"), "best_test": ("#b84a00", "o")}
 
 
 @drawing()
-def forest(contrasts: pd.DataFrame) -> Plot:
-    """The declared contrasts (`Study.contrasts`): verdict, difference, interval, zero line and the effect that matters.
+def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
+    """The declared contrasts: verdict, difference, interval, zero line and the effect that matters.
 
-    Raises ValueError for contrasts under two selection rules.
+    `contrasts`: from `Results.contrasts`.  Raises ValueError for contrasts under two selection rules.
     """
-    selection = statistics.only_rule(contrasts["selection"])
-    figure = _figure(1.1 + 0.36 * len(contrasts))
+    selection = statistics.shared_rule(contrasts["selection"])
+    figure = new_figure(1.1 + 0.36 * len(contrasts))
     axes = figure.subplots()
     rows = statistics.records(contrasts)
-    names = [f"{words(row['arm'])}  −  {words(row['against'])}" for row in rows]
-    colours, markers = zip(*(VERDICTS[row["verdict"]] for row in rows), strict=True)
-    _draw_forest(axes, contrasts, colours, markers, beside=76)
+    names = [f"{readable(row['arm'])}  −  {readable(row['against'])}" for row in rows]
+    colours, markers = zip(*(VERDICT_MARKS[row["verdict"]] for row in rows), strict=True)
+    draw_forest(axes, contrasts, colours, markers, beside=76)
     for position, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        _annotate(axes, position, row["verdict"], color=colour, fontweight="bold")
+        annotate_right(axes, position, row["verdict"], color=colour, fontweight="bold")
     for place, heading in ((8, "verdict"), (76, "difference [95 % interval]")):
-        _annotate(axes, -0.8, heading, place, color=DARK)
+        annotate_right(axes, -0.8, heading, place, color=DARK_GREY)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("← worse      difference in test accuracy (percentage points)      better →")
     caption = (
         "Declared contrasts, first arm minus second, in the base setting. "
-        f"Test accuracy {statistics.SELECTION[selection]} (selection rule {selection}). "
-        f"Bars: 95 % t interval{_pairing_sentence(contrasts)}{_band_sentence(contrasts)} {VERDICT_SENTENCE}"
+        f"Test accuracy {statistics.SELECTION_RULES[selection]} (selection rule {selection}). "
+        f"Bars: 95 % t interval{pairing_sentence(contrasts)}{band_sentence(contrasts)} {VERDICT_SENTENCE}"
     )
-    return Plot(_laid_out(figure), contrasts, caption)
+    return Plot(laid_out(figure), contrasts, caption)
 
 
 @drawing()
-def selection_rules(frame: pd.DataFrame) -> Plot:
+def rules_figure(frame: pd.DataFrame) -> Plot:
     """By how much each selection rule is ahead of the last epoch, for each arm.
 
     `frame`: from `statistics.rule_table`.
     """
-    figure = _figure(1.0 + 0.3 * len(frame))
+    figure = new_figure(1.0 + 0.3 * len(frame))
     axes = figure.subplots()
-    axes.axvline(0, color=DARK, linewidth=0.9, zorder=1)
+    axes.axvline(0, color=DARK_GREY, linewidth=0.9, zorder=1)
     height = np.arange(len(frame))
-    ahead = {rule: 100 * (frame[rule] - frame["last"]) for rule in RULES if frame[rule].notna().any()}
+    ahead = {rule: 100 * (frame[rule] - frame["last"]) for rule in RULE_MARKS if frame[rule].notna().any()}
     axes.hlines(height, 0, ahead["best_test"], color="#cfcfcf", linewidth=1.2, zorder=1)
     for rule, values in ahead.items():
-        colour, marker = RULES[rule]
+        colour, marker = RULE_MARKS[rule]
         inside, name = ("white", "best_test, an oracle") if rule == "best_test" else (colour, rule)
         axes.plot(values, height, marker, color=colour, markersize=6, markerfacecolor=inside, label=name)
-    most = 100 * frame["ahead_of_last_most"]
-    axes.plot(most, height, "|", color=DARK, markersize=8, label="the oracle's largest lead")
+    largest = 100 * frame["ahead_of_last_most"]
+    axes.plot(largest, height, "|", color=DARK_GREY, markersize=8, label="the oracle's largest lead")
     figure.legend(loc="outside upper left", ncols=4, handletextpad=0.1, columnspacing=1.6)
-    axes.set_yticks(height, [words(arm) for arm in frame["arm"]])
+    axes.set_yticks(height, [readable(arm) for arm in frame["arm"]])
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("test accuracy minus that at the last epoch (percentage points)")
@@ -85,17 +82,17 @@ def selection_rules(frame: pd.DataFrame) -> Plot:
         f"that at the last epoch; {count_sentence(frame['n'].tolist())}. The oracle chooses its epoch by looking at "
         "the test set; the tick is its largest lead in any replicate."
     )
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(laid_out(figure), frame, caption)
 
 
-def _draw_forest(
+def draw_forest(
     axes: Axes, rows: pd.DataFrame, colours: Sequence[Any], markers: Sequence[str] = "", beside: float = 8
 ) -> None:
     """Differences and intervals at heights 0, 1, …, their numbers right of the axes; rows without one stay empty.
 
     `markers`: of the differences, discs where none are given; those of the undecided are hollow.
     """
-    axes.axvline(0, color=DARK, linewidth=0.9, zorder=1)
+    axes.axvline(0, color=DARK_GREY, linewidth=0.9, zorder=1)
     axes.grid(axis="y", visible=False)
     for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
         difference, low, high, half = (100 * row[name] for name in ("difference", "low", "high", "smallest_effect"))
@@ -106,14 +103,14 @@ def _draw_forest(
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
         axes.hlines(position, low, high, color=colour, linewidth=2.2)
-        inside = "white" if row.get("verdict") in OPEN else colour
+        inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
         axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
         text = difference_text(row["difference"], row["low"], row["high"])
-        _annotate(axes, position, f"{text}   n = {count}", beside)
+        annotate_right(axes, position, f"{text}   n = {count}", beside)
 
 
-def _pairing_sentence(compared: pd.DataFrame) -> str:
+def pairing_sentence(compared: pd.DataFrame) -> str:
     paired = compared.loc[compared["difference"].notna(), "paired"].astype(bool)
     if paired.empty:
         return "."
@@ -124,6 +121,6 @@ def _pairing_sentence(compared: pd.DataFrame) -> str:
     return ", unpaired (Welch): no replicates whose stored data, noise and split hashes agree."
 
 
-def _band_sentence(compared: pd.DataFrame) -> str:
+def band_sentence(compared: pd.DataFrame) -> str:
     declared = (compared["smallest_effect"] > 0) & compared["difference"].notna()
     return " Grey band: smaller than the smallest effect declared to matter." if declared.any() else ""

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.cost import IDLE, KINDS, Ledger
-from analysis.figures.base import Plot, _figure, _laid_out, drawing
-from analysis.words import words
+from analysis.cost import ATTEMPT_KINDS, IDLE, Ledger
+from analysis.figures.base import Plot, drawing, laid_out, new_figure
+from analysis.words import readable
 
-COLOURS = {
+KIND_COLOURS = {
     "useful": "#0072B2",
     "failed": "#D55E00",
     "pruned": "#CC79A7",
@@ -23,14 +23,14 @@ COLOURS = {
 
 
 @drawing()
-def bars(ledger: Ledger) -> Plot:
+def cost_figure(ledger: Ledger) -> Plot:
     """Stacked bars, one per arm, of hours of use and of none; the last is idle time."""
     units, arms = ledger.units(), ledger.arms()
     names = {unit: list(arms.loc[arms["unit"] == unit, "arm"]) for unit in units}
     rows = [
         {"unit": row["unit"], "arm": row["arm"], "kind": kind, "hours": row[kind]}
         for row in statistics.records(arms)
-        for kind in KINDS
+        for kind in ATTEMPT_KINDS
         if row[kind] > 0
     ]
     for unit, hours in ledger.idle.items():
@@ -38,30 +38,30 @@ def bars(ledger: Ledger) -> Plot:
         rows.append({"unit": unit, "arm": IDLE, "kind": IDLE, "hours": hours})
     drawn = pd.DataFrame(rows, columns=["unit", "arm", "kind", "hours"])
     counts = [max(1, len(names[unit])) for unit in units]
-    figure = _figure(0.9 * len(units) + 0.26 * sum(counts))
+    figure = new_figure(0.9 * len(units) + 0.26 * sum(counts))
     panels = np.atleast_1d(figure.subplots(len(units), 1, height_ratios=counts))
     for axes, unit in zip(panels, units, strict=True):
-        mine, at = drawn[drawn["unit"] == unit], {arm: place for place, arm in enumerate(names[unit])}
+        of_unit, at = drawn[drawn["unit"] == unit], {arm: place for place, arm in enumerate(names[unit])}
         left = np.zeros(len(at))
-        for kind, colour in COLOURS.items():
+        for kind, colour in KIND_COLOURS.items():
             widths = np.zeros(len(at))
-            for row in statistics.records(mine[mine["kind"] == kind]):
+            for row in statistics.records(of_unit[of_unit["kind"] == kind]):
                 widths[at[row["arm"]]] = row["hours"]
             if widths.any():
                 axes.barh(np.arange(len(at)), widths, left=left, color=colour, height=0.62, label=kind)
             left += widths
-        axes.set_yticks(np.arange(len(at)), [words(arm) for arm in at])
+        axes.set_yticks(np.arange(len(at)), [readable(arm) for arm in at])
         axes.set_ylim(len(at) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(unit)
-    found: dict[str, Any] = {}
+    bars: dict[str, Any] = {}
     for axes in panels:
-        found |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    shown = [kind for kind in COLOURS if kind in found]
-    handles = [found[kind] for kind in shown]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(COLOURS), columnspacing=1.6)
+        bars |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    shown = [kind for kind in KIND_COLOURS if kind in bars]
+    handles = [bars[kind] for kind in shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(KIND_COLOURS), columnspacing=1.6)
     caption = (
         "What each arm cost, by what became of its attempts: time from start to end × devices held, searches apart. "
         "Attempts whose times are not known are not drawn."
     )
-    return Plot(_laid_out(figure), drawn, caption)
+    return Plot(laid_out(figure), drawn, caption)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,32 +14,29 @@ from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
-from analysis.results import in_base
-
-if TYPE_CHECKING:
-    from analysis.results import Study
 from analysis.figures.base import (
-    COLOURS,
-    DARK,
-    MARKERS,
-    TOGETHER,
-    WIDTH,
+    ARM_COLOURS,
+    CLASS_MARKERS,
+    DARK_GREY,
+    MOST_ARMS_TOGETHER,
+    PAGE_WIDTH,
     Look,
     Plot,
     Plots,
-    _figure,
-    _laid_out,
-    _legend,
-    _levels,
-    _width,
     arm_looks,
     colour_map,
     drawing,
+    laid_out,
+    legend_above,
+    new_figure,
+    panels_width,
+    used_levels,
 )
-from analysis.figures.curves import _by_replicate, _draw_curves, _multiples, metric_curves
-from analysis.words import _group_name, count_sentence, sentence, words
+from analysis.figures.curves import by_replicate, draw_curves, metric_curves, multiples_by_metric
+from analysis.results import Results, in_base
+from analysis.words import capitalised, count_sentence, group_name, readable
 
-ORACLES = {  # figure -> its metrics, which need the true labels of training images
+ORACLE_METRICS = {  # figure -> its metrics, which need the true labels of training images
     "selection": ("oracle/selection_auc", "oracle/selection_precision", "oracle/selection_recall"),
     "labels": ("oracle/refined_accuracy", "oracle/pseudo_label_accuracy", "oracle/memorised"),
 }
@@ -48,9 +45,9 @@ QUANTITIES = {  # of one given label, in [0, 1]
     "clean": "clean probability",
     "coefficient": "data coefficient",
 }
-HISTOGRAM = "_histogram"  # end of the name of an array with counts of right and of wrong labels
-MOMENTS = 5  # epochs side by side
-RIGHT, WRONG = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
+HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels
+MOST_EPOCHS = 5  # epochs side by side
+RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
 
 
@@ -58,26 +55,26 @@ MOST_CLASSES = 20  # with a colour of their own
 def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
     """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
 
-    `arrays`: of one trial, from `study.arrays`.  `quantity`: loss, clean or coefficient.
+    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.
     """
-    found = _by_epoch(arrays, f"oracle/{quantity}_histogram")
-    found = _some({epoch: counts for epoch, counts in found.items() if counts.sum()})
-    mixtures = _by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
-    figure = _figure(2.5, _width(len(found)))
-    grid = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
+    by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
+    by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
+    mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
+    figure = new_figure(2.5, panels_width(len(by_epoch)))
+    grid = figure.subplots(1, len(by_epoch), sharex=True, squeeze=False)[0]
     drawn = []
-    for axes, (epoch, counts) in zip(grid, found.items(), strict=True):
+    for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
         right, wrong = counts / counts.sum()
         edges = np.linspace(0, 1, len(right) + 1)
         frame = pd.DataFrame({"epoch": epoch, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
-        for share, colour in ((right, RIGHT), (wrong, WRONG)):
+        for share, colour in ((right, RIGHT_COLOUR), (wrong, WRONG_COLOUR)):
             axes.stairs(100 * share, edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(100 * share, edges, color=colour, linewidth=1.2)
         if epoch in mixtures:
             components = _component_shares(mixtures[epoch], edges)
             frame["mixture"] = components.sum(axis=0)
             centres = (edges[1:] + edges[:-1]) / 2
-            axes.plot(centres, 100 * components.T, color=DARK, linewidth=0.8, linestyle="--")
+            axes.plot(centres, 100 * components.T, color=DARK_GREY, linewidth=0.8, linestyle="--")
             axes.plot(centres, 100 * frame["mixture"], color="black", linewidth=1.3)
         axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
         axes.set_xlabel(QUANTITIES[quantity])
@@ -88,16 +85,16 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
         drawn.append(frame)
     grid[0].set_ylabel("share of labels (%)")
     table = pd.concat(drawn, ignore_index=True)
-    entries = [("right given labels", Look(RIGHT)), ("wrong given labels", Look(WRONG))]
+    entries = [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))]
     mixed = "mixture" in table
-    _legend(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK, "--"))] * mixed)])
+    legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
     caption = (
-        f"{sentence(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
-        f"{len(found[min(found)][0])} bins, right and wrong ones apart; every panel has its own height."
+        f"{capitalised(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
+        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
-    return Plot(_laid_out(figure), table, caption)
+    return Plot(laid_out(figure), table, caption)
 
 
 @drawing()
@@ -106,31 +103,31 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
 
     `histograms`: replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
     """
-    levels = _levels(histograms, column)
-    figure = _figure(2.7, min(WIDTH, 1.4 + 2.4 * len(levels)))
+    levels = used_levels(histograms, column)
+    figure = new_figure(2.7, min(PAGE_WIDTH, 1.4 + 2.4 * len(levels)))
     grid = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
     drawn = []
     for axes, level in zip(grid, levels, strict=True):
         here = histograms[histograms[column] == level]
-        for kind, (given, colour) in enumerate((("right", RIGHT), ("wrong", WRONG))):
+        for kind, (given, colour) in enumerate((("right", RIGHT_COLOUR), ("wrong", WRONG_COLOUR))):
             values = [_histogram_mean(counts[kind]) for counts in here["array"]]
-            lines, means = _by_replicate(here.assign(value=values))
-            _draw_curves(axes, lines, means, Look(colour), band=True)
+            lines, means = by_replicate(here.assign(value=values))
+            draw_curves(axes, lines, means, Look(colour), band=True)
             identity = {column: level, "given": given}
             drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
-        axes.set_title(_group_name(column, level), loc="left", fontweight="bold")
+        axes.set_title(group_name(column, level), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0.02)
     grid[0].set_ylabel(f"mean {QUANTITIES[quantity]}")
-    _legend(figure, [("right given labels", Look(RIGHT)), ("wrong given labels", Look(WRONG))])
+    legend_above(figure, [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))])
     frame = pd.concat(drawn, ignore_index=True)
     caption = (
         f"Mean {QUANTITIES[quantity]} of right and of wrong given labels after each epoch; band: from the lowest to "
         f"the highest replicate; {count_sentence(frame['n'].tolist())}.{ORACLE_SENTENCE}"
     )
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(laid_out(figure), frame, caption)
 
 
 def _histogram_mean(counts: np.ndarray) -> float:
@@ -141,14 +138,14 @@ def _histogram_mean(counts: np.ndarray) -> float:
 @drawing()
 def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     """The transition matrix that a method estimated last, beside the realised one (K, K).  `arrays`: of one trial."""
-    found = _by_epoch(arrays, "train/transition")
-    epoch, true = max(found), np.asarray(realised, dtype=float)
+    by_epoch = _arrays_by_epoch(arrays, "train/transition")
+    epoch, true = max(by_epoch), np.asarray(realised, dtype=float)
     classes = len(true)
-    error = np.nanmean(np.abs(found[epoch] - true))
-    figure = _figure(3.9, 8.0)
+    error = np.nanmean(np.abs(by_epoch[epoch] - true))
+    figure = new_figure(3.9, 8.0)
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = (f"estimated, epoch {epoch}: error {error:.3f}", "realised")
-    for axes, title, matrix in zip(grid, titles, (found[epoch], true), strict=True):
+    for axes, title, matrix in zip(grid, titles, (by_epoch[epoch], true), strict=True):
         image = axes.imshow(matrix, cmap=colour_map("Blues"), vmin=0, vmax=1)
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("given label")
@@ -164,32 +161,32 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     figure.colorbar(image, ax=grid, label="P(given label | true class)", shrink=0.85)
     rows, columns = np.indices(true.shape)
     table = pd.DataFrame(
-        {"true": rows.ravel(), "given": columns.ravel(), "estimated": found[epoch].ravel(), "realised": true.ravel()}
+        {"true": rows.ravel(), "given": columns.ravel(), "estimated": by_epoch[epoch].ravel(), "realised": true.ravel()}
     )
     caption = (
         "Probability of each given label for each true class, as the method estimated it and as it is among the "
         f"labelled images; the error is the mean absolute difference of the {classes * classes} entries."
         + ORACLE_SENTENCE
     )
-    return Plot(_laid_out(figure), table, caption)
+    return Plot(laid_out(figure), table, caption)
 
 
 @drawing()
 def embeddings(arrays: pd.DataFrame) -> Plot:
     """t-SNE of the features of some test images at some epochs; each starts from where the one before ended.
 
-    `arrays`: of one trial, from `study.arrays`.
+    `arrays`: of one trial, from `Results.arrays`.
     """
-    found = _some(_by_epoch(arrays, "test/embeddings"))
-    classes = _by_epoch(arrays, "test/embedding_labels")[min(found)].astype(int)
-    placed = _tsne(found)
-    figure = _figure(2.3, _width(len(found)))
-    grid = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
+    by_epoch = _spread_epochs(_arrays_by_epoch(arrays, "test/embeddings"))
+    classes = _arrays_by_epoch(arrays, "test/embedding_labels")[min(by_epoch)].astype(int)
+    placed = _tsne(by_epoch)
+    figure = new_figure(2.3, panels_width(len(by_epoch)))
+    grid = figure.subplots(1, len(by_epoch), sharex=True, sharey=True, squeeze=False)[0]
     half = 1.05 * max(np.abs(points).max() for points in placed.values())
-    looks = {k: (COLOURS[k % len(COLOURS)], MARKERS[k // len(COLOURS)]) for k in range(MOST_CLASSES)}
+    looks = {k: (ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]) for k in range(MOST_CLASSES)}
     present = np.unique(classes)
     named = [k for k in present if k in looks]
-    apart = {epoch: _silhouette(points, classes) for epoch, points in found.items()}
+    apart = {epoch: _silhouette(points, classes) for epoch, points in by_epoch.items()}
     for axes, (epoch, points) in zip(grid, placed.items(), strict=True):
         others = points[~np.isin(classes, named)]
         axes.plot(*others.T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
@@ -220,21 +217,21 @@ def embeddings(arrays: pd.DataFrame) -> Plot:
         "Distances between groups mean little, and how large a group is, nothing: the mean silhouette of the classes "
         "is that of the features, before t-SNE."
     )
-    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
 
 
 ORACLE_SENTENCE = " An oracle: it needs the true labels, which no method sees."
 
 
-def _by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
+def _arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
     rows = arrays[arrays["name"] == name].sort_values("epoch")
     return dict(zip(rows["epoch"], rows["array"], strict=True))
 
 
-def _some(by_epoch: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def _spread_epochs(by_epoch: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """At most `MOMENTS` epochs, the first and the last among them."""
     epochs = sorted(by_epoch)
-    chosen = np.unique(np.linspace(0, len(epochs) - 1, min(MOMENTS, len(epochs))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(epochs) - 1, min(MOST_EPOCHS, len(epochs))).round().astype(int))
     return {epochs[i]: by_epoch[epochs[i]] for i in chosen}
 
 
@@ -254,12 +251,12 @@ def _tsne(features: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     for epoch, points in features.items():
         perplexity = min(30.0, (len(points) - 1) / 3)
         with threadpool_limits(1):
-            found = TSNE(init=start, perplexity=perplexity, random_state=0).fit_transform(points)
-        found -= found.mean(axis=0)  # t-SNE leaves the middle and the orientation open
+            coordinates = TSNE(init=start, perplexity=perplexity, random_state=0).fit_transform(points)
+        coordinates -= coordinates.mean(axis=0)  # t-SNE leaves the middle and the orientation open
         if placed:
-            found = found @ orthogonal_procrustes(found, placed[max(placed)])[0]
-        placed[epoch] = found
-        start = 1e-4 * found / found.std()
+            coordinates = coordinates @ orthogonal_procrustes(coordinates, placed[max(placed)])[0]
+        placed[epoch] = coordinates
+        start = 1e-4 * coordinates / coordinates.std()
     return placed
 
 
@@ -270,60 +267,60 @@ def _silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(silhouette_score(features, classes)) if 1 < len(np.unique(classes)) < len(classes) else np.nan
 
 
-def _histograms(study: Study, panel: Mapping[str, Any], trials: pd.DataFrame) -> Plots:
+def panel_histograms(study: Results, panel: Mapping[str, Any], trials: pd.DataFrame) -> Plots:
     """What a panel asks for among its curves as oracle/coefficient_histogram: by arm, or by arm and level."""
-    names, drawn = [name for name in panel["curves"] if name.endswith(HISTOGRAM)], Plots()
+    names, drawn = [name for name in panel["curves"] if name.endswith(HISTOGRAM_SUFFIX)], Plots()
     if not names or len(panel["across"]) > 1:
         return drawn
     arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
     arrays = arrays.merge(trials[["trial", "arm", *panel["across"]]], on="trial")
     for name in names:
-        quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM), arrays[arrays["name"] == name]
+        quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
         if not panel["across"] and len(rows):
             drawn[quantity] = label_means(rows, quantity, "arm")
-        for arm in _levels(rows, "arm") if panel["across"] else []:
+        for arm in used_levels(rows, "arm") if panel["across"] else []:
             plot = label_means(rows[rows["arm"] == arm], quantity, panel["across"][0])
-            caption = f"Arm: {words(arm)}. {plot.caption}"
+            caption = f"Arm: {readable(arm)}. {plot.caption}"
             drawn[f"{quantity}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
     return drawn
 
 
-def inside(study: Study, arms: Sequence[str]) -> Plots:
+def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     """What methods believe of the labels in the base setting: curves of the arms, then of each arm one trial's arrays.
 
     The trial is that of the lowest replicate that did not diverge.  What an arm did not record is left out.
     """
     base = in_base(study.trials[study.trials["arm"].isin(arms)])
-    epochs = study.epochs([metric for metrics in ORACLES.values() for metric in metrics])
+    epochs = study.epochs([metric for metrics in ORACLE_METRICS.values() for metric in metrics])
     epochs = epochs[epochs["trial"].isin(base["trial"])]
     epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan["arms"]), ordered=True)
     plots = Plots()
-    for kind, metrics in ORACLES.items():
+    for kind, metrics in ORACLE_METRICS.items():
         rows = epochs[epochs["metric"].isin(metrics)]
         if len(rows):
-            wanted = [metric for metric in metrics if (rows["metric"] == metric).any()]
-            if rows["arm"].nunique() > TOGETHER:
-                figures = _multiples(rows, wanted, arm_looks(study), "arm", kind)
+            recorded = [metric for metric in metrics if (rows["metric"] == metric).any()]
+            if rows["arm"].nunique() > MOST_ARMS_TOGETHER:
+                figures = multiples_by_metric(rows, recorded, arm_looks(study), "arm", kind)
             else:
-                figures = Plots({kind: metric_curves(rows, wanted, "arm", arm_looks(study))})
+                figures = Plots({kind: metric_curves(rows, recorded, "arm", arm_looks(study))})
             for name, plot in figures.items():
                 plots[name] = Plot(plot.figure, plot.drawn, plot.caption + ORACLE_SENTENCE)
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
     for arm in (arm for arm in study.plan["arms"] if arm in firsts.index):
-        trial, mine = firsts.loc[arm], arrays[arrays["arm"] == arm]
-        kinds = set(mine["name"])
+        trial, of_arm = firsts.loc[arm], arrays[arrays["arm"] == arm]
+        kinds = set(of_arm["name"])
         drawn = {
-            f"{quantity}-{arm}": label_histograms(mine, quantity)
+            f"{quantity}-{arm}": label_histograms(of_arm, quantity)
             for quantity in QUANTITIES
-            if any(counts.sum() for counts in _by_epoch(mine, f"oracle/{quantity}_histogram").values())
+            if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
         }
         if "train/transition" in kinds:
-            drawn[f"transition-{arm}"] = transitions(mine, json.loads(trial["transition"]))
+            drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(trial["transition"]))
         if "test/embeddings" in kinds:
-            drawn[f"embeddings-{arm}"] = embeddings(mine)
+            drawn[f"embeddings-{arm}"] = embeddings(of_arm)
         for name, plot in drawn.items():
-            caption = f"Arm: {words(arm)}, replicate {trial['replicate']}. {plot.caption}"
+            caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)
     return plots

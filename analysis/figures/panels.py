@@ -6,8 +6,9 @@ Frames hold fractions; the axes show percent.  No pyplot, no global state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,39 +18,37 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from analysis import statistics
-from lnl.storage import outcomes
-
-if TYPE_CHECKING:
-    from analysis.results import Study
 from analysis.figures.base import (
-    DARK,
-    FAINT,
-    TOGETHER,
-    WIDTH,
+    DARK_GREY,
+    FAINT_ALPHA,
+    MOST_ARMS_TOGETHER,
+    PAGE_WIDTH,
     Look,
     Plot,
     Plots,
-    _annotate,
-    _figure,
-    _laid_out,
-    _legend,
-    _levels,
-    _possible,
+    annotate_right,
     arm_looks,
     drawing,
+    laid_out,
+    legend_above,
     level_looks,
+    new_figure,
+    used_levels,
+    within_percent,
 )
-from analysis.figures.contrasts import _band_sentence, _draw_forest, _pairing_sentence
-from analysis.figures.curves import _multiples, learning_curves, metric_curves
-from analysis.figures.inside import HISTOGRAM, _histograms
-from analysis.words import _level_in_words, count_sentence, factor_name, level_name, rule_sentence, setting_name, words
+from analysis.figures.contrasts import band_sentence, draw_forest, pairing_sentence
+from analysis.figures.curves import learning_curves, metric_curves, multiples_by_metric
+from analysis.figures.inside import HISTOGRAM_SUFFIX, panel_histograms
+from analysis.results import Results
+from analysis.words import count_sentence, factor_name, level_name, level_phrase, readable, rule_sentence, setting_name
+from lnl.storage import outcomes
 
 MOST_FACTORS = 2  # crossed in one panel: columns, and colours or ticks
-DECADE = 10  # levels that are so many times as large as others stand on a logarithmic axis
+LOG_AXIS_RATIO = 10  # levels that are so many times as large as others stand on a logarithmic axis
 
 
 @drawing()
-def levels(
+def levels_figure(
     trials: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look], selection: str
 ) -> Plot:
     """Accuracy of each arm at each level of the crossed factors.
@@ -62,79 +61,110 @@ def levels(
     """
     frame = statistics.arm_table(trials, reference, across, selection)
     scored = trials.assign(accuracy=statistics.accuracy(trials, selection)).dropna(subset="accuracy")
-    many = scored["arm"].nunique() > TOGETHER
+    many = scored["arm"].nunique() > MOST_ARMS_TOGETHER
     figure = (
         _arms_in_rows(frame, scored, reference, across, looks) if many else _arms_by_level(frame, scored, across, looks)
     )
     caption = (
         f"{rule_sentence(selection, trials)} {_points_sentence(trials)}; bold: mean with 95 % t interval"
         f"{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per point."
-        + f" Dashed: the mean of {words(reference)}. Every column has its own axis."
+        + f" Dashed: the mean of {readable(reference)}. Every column has its own axis."
         * many
     )
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(laid_out(figure), frame, caption)
 
 
 @drawing()
 def _arms_by_level(
     frame: pd.DataFrame, scored: pd.DataFrame, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:
-    factor, by = across[-1], across[0] if len(across) > 1 else None
-    ticks, names = _levels(scored, factor), _levels(scored, "arm")
-    places, joined, scale = _places(ticks)
-    room = min(np.diff(places), default=1.0)  # the narrowest
-    spread = room * min(0.15, 0.6 / len(names))
-    beside = {arm: spread * (i - (len(names) - 1) / 2) for i, arm in enumerate(names)}  # side by side at a level
-    columns = _levels(scored, by) if by else [None]
-    aside = max(spread / 3, 0.012 * len(columns) * np.ptp(places))  # replicates, of their mean
-    figure = _figure(3.5, min(WIDTH, 2.4 + 3.2 * len(columns)))
+    factor, column_factor = across[-1], across[0] if len(across) > 1 else None
+    columns = used_levels(scored, column_factor) if column_factor else [None]
+    axis = _LevelAxis.of(factor, used_levels(scored, factor), used_levels(scored, "arm"), len(columns))
+    figure = new_figure(3.5, min(PAGE_WIDTH, 2.4 + 3.2 * len(columns)))
     grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(grid, columns, strict=True):
-        for arm in names:
-            points, means = (
-                rows[(rows["arm"] == arm) & ((rows[by] == column) if by else True)] for rows in (scored, frame)
-            )
-            colour = looks[arm].colour
-            x = [places[ticks.index(level)] + beside[arm] for level in means[factor]]
-            if joined:
-                axes.plot(x, 100 * means["mean"], color=colour, linestyle=looks[arm].line, linewidth=1.2)
-            axes.plot(x, 100 * means["mean"], "o", color=colour, markersize=6)
-            axes.vlines(x, 100 * means["low"], 100 * means["high"], color=colour, linewidth=2.0)
-            x = [places[ticks.index(level)] + beside[arm] + aside for level in points[factor]]
-            _faint_points(axes, x, points["accuracy"], outcomes.diverged(points), colour, upright=True)
-        half = 0.5 if not joined else max(room / 2, 0.04 * np.ptp(places))
-        axes.set_xlim(places[0] - half, places[-1] + half)
-        texts = [level_name(factor, level) for level in ticks]
-        fits = _apart(places, texts, np.ptp(axes.get_xlim()) / (figure.get_figwidth() / len(columns) - 0.6))
-        shown = [text if fit or not joined else "" for text, fit in zip(texts, fits, strict=True)]
-        turned: Any = {} if joined or all(fits) else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(places, shown, **turned)  # of numbers some may be left out, of names none
-        axes.set_xlabel(factor_name(factor) + scale)
-        axes.grid(axis="x", visible=False)
-        axes.set_title(_level_in_words(by, column) if by else "", loc="left", fontweight="bold")
+        points, means = (rows[rows[column_factor] == column] if column_factor else rows for rows in (scored, frame))
+        for arm in axis.beside:
+            _draw_arm(axes, axis, points[points["arm"] == arm], means[means["arm"] == arm], looks[arm], arm)
+        axis.label(axes, figure.get_figwidth() / len(columns) - 0.6)
+        title = level_phrase(column_factor, column) if column_factor else ""
+        axes.set_title(title, loc="left", fontweight="bold")
     grid[0].set_ylabel("test accuracy (%)")
     grid[0].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    grid[0].set_ylim(_possible(*grid[0].get_ylim()))
-    _legend(figure, [(words(arm), looks[arm] if joined else Look(looks[arm].colour)) for arm in names])
+    grid[0].set_ylim(within_percent(*grid[0].get_ylim()))
+    lines = {arm: looks[arm] if axis.joined else Look(looks[arm].colour) for arm in axis.beside}
+    legend_above(figure, [(readable(arm), look) for arm, look in lines.items()])
     return figure
+
+
+@dataclass(frozen=True)
+class _LevelAxis:
+    """The horizontal axis of a factor, on which the arms stand beside each other at each level."""
+
+    factor: str
+    positions: Mapping[Any, float]  # of its levels, in order
+    joined: bool  # whether lines join them: they are numbers
+    scale: str  # what the axis' name says of it
+    narrowest: float  # distance between two levels
+    beside: Mapping[str, float]  # arm -> how far it stands from its level
+    points_beside: float  # how far replicates stand from their mean
+
+    @classmethod
+    def of(cls, factor: str, levels: Sequence[Any], arms: Sequence[str], columns: int) -> _LevelAxis:
+        positions, joined, scale = _level_positions(levels)
+        narrowest = min(np.diff(positions), default=1.0)
+        spread = narrowest * min(0.15, 0.6 / len(arms))
+        beside = {arm: spread * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}
+        points_beside = max(spread / 3, 0.012 * columns * np.ptp(positions))
+        return cls(factor, dict(zip(levels, positions, strict=True)), joined, scale, narrowest, beside, points_beside)
+
+    def x(self, levels: Iterable[Any], arm: str) -> list[float]:
+        """Where an arm's means stand."""
+        return [self.positions[level] + self.beside[arm] for level in levels]
+
+    def label(self, axes: Axes, inches: float) -> None:
+        """Ticks at the levels, as far as their names fit; of numbers some may be left out, of names none."""
+        places = list(self.positions.values())
+        half = max(self.narrowest / 2, 0.04 * np.ptp(places)) if self.joined else 0.5
+        axes.set_xlim(places[0] - half, places[-1] + half)
+        texts = [level_name(self.factor, level) for level in self.positions]
+        fits = _texts_that_fit(places, texts, np.ptp(axes.get_xlim()) / inches)
+        shown = [text if fit or not self.joined else "" for text, fit in zip(texts, fits, strict=True)]
+        upright = self.joined or all(fits)
+        turned: Any = {} if upright else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(places, shown, **turned)
+        axes.set_xlabel(factor_name(self.factor) + self.scale)
+        axes.grid(axis="x", visible=False)
+
+
+def _draw_arm(axes: Axes, axis: _LevelAxis, points: pd.DataFrame, means: pd.DataFrame, look: Look, arm: str) -> None:
+    """An arm's means with their intervals and, faint beside them, its replicates."""
+    x = axis.x(means[axis.factor], arm)
+    if axis.joined:
+        axes.plot(x, 100 * means["mean"], color=look.colour, linestyle=look.line, linewidth=1.2)
+    axes.plot(x, 100 * means["mean"], "o", color=look.colour, markersize=6)
+    axes.vlines(x, 100 * means["low"], 100 * means["high"], color=look.colour, linewidth=2.0)
+    x = [place + axis.points_beside for place in axis.x(points[axis.factor], arm)]
+    _faint_points(axes, x, points["accuracy"], outcomes.diverged(points), look.colour, upright=True)
 
 
 @drawing()
 def _arms_in_rows(
     frame: pd.DataFrame, scored: pd.DataFrame, reference: str, across: Sequence[str], looks: Mapping[Any, Look]
 ) -> Figure:
-    names = _levels(scored, "arm")
+    names = used_levels(scored, "arm")
     settings = scored[list(across)].drop_duplicates().sort_values(list(across))
-    columns = min(4, len(_levels(scored, across[-1])))
+    columns = min(4, len(used_levels(scored, across[-1])))
     bands = -(-len(settings) // columns)
-    figure = _figure(0.3 + bands * (0.7 + 0.2 * len(names)))
+    figure = new_figure(0.3 + bands * (0.7 + 0.2 * len(names)))
     grid = figure.subplots(bands, columns, sharey=True, squeeze=False).ravel()
     for axes in grid[len(settings) :]:
         axes.set_visible(False)
     for i, (axes, setting) in enumerate(zip(grid, settings.itertuples(index=False, name=None), strict=False)):
         points, means = (rows[(rows[list(across)] == list(setting)).all(axis=1)] for rows in (scored, frame))
         axes.vlines(
-            100 * means.loc[means["arm"] == reference, "mean"], -0.5, len(names) - 0.5, color=DARK, linestyle="--",
+            100 * means.loc[means["arm"] == reference, "mean"], -0.5, len(names) - 0.5, color=DARK_GREY, linestyle="--",
             linewidth=0.8, zorder=1,
         )  # fmt: skip
         for position, arm in enumerate(names):
@@ -144,26 +174,26 @@ def _arms_in_rows(
             row = means[means["arm"] == arm]
             axes.hlines(np.full(len(row), position), 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.0)
             axes.plot(100 * row["mean"], np.full(len(row), position), "o", color=colour, markersize=5)
-        axes.set_xlim(_possible(*axes.get_xlim()))
+        axes.set_xlim(within_percent(*axes.get_xlim()))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
         axes.set_title(setting_name(dict(zip(across, setting, strict=True))), loc="left", fontsize=8, fontweight="bold")
         if i + columns >= len(settings):
             axes.set_xlabel("test accuracy (%)")
-    grid[0].set_yticks(range(len(names)), [words(arm) for arm in names])
+    grid[0].set_yticks(range(len(names)), [readable(arm) for arm in names])
     grid[0].set_ylim(len(names) - 0.4, -0.6)
     return figure
 
 
-def _places(values: Sequence[Any]) -> tuple[list[float], bool, str]:
+def _level_positions(values: Sequence[Any]) -> tuple[list[float], bool, str]:
     """Where levels stand on an axis, whether they are numbers that a line may join, and what to add to its name."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values) or len(values) < 2:
         return [float(place) for place in range(len(values))], False, ""
-    if min(values) > 0 and max(values) / min(values) >= DECADE:
+    if min(values) > 0 and max(values) / min(values) >= LOG_AXIS_RATIO:
         return [float(np.log10(value)) for value in values], True, " (logarithmic)"
     return [float(value) for value in values], True, ""
 
 
-def _apart(places: Sequence[float], texts: Sequence[str], inch: float) -> list[bool]:
+def _texts_that_fit(places: Sequence[float], texts: Sequence[str], inch: float) -> list[bool]:
     """Which texts there is room for, from the left; `inch`: its length in units of the axis."""
     shown, free = [], -np.inf
     for place, text in zip(places, texts, strict=True):
@@ -174,7 +204,7 @@ def _apart(places: Sequence[float], texts: Sequence[str], inch: float) -> list[b
 
 
 @drawing()
-def arms(
+def arms_figure(
     trials: pd.DataFrame,
     reference: str,
     looks: Mapping[Any, Look],
@@ -192,7 +222,7 @@ def arms(
     positions, names = np.arange(len(frame)), list(frame["arm"])
     below = positions + 0.22
 
-    figure = _figure(1.0 + (0.42 if len(frame) <= TOGETHER else 0.3) * len(frame))
+    figure = new_figure(1.0 + (0.42 if len(frame) <= MOST_ARMS_TOGETHER else 0.3) * len(frame))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
     # a line per replicate: where the lines run parallel, pairing pays
     left.plot(100 * replicates.to_numpy(), below, color="#9a9a9a", linewidth=0.6, alpha=0.45, zorder=1)
@@ -203,28 +233,28 @@ def arms(
         _faint_points(left, heights, points["accuracy"], outcomes.diverged(points), colour, upright=False)
         left.hlines(position, 100 * row["low"], 100 * row["high"], color=colour, linewidth=2.2)
         left.plot(100 * row["mean"], position, "o", color=colour, markersize=6)
-    left.set_yticks(positions, [words(arm) for arm in names])
+    left.set_yticks(positions, [readable(arm) for arm in names])
     left.set_ylim(len(frame) - 0.5, -0.5)
-    left.set_xlim(_possible(*left.get_xlim()))
+    left.set_xlim(within_percent(*left.get_xlim()))
     left.set_xlabel("test accuracy (%)")
     left.grid(axis="y", visible=False)
     compared = frame.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
     compared = compared.assign(smallest_effect=frame["smallest_effect"])
-    _draw_forest(right, compared, [looks[arm].colour for arm in names])
+    draw_forest(right, compared, [looks[arm].colour for arm in names])
     if reference in names:
-        _annotate(right, names.index(reference), "reference")
-    right.set_xlabel(f"difference to {words(reference)} (percentage points)")
+        annotate_right(right, names.index(reference), "reference")
+    right.set_xlabel(f"difference to {readable(reference)} (percentage points)")
     caption = (
         f"{rule_sentence(selection, trials)} {_points_sentence(trials)}, joined across arms by thin lines; "
         f"bold: mean with 95 % t interval{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per arm. "
-        f"Right: difference to {words(reference)} with 95 % t interval"
-        f"{_pairing_sentence(compared)}{_band_sentence(compared)}"
+        f"Right: difference to {readable(reference)} with 95 % t interval"
+        f"{pairing_sentence(compared)}{band_sentence(compared)}"
     )
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(laid_out(figure), frame, caption)
 
 
-def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> Plots:
-    """All figures of a panel that have rows.  `epochs`: from `study.epochs`, with at least the panel's curves.
+def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFrame) -> Plots:
+    """All figures of a panel that have rows.  `epochs`: from `Results.epochs`, with at least the panel's curves.
 
     Raises ValueError where more factors are crossed than a figure can show.
     """
@@ -239,34 +269,34 @@ def of_panel(study: Study, name: str, selection: str, epochs: pd.DataFrame) -> P
     rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
     plots = Plots()
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
-        wanted = [
+        metrics = [
             metric
             for metric in panel["curves"]
-            if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM)
+            if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM_SUFFIX)
         ]
-        if not rows["metric"].isin(wanted).any():
+        if not rows["metric"].isin(metrics).any():
             continue
         if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
             shades = level_looks(study.levels(across[1]))
             for arm, of_arm in rows.groupby("arm", observed=True):
-                plot = draw(of_arm, wanted, across[1], shades, across[0])
-                caption = f"Arm: {words(str(arm))}. {plot.caption}"
+                plot = draw(of_arm, metrics, across[1], shades, across[0])
+                caption = f"Arm: {readable(str(arm))}. {plot.caption}"
                 plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
-        elif trials["arm"].nunique() > TOGETHER:
+        elif trials["arm"].nunique() > MOST_ARMS_TOGETHER:
             colour, shades = (across[0], level_looks(study.levels(across[0]))) if across else ("arm", looks)
-            plots |= _multiples(rows, wanted, shades, colour, kind)
+            plots |= multiples_by_metric(rows, metrics, shades, colour, kind)
         elif across and trials["arm"].nunique() == 1:
-            plots[kind] = draw(rows, wanted, across[0], level_looks(study.levels(across[0])))
+            plots[kind] = draw(rows, metrics, across[0], level_looks(study.levels(across[0])))
         else:
-            plots[kind] = draw(rows, wanted, "arm", looks, across[0] if across else None)
-    plots |= _histograms(study, panel, trials)
+            plots[kind] = draw(rows, metrics, "arm", looks, across[0] if across else None)
+    plots |= panel_histograms(study, panel, trials)
     if statistics.accuracy(trials, selection).isna().all():
         return plots
     if across:
-        plots["levels"] = levels(trials, reference, across, looks, selection)
+        plots["levels"] = levels_figure(trials, reference, across, looks, selection)
     else:
         declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
-        plots["arms"] = arms(trials, reference, looks, selection, declared)
+        plots["arms"] = arms_figure(trials, reference, looks, selection, declared)
     return plots
 
 
@@ -278,7 +308,7 @@ def _faint_points(
         values, places = 100 * accuracies.to_numpy()[chosen], np.asarray(at)[chosen]
         x, y = (places, values) if upright else (values, places)
         width = 0 if marker == "o" else 1.5
-        axes.plot(x, y, marker, color=colour, alpha=FAINT, markersize=4 + width, markeredgewidth=width)
+        axes.plot(x, y, marker, color=colour, alpha=FAINT_ALPHA, markersize=4 + width, markeredgewidth=width)
 
 
 def _points_sentence(trials: pd.DataFrame) -> str:

@@ -1,16 +1,17 @@
 """Figures of a search: what it tried, what that was worth, and what more of it would have bought.
 
 As in `analysis.figures.panels`: rows in, a `Plot` out; frames hold fractions, axes show percent.  A *cell* is one
-search of the plan: one arm in one setting with one sampler.  Rows are those of `Study.suggestions`.
+search of the plan: one arm in one setting with one sampler.  Rows are those of `Results.suggestions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
@@ -19,137 +20,115 @@ from matplotlib.tri import TriAnalyzer, Triangulation
 from scipy.spatial import ConvexHull, QhullError
 
 from analysis import search_curves, statistics
-from analysis import words as words_module
-from analysis.figures import base
-from analysis.figures.base import DARK, WIDTH, Look, Plot, Plots, _figure, _laid_out, _legend, drawing
-from analysis.words import words
-
-if TYPE_CHECKING:
-    from analysis.results import Study
+from analysis.figures.base import (
+    DARK_GREY,
+    PAGE_WIDTH,
+    Look,
+    Plot,
+    Plots,
+    arm_looks,
+    drawing,
+    laid_out,
+    legend_above,
+    new_figure,
+)
 from analysis.figures.search_axes import (
-    BELOW,
+    BELOW_MARK,
     BY_ACCURACY,
     BY_NUMBER,
-    COLUMNS,
-    EDGE,
+    EDGE_MARK,
     GREY,
-    HOLLOW,
-    RING,
-    STAR,
-    TEST,
-    VALIDATION,
+    HOLLOW_MARK,
+    PARAMETERS_PER_ROW,
+    RING_MARK,
+    STAR_MARK,
+    TEST_LABEL,
+    VALIDATION_LABEL,
     Style,
-    _default_and_star,
-    _folded,
-    _legend_of_marks,
-    _limits,
-    _marks,
-    _own_and_paper,
-    _star_name,
-    _tick,
-    _unfinished,
-    _with_room,
-    _x_axis,
-    complete,
-    ends,
-    leader,
-    name_of,
-    names,
-    places,
-    searched,
-    shown,
-    ticks,
-    title,
+    accuracy_limits,
+    axis_ends,
+    axis_ticks,
+    best_name,
+    draw_complete,
+    draw_own_and_best,
+    draw_reference_lines,
+    draw_tick,
+    draw_x_axis,
+    folded,
+    legend_of_marks,
+    padded_ends,
+    positions,
+    unfinished_sentence,
 )
+from analysis.results import Results
+from analysis.searches import (
+    best_suggestion,
+    complete_suggestions,
+    parameter_names,
+    search_name,
+    search_title,
+    searched_parameters,
+    searches_by_setting,
+    shown_suggestions,
+)
+from analysis.words import readable
 
-TOGETHER = 6  # searches in one pair of axes; more of them get axes of their own
-SURFACE = 8  # complete suggestions that an interpolated surface needs at least
+MOST_SEARCHES_TOGETHER = 6  # searches in one pair of axes; more of them get axes of their own
+SURFACE_POINTS = 8  # complete suggestions that an interpolated surface needs at least
 
 
 @drawing()
-def history(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def history_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy of every suggestion by its number, and the best so far."""
-    figure = _figure(3.0, 7.2)
+    figure = new_figure(3.0, 7.2)
     axes = figure.subplots()
-    done, pruned, failed = complete(rows), rows[rows["state"] == "pruned"], rows[rows["state"] == "failed"]
+    done, pruned, failed = complete_suggestions(rows), rows[rows["state"] == "pruned"], rows[rows["state"] == "failed"]
     best = done["accuracy"].cummax()
     end = rows["number"].max()
     axes.step(
         [*done["number"], end], 100 * np.append(best, best.iloc[-1:]), where="post", color=look.colour, linewidth=1.6
     )
     entries: list[tuple[str, Style]] = [("best so far", {"color": look.colour, "linewidth": 1.6})]
-    entries += _marks(axes, done["number"], done, look.colour)
+    entries += draw_complete(axes, done["number"], done, look.colour)
     if len(pruned):
-        axes.plot(pruned["number"], 100 * pruned["accuracy"], **HOLLOW)
-        entries.append(("pruned, at its last value", HOLLOW))
+        axes.plot(pruned["number"], 100 * pruned["accuracy"], **HOLLOW_MARK)
+        entries.append(("pruned, at its last value", HOLLOW_MARK))
     if len(failed):
-        axes.plot(failed["number"], np.full(len(failed), 0.02), transform=axes.get_xaxis_transform(), **EDGE)
-        entries.append(("failed", EDGE))
-    entries += _default_and_star(axes, "number", rows, cell, look)
+        axes.plot(failed["number"], np.full(len(failed), 0.02), transform=axes.get_xaxis_transform(), **EDGE_MARK)
+        entries.append(("failed", EDGE_MARK))
+    entries += draw_own_and_best(axes, "number", rows, cell, look)
     axes.set_xlabel("suggestion")
-    axes.set_ylabel(VALIDATION)
+    axes.set_ylabel(VALIDATION_LABEL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.03)
-    _legend_of_marks(figure, entries)
+    legend_of_marks(figure, entries)
     drawn = rows[["number", "state", "accuracy", "test", "diverged"]].assign(best=best)
     drawn["best"] = drawn["best"].ffill()
     caption = "Validation accuracy of each suggestion, the mean of its replicates, in the order of the search."
-    return Plot(_laid_out(figure), drawn, caption + _unfinished(cell))
+    return Plot(laid_out(figure), drawn, caption + unfinished_sentence(cell))
 
 
 @drawing()
-def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def slices_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """The searched value against accuracy, one column per parameter: validation above, test below."""
-    keys, done, rest = searched(rows, cell), complete(rows), rows[rows["state"] != "complete"]
-    best = leader(rows, cell)
-    columns = min(COLUMNS, len(keys))
+    keys = searched_parameters(rows, cell)
+    columns = min(PARAMETERS_PER_ROW, len(keys))
     bands = -(-len(keys) // columns)
-    figure = _figure(0.9 + 3.3 * bands, min(WIDTH, 3.2 + 2.2 * columns))
+    figure = new_figure(0.9 + 3.3 * bands, min(PAGE_WIDTH, 3.2 + 2.2 * columns))
     grid = figure.subplots(2 * bands, columns, sharey=False, squeeze=False, height_ratios=[1.15, 1] * bands)
-    colours = Normalize(0, max(rows["number"].max(), 1))
-    limits = {name: _limits(done[name].dropna()) for name in ("accuracy", "test")}
-    shown_names, drawn = names(keys), []
+    slices = _Slices(rows, cell, look)
+    names, drawn = parameter_names(keys), []
     entries: dict[str, tuple[str, Style]] = {}
     for i, key in enumerate(keys):
-        space = cell["space"][key]
-        x = places(rows, key, space)
-        if space["kind"] == "choice":  # apart within a choice, by number
-            x = x + 0.5 * (rows["number"] / max(rows["number"].max(), 1) - 0.5)
+        x = slices.positions(key)
         pair = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
-        for axes, name in zip(pair, ("accuracy", "test"), strict=True):
-            low, high = limits[name]
-            margin = 4 * (high - low) + 0.4
-            bottom = 100 * low - margin * (2.0 if (done[name] < low).any() else 1.0)
-            for marker, chosen in (("o", done[name] >= low), ("v", done[name] < low)):
-                here = done[chosen & x[done.index].notna()]
-                style: Style = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": 0.5, "zorder": 3}
-                alpha = 1.0 if name == "accuracy" else 0.75
-                height = 100 * here[name] if marker == "o" else pd.Series(bottom + margin / 2, here.index)
-                axes.scatter(
-                    x[here.index], height, c=here["number"], cmap=BY_NUMBER, norm=colours, alpha=alpha, **style
-                )
-                if len(here):
-                    entries[marker] = ("complete", {"marker": "o", "color": BY_NUMBER(0.7), "linestyle": ""})
-                if len(here) and marker == "v":
-                    entries[marker] = ("below the axis", {**BELOW, "color": BY_NUMBER(0.7)})
-            edge = rest[x[rest.index].notna()]
-            if len(edge) and name == "accuracy":
-                transform = axes.get_xaxis_transform()
-                axes.plot(x[edge.index], np.full(len(edge), 0.03), transform=transform, zorder=2, **EDGE)
-                entries["edge"] = ("pruned or failed", EDGE)
-            star = best[x[best.index].notna()]
-            if len(star):
-                axes.plot(x[star.index], 100 * star[name].clip(lower=low), color=look.colour, zorder=4, **STAR)
-                entries["star"] = (_star_name(cell), {"color": look.colour, **STAR})
-            _own_and_paper(axes, key, cell, entries)
-            axes.set_ylim(bottom, 100 * high + margin)
-            _x_axis(axes, space)
-            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        for axes, metric in zip(pair, ("accuracy", "test"), strict=True):
+            entries |= slices.draw(axes, metric, key, x)
             if i % columns:
                 axes.tick_params(labelleft=False)
         pair[0].tick_params(labelbottom=False)
-        without = int(x[done.index].isna().sum())
-        pair[1].set_xlabel(shown_names[key] + (f"\n(absent in {without} of {len(done)})" if without else ""))
+        without = int(x[slices.done.index].isna().sum())
+        pair[1].set_xlabel(names[key] + (f"\n(absent in {without} of {len(slices.done)})" if without else ""))
         values = rows["params"].map(lambda params, key=key: params.get(key))
         frame = pd.DataFrame({"parameter": key, "number": rows["number"], "state": rows["state"], "value": values})
         drawn.append(frame.assign(accuracy=rows["accuracy"], test=rows["test"])[x.notna()])
@@ -159,40 +138,99 @@ def slices(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
         grid[2 * band, 0].set_ylabel("validation\naccuracy (%)")
         grid[2 * band + 1, 0].set_ylabel("test\naccuracy (%)")
     figure.align_ylabels()
-    _legend_of_marks(figure, [entries[name] for name in ("o", "v", "edge", "star", "own", "paper") if name in entries])
+    legend_of_marks(figure, [entries[name] for name in ("o", "v", "edge", "star", "own", "paper") if name in entries])
     bar = figure.colorbar(
-        ScalarMappable(colours, BY_NUMBER), ax=grid, shrink=0.6 / bands, aspect=28, anchor=(0, 1), pad=0.015
+        ScalarMappable(slices.colours, BY_NUMBER), ax=grid, shrink=0.6 / bands, aspect=28, anchor=(0, 1), pad=0.015
     )
     bar.set_label("suggestion")
     bar.locator = MaxNLocator(nbins=5, integer=True)
     caption = (
         "The searched value against accuracy, the most important parameter first; above on the validation images that "
         "chose, below on the test images, which did not."
-        " Dashed: the arm's own value."
-        * ("own" in entries)
+        + " Dashed: the arm's own value." * ("own" in entries)
         + " Dotted: the paper's, where it differs." * ("paper" in entries)
     )
-    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption + _unfinished(cell))
+    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption + unfinished_sentence(cell))
+
+
+class _Slices:
+    """What the axes of all parameters share: the suggestions, their colours by number, and the limits of accuracy."""
+
+    def __init__(self, rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> None:
+        self.rows, self.cell, self.look = rows, cell, look
+        self.done, self.unfinished = complete_suggestions(rows), rows[rows["state"] != "complete"]
+        self.best = best_suggestion(rows, cell)
+        self.last = max(rows["number"].max(), 1)
+        self.colours = Normalize(0, self.last)
+        self.limits = {metric: accuracy_limits(self.done[metric].dropna()) for metric in ("accuracy", "test")}
+
+    def positions(self, key: str) -> pd.Series:
+        """Where the suggestions stand; within a choice apart, by number."""
+        space = self.cell["space"][key]
+        x = positions(self.rows, key, space)
+        return x + 0.5 * (self.rows["number"] / self.last - 0.5) if space["kind"] == "choice" else x
+
+    def draw(self, axes: Axes, metric: str, key: str, x: pd.Series) -> dict[str, tuple[str, Style]]:
+        """One parameter against one metric; returns the entries of the legend."""
+        low, high = self.limits[metric]
+        margin = 4 * (high - low) + 0.4
+        below = self.done[metric] < low
+        bottom = 100 * low - margin * (2.0 if below.any() else 1.0)
+        entries = self._draw_complete(axes, metric, x, below, height_below=bottom + margin / 2)
+        edge = self.unfinished[x[self.unfinished.index].notna()]
+        if len(edge) and metric == "accuracy":
+            transform = axes.get_xaxis_transform()
+            axes.plot(x[edge.index], np.full(len(edge), 0.03), transform=transform, zorder=2, **EDGE_MARK)
+            entries["edge"] = ("pruned or failed", EDGE_MARK)
+        star = self.best[x[self.best.index].notna()]
+        if len(star):
+            height = 100 * star[metric].clip(lower=low)
+            axes.plot(x[star.index], height, color=self.look.colour, zorder=4, **STAR_MARK)
+            entries["star"] = (best_name(self.cell), {"color": self.look.colour, **STAR_MARK})
+        draw_reference_lines(axes, key, self.cell, entries)
+        axes.set_ylim(bottom, 100 * high + margin)
+        draw_x_axis(axes, self.cell["space"][key])
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        return entries
+
+    def _draw_complete(
+        self, axes: Axes, metric: str, x: pd.Series, below: pd.Series, height_below: float
+    ) -> dict[str, tuple[str, Style]]:
+        """Complete suggestions; those below the axis as triangles at its lower end."""
+        entries: dict[str, tuple[str, Style]] = {}
+        for marker, chosen in (("o", self.done[metric] >= self.limits[metric][0]), ("v", below)):
+            rows = self.done[chosen & x[self.done.index].notna()]
+            style: Style = {"marker": marker, "s": 26, "edgecolors": "white", "linewidths": 0.5, "zorder": 3}
+            style |= {"cmap": BY_NUMBER, "norm": self.colours, "alpha": 1.0 if metric == "accuracy" else 0.75}
+            height = 100 * rows[metric] if marker == "o" else pd.Series(height_below, rows.index)
+            axes.scatter(x[rows.index], height, c=rows["number"], **style)
+            if len(rows):
+                entries[marker] = (
+                    ("complete", {"marker": "o", "color": BY_NUMBER(0.7), "linestyle": ""})
+                    if marker == "o"
+                    else ("below the axis", {**BELOW_MARK, "color": BY_NUMBER(0.7)})
+                )
+        return entries
 
 
 @drawing()
-def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple[str, str]) -> Plot:
+def contour_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple[str, str]) -> Plot:
     """Validation accuracy over two numeric parameters, interpolated linearly between the suggestions."""
     spaces = [cell["space"][key] for key in pair]
-    done = complete(rows)
+    done = complete_suggestions(rows)
     frame = pd.DataFrame({"number": done["number"], "accuracy": done["accuracy"]})
     for axis, key, space in zip("xy", pair, spaces, strict=True):
-        frame[axis] = places(done, key, space)
+        frame[axis] = positions(done, key, space)
         frame[key] = done["params"].map(lambda params, key=key: params.get(key))
     frame = frame.dropna(subset=["x", "y"])
     points = frame.groupby(["x", "y"], as_index=False)["accuracy"].mean()  # a triangulation needs each place once
-    low, high = _limits(points["accuracy"])
+    low, high = accuracy_limits(points["accuracy"])
     colours = Normalize(100 * low, 100 * max(high, low + 1e-3))
-    figure = _figure(3.7, 5.6)
+    figure = new_figure(3.7, 5.6)
     axes = figure.subplots()
     steps = MaxNLocator(nbins=12).tick_values(100 * low, 100 * high)
     height = 100 * points["accuracy"].clip(lower=low)
-    unit = [np.interp(points[axis], ends(space), (0, 1)) for axis, space in zip("xy", spaces, strict=True)]
+    unit = [np.interp(points[axis], axis_ends(space), (0, 1)) for axis, space in zip("xy", spaces, strict=True)]
     triangles = Triangulation(*unit)  # in units of the space: neither axis counts more
     flat = TriAnalyzer(triangles).get_flat_tri_mask(0.02)
     surface = Triangulation(points["x"], points["y"], triangles.triangles, flat)
@@ -206,56 +244,56 @@ def contour(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple
         (
             "own values",
             frame["number"].isin(rows.loc[rows["own"], "number"]),
-            {**RING, "color": "black", "markeredgewidth": 1.8, "zorder": 4},
+            {**RING_MARK, "color": "black", "markeredgewidth": 1.8, "zorder": 4},
         ),
         (
-            _star_name(cell),
-            frame["number"].isin(leader(rows, cell)["number"]),
-            {**STAR, "color": look.colour, "zorder": 4},
+            best_name(cell),
+            frame["number"].isin(best_suggestion(rows, cell)["number"]),
+            {**STAR_MARK, "color": look.colour, "zorder": 4},
         ),
     ):
         if numbers.any():
             axes.plot(frame.loc[numbers, "x"], frame.loc[numbers, "y"], **style)
             entries.append((name, {**style, "markersize": min(style["markersize"], 12)}))
-    _x_axis(axes, spaces[0])
-    shown_names, (places_of_ticks, texts) = names(pair), ticks(spaces[1])
+    draw_x_axis(axes, spaces[0])
+    shown_names, (places_of_ticks, texts) = parameter_names(pair), axis_ticks(spaces[1])
     axes.set_yticks(places_of_ticks, texts)
-    axes.set_ylim(*_with_room(spaces[1]))
+    axes.set_ylim(*padded_ends(spaces[1]))
     axes.set(xlabel=shown_names[pair[0]], ylabel=shown_names[pair[1]])
-    _legend_of_marks(figure, entries)
-    figure.colorbar(ScalarMappable(colours, BY_ACCURACY), ax=axes, label=VALIDATION, shrink=0.85, aspect=24)
+    legend_of_marks(figure, entries)
+    figure.colorbar(ScalarMappable(colours, BY_ACCURACY), ax=axes, label=VALIDATION_LABEL, shrink=0.85, aspect=24)
     caption = (
         f"Validation accuracy over {shown_names[pair[0]]} and {shown_names[pair[1]]}, interpolated linearly between "
         f"the {len(frame)} complete suggestions that have both; the other parameters vary, too."
     )
-    return Plot(_laid_out(figure), frame.reset_index(drop=True), caption + _unfinished(cell))
+    return Plot(laid_out(figure), frame.reset_index(drop=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
-def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def parallel_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """A line per complete suggestion through its values and its validation accuracy."""
-    keys, done = searched(rows, cell), complete(rows).sort_values("accuracy", kind="stable")
-    low, high = _limits(done["accuracy"])
+    keys, done = searched_parameters(rows, cell), complete_suggestions(rows).sort_values("accuracy", kind="stable")
+    low, high = accuracy_limits(done["accuracy"])
     frame = pd.DataFrame({"number": done["number"], "accuracy": done["accuracy"]})
     heights = np.empty((len(done), len(keys) + 1))
-    figure = _figure(3.4, min(WIDTH, 2.2 + 1.35 * len(keys)))
+    figure = new_figure(3.4, min(PAGE_WIDTH, 2.2 + 1.35 * len(keys)))
     axes = figure.subplots()
-    shown_names = names(keys)
+    shown_names = parameter_names(keys)
     for i, key in enumerate(keys):
         space = cell["space"][key]
-        x = places(done, key, space)
-        heights[:, i] = x if len(set(ends(space))) == 1 else (x - ends(space)[0]) / np.ptp(ends(space))
+        x = positions(done, key, space)
+        heights[:, i] = x if len(set(axis_ends(space))) == 1 else (x - axis_ends(space)[0]) / np.ptp(axis_ends(space))
         frame[key] = done["params"].map(lambda params, key=key: params.get(key))
-        for position, text in zip(*ticks(space), strict=True):
-            at = (position - ends(space)[0]) / max(np.ptp(ends(space)), 1e-12)
-            _tick(axes, i, at, text)
+        for position, text in zip(*axis_ticks(space), strict=True):
+            at = (position - axis_ends(space)[0]) / max(np.ptp(axis_ends(space)), 1e-12)
+            draw_tick(axes, i, at, text)
         if x.isna().any():
-            _tick(axes, i, -0.16, "absent")
+            draw_tick(axes, i, -0.16, "absent")
     heights[np.isnan(heights)] = -0.16
     heights[:, -1] = (done["accuracy"].clip(lower=low) - low) / max(high - low, 1e-9)
     for value in MaxNLocator(nbins=5).tick_values(100 * low, 100 * high):
         if 100 * low <= value <= 100 * high:
-            _tick(axes, len(keys), (value / 100 - low) / max(high - low, 1e-9), f"{value:g}")
+            draw_tick(axes, len(keys), (value / 100 - low) / max(high - low, 1e-9), f"{value:g}")
     colours = Normalize(100 * low, 100 * max(high, low + 1e-3))
     across = np.arange(len(keys) + 1)
     segments = [np.column_stack([across, line]) for line in heights]
@@ -263,35 +301,35 @@ def parallel(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     lines.set_array(100 * done["accuracy"].clip(lower=low).to_numpy())
     axes.add_collection(lines)
     entries: list[tuple[str, Style]] = []
-    own, best = done["own"].to_numpy(bool), done["number"].isin(leader(rows, cell)["number"]).to_numpy()
+    own, best = done["own"].to_numpy(bool), done["number"].isin(best_suggestion(rows, cell)["number"]).to_numpy()
     for name, chosen, style in (
-        ("own values", own, {"color": DARK, "linestyle": "--", "linewidth": 1.3, "zorder": 3}),
-        (_star_name(cell), best, {"color": look.colour, "linewidth": 2.4, "zorder": 4}),
+        ("own values", own, {"color": DARK_GREY, "linestyle": "--", "linewidth": 1.3, "zorder": 3}),
+        (best_name(cell), best, {"color": look.colour, "linewidth": 2.4, "zorder": 4}),
     ):
         if chosen.any():
             axes.plot(across, heights[chosen][0], **style)
             entries.append((name, style))
-    axes.vlines(across, -0.02, 1.02, color=DARK, linewidth=0.9, zorder=1)
-    axes.set_xticks(across, [*(_folded(shown_names[key]) for key in keys), "validation\naccuracy (%)"])
+    axes.vlines(across, -0.02, 1.02, color=DARK_GREY, linewidth=0.9, zorder=1)
+    axes.set_xticks(across, [*(folded(shown_names[key]) for key in keys), "validation\naccuracy (%)"])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     axes.set(xlim=(-0.1, len(keys) + 0.35), ylim=(-0.2 if (heights < 0).any() else -0.06, 1.06))
-    _legend_of_marks(figure, entries)
+    legend_of_marks(figure, entries)
     caption = (
         f"The {len(done)} complete suggestions: one line each through its values, the most important parameter first, "
         "to its validation accuracy, which also colours it, darker where it is higher."
     )
-    return Plot(_laid_out(figure), frame.sort_values("number", ignore_index=True), caption + _unfinished(cell))
+    return Plot(laid_out(figure), frame.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
-def importance(cell: Mapping[str, Any], look: Look) -> Plot:
+def importance_figure(cell: Mapping[str, Any], look: Look) -> Plot:
     """How much each parameter mattered to validation accuracy."""
     shares = sorted(cell["importance"].items(), key=lambda item: -item[1])
-    figure = _figure(0.7 + 0.3 * len(shares), 6.2)
+    figure = new_figure(0.7 + 0.3 * len(shares), 6.2)
     axes = figure.subplots()
-    shown_names = names([key for key, _ in shares])
+    shown_names = parameter_names([key for key, _ in shares])
     values = [100 * share for _, share in shares]
     axes.barh(range(len(shares)), values, height=0.6, color=look.colour, alpha=0.85)
     for height, value in enumerate(values):
@@ -305,17 +343,17 @@ def importance(cell: Mapping[str, Any], look: Look) -> Plot:
         "Importance of each parameter for validation accuracy (Optuna's PED-ANOVA, shares of 100 %): how far the good "
         "suggestions' values are from those of all. Of few suggestions it says little."
     )
-    return Plot(_laid_out(figure), pd.DataFrame(shares, columns=["parameter", "importance"]), caption)
+    return Plot(laid_out(figure), pd.DataFrame(shares, columns=["parameter", "importance"]), caption)
 
 
 @drawing()
-def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def pareto_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy against seconds of training, and the suggestions that none beats in both."""
-    done = complete(rows).sort_values(["seconds", "accuracy"], ascending=[True, False], kind="stable")
+    done = complete_suggestions(rows).sort_values(["seconds", "accuracy"], ascending=[True, False], kind="stable")
     before = done["accuracy"].cummax().shift(fill_value=-np.inf)
     drawn = done[["number", "accuracy", "test", "seconds", "diverged"]].assign(front=done["accuracy"] > before)
     front = drawn[drawn["front"]]
-    figure = _figure(3.2, 6.4)
+    figure = new_figure(3.2, 6.4)
     axes = figure.subplots()
     axes.step(front["seconds"], 100 * front["accuracy"], where="post", color=look.colour, linewidth=1.4, zorder=2)
     axes.plot(front["seconds"], 100 * front["accuracy"], "o", color=look.colour, markersize=6, zorder=3)
@@ -328,28 +366,28 @@ def pareto(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     ]
     if len(behind):
         entries.append(("beaten", {"color": GREY, "marker": "o", "linestyle": "", "markersize": 4.5}))
-    entries += _default_and_star(axes, "seconds", rows, cell, look)
+    entries += draw_own_and_best(axes, "seconds", rows, cell, look)
     axes.set_xlabel("seconds of training")
-    axes.set_ylabel(VALIDATION)
-    _legend_of_marks(figure, entries)
+    axes.set_ylabel(VALIDATION_LABEL)
+    legend_of_marks(figure, entries)
     caption = (
         "Validation accuracy against seconds of training, means over the replicates of each complete suggestion; "
         "joined: those that no other beats in both."
     )
-    return Plot(_laid_out(figure), drawn.sort_values("number", ignore_index=True), caption + _unfinished(cell))
+    return Plot(laid_out(figure), drawn.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
-def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def pruning_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
     """Validation accuracy after each epoch, as the pruner saw it."""
-    figure = _figure(3.1, 7.2)
+    figure = new_figure(3.1, 7.2)
     axes = figure.subplots()
-    best = set(leader(rows, cell)["number"])
+    best = set(best_suggestion(rows, cell)["number"])
     styles = {
         "pruned": {"color": GREY, "linewidth": 0.9, "alpha": 0.8},
         "complete": {"color": look.colour, "linewidth": 0.9, "alpha": 0.45},
-        "own values": {"color": DARK, "linewidth": 1.5, "linestyle": "--"},
-        _star_name(cell): {"color": look.colour, "linewidth": 2.2},
+        "own values": {"color": DARK_GREY, "linewidth": 1.5, "linestyle": "--"},
+        best_name(cell): {"color": look.colour, "linewidth": 2.2},
     }
     drawn, present = [], set()
     for row in statistics.records(rows[rows["curve"].map(bool)]):
@@ -357,7 +395,7 @@ def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
         values = [100 * row["curve"][epoch] for epoch in epochs]
         number, kind = row["number"], row["state"]
         if kind == "complete":
-            kind = _star_name(cell) if number in best else "own values" if row["own"] else kind
+            kind = best_name(cell) if number in best else "own values" if row["own"] else kind
         if kind not in styles:  # failed
             continue
         axes.plot(epochs, values, **styles[kind], zorder=2 + list(styles).index(kind))
@@ -366,33 +404,35 @@ def curves(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
         present.add(kind)
         drawn.append(pd.DataFrame({"number": number, "state": row["state"], "epoch": epochs, "accuracy": values}))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(VALIDATION)
+    axes.set_ylabel(VALIDATION_LABEL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.02)
-    _legend_of_marks(figure, [(kind, style) for kind, style in reversed(styles.items()) if kind in present])
+    legend_of_marks(figure, [(kind, style) for kind, style in reversed(styles.items()) if kind in present])
     frame = pd.concat(drawn, ignore_index=True)
     frame["accuracy"] /= 100
     caption = "Validation accuracy of the suggestions after each epoch; dots: where one was pruned."
-    return Plot(_laid_out(figure), frame, caption + _unfinished(cell))
+    return Plot(laid_out(figure), frame, caption + unfinished_sentence(cell))
 
 
 @drawing()
-def best_so_far(
+def budget_figure(
     searches: Mapping[str, pd.DataFrame], shown_names: Mapping[str, str], looks: Mapping[str, Look], by: str
 ) -> Plot:
     """What a budget buys: expected accuracy of the best by validation, and as it was seen; searches of one setting.
 
-    `searches`: name -> `statistics.best_so_far`.  `by`: suggestions or epochs.
+    `searches`: name -> `search_curves.best_so_far`.  `by`: suggestions or epochs.
     """
     frame = pd.concat([rows.assign(arm=name) for name, rows in searches.items()], ignore_index=True)
-    together = len(searches) <= TOGETHER
+    together = len(searches) <= MOST_SEARCHES_TOGETHER
     expected, seen = ("suggestions", "suggestions") if by == "suggestions" else ("expected_epochs", "epochs")
     if together:
-        figure = _figure(3.4)
-        cells = [(axes, list(searches), metric) for axes, metric in zip(figure.subplots(1, 2), KINDS, strict=True)]
+        figure = new_figure(3.4)
+        cells = [
+            (axes, list(searches), metric) for axes, metric in zip(figure.subplots(1, 2), BUDGET_METRICS, strict=True)
+        ]
     else:
         columns = 5
-        figure = _figure(0.7 + 1.35 * -(-len(searches) // columns))
+        figure = new_figure(0.7 + 1.35 * -(-len(searches) // columns))
         grid = figure.subplots(-(-len(searches) // columns), columns, sharex=True, sharey=True).ravel()
         cells = [(axes, [name], "test") for axes, name in zip(grid, searches, strict=False)]
         for axes in grid[len(searches) :]:
@@ -415,12 +455,12 @@ def best_so_far(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if together else 3))
         if together:
             axes.set_xlabel(by if by == "suggestions" else "epochs trained")
-            axes.set_ylabel({"validation": VALIDATION, "test": TEST}[metric])
+            axes.set_ylabel({"validation": VALIDATION_LABEL, "test": TEST_LABEL}[metric])
     if together:
-        _legend(figure, [(shown_names[name], looks[name]) for name in searches])
+        legend_above(figure, [(shown_names[name], looks[name]) for name in searches])
     else:
         figure.supxlabel(by if by == "suggestions" else "epochs trained", fontsize=9)
-        figure.supylabel(TEST, fontsize=9)
+        figure.supylabel(TEST_LABEL, fontsize=9)
     caption = (
         "Accuracy of the suggestion that validation chooses, against the number of suggestions; each search begins "
         "with the arm's own values (dot). Bold: expected over all orders in which the other suggestions could have "
@@ -432,58 +472,52 @@ def best_so_far(
         "expected number."
     )
     caption += " Grey: all other searches." * (not together)
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(laid_out(figure), frame, caption)
 
 
-KINDS = ("validation", "test")
+BUDGET_METRICS = ("validation", "test")
 
 
-def of_cell(study: Study, cell: Mapping[str, Any], suggestions: pd.DataFrame) -> Plots:
+def search_figures(study: Results, cell: Mapping[str, Any], suggestions: pd.DataFrame) -> Plots:
     """All figures of one search that have rows."""
-    rows, look, drawn = shown(suggestions, cell), base.arm_looks(study)[name_of(cell)], Plots()
-    done = complete(rows)
+    rows, look, drawn = shown_suggestions(suggestions, cell), arm_looks(study)[search_name(cell)], Plots()
+    done = complete_suggestions(rows)
     if len(done):
-        drawn["history"] = history(rows, cell, look)
-        if keys := searched(done, cell):
-            drawn["slice"] = slices(rows, cell, look)
+        drawn["history"] = history_figure(rows, cell, look)
+        if keys := searched_parameters(done, cell):
+            drawn["slice"] = slices_figure(rows, cell, look)
             if pair := _surface(done, cell, keys):
-                drawn["contour"] = contour(rows, cell, look, pair)
+                drawn["contour"] = contour_figure(rows, cell, look, pair)
             if len(keys) > 1:
-                drawn["parallel"] = parallel(rows, cell, look)
+                drawn["parallel"] = parallel_figure(rows, cell, look)
         if len(study.plan["search"]["objectives"]) > 1:
-            drawn["pareto"] = pareto(rows, cell, look)
+            drawn["pareto"] = pareto_figure(rows, cell, look)
     if rows["curve"].map(bool).any():
-        drawn["curves"] = curves(rows, cell, look)
+        drawn["curves"] = pruning_figure(rows, cell, look)
     if cell["importance"]:
-        drawn["importance"] = importance(cell, look)
-    heading = f"{title(cell)}. "
+        drawn["importance"] = importance_figure(cell, look)
+    heading = f"{search_title(cell)}. "
     return Plots({name: Plot(plot.figure, plot.drawn, heading + plot.caption) for name, plot in drawn.items()})
 
 
-def overview(study: Study, suggestions: pd.DataFrame) -> Plots:
+def overview_figures(study: Results, suggestions: pd.DataFrame) -> Plots:
     """What a budget buys in each setting: all searches beside each other; by epochs, too, where some were pruned."""
-    looks, drawn = base.arm_looks(study), Plots()
-    for setting, cells in by_setting(study).items():
-        searches = {name_of(cell): search_curves.best_so_far(shown(suggestions, cell)) for cell in cells}
+    looks, drawn = arm_looks(study), Plots()
+    for setting, cells in searches_by_setting(study).items():
+        searches = {
+            search_name(cell): search_curves.best_so_far(shown_suggestions(suggestions, cell)) for cell in cells
+        }
         searches = {name: rows for name, rows in searches.items() if rows["seen_test"].notna().any()}
         if not searches:
             continue
-        shown_names = {name_of(cell): words(name_of(cell)) for cell in cells}
+        shown_names = {search_name(cell): readable(search_name(cell)) for cell in cells}
         pruned = suggestions["search"].isin([cell["search"] for cell in cells]) & (suggestions["state"] == "pruned")
         for by in ("suggestions", "epochs") if pruned.any() else ("suggestions",):
-            plot = best_so_far(searches, shown_names, looks, by)
+            plot = budget_figure(searches, shown_names, looks, by)
             place = f"Setting: {setting}. " if setting != "base" else ""
             key = "-".join(["best", *([by] if by == "epochs" else []), *([setting.replace(" ", "-")] if place else [])])
             drawn[key] = Plot(plot.figure, plot.drawn, place + plot.caption)
     return drawn
-
-
-def by_setting(study: Study) -> dict[str, list[dict[str, Any]]]:
-    """The plan's searches by the setting they are in, in words."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for cell in study.cells:
-        found.setdefault(words_module.setting_name(cell["setting"]), []).append(cell)
-    return found
 
 
 def _surface(done: pd.DataFrame, cell: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str] | None:
@@ -491,8 +525,8 @@ def _surface(done: pd.DataFrame, cell: Mapping[str, Any], keys: Sequence[str]) -
     numeric = [key for key in keys if cell["space"][key]["kind"] != "choice"]
     for i, first in enumerate(numeric):
         for second in numeric[i + 1 :]:
-            at = pd.DataFrame({key: places(done, key, cell["space"][key]) for key in (first, second)}).dropna()
-            if len(at) >= SURFACE and _has_area(at.to_numpy()):
+            at = pd.DataFrame({key: positions(done, key, cell["space"][key]) for key in (first, second)}).dropna()
+            if len(at) >= SURFACE_POINTS and _has_area(at.to_numpy()):
                 return first, second
     return None
 

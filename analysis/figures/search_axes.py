@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,23 +15,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis import words as words_module
-from analysis.figures.base import DARK, Look, colour_map
-from analysis.words import factor_name, words
+from analysis.figures.base import DARK_GREY, Look, colour_map
+from analysis.searches import best_suggestion, complete_suggestions, value_name
 
-if TYPE_CHECKING:
-    pass
-
-SAMPLERS = {"tpe": "TPE", "random": "random search", "qmc": "QMC", "cmaes": "CMA-ES", "gp": "GP", "nsga2": "NSGA-II"}
 Style = dict[str, Any]  # of a matplotlib line
 GREY = "#8a8a8a"
-VALIDATION, TEST = "validation accuracy (%)", "test accuracy (%)"
-COLUMNS = 4  # parameters side by side
-STAR: Style = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": ""}
-RING: Style = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2, "linestyle": ""}
-HOLLOW: Style = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "color": GREY, "linestyle": ""}
-EDGE: Style = {"marker": "|", "markersize": 8, "color": GREY, "markeredgewidth": 1.2, "linestyle": ""}
-BELOW: Style = {"marker": "v", "markersize": 5, "linestyle": "", "markeredgewidth": 0}
+VALIDATION_LABEL, TEST_LABEL = "validation accuracy (%)", "test accuracy (%)"
+PARAMETERS_PER_ROW = 4  # parameters side by side
+STAR_MARK: Style = {
+    "marker": "*",
+    "markersize": 15,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.8,
+    "linestyle": "",
+}
+RING_MARK: Style = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2, "linestyle": ""}
+HOLLOW_MARK: Style = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "color": GREY, "linestyle": ""}
+EDGE_MARK: Style = {"marker": "|", "markersize": 8, "color": GREY, "markeredgewidth": 1.2, "linestyle": ""}
+BELOW_MARK: Style = {"marker": "v", "markersize": 5, "linestyle": "", "markeredgewidth": 0}
 
 
 def _part_of(name: str, low: float, high: float) -> Colormap:
@@ -43,99 +44,35 @@ BY_NUMBER = _part_of("Blues", 0.3, 1.0)
 BY_ACCURACY = _part_of("YlGnBu", 0.1, 0.9)
 
 
-def name_of(cell: Mapping[str, Any]) -> str:
-    """`robmix_tpe`: the arm and its sampler, also where the arm's own values won."""
-    return f"{cell['arm']}_{cell['sampler']}"
-
-
-def title(cell: Mapping[str, Any]) -> str:
-    """`robmix tpe, 20 % noise`."""
-    return words(name_of(cell)) + (f", {words_module.setting_name(cell['setting'])}" if cell["setting"] else "")
-
-
-def stem(cell: Mapping[str, Any]) -> str:
-    """What its figures are named by."""
-    return name_of(cell) + "".join(f"-{factor}-{level}" for factor, level in cell["setting"].items())
-
-
-def names(parameters: Sequence[str]) -> dict[str, str]:
-    """Dotted field -> words: the last part, or all of them where two would be called the same."""
-    short = {key: factor_name(key) for key in parameters}
-    twice = [name for name in short.values() if list(short.values()).count(name) > 1]
-    return {
-        key: words(key.removeprefix("method.")).replace(".", " ") if name in twice else name
-        for key, name in short.items()
-    }
-
-
-def value_name(value: Any) -> str:
-    """Three digits of a number."""
-    if isinstance(value, float):
-        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
-    return "none" if value is None else str(value)
-
-
-def params_name(params: Mapping[str, Any]) -> str:
-    """`learning rate 0.01, threshold 0.5`."""
-    shown = names(list(params))
-    return ", ".join(f"{shown[key]} {value_name(value)}" for key, value in params.items())
-
-
-def shown(suggestions: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
-    """A cell's suggestions that count, and those that failed on the way."""
-    rows = suggestions[suggestions["search"] == cell["search"]]
-    return rows[rows["counts"] | (rows["state"] == "failed")].sort_values("number", ignore_index=True)
-
-
-def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those that were trained to their end."""
-    return rows[(rows["state"] == "complete") & rows["accuracy"].notna()]
-
-
-def leader(rows: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
-    """The winner's row, or the best so far where there is none yet; empty where nothing is complete."""
-    done = complete(rows)
-    if cell["winner"]:
-        return done[done["number"] == cell["winner"]["number"]]
-    return done.sort_values(["accuracy", "number"], ascending=[False, True]).head(1)
-
-
-def searched(rows: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
-    """Fields that any suggestion has, the most important first."""
-    tried = {key for params in rows["params"] for key in params}
-    keys = [key for key in cell["space"] if key in tried]
-    return sorted(keys, key=lambda key: -cell["importance"].get(key, 0.0))
-
-
-def place(space: Mapping[str, Any], value: Any) -> float:
+def position(space: Mapping[str, Any], value: Any) -> float:
     """Where a value stands on an axis: its logarithm where the space is logarithmic; of a choice its rank."""
     if space["kind"] == "choice":
         return float([json.dumps(choice) for choice in space["values"]].index(json.dumps(value)))
     return math.log10(value) if space["log"] else float(value)
 
 
-def places(rows: pd.DataFrame, key: str, space: Mapping[str, Any]) -> pd.Series:
+def positions(rows: pd.DataFrame, key: str, space: Mapping[str, Any]) -> pd.Series:
     """Of every suggestion; NaN where it has no value of that field."""
-    return rows["params"].map(lambda params: place(space, params[key]) if key in params else np.nan).astype(float)
+    return rows["params"].map(lambda params: position(space, params[key]) if key in params else np.nan).astype(float)
 
 
-def ends(space: Mapping[str, Any]) -> tuple[float, float]:
+def axis_ends(space: Mapping[str, Any]) -> tuple[float, float]:
     """The lowest and the highest place."""
     if space["kind"] == "choice":
         return 0.0, len(space["values"]) - 1.0
-    return place(space, space["low"]), place(space, space["high"])
+    return position(space, space["low"]), position(space, space["high"])
 
 
-def ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
+def axis_ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
     """Places and their names."""
-    low, high = ends(space)
+    low, high = axis_ends(space)
     if space["kind"] == "choice":
         return list(range(len(space["values"]))), [value_name(value) for value in space["values"]]
     if not space["log"]:
-        found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
+        round_values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
             low, high
         )
-        values = [float(value) for value in found if low - 1e-9 <= value <= high + 1e-9]
+        values = [float(value) for value in round_values if low - 1e-9 <= value <= high + 1e-9]
         return values, [f"{value:g}" for value in values]
     for parts in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         decades = range(math.floor(low), math.ceil(high) + 1)
@@ -147,14 +84,14 @@ def ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
     return [math.log10(value) for value in values], [value_name(value) for value in values]
 
 
-def floor(values: pd.Series) -> float:
+def axis_floor(values: pd.Series) -> float:
     """The lowest value that is not far below all others: an axis that showed those would show nothing else."""
     first, third = np.quantile(values, [0.25, 0.75])
     near = values[values >= first - 3 * max(third - first, 0.005)]
     return float(near.min())
 
 
-def _marks(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> list[tuple[str, Style]]:
+def draw_complete(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> list[tuple[str, Style]]:
     """Complete suggestions, those with a diverged replicate as crosses."""
     entries = []
     for name, marker, chosen in (("complete", "o", done["diverged"] == 0), ("diverged", "x", done["diverged"] > 0)):
@@ -166,16 +103,16 @@ def _marks(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> list[tu
     return entries
 
 
-def _default_and_star(
+def draw_own_and_best(
     axes: Axes, x: str, rows: pd.DataFrame, cell: Mapping[str, Any], look: Look
 ) -> list[tuple[str, Style]]:
     """The arm's own values as a ring, the winner as a star."""
-    done = complete(rows)
-    own, best = done[done["own"].astype(bool)], leader(rows, cell)
+    done = complete_suggestions(rows)
+    own, best = done[done["own"].astype(bool)], best_suggestion(rows, cell)
     entries = []
     for name, chosen, style in (
-        ("own values", own, {**RING, "color": DARK, "zorder": 4}),
-        (_star_name(cell), best, {**STAR, "color": look.colour, "zorder": 5}),
+        ("own values", own, {**RING_MARK, "color": DARK_GREY, "zorder": 4}),
+        (best_name(cell), best, {**STAR_MARK, "color": look.colour, "zorder": 5}),
     ):
         if len(chosen):
             axes.plot(chosen[x], 100 * chosen["accuracy"], **style)
@@ -183,53 +120,53 @@ def _default_and_star(
     return entries
 
 
-def _own_and_paper(axes: Axes, key: str, cell: Mapping[str, Any], entries: dict[str, tuple[str, Style]]) -> None:
+def draw_reference_lines(axes: Axes, key: str, cell: Mapping[str, Any], entries: dict[str, tuple[str, Style]]) -> None:
     """Vertical lines at the arm's own value, and at the paper's where that is another one and in the space."""
     space, own = cell["space"][key], cell["default"].get(key)
     if key in cell["default"]:
-        style: Style = {"color": DARK, "linestyle": "--", "linewidth": 1.0}
-        axes.axvline(place(space, own), zorder=1.5, **style)
+        style: Style = {"color": DARK_GREY, "linestyle": "--", "linewidth": 1.0}
+        axes.axvline(position(space, own), zorder=1.5, **style)
         entries["own"] = ("own value", style)
     paper = cell["paper"].get(key)
-    if key in cell["paper"] and paper != own and _inside(space, paper):
-        style = {"color": DARK, "linestyle": ":", "linewidth": 1.3}
-        axes.axvline(place(space, paper), zorder=1.5, **style)
+    if key in cell["paper"] and paper != own and _in_space(space, paper):
+        style = {"color": DARK_GREY, "linestyle": ":", "linewidth": 1.3}
+        axes.axvline(position(space, paper), zorder=1.5, **style)
         entries["paper"] = ("the paper's value", style)
 
 
-def _inside(space: Mapping[str, Any], value: Any) -> bool:
+def _in_space(space: Mapping[str, Any], value: Any) -> bool:
     if space["kind"] == "choice":
         return json.dumps(value) in [json.dumps(choice) for choice in space["values"]]
     return isinstance(value, int | float) and space["low"] <= value <= space["high"]
 
 
-def _limits(values: pd.Series) -> tuple[float, float]:
-    return (floor(values), float(values.max())) if len(values) else (0.0, 1.0)
+def accuracy_limits(values: pd.Series) -> tuple[float, float]:
+    return (axis_floor(values), float(values.max())) if len(values) else (0.0, 1.0)
 
 
-def _with_room(space: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = ends(space)
+def padded_ends(space: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = axis_ends(space)
     room = 0.5 if space["kind"] == "choice" else 0.04 * (high - low)
     return low - room, high + room
 
 
-def _x_axis(axes: Axes, space: Mapping[str, Any]) -> None:
-    positions, texts = ticks(space)
+def draw_x_axis(axes: Axes, space: Mapping[str, Any]) -> None:
+    positions, texts = axis_ticks(space)
     long = space["kind"] == "choice" and sum(map(len, texts)) > 24
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(positions, texts, **turned)
-    axes.set_xlim(*_with_room(space))
+    axes.set_xlim(*padded_ends(space))
     axes.grid(axis="x", visible=space["kind"] != "choice")
 
 
-def _tick(axes: Axes, x: float, y: float, text: str) -> None:
+def draw_tick(axes: Axes, x: float, y: float, text: str) -> None:
     """A value beside its upright axis."""
-    axes.plot([x - 0.02, x], [y, y], color=DARK, linewidth=0.8, zorder=1)
+    axes.plot([x - 0.02, x], [y, y], color=DARK_GREY, linewidth=0.8, zorder=1)
     box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
     axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5, zorder=6, bbox=box)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """On two lines where it is long."""
     middle = len(name) // 2
     breaks = [i for i, letter in enumerate(name) if letter == " "]
@@ -239,15 +176,15 @@ def _folded(name: str) -> str:
     return f"{name[:at]}\n{name[at + 1 :]}"
 
 
-def _star_name(cell: Mapping[str, Any]) -> str:
+def best_name(cell: Mapping[str, Any]) -> str:
     return "winner" if cell["winner"] else "best so far"
 
 
-def _unfinished(cell: Mapping[str, Any]) -> str:
+def unfinished_sentence(cell: Mapping[str, Any]) -> str:
     return "" if cell["winner"] else " The search is not finished."
 
 
-def _legend_of_marks(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def legend_of_marks(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Above the axes."""
     handles = [
         Line2D([], [], **{key: value for key, value in style.items() if key != "zorder"}) for _, style in entries

@@ -14,18 +14,18 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.nights.rule import Cell, Values
-from analysis.results import LoadError, first_replicate, on_other_data
+from analysis.results import LoadError, first_replicate_of, is_on_other_data
 from lnl.storage.currency import latest, sources_from
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
-from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store
+from lnl.storage.tables import tell_left_out
 
-MEMORY = 60  # nights from which it is known which were quiet
-OWN_FAULT = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
+MOST_NIGHTS = 60  # nights from which it is known which were quiet
+CRASHES = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
 
 
-_FACTS = {  # of a trial's row: what may have changed
+RECORDED_FACTS = {  # of a trial's row: what may have changed
     "code_hash": "code",
     "git_commit": "commit",
     "data_hash": "data",
@@ -35,10 +35,10 @@ _FACTS = {  # of a trial's row: what may have changed
     "device": "device",
     "host": "host",
 }
-_COLUMNS = (
+TRIAL_COLUMNS = (
     *("trial", "attempt", "replicate", "status", "failure_class", "failure_message", "transition", "seconds"),
     *("classes", "dataset", "ended_at", "sources_hash", "noise_hash", "split_hash", "git_dirty"),
-    *(*_FACTS, *(f"accuracy_{rule}" for rule in statistics.SELECTION)),
+    *(*RECORDED_FACTS, *(f"accuracy_{rule}" for rule in statistics.SELECTION_RULES)),
 )
 
 
@@ -78,24 +78,24 @@ class Night:
 
     def counts(self, chosen: pd.Series) -> Counter[Cell]:
         """How many of these trials each cell has."""
-        return Counter(_listed(self.trials[chosen]))
+        return Counter(cells_of(self.trials[chosen]))
 
     @cached_property
     def _places(self) -> dict[Cell, list[int]]:
         places: dict[Cell, list[int]] = {}
-        for place, cell in enumerate(_listed(self.trials)):
+        for place, cell in enumerate(cells_of(self.trials)):
             places.setdefault(cell, []).append(place)
         return places
 
 
-def _listed(trials: pd.DataFrame) -> list[Cell]:
+def cells_of(trials: pd.DataFrame) -> list[Cell]:
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
-def _joined(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
+def night_of_plan(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
     """`rows`: the newest of each trial, with their scores."""
     trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
-    also = [{**one, "setting": {}} for one in plan.get("prerequisites", [])]
+    also = [{**prerequisite, "setting": {}} for prerequisite in plan.get("prerequisites", [])]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -108,7 +108,7 @@ def _with_states(planned: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(state=state, score=trials["score"].where(state == "finished"))
 
 
-def _plans(store: Store, study: str) -> pd.DataFrame:
+def plans_with_records(store: Store, study: str) -> pd.DataFrame:
     """Submitted plans of a study, oldest first, with their records and nights.  Raises LoadError where none is."""
     plans = store.plans(study)
     if plans.empty:
@@ -117,7 +117,7 @@ def _plans(store: Store, study: str) -> pd.DataFrame:
     return plans.assign(record=records, night=[record.get("night") for record in records])
 
 
-def _rows(
+def scored_rows(
     store: Store,
     study: str,
     rule: str,
@@ -128,17 +128,19 @@ def _rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = {trial["trial"] for one in plans for name in ("trials", "prerequisites") for trial in one["record"][name]}
+    listed = {
+        trial["trial"] for plan in plans for name in ("trials", "prerequisites") for trial in plan["record"][name]
+    }
     current = sources_from(plans[-1]["current"])
-    rows, broken = store.read("trials", study, list(_COLUMNS), list(filters) or None)
+    rows, broken = store.read("trials", study, list(TRIAL_COLUMNS), list(filters) or None)
     tell_left_out(broken)
     rows = latest(rows[rows["trial"].isin(listed)], current)
-    other_data = on_other_data(rows, current)
+    other_data = is_on_other_data(rows, current)
     rows = rows[~other_data]
     return rows.assign(score=statistics.accuracy(rows, rule)), int(other_data.sum())
 
 
-def read(
+def read_nights(
     store: Store, study: str, preset: str | None = None, night: str | None = None, selection: str | None = None
 ) -> tuple[list[Night], str, int]:
     """The stored nights of one preset up to this one (the latest without), oldest first, and the selection rule.
@@ -147,38 +149,38 @@ def read(
 
     Raises LoadError where there is no such night.
     """
-    plans = _plans(store, study)
+    plans = plans_with_records(store, study)
     plans = plans[plans["night"].notna() & ((plans["preset"] == preset) | (preset is None))]
     if plans.empty:
         of = f" with preset '{preset}'" if preset else ""
         raise LoadError(f"Study '{study}'{of} has no night yet: run it with --night today.")
     chosen = plans if night is None else plans[plans["night"] == night]
     if chosen.empty:
-        there = sorted(set(plans["night"]))
-        shown = ", ".join(there[-3:]) + f" and {len(there) - 3} before" * (len(there) > 3)
+        names = sorted(set(plans["night"]))
+        shown = ", ".join(names[-3:]) + f" and {len(names) - 3} before" * (len(names) > 3)
         raise LoadError(f"Study '{study}' has no night {night}: there are {shown}.")
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
-    mine = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
-    mine = mine.groupby("night").tail(1).sort_values("night").tail(MEMORY)
+    chosen_plans = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
+    chosen_plans = chosen_plans.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
     rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
-    since = [("replicate", ">=", first_replicate(mine["record"].iloc[0]))]
-    rows, on_other = _rows(store, study, rule, statistics.records(mine), since)
-    return [_joined(one["night"], one["record"], rows) for one in statistics.records(mine)], rule, on_other
+    since = [("replicate", ">=", first_replicate_of(chosen_plans["record"].iloc[0]))]
+    rows, on_other = scored_rows(store, study, rule, statistics.records(chosen_plans), since)
+    return (
+        [night_of_plan(plan["night"], plan["record"], rows) for plan in statistics.records(chosen_plans)],
+        rule,
+        on_other,
+    )
 
 
-def _finished(trials: pd.DataFrame) -> pd.DataFrame:
+def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["state"] == "finished"]
 
 
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}{'s' * (n != 1)}"
-
-
-def words(cell: Cell) -> str:
+def cell_name(cell: Cell) -> str:
     """An arm and where it is."""
     setting = json.loads(cell[1])
     return " ".join([cell[0], *(f"{key}={value}" for key, value in setting.items())])
 
 
-def _named(cells: Any) -> str:
-    return ", ".join(words(cell) for cell in cells)
+def cell_names(cells: Any) -> str:
+    return ", ".join(cell_name(cell) for cell in cells)

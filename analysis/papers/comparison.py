@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics, words
+from analysis import statistics
 from analysis.papers.registry import Entry, entries, paper
+from analysis.results import Results
 from analysis.tables.table import Table, interval, percent
-from analysis.verdicts import FEWEST
+from analysis.verdicts import FEWEST_REPLICATES
+from analysis.words import readable, rule_sentence, setting_name
 from lnl.storage.places import canonical
-
-if TYPE_CHECKING:
-    from analysis.results import Study
 
 CLASSES = {
     "cifar100": 100,
@@ -35,23 +34,24 @@ CLASSES = {
 }
 SAME_SHARE = 1e-3  # of wrong labels: less is rounding
 REPLICATES = "replicates"  # the one difference that forbids no comparison
-EPOCH = {
+EPOCH_RULES = {
     "last": "the last epoch",
     "last10": "the mean of the last ten epochs",
     "median20": "the median of the last 20 checkpoints",
     "val_selected": "the best validation epoch",
     "best_test": "the best test epoch",
 }
-ORACLE = "an oracle, chosen by looking at the test set"
-SHOWN = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy
-KEPT = {True: "may redraw the true class", False: "never keeps the true class"}
-NOISE = {"asymmetric_block": "asymmetric", "flip": "pair"}  # kinds that are laid beside each other, and flagged
-HONEST = (
-    f"A number is compared with ours from {FEWEST} replicates on, only where nothing but the number of runs differs: "
+ORACLE_NOTE = "an oracle, chosen by looking at the test set"
+COMPARED_MEASURES = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy
+TRUE_CLASS_CONVENTION = {True: "may redraw the true class", False: "never keeps the true class"}
+SIMILAR_NOISE = {"asymmetric_block": "asymmetric", "flip": "pair"}  # kinds that are laid beside each other, and flagged
+PROTOCOL_NOTE = (
+    f"A number is compared with ours from {FEWEST_REPLICATES} replicates on, only where nothing but the "
+    "number of runs differs: "
     "a protocol that is not known counts as different, and so do parameters that an arm or a setting sets and the "
     "paper does not name."
 )
-COLUMNS = (  # of `beside`
+BESIDE_COLUMNS = (  # of `beside`
     *("arm", "setting", "n", "mean", "low", "high", "selection"),
     *("entry", "paper", "where", "name", "reported", "sd", "n_reported"),
     *("differs_in", "mismatches", "comparable", "comparison"),
@@ -65,7 +65,7 @@ class Mismatch(NamedTuple):
     said: str  # in a sentence's words
 
 
-def beside(study: Study, selection: str | None = None) -> pd.DataFrame:
+def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
     """Every measured arm × setting with the closest reported numbers, one row each.
 
     Columns: arm, setting (JSON), n, mean, low, high (ours, fractions, t interval), selection; entry (row of
@@ -82,26 +82,26 @@ def beside(study: Study, selection: str | None = None) -> pd.DataFrame:
         mean, low, high = float(estimate.value), float(estimate.low), float(estimate.high)
         ours = {"arm": arm, "setting": setting, "n": len(scores), "mean": mean, "low": low, "high": high}
         config = _config(trials)
-        found = list(closest(config)) if config else []
-        for number, entry in found:
-            differences = mismatches(entry, config, stated(study, arm, setting), rule, len(scores))
-            blocking = list(dict.fromkeys(one.what for one in differences if one.what != REPLICATES))
+        nearest = list(closest(config)) if config else []
+        for number, entry in nearest:
+            differences = mismatches(entry, config, stated_settings(study, arm, setting), rule, len(scores))
+            blocking = list(dict.fromkeys(mismatch.what for mismatch in differences if mismatch.what != REPLICATES))
             rows.append(
                 {
                     **ours,
                     **{"entry": number, "paper": entry.paper, "where": entry.where, "name": entry.name},
                     **{"reported": entry.value, "sd": entry.sd, "n_reported": entry.n},
-                    "differs_in": list(dict.fromkeys(one.what for one in differences)),
-                    "mismatches": [one.said for one in differences],
+                    "differs_in": list(dict.fromkeys(mismatch.what for mismatch in differences)),
+                    "mismatches": [mismatch.said for mismatch in differences],
                     "comparable": not blocking,
                     "comparison": _compared(entry.value, mean, low, high, len(scores), blocking)
-                    + "".join(f"; {one.said}" for one in differences if not blocking),
+                    + "".join(f"; {mismatch.said}" for mismatch in differences if not blocking),
                 }
             )
-        if not found:
+        if not nearest:
             why = "no paper has a number for it" if config else "its configuration is not stored"
             rows.append({**ours, "differs_in": [], "mismatches": [], "comparable": False, "comparison": why})
-    frame = pd.DataFrame([{**row, "selection": rule} for row in rows], columns=list(COLUMNS))
+    frame = pd.DataFrame([{**row, "selection": rule} for row in rows], columns=list(BESIDE_COLUMNS))
     kinds: dict[str, Any] = {"n": int, "comparable": bool, "entry": "Int64", "n_reported": "Int64"}
     return frame.astype({**kinds, **dict.fromkeys(("mean", "low", "high", "reported", "sd"), float)})
 
@@ -116,9 +116,9 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     noise, method = config["noise"], config["method"]
     ranked: list[tuple[tuple[float, ...], int, Entry]] = []
     for number, entry in enumerate(entries()):
-        kind = NOISE.get(entry.noise, entry.noise)
-        same = entry.method == method["name"] and kind == NOISE.get(_kind(noise), _kind(noise))
-        if not same or entry.measure not in SHOWN:
+        kind = SIMILAR_NOISE.get(entry.noise, entry.noise)
+        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_kind(noise), _kind(noise))
+        if not same or entry.measure not in COMPARED_MEASURES:
             continue
         symmetric = kind == "symmetric"
         rate = wrong_share(kind, entry.rate, entry.include_true, entry.dataset) if symmetric else entry.rate
@@ -147,7 +147,7 @@ def mismatches(
 
     `config`: a trial's, as stored; `stated`: the fields of its method that the study sets; `n`: our replicates.
     """
-    return [Mismatch(what, said) for what, said in _differences(entry, config, stated, selection, n)]
+    return [Mismatch(what, sentence) for what, sentence in _differences(entry, config, stated, selection, n)]
 
 
 def _differences(
@@ -180,7 +180,7 @@ def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     elif entry.noise == "symmetric" and entry.include_true is not None:
         if abs(share - ours) > SAME_SHARE:
             alike = entry.include_true == noise["include_true"]
-            conventions = f"ours {KEPT[noise['include_true']]}, the paper's {KEPT[entry.include_true]}: "
+            conventions = f"ours {_convention(noise)}, the paper's {TRUE_CLASS_CONVENTION[entry.include_true]}: "
             yield (
                 "noise rate" if alike else "noise convention",
                 ("" if alike else f"symmetric noise: {conventions}")
@@ -191,10 +191,15 @@ def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     if entry.noise == "symmetric" and entry.include_true is None:
         yield (
             "noise convention",
-            f"symmetric noise: ours {KEPT[noise['include_true']]}, the paper's convention is not known",
+            f"symmetric noise: ours {_convention(noise)}, the paper's convention is not known",
         )
     if entry.noise == _kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
         yield "noise", "asymmetric noise maps each data set's classes in its own way"
+
+
+def _convention(noise: Mapping[str, Any]) -> str:
+    """What our symmetric noise does with the true class."""
+    return TRUE_CLASS_CONVENTION[noise["include_true"]]
 
 
 def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -246,12 +251,12 @@ def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
     if entry.selection == "unknown":
-        yield "selection rule", f"{EPOCH[selection]} here, the paper's rule is not known"
+        yield "selection rule", f"{EPOCH_RULES[selection]} here, the paper's rule is not known"
     elif entry.selection != selection:
-        marks = [f" ({ORACLE})" * (rule == "best_test") for rule in (selection, entry.selection)]
+        marks = [f" ({ORACLE_NOTE})" * (rule == "best_test") for rule in (selection, entry.selection)]
         yield (
             "selection rule",
-            f"{EPOCH[selection]}{marks[0]} here, {EPOCH[entry.selection]}{marks[1]} in the paper",
+            f"{EPOCH_RULES[selection]}{marks[0]} here, {EPOCH_RULES[entry.selection]}{marks[1]} in the paper",
         )
     here = config["validation"]["labels"] if config["validation"]["images"] else "none"
     if entry.validation == "unknown":
@@ -263,13 +268,13 @@ def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> It
 def _runs(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
     if entry.n is None:
         yield REPLICATES, "the paper's number of runs is not known"
-    elif entry.n < FEWEST:
+    elif entry.n < FEWEST_REPLICATES:
         yield (
             REPLICATES,
-            "one run in the paper" if entry.n == 1 else f"{entry.n} runs in the paper, fewer than {FEWEST}",
+            "one run in the paper" if entry.n == 1 else f"{entry.n} runs in the paper, fewer than {FEWEST_REPLICATES}",
         )
-    if n < FEWEST:
-        yield REPLICATES, "one replicate here" if n == 1 else f"{n} replicates here, fewer than {FEWEST}"
+    if n < FEWEST_REPLICATES:
+        yield REPLICATES, "one replicate here" if n == 1 else f"{n} replicates here, fewer than {FEWEST_REPLICATES}"
     if entry.spread == "epochs":
         yield "±", "± is over epochs in the paper, not over runs"
     elif entry.spread == "unknown":
@@ -287,26 +292,26 @@ def wrong_share(kind: str, rate: float, include_true: bool | None, dataset: str)
     return rate / 2 if kind == "asymmetric" and dataset == "cifar10" else rate
 
 
-def stated(study: Study, arm: str, setting: str) -> dict[str, Any]:
+def stated_settings(study: Results, arm: str, setting: str) -> dict[str, Any]:
     """Fields of the method that the arm or the setting sets, without "method.": what may differ from its defaults.
 
     An arm that keeps the base's method has what the base says of it, too; that is not known here.
     """
-    said = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
-    whole = said.get("method")
+    overrides = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
+    whole = overrides.get("method")
     inside = {key: value for key, value in whole.items() if key != "name"} if isinstance(whole, Mapping) else {}
-    dotted = {key.removeprefix("method."): value for key, value in said.items() if key.startswith("method.")}
+    dotted = {key.removeprefix("method."): value for key, value in overrides.items() if key.startswith("method.")}
     return {key: value for key, value in {**inside, **dotted}.items() if key != "name"}
 
 
-def table(study: Study, selection: str | None = None) -> Table:
+def table(study: Results, selection: str | None = None) -> Table:
     """A study's arms and settings with the closest reported numbers."""
     frame = beside(study, selection)
     known = frame[frame["entry"].notna()]
     rows = [
         [
-            words.words(row["arm"]),
-            words.setting_name(json.loads(row["setting"])),
+            readable(row["arm"]),
+            setting_name(json.loads(row["setting"])),
             str(row["n"]),
             percent(row["mean"]),
             interval(row["low"], row["high"]),
@@ -318,26 +323,26 @@ def table(study: Study, selection: str | None = None) -> Table:
     ]
     header = ["arm", "setting", "n", "here (%)", "95 % interval", "reported (%)", "where", "comparison"]
     rule = study.rule(selection)
-    without = sorted({words.words(arm) for arm in frame["arm"]} - {words.words(arm) for arm in known["arm"]})
+    without = sorted({readable(arm) for arm in frame["arm"]} - {readable(arm) for arm in known["arm"]})
     caption = (
-        f"What papers report beside what was measured here. {words.rule_sentence(rule, study.trials)} {HONEST}"
+        f"What papers report beside what was measured here. {rule_sentence(rule, study.trials)} {PROTOCOL_NOTE}"
         + f" No paper has a number for: {', '.join(without)}." * bool(without)
     )
     return Table(caption, header, rows, frame)
 
 
-def registry_table(name: str, study: Study | None = None, selection: str | None = None) -> Table:
+def registry_table(name: str, study: Results | None = None, selection: str | None = None) -> Table:
     """All numbers of one paper, with those of a study beside the ones that are closest to its arms."""
-    measured = pd.DataFrame(columns=list(COLUMNS)) if study is None else beside(study, selection)
+    measured = pd.DataFrame(columns=list(BESIDE_COLUMNS)) if study is None else beside(study, selection)
     here = {number: statistics.records(rows) for number, rows in measured.groupby("entry")}
     title = paper(name).title  # raises PaperError for an unknown one
     rows, records = [], []
     for number, entry in enumerate(entries()):
         if entry.paper != name:
             continue
-        for mine in here.get(number, [None]):
-            told = {"entry": number, **entry.model_dump(exclude={"selection", "n"}), "n_reported": entry.n}
-            records.append({**(mine or {}), **told, "rule_of_paper": entry.selection})
+        for measured_row in here.get(number, [None]):
+            about = {"entry": number, **entry.model_dump(exclude={"selection", "n"}), "n_reported": entry.n}
+            records.append({**(measured_row or {}), **about, "rule_of_paper": entry.selection})
             rows.append(
                 [
                     entry.where,
@@ -347,16 +352,16 @@ def registry_table(name: str, study: Study | None = None, selection: str | None 
                     _rule(entry),
                     "not known" if entry.n is None else str(entry.n),
                     _reported(entry.value, entry.sd, entry.measure == "training loss"),
-                    "" if mine is None else _measured(words.words(mine["arm"]), mine),
-                    "" if mine is None else mine["comparison"],
+                    "" if measured_row is None else _measured(readable(measured_row["arm"]), measured_row),
+                    "" if measured_row is None else measured_row["comparison"],
                 ]
             )
     header = ["where", "name", "setting", "network", "epoch", "runs", "reported (%)", "here (%)", "comparison"]
-    caption = f"{title}: all its numbers in the registry. {HONEST}"
+    caption = f"{title}: all its numbers in the registry. {PROTOCOL_NOTE}"
     return Table(caption, header, rows, pd.DataFrame(records))
 
 
-def _cells(study: Study) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+def _cells(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Finished trials of each arm in each setting, in the plan's order."""
     for (arm, place), rows in study.trials.groupby(["arm", study.trials["setting"].map(canonical)], sort=False):
         yield (str(arm), str(place)), rows
@@ -396,17 +401,17 @@ def _get(settings: Mapping[str, Any], key: str) -> Any:
     return settings
 
 
-def _apart(one: float | None, other: float | None) -> float:
+def _apart(first: float | None, second: float | None) -> float:
     """How far two counts are apart, as a logarithm; infinite where one is of all images and the other not."""
-    if one is None or other is None:
-        return 0.0 if one is other else np.inf
-    return round(abs(float(np.log(one / other))), 6)
+    if first is None or second is None:
+        return 0.0 if first is second else np.inf
+    return round(abs(float(np.log(first / second))), 6)
 
 
 def _compared(reported: float, mean: float, low: float, high: float, n: int, blocking: list[str]) -> str:
     if blocking:
         return f"not comparable: {', '.join(blocking)}"
-    if n < FEWEST:
+    if n < FEWEST_REPLICATES:
         return "not compared"
     if np.isnan(low):
         return "our replicates do not differ: no interval"
@@ -437,7 +442,7 @@ def _place(entry: Entry) -> str:
 def _rule(entry: Entry) -> str:
     if entry.selection == "unknown":
         return "not known"
-    return EPOCH[entry.selection] + " (an oracle)" * (entry.selection == "best_test")
+    return EPOCH_RULES[entry.selection] + " (an oracle)" * (entry.selection == "best_test")
 
 
 def _measured(arm: str, row: Mapping[str, Any]) -> str:
@@ -446,5 +451,5 @@ def _measured(arm: str, row: Mapping[str, Any]) -> str:
 
 
 def _reported(value: float, sd: float | None, number: bool = False) -> str:
-    show = (lambda one: f"{one:g}") if number else percent
+    show = (lambda plain: f"{plain:g}") if number else percent
     return show(value) + ("" if sd is None or np.isnan(sd) else f" ± {show(sd)}")

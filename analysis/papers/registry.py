@@ -112,13 +112,13 @@ class Paper(BaseModel, frozen=True, extra="forbid"):
 @cache
 def papers() -> dict[str, Paper]:
     """Every source by name, in the order of their names.  Raises PaperError."""
-    found = {}
+    by_name = {}
     for path in sorted(FOLDER.glob("*.toml")):
         try:
-            found[path.stem] = Paper(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8")))
+            by_name[path.stem] = Paper(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8")))
         except (tomllib.TOMLDecodeError, ValidationError) as error:
             raise PaperError(f"{path.name}: {error}") from None
-    return found
+    return by_name
 
 
 def paper(name: str) -> Paper:
@@ -158,13 +158,13 @@ def _cells(source: Paper, table: Mapping[str, Any]) -> Iterator[Entry]:
             if cell == ABSENT:
                 continue
             parts = (shared, column, own)
-            said = {key: value for part in parts for key, value in part.items() if key != "unit"}
-            said |= {key: None for key in ("probe", "network", "method") if said.get(key) == "unknown"}
+            fields = {key: value for part in parts for key, value in part.items() if key != "unit"}
+            fields |= {key: None for key in ("probe", "network", "method") if fields.get(key) == "unknown"}
             settings = {key: value for part in parts for key, value in part.get("settings", {}).items()}
             unit = column.get("unit", table.get("unit", "percent"))
             try:
-                number = _number(cell, unit, said.pop("spread", None))
-                yield Entry(paper=source.name, **{**said, "settings": settings, **number})
+                number = _number(cell, unit, fields.pop("spread", None))
+                yield Entry(paper=source.name, **{**fields, "settings": settings, **number})
             except (ValidationError, PaperError) as error:
                 raise PaperError(f"{place}, {cell!r}: {error}") from None
 
@@ -175,7 +175,7 @@ def _number(cell: str, unit: str, spread: str | None) -> dict[str, Any]:
     if match is None or unit not in ("percent", "percent error", "number"):
         raise PaperError(f"neither a number nor {ABSENT!r}, or of an unknown unit {unit!r}")
     value, scale = Decimal(match["value"]), 1 if unit == "number" else 100
-    said: dict[str, Any] = {"value": float((100 - value if unit == "percent error" else value) / scale)}
+    fields: dict[str, Any] = {"value": float((100 - value if unit == "percent error" else value) / scale)}
     if match["sd"] is not None:
-        said |= {"sd": float(Decimal(match["sd"]) / scale), "spread": spread or "unknown"}
-    return said
+        fields |= {"sd": float(Decimal(match["sd"]) / scale), "spread": spread or "unknown"}
+    return fields

@@ -8,24 +8,25 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import configuration, statistics, words
-from analysis.report.page import MOST_SENTENCES, Report
+from analysis import configuration, statistics
+from analysis.report.page import MOST_OPEN_SENTENCES, Report
 from analysis.report.sections import (
-    across,
-    beside,
-    cost,
-    declared,
-    failures,
-    inside,
-    looks_taken,
-    panels,
-    rules,
-    search,
-    trained,
+    across_section,
+    contrasts_section,
+    cost_section,
+    failures_section,
+    inside_section,
+    looks_section,
+    panel_sections,
+    papers_section,
+    rules_section,
+    search_section,
+    trained_section,
 )
-from analysis.report.sentences import count_sentence, provenance, realised_noise, summary, verdict
-from analysis.results import load
-from analysis.tables import study as tables_study
+from analysis.report.sentences import noise_rows, provenance_rows, summary_sentences, verdict_counts, verdict_in_words
+from analysis.results import read_results
+from analysis.tables.study import left_table, missing_table
+from analysis.words import readable
 from lnl.storage.atomic import write_atomically
 from lnl.storage.filenames import file_name
 from lnl.storage.files import read_file, shown
@@ -51,7 +52,7 @@ def build(
     instead; nothing is written to the results then.  What an earlier build left there and this one does not make is
     removed.  Raises ValueError where the results' own folder of reports is a link to somewhere else.
     """
-    loaded = load(root, study, preset, night)
+    loaded = read_results(root, study, preset, night)
     name = file_name(f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night))
     folder = place(output) if output is not None else _inside(loaded.root, loaded.root / "reports" / name)
     report = Report(loaded, loaded.rule(selection), folder)
@@ -74,11 +75,11 @@ def _replacing(report: Report) -> Iterator[None]:
         yield
         whole = True
     finally:
-        there = report.written if whole else report.written | before
-        text = json.dumps(sorted(there), indent=1) + "\n"
+        kept = report.written if whole else report.written | before
+        text = json.dumps(sorted(kept), indent=1) + "\n"
         with contextlib.nullcontext() if whole else contextlib.suppress(Exception):
             write_atomically(report.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            for name in before - there:
+            for name in before - kept:
                 _remove(report.folder / name)
 
 
@@ -100,29 +101,40 @@ def _remove(path: Place) -> None:
 def _build(report: Report) -> Place:
     loaded = report.study
     contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
-    about = {(one.arm, one.against): one for one in configuration.remarks(loaded.plan, loaded.trials)}
-    makers = (trained, search, panels, across, rules, looks_taken, inside, beside, failures, cost)
-    declared_contrasts = declared(report, contrasts)
+    about = {(remark.arm, remark.against): remark for remark in configuration.remarks(loaded.plan, loaded.trials)}
+    makers = (
+        trained_section,
+        search_section,
+        panel_sections,
+        across_section,
+        rules_section,
+        looks_section,
+        inside_section,
+        papers_section,
+        failures_section,
+        cost_section,
+    )
+    declared_contrasts = contrasts_section(report, contrasts)
     sections = [section for make in makers for section in make(report)]
     return report.page(
         "page.html.jinja",
         study=loaded,
-        title=words.words(loaded.name),
-        rule_in_words=statistics.SELECTION[report.rule],
-        summary=" ".join(summary(loaded)),
-        count=count_sentence(contrasts),
-        trained=configuration.in_short(loaded),
+        title=readable(loaded.name),
+        rule_in_words=statistics.SELECTION_RULES[report.rule],
+        summary=" ".join(summary_sentences(loaded)),
+        count=verdict_counts(contrasts),
+        trained=configuration.base_sentence(loaded),
         verdicts=[
-            verdict(row, len(contrasts), looks, about.get((row["arm"], row["against"])))
+            verdict_in_words(row, len(contrasts), looks, about.get((row["arm"], row["against"])))
             for row in statistics.records(contrasts)
         ],
-        most_open_sentences=MOST_SENTENCES,
+        most_open_sentences=MOST_OPEN_SENTENCES,
         contrasts=declared_contrasts,
         sections=sections,
-        missing=tables_study.of_missing(loaded) if len(loaded.missing) else None,
-        left=tables_study.of_left(loaded) if len(loaded.left) else None,
-        provenance=list(provenance(loaded.trials.drop_duplicates("trial"))),
-        noise=realised_noise(loaded.trials),
+        missing=missing_table(loaded) if len(loaded.missing) else None,
+        left=left_table(loaded) if len(loaded.left) else None,
+        provenance=list(provenance_rows(loaded.trials.drop_duplicates("trial"))),
+        noise=noise_rows(loaded.trials),
         remarks=loaded.remarks,
         unreadable={shown(Store(loaded.root).within(path)): why for path, why in loaded.unreadable.items()},
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +13,16 @@ from typing import Any
 
 import jinja2
 
-from analysis.figures import base
-from analysis.results import Study
-from analysis.tables import table as tables_table
+from analysis.figures.base import Plot, Plots
+from analysis.results import Results
+from analysis.tables.table import Table, unbroken
 from lnl.storage.atomic import write_atomically
 from lnl.storage.filenames import file_name
 from lnl.storage.places import Place, default_storage, storage_flag
 
 PIXELS_PER_INCH = 100  # on the page
-MOST_SENTENCES = 12  # on contrasts; more of them are folded, for the figure below says the same
-ANCHORS = ("missing", "left", "provenance", "unreadable")  # ids of the page's own
+MOST_OPEN_SENTENCES = 12  # on contrasts; more of them are folded, for the figure below says the same
+PAGE_ANCHORS = ("missing", "left", "provenance", "unreadable")  # ids of the page's own
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,7 @@ class Picture:
     width: int  # CSS pixels
     caption: str
     rows: int  # of the frame that it draws
-    code: str  # Python that draws it again
-
-    @property
-    def imports(self) -> str:
-        """What the code needs of `analysis`."""
-        modules = ("aggregate_plots", "ledger", "load", "plots", "tables")
-        return ", ".join(name for name in modules if re.search(rf"(?<!\.)\b{name}[.(]", self.code))
+    code: str  # a Python expression that draws it again, after `from analysis import load`
 
 
 @dataclass
@@ -55,8 +48,8 @@ class Section:
     name: str
     title: str
     pictures: list[Picture] = field(default_factory=list)
-    more: dict[str, dict[str, tables_table.Table]] = field(default_factory=dict)
-    tables: dict[str, tables_table.Table] = field(default_factory=dict)  # by the stem of their files
+    more: dict[str, dict[str, Table]] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)  # by the stem of their files
     note: str = ""
     lead: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -74,11 +67,11 @@ class Section:
 class Report:
     """What every section is made from, and where its files go."""
 
-    study: Study
+    study: Results
     rule: str
     folder: Place
     written: set[str] = field(default_factory=set)  # names of its files so far
-    anchors: set[str] = field(default_factory=lambda: set(ANCHORS))  # ids of its sections so far
+    anchors: set[str] = field(default_factory=lambda: set(PAGE_ANCHORS))  # ids of its sections so far
 
     @property
     def command(self) -> str:
@@ -87,24 +80,20 @@ class Report:
         return f"lnl report {named}{night} --selection {self.rule}{storage_flag(self.study.root)}"
 
     @property
-    def found(self) -> str:
-        """Storage, study, preset and night, as arguments in Python."""
-        root = str(self.study.root) if storage_flag(self.study.root) else default_storage()
-        night = f", night={python(self.study.night)}" if self.study.night else ""
-        return f"{python(root)}, {python(self.study.name)}, {python(self.study.preset)}{night}"
-
-    @property
     def loading(self) -> str:
-        """The study, in Python."""
-        return f"load({self.found})"
+        """The study, loaded in Python."""
+        root = str(self.study.root) if storage_flag(self.study.root) else default_storage()
+        night = f", night={python_literal(self.study.night)}" if self.study.night else ""
+        named = map(python_literal, (root, self.study.name, self.study.preset))
+        return f"load({', '.join(named)}{night})"
 
     def section(self, name: str, title: str, **content: Any) -> Section:
         """A section whose id no other has."""
-        anchor = _free(name, lambda anchor: anchor not in self.anchors)
+        anchor = _free_name(name, lambda anchor: anchor not in self.anchors)
         self.anchors.add(anchor)
         return Section(anchor, title, **content)
 
-    def picture(self, name: str, plot: base.Plot, code: str) -> Picture:
+    def picture(self, name: str, plot: Plot, code: str) -> Picture:
         """Writes a figure and the rows that it draws."""
         stem, png = self._stem(name, "png"), plot.png()
         self._write(f"{stem}.png", png)
@@ -114,11 +103,13 @@ class Report:
         width = round(plot.figure.get_figwidth() * PIXELS_PER_INCH)
         return Picture(stem, source, width, plot.caption, len(plot.drawn), code)
 
-    def pictures(self, prefix: str, drawn: base.Plots, code: str) -> list[Picture]:
+    def pictures(self, prefix: str, drawn: Plots, code: str) -> list[Picture]:
         """Writes figures by name.  `code`: Python that draws all of them."""
-        return [self.picture(f"{prefix}-{kind}", plot, f"{code}[{python(kind)}]") for kind, plot in drawn.items()]
+        return [
+            self.picture(f"{prefix}-{kind}", plot, f"{code}[{python_literal(kind)}]") for kind, plot in drawn.items()
+        ]
 
-    def tables(self, **named: tables_table.Table) -> dict[str, tables_table.Table]:
+    def tables(self, **named: Table) -> dict[str, Table]:
         """Writes tables, by name; returns them by the stem of their files."""
         stems = {}
         for name, table in named.items():
@@ -129,7 +120,7 @@ class Report:
 
     def _stem(self, name: str, kind: str) -> str:
         """Of a name's files, of which one has this ending: unlike all others of this report."""
-        return _free(name, lambda stem: f"{stem}.{kind}" not in self.written)
+        return _free_name(name, lambda stem: f"{stem}.{kind}" not in self.written)
 
     def page(self, template: str, **content: Any) -> Place:
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -145,12 +136,12 @@ class Report:
         return path
 
 
-def python(text: str) -> str:
+def python_literal(text: str) -> str:
     """A text as Python spells it."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _free(name: str, is_free: Callable[[str], bool]) -> str:
+def _free_name(name: str, is_free: Callable[[str], bool]) -> str:
     """The file name of this name, or of the name with the first number with which it is free."""
     candidates = (file_name(name if number == 1 else f"{name} ({number})") for number in itertools.count(1))
     return next(filter(is_free, candidates))
@@ -158,4 +149,4 @@ def _free(name: str, is_free: Callable[[str], bool]) -> str:
 
 def _unbroken(value: Any) -> Any:
     """Numbers stay together on the page."""
-    return tables_table.unbroken(value) if type(value) is str else value  # markup stays as it is
+    return unbroken(value) if type(value) is str else value  # markup stays as it is

@@ -10,57 +10,62 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis import configuration, papers, statistics, verdicts, words
-from analysis import cost as cost_module
-from analysis.figures import aggregate, search_axes
-from analysis.figures import contrasts as figures_contrasts
-from analysis.figures import inside as figures_inside
-from analysis.figures import panels as figures_panels
-from analysis.figures import search as figures_search
-from analysis.report.page import MOST_SENTENCES, Report, Section, python
+from analysis import configuration, papers, statistics
+from analysis.cost import read_ledger
+from analysis.figures.aggregate import across_figures
+from analysis.figures.contrasts import contrasts_figure, rules_figure
+from analysis.figures.cost import cost_figure
+from analysis.figures.inside import HISTOGRAM_SUFFIX, inside_figures
+from analysis.figures.panels import MOST_FACTORS, panel_figures
+from analysis.figures.search import overview_figures, search_figures
+from analysis.report.page import MOST_OPEN_SENTENCES, Report, Section, python_literal
 from analysis.report.sentences import papers_sentence, rules_sentences, search_sentences, search_warnings
 from analysis.results import LoadError
-from analysis.tables import seed_documents
-from analysis.tables import study as tables_study
+from analysis.searches import search_name, search_stem, search_title
+from analysis.tables.aggregate import across_tables
+from analysis.tables.seed_documents import seed_tables
+from analysis.tables.study import contrasts_table, looks_table, panel_table, rules_table, search_table
+from analysis.verdicts import OPEN_VERDICTS
+from analysis.words import readable
 from lnl.storage.places import storage_flag
 
-MOST_OPEN = 4  # searches whose figures are open on the page; of more of them each is folded
+MOST_OPEN_SEARCHES = 4  # searches whose figures are open on the page; of more of them each is folded
 
 
-def declared(report: Report, contrasts: pd.DataFrame) -> Section:
+def contrasts_section(report: Report, contrasts: pd.DataFrame) -> Section:
     """Every declared contrast: the figure at the top of the page, and its table."""
     section = report.section("contrasts", "Declared contrasts")
     if contrasts.empty:
         section.note = "No contrast is declared between arms of this preset."
         return section
-    section.tables = report.tables(contrasts=tables_study.of_contrasts(report.study, report.rule))
+    section.tables = report.tables(contrasts=contrasts_table(report.study, report.rule))
     if contrasts["difference"].isna().all():
         section.note = "No contrast has finished replicates of both its arms yet."
         return section
-    code = f'plots.forest({report.loading}.contrasts("{report.rule}"))'
-    section.pictures = [report.picture("contrasts", figures_contrasts.forest(contrasts), code)]
+    code = f'{report.loading}.plot_contrasts("{report.rule}")'
+    section.pictures = [report.picture("contrasts", contrasts_figure(contrasts), code)]
     return section
 
 
-def trained(report: Report) -> Iterator[Section]:
+def trained_section(report: Report) -> Iterator[Section]:
     """The base configuration, what each arm changes, and what arms that are compared differ in without a word."""
     study = report.study
     section = report.section("trained", "What was trained")
-    section.lead = list(configuration.same_training(study.plan, study.trials))
-    found = list(configuration.sentences(configuration.remarks(study.plan, study.trials)))
-    section.warnings = found[:MOST_SENTENCES]
-    if more := len(found) - MOST_SENTENCES:
-        section.warnings += [f"{more} more such remarks are left out: the table tells them."] * (more > 0)
-    named = {"trained": configuration.of_base(study), "trained-arms": configuration.of_arms(study)}
+    section.lead = list(configuration.same_training_sentences(study.plan, study.trials))
+    remarks = list(configuration.remark_sentences(configuration.remarks(study.plan, study.trials)))
+    section.warnings = remarks[:MOST_OPEN_SENTENCES]
+    if (more := len(remarks) - MOST_OPEN_SENTENCES) > 0:
+        section.warnings.append(f"{more} more such remarks are left out: the table tells them.")
+    named = {"trained": configuration.base_table(study), "trained-arms": configuration.arms_table(study)}
     section.tables = report.tables(**named)
-    if len((method := configuration.of_method(study)).rows):
+    if len((method := configuration.method_table(study)).rows):
         section.more["All settings of the base's method"] = report.tables(**{"trained-method": method})
     yield section
 
 
-def failures(report: Report) -> Iterator[Section]:
+def failures_section(report: Report) -> Iterator[Section]:
     """Why trials failed or diverged, in their own words."""
-    table = configuration.of_failures(report.study)
+    table = configuration.failures_table(report.study)
     if table.rows:
         section = report.section("failures", "What failed or diverged, and why", tables=report.tables(failures=table))
         named = f"{shlex.quote(report.study.name)} --preset {shlex.quote(report.study.preset)}"
@@ -68,31 +73,31 @@ def failures(report: Report) -> Iterator[Section]:
         yield section
 
 
-def search(report: Report) -> Iterator[Section]:
+def search_section(report: Report) -> Iterator[Section]:
     """What each search tried, found and spent."""
     study, rule = report.study, report.rule
     if not study.cells:
         return
     suggestions = study.suggestions(rule)
-    section = report.section("suggestions", "Search", folded=len(study.cells) > MOST_OPEN)
+    section = report.section("suggestions", "Search", folded=len(study.cells) > MOST_OPEN_SEARCHES)
     section.lead = list(search_sentences(study))
     section.warnings = list(search_warnings(study, suggestions))
-    section.tables = report.tables(suggestions=tables_study.of_search(study, suggestions, rule))
-    overview = figures_search.overview(study, suggestions)
+    section.tables = report.tables(suggestions=search_table(study, suggestions, rule))
+    overview = overview_figures(study, suggestions)
     section.pictures = report.pictures("suggestions", overview, f'{report.loading}.plot_search(selection="{rule}")')
     for cell in study.cells:
-        name, stem = search_axes.name_of(cell), f"suggestions-{search_axes.stem(cell)}"
+        name, stem = search_name(cell), f"suggestions-{search_stem(cell)}"
         place = f", {cell['setting']!r}" * bool(cell["setting"])
-        drawn = figures_search.of_cell(study, cell, suggestions)
-        code = f'{report.loading}.plot_search({python(name)}{place}, selection="{rule}")'
-        part = report.section(stem, search_axes.title(cell), pictures=report.pictures(stem, drawn, code))
+        drawn = search_figures(study, cell, suggestions)
+        code = f'{report.loading}.plot_search({python_literal(name)}{place}, selection="{rule}")'
+        part = report.section(stem, search_title(cell), pictures=report.pictures(stem, drawn, code))
         if not drawn:
             part.note = "No suggestion of this search is complete yet."
         section.parts.append(part)
     yield section
 
 
-def panels(report: Report) -> Iterator[Section]:
+def panel_sections(report: Report) -> Iterator[Section]:
     """A section for each panel of the study."""
     study, rule = report.study, report.rule
     epochs = study.epochs(sorted({metric for panel in study.plan["panels"].values() for metric in panel["curves"]}))
@@ -102,40 +107,37 @@ def panels(report: Report) -> Iterator[Section]:
         if study.panel(name).empty:
             section.note = "No trial of this panel has finished yet."
             continue
-        section.tables = report.tables(**{name: tables_study.of_panel(study, name, rule)})
-        if laid_out := seed_documents.of_panel(study, name, rule):
+        section.tables = report.tables(**{name: panel_table(study, name, rule)})
+        if laid_out := seed_tables(study, name, rule):
             section.more["As tables of papers have it"] = report.tables(**laid_out)
-        if len(panel["across"]) > figures_panels.MOST_FACTORS:
+        if len(panel["across"]) > MOST_FACTORS:
             crossed = len(panel["across"])
-            section.note = (
-                f"Figures show at most {figures_panels.MOST_FACTORS} crossed factors; this panel crosses {crossed}."
-            )
+            section.note = f"Figures show at most {MOST_FACTORS} crossed factors; this panel crosses {crossed}."
             continue
-        drawn = figures_panels.of_panel(study, name, rule, epochs)
-        section.pictures = report.pictures(name, drawn, f'{report.loading}.plot({python(name)}, "{rule}")')
+        drawn = panel_figures(study, name, rule, epochs)
+        section.pictures = report.pictures(name, drawn, f'{report.loading}.plot({python_literal(name)}, "{rule}")')
         recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
-        asked = [metric for metric in panel["curves"] if not metric.endswith(figures_inside.HISTOGRAM)]
+        asked = [metric for metric in panel["curves"] if not metric.endswith(HISTOGRAM_SUFFIX)]
         if absent := [metric for metric in asked if metric not in recorded]:
             section.note = f"No trial of this panel recorded {', '.join(absent)}."
 
 
-def across(report: Report) -> Iterator[Section]:
+def across_section(report: Report) -> Iterator[Section]:
     """All settings together, and the factorials that the arms make up, where the study has them."""
-    drawn = aggregate.of_study(report.study, report.rule)
-    named = aggregate.tables_of(report.study, report.rule)
+    drawn = across_figures(report.study, report.rule)
+    named = across_tables(report.study, report.rule)
     if drawn or named:
-        code = f'aggregate_plots.of_study({report.loading}, "{report.rule}")'
+        code = f'{report.loading}.plot_across("{report.rule}")'
         section = report.section("across", "Across settings", pictures=report.pictures("across", drawn, code))
         section.tables = report.tables(**{f"across-{name}": table for name, table in named.items()})
         yield section
 
 
-def rules(report: Report) -> Iterator[Section]:
+def rules_section(report: Report) -> Iterator[Section]:
     """What a trial's accuracy is under each selection rule, and by how much the oracle flatters."""
-    table = tables_study.of_rules(report.study)
+    table = rules_table(report.study)
     if len(table.frame):
-        code = f"plots.selection_rules(tables.of_rules({report.loading}).frame)"
-        pictures = [report.picture("rules", figures_contrasts.selection_rules(table.frame), code)]
+        pictures = [report.picture("rules", rules_figure(table.frame), f"{report.loading}.plot_rules()")]
         yield report.section(
             "rules",
             "What the choice of epoch changes",
@@ -145,32 +147,33 @@ def rules(report: Report) -> Iterator[Section]:
         )
 
 
-def looks_taken(report: Report) -> Iterator[Section]:
+def looks_section(report: Report) -> Iterator[Section]:
     """What each declared look showed when it was taken; a night has none."""
     taken = report.study.looks_taken()
     if taken.empty or report.study.night:
         return
     section = report.section(
-        "looks", "Looks at the contrasts", tables=report.tables(looks=tables_study.of_looks(report.study, taken))
+        "looks", "Looks at the contrasts", tables=report.tables(looks=looks_table(report.study, taken))
     )
     now = report.study.contrasts().set_index(["arm", "against"])["verdict"]
-    decided = taken[~taken["verdict"].isin(verdicts.OPEN)].drop_duplicates(["arm", "against"], keep="last")
+    decided = taken[~taken["verdict"].isin(OPEN_VERDICTS)].drop_duplicates(["arm", "against"], keep="last")
     for row in statistics.records(decided):
         if now.get((row["arm"], row["against"])) not in {row["verdict"], "equivalent"}:
             section.warnings.append(
-                f"{words.words(row['arm'])} against {words.words(row['against'])} was judged '{row['verdict']}' at a "
+                f"{readable(row['arm'])} against {readable(row['against'])} was judged '{row['verdict']}' at a "
                 "look, and the rows say otherwise: they have changed since."
             )
     yield section
 
 
-def inside(report: Report) -> Iterator[Section]:
+def inside_section(report: Report) -> Iterator[Section]:
     """What the methods believed of the labels, where they recorded it."""
-    if pictures := report.pictures("inside", report.study.plot_inside(), f"{report.loading}.plot_inside()"):
+    drawn = inside_figures(report.study, list(report.study.plan["arms"]))
+    if pictures := report.pictures("inside", drawn, f"{report.loading}.plot_inside()"):
         yield report.section("inside", "Inside the methods", pictures=pictures)
 
 
-def beside(report: Report) -> Iterator[Section]:
+def papers_section(report: Report) -> Iterator[Section]:
     """What papers report for what was measured here, and what is odd about these papers."""
     table = papers.table(report.study, report.rule)
     if not table.rows:
@@ -182,19 +185,19 @@ def beside(report: Report) -> Iterator[Section]:
     else:
         section.more["What papers report, and how their protocols differ"] = saved
     names = sorted(table.frame["paper"].dropna().unique())
-    section.asides = {f"{name}: {papers.paper(name).title}": said for name in names if (said := papers.notes(name))}
+    section.asides = {f"{name}: {papers.paper(name).title}": notes for name in names if (notes := papers.notes(name))}
     yield section
 
 
-def cost(report: Report) -> Iterator[Section]:
+def cost_section(report: Report) -> Iterator[Section]:
     """Device-hours per arm, of use and of none."""
     study = report.study
     try:
-        found = cost_module.of(study.root, study.name, study.preset, study.night)
+        ledger = read_ledger(study.root, study.name, study.preset, study.night)
     except LoadError:
         return
-    code = f"ledger.of({report.found}).figure()"
-    section = report.section("cost", "What it cost", pictures=[report.picture("cost", found.figure(), code)])
-    section.more["As a table"] = report.tables(cost=found.table())
-    section.lead = [" ".join(found.sentences())]
+    picture = report.picture("cost", cost_figure(ledger), f"{report.loading}.plot_cost()")
+    section = report.section("cost", "What it cost", pictures=[picture])
+    section.more["As a table"] = report.tables(cost=ledger.table())
+    section.lead = [" ".join(ledger.sentences())]
     yield section

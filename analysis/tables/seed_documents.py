@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics, words
+from analysis import statistics
+from analysis.results import Results
 from analysis.tables.table import Table
+from analysis.words import (
+    PERCENT_METRICS,
+    count_sentence,
+    factor_name,
+    level_name,
+    metric_name,
+    readable,
+    rule_sentence,
+)
 from lnl.storage import outcomes
 
-if TYPE_CHECKING:
-    from analysis.results import Study
-
-OF_ARM = ("train/accuracy", "validation/accuracy", "train/loss", "test/accuracy")  # document 002, Tables 1 to 3
-OF_RATIOS = ("train/accuracy", "validation/accuracy")  # its Table 4
+ARM_METRICS = ("train/accuracy", "validation/accuracy", "train/loss", "test/accuracy")  # document 002, Tables 1 to 3
+RATIO_METRICS = ("train/accuracy", "validation/accuracy")  # its Table 4
 
 
-def of_panel(study: Study, panel: str, selection: str) -> dict[str, Table]:
+def seed_tables(study: Results, panel: str, selection: str) -> dict[str, Table]:
     """By name: arms by levels, where a factor is crossed; with a validation set also what document 002 tabulates.
 
     Without columns of metrics that no trial of the panel recorded.
@@ -28,48 +35,50 @@ def of_panel(study: Study, panel: str, selection: str) -> dict[str, Table]:
     trials = study.panel(panel)
     if not declared["across"] or trials.empty:
         return {}
-    found = {f"{panel}-levels": by_level(study, panel, selection)}
+    tables = {f"{panel}-levels": levels_table(study, panel, selection)}
     if trials["accuracy_val_selected"].notna().any() and len(declared["across"]) == 1:
-        curves = study.epochs(OF_ARM)
+        curves = study.epochs(ARM_METRICS)
         recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
-        if of_ratios := [metric for metric in OF_RATIOS if metric in recorded]:
-            found[f"{panel}-training"] = by_level(study, panel, selection, of_ratios, curves)
-        if len(of_one := [metric for metric in OF_ARM if metric in recorded]) > 1:  # test accuracy stands above
+        if of_ratios := [metric for metric in RATIO_METRICS if metric in recorded]:
+            tables[f"{panel}-training"] = levels_table(study, panel, selection, of_ratios, curves)
+        if len(of_one := [metric for metric in ARM_METRICS if metric in recorded]) > 1:  # test accuracy stands above
             arms = trials["arm"].cat.remove_unused_categories().cat.categories
-            found |= {f"{panel}-{arm}": of_arm(study, panel, arm, selection, of_one, curves) for arm in arms}
-    return found
+            tables |= {
+                f"{panel}-{arm}": arm_metrics_table(study, panel, arm, selection, of_one, curves) for arm in arms
+            }
+    return tables
 
 
-def of_arm(
-    study: Study,
+def arm_metrics_table(
+    study: Results,
     panel: str,
     arm: str,
     selection: str,
-    metrics: Sequence[str] = OF_ARM,
+    metrics: Sequence[str] = ARM_METRICS,
     curves: pd.DataFrame | None = None,
 ) -> Table:
     """What an arm measured at each level of a panel's factors, a column for each metric (document 002, Tables 1 to 3).
 
-    `curves`: these metrics and test accuracy from `study.epochs`, read where they are not given.  Raises ValueError for
-    an arm that the panel does not have.
+    `curves`: these metrics and test accuracy from `Results.epochs`, read where they are not given.  Raises ValueError
+    for an arm that the panel does not have.
     """
     across = study.plan["panels"][panel]["across"]
-    if arm not in (there := study.plan["panels"][panel]["arms"]):
-        raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(there)}.")
+    if arm not in (arms := study.plan["panels"][panel]["arms"]):
+        raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(arms)}.")
     trials = study.panel(panel)
     trials = trials[trials["arm"] == arm]
-    frame = measured(study, trials, across, selection, metrics, curves)
+    frame = measured_metrics(study, trials, across, selection, metrics, curves)
     rows = [
-        [*(_level(trials, factor, level) for factor, level in zip(across, setting, strict=True)), *cells]
-        for setting, cells in _cells(frame, across, [{"metric": metric} for metric in metrics])
+        [*(_level_with_noise(trials, factor, level) for factor, level in zip(across, setting, strict=True)), *cells]
+        for setting, cells in _cells_by_group(frame, across, [{"metric": metric} for metric in metrics])
     ]
-    header = [*map(words.factor_name, across), *(words.metric_name(metric).replace("\n", " ") for metric in metrics)]
-    caption = f"Arm: {words.words(arm)}. {study.plan['panels'][panel]['title']}."
-    return Table(f"{caption} {_sentences(selection, trials, frame)}", header, rows, frame)
+    header = [*map(factor_name, across), *(metric_name(metric).replace("\n", " ") for metric in metrics)]
+    caption = f"Arm: {readable(arm)}. {study.plan['panels'][panel]['title']}."
+    return Table(f"{caption} {_caption_end(selection, trials, frame)}", header, rows, frame)
 
 
-def by_level(
-    study: Study,
+def levels_table(
+    study: Results,
     panel: str,
     selection: str,
     metrics: Sequence[str] = ("test/accuracy",),
@@ -81,26 +90,26 @@ def by_level(
     """
     across = study.plan["panels"][panel]["across"]
     trials = study.panel(panel)
-    frame = measured(study, trials, ["arm", *across], selection, metrics, curves)
+    frame = measured_metrics(study, trials, ["arm", *across], selection, metrics, curves)
     settings = (
         trials[across].drop_duplicates().sort_values(across).itertuples(index=False, name=None) if across else [()]
     )
     columns = [
         {**dict(zip(across, setting, strict=True)), "metric": metric} for setting in settings for metric in metrics
     ]
-    rows = [[words.words(arm), *cells] for (arm,), cells in _cells(frame, ["arm"], columns)]
+    rows = [[readable(arm), *cells] for (arm,), cells in _cells_by_group(frame, ["arm"], columns)]
     header = ["arm"]
     for column in columns:
-        names = [_level(trials, factor, column[factor]) for factor in across]
+        names = [_level_with_noise(trials, factor, column[factor]) for factor in across]
         if tuple(metrics) != ("test/accuracy",) or not across:
-            names.append(words.metric_name(column["metric"]).replace("\n", " "))
+            names.append(metric_name(column["metric"]).replace("\n", " "))
         header.append(", ".join(names))
     title = study.plan["panels"][panel]["title"]
-    return Table(f"{title}. {_sentences(selection, trials, frame)}", header, rows, frame)
+    return Table(f"{title}. {_caption_end(selection, trials, frame)}", header, rows, frame)
 
 
-def measured(
-    study: Study,
+def measured_metrics(
+    study: Results,
     trials: pd.DataFrame,
     by: Sequence[str],
     selection: str,
@@ -118,7 +127,7 @@ def measured(
         curves = curves[["trial", "epoch", "metric", "value"]].merge(
             trials[["trial", "epoch_val_selected"]].drop_duplicates("trial"), on="trial"
         )
-        at_rule = _chosen(curves, selection).groupby(["trial", "metric"])["value"].mean().unstack("metric")
+        at_rule = _rows_of_rule(curves, selection).groupby(["trial", "metric"])["value"].mean().unstack("metric")
         values = at_rule.reindex(index=trials["trial"], columns=fixed).set_axis(trials.index)
         values[outcomes.diverged(trials)] = np.nan
     values["test/accuracy"] = statistics.accuracy(trials, selection)
@@ -132,7 +141,7 @@ def measured(
     return pd.DataFrame(rows, columns=[*by, "metric", "n", "mean", "low", "high"]).assign(selection=selection)
 
 
-def _chosen(curves: pd.DataFrame, selection: str) -> pd.DataFrame:
+def _rows_of_rule(curves: pd.DataFrame, selection: str) -> pd.DataFrame:
     """Rows of the epochs that a selection rule looks at."""
     last = curves.groupby("trial")["epoch"].transform("max")
     if selection == "last":
@@ -145,23 +154,23 @@ def _chosen(curves: pd.DataFrame, selection: str) -> pd.DataFrame:
     return curves.merge(best.drop_duplicates("trial")[["trial", "epoch"]], on=["trial", "epoch"])
 
 
-def _cells(
+def _cells_by_group(
     frame: pd.DataFrame, by: Sequence[str], columns: Sequence[dict[str, Any]]
 ) -> list[tuple[tuple[Any, ...], list[str]]]:
     """The row of each group, in declared order: `88.2 ± 1.3`, or nothing where nothing was measured."""
-    found = []
+    by_group = []
     for group, rows in frame.groupby(list(by), sort=False) if by else [((), frame)]:
         cells = []
         for column in columns:
             cell = rows[np.logical_and.reduce([rows[name] == value for name, value in column.items()])]
-            cells.append(_text(cell.iloc[0]) if len(cell) else "")
-        found.append((group, cells))
-    return found
+            cells.append(_mean_and_half(cell.iloc[0]) if len(cell) else "")
+        by_group.append((group, cells))
+    return by_group
 
 
-def _text(row: pd.Series) -> str:
+def _mean_and_half(row: pd.Series) -> str:
     """Mean and half of the interval."""
-    share = row["metric"].endswith(words.PERCENT)
+    share = row["metric"].endswith(PERCENT_METRICS)
     scale, digits = (100, 1) if share else (1, 3)
     text = f"{scale * row['mean']:.{digits}f}"
     if not np.isnan(row["low"]):
@@ -169,18 +178,18 @@ def _text(row: pd.Series) -> str:
     return text.replace("-", "−")
 
 
-def _level(trials: pd.DataFrame, factor: str, level: Any) -> str:
-    name = words.level_name(factor, level)
+def _level_with_noise(trials: pd.DataFrame, factor: str, level: Any) -> str:
+    name = level_name(factor, level)
     if factor.partition(".")[0] != "noise":
         return name
     realised = trials.loc[trials[factor] == level, "noise_realised"].mean()
     return f"{name} ({100 * realised:.1f} % wrong)"
 
 
-def _sentences(selection: str, trials: pd.DataFrame, frame: pd.DataFrame) -> str:
-    text = words.rule_sentence(selection, trials)
+def _caption_end(selection: str, trials: pd.DataFrame, frame: pd.DataFrame) -> str:
+    text = rule_sentence(selection, trials)
     if set(frame["metric"]) - {"test/accuracy"}:
         text += " All else is from the same epochs, without diverged trials."
     if len(frame):
-        text += f" Mean ± half of the 95 % t interval; {words.count_sentence(frame['n'].tolist())}."
+        text += f" Mean ± half of the 95 % t interval; {count_sentence(frame['n'].tolist())}."
     return text

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import statistics, verdicts
-from analysis import words as words_module
-from analysis.figures import search_axes
-from analysis.results import in_base
-
-if TYPE_CHECKING:
-    from analysis.results import Study
+from analysis import statistics
+from analysis.results import Results, in_base
+from analysis.searches import SAMPLER_NAMES, best_suggestion, parameters_in_words, shown_suggestions
 from analysis.tables.table import Table, interval, percent
+from analysis.verdicts import MOST_REPLICATES, declared_late
+from analysis.words import (
+    VERDICT_SENTENCE,
+    difference_text,
+    factor_name,
+    level_name,
+    p_text,
+    plural,
+    readable,
+    rule_sentence,
+    setting_name,
+)
 
 
-def of_panel(study: Study, name: str, selection: str) -> Table:
+def panel_table(study: Results, name: str, selection: str) -> Table:
     """Every arm of a panel in every setting, with its difference to the reference arm in the same setting."""
     panel = study.plan["panels"][name]
     across, reference = panel["across"], panel["reference"]
@@ -26,8 +34,8 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
     frame = statistics.arm_table(trials, reference, across, selection).assign(selection=selection)
     rows = [
         [
-            *(words_module.level_name(factor, row[factor]) for factor in across),
-            words_module.words(row["arm"]),
+            *(level_name(factor, row[factor]) for factor in across),
+            readable(row["arm"]),
             str(row["n"]),
             percent(row["mean"]),
             interval(row["low"], row["high"]),
@@ -41,28 +49,28 @@ def of_panel(study: Study, name: str, selection: str) -> Table:
         "n",
         "accuracy (%)",
         "95 % interval",
-        f"difference to {words_module.words(reference)} (points)",
+        f"difference to {readable(reference)} (points)",
         "paired",
     ]
     title = panel["title"] if panel["title"].endswith("?") else f"{panel['title']}."
-    caption = f"{title} {words_module.rule_sentence(selection, trials)} {INTERVALS}"
-    return Table(caption, [*map(words_module.factor_name, across), *measured], rows, frame)
+    caption = f"{title} {rule_sentence(selection, trials)} {INTERVALS_SENTENCE}"
+    return Table(caption, [*map(factor_name, across), *measured], rows, frame)
 
 
-def of_contrasts(study: Study, selection: str) -> Table:
+def contrasts_table(study: Results, selection: str) -> Table:
     """The declared contrasts in the base setting."""
     frame, looks = study.contrasts(selection), study.plan.get("looks", [])
     rows = [
         [
-            words_module.words(row["arm"]),
-            words_module.words(row["against"]),
+            readable(row["arm"]),
+            readable(row["against"]),
             str(row["verdict"]),
             _difference(row),
-            *("" if np.isnan(row[p]) else words_module.p_text(row[p])[2:].removeprefix("= ") for p in P_VALUES),
+            *("" if np.isnan(row[p]) else p_text(row[p])[2:].removeprefix("= ") for p in P_VALUE_COLUMNS),
             f"{row['direction']}{' (late)' * bool(declared_late(row))}",
             percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
-            "" if row["why"] else _more(row["more"]),
+            "" if row["why"] else _more_replicates(row["more"]),
         ]
         for row in statistics.records(frame)
     ]
@@ -73,8 +81,8 @@ def of_contrasts(study: Study, selection: str) -> Table:
     base = in_base(study.trials)
     named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
     caption = (
-        f"Declared contrasts in the base setting. {words_module.rule_sentence(selection, named)} {INTERVALS} "
-        f"{words_module.VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
+        f"Declared contrasts in the base setting. {rule_sentence(selection, named)} {INTERVALS_SENTENCE} "
+        f"{VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
         + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
         + ". More replicates: about as many would decide it."
         + " Late: declared, or changed, after some of its trials had ended." * any(row[6].endswith(")") for row in rows)
@@ -82,53 +90,49 @@ def of_contrasts(study: Study, selection: str) -> Table:
     return Table(caption, header, rows, frame)
 
 
-def declared_late(row: Mapping[str, Any]) -> str:
-    """`declared after 3 of 8 trials had ended`; nothing where that is not so, or not known.  `row`: of contrasts."""
-    after, of = (row.get(name, np.nan) for name in ("declared_after", "declared_of"))
-    return f"declared after {after:g} of {of:g} trials had ended" if after and not np.isnan(after) else ""
-
-
-def of_rules(study: Study) -> Table:
+def rules_table(study: Results) -> Table:
     """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
     trials = in_base(study.trials)
     order = trials["arm"].map(list(study.plan["arms"]).index)
     frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
-    there = [rule for rule in statistics.SELECTION if frame[rule].notna().any()]  # no validation set, no val_selected
+    known_rules = [
+        rule for rule in statistics.SELECTION_RULES if frame[rule].notna().any()
+    ]  # no validation set, no val_selected
     columns = {
-        "arm": frame["arm"].map(words_module.words),
+        "arm": frame["arm"].map(readable),
         "n": frame["n"].map(str),
-        **{f"{rule} (%)": frame[rule].map(_known) for rule in there if rule != "best_test"},
-        **({"its validation labels": frame["validation"]} if "val_selected" in there else {}),
-        "best_test, an oracle (%)": frame["best_test"].map(_known),
+        **{f"{rule} (%)": frame[rule].map(_percent_or_nothing) for rule in known_rules if rule != "best_test"},
+        **({"its validation labels": frame["validation"]} if "val_selected" in known_rules else {}),
+        "best_test, an oracle (%)": frame["best_test"].map(_percent_or_nothing),
         **{
             f"oracle ahead of {rule} (points)": [
-                _known(mean) and f"{_known(mean)}, at most {_known(most)}"
-                for mean, most in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
+                _percent_or_nothing(mean) and f"{_percent_or_nothing(mean)}, at most {_percent_or_nothing(largest)}"
+                for mean, largest in zip(frame[f"ahead_of_{rule}"], frame[f"ahead_of_{rule}_most"], strict=True)
             ]
             for rule in ("last", "val_selected")
-            if rule in there
+            if rule in known_rules
         },
     }
     caption = (
         "Test accuracy in the base setting by selection rule, means over n replicates: "
-        f"{'; '.join(f'{rule}, {statistics.SELECTION[rule]}' for rule in there)}. "
+        f"{'; '.join(f'{rule}, {statistics.SELECTION_RULES[rule]}' for rule in known_rules)}. "
         "How far the oracle is ahead: mean over replicates, and the largest."
     )
     if failures := int(statistics.at_chance(trials).sum()):
-        caption += f" {failures} diverged {words_module.plural('trial', failures)} counted as chance under every rule."
+        caption += f" {failures} diverged {plural('trial', failures)} counted as chance under every rule."
     return Table(caption, list(columns), [list(row) for row in zip(*columns.values(), strict=True)], frame)
 
 
-def of_looks(study: Study, taken: pd.DataFrame) -> Table:
-    """The declared contrasts as each look found them.  `taken`: `Study.looks_taken`."""
+def looks_table(study: Results, taken: pd.DataFrame) -> Table:
+    """The declared contrasts as each look found them.  `taken`: `Results.looks_taken`."""
     rows = [
         [
             f"{row['looked']:g}" if not np.isnan(row["looked"]) else "",
-            words_module.words(row["arm"]),
-            words_module.words(row["against"]),
+            readable(row["arm"]),
+            readable(row["against"]),
             str(row["n"]),
             _difference(row),
-            words_module.p_text(row["p_holm"]).removeprefix("p = ") if not np.isnan(row["p_holm"]) else "",
+            p_text(row["p_holm"]).removeprefix("p = ") if not np.isnan(row["p_holm"]) else "",
             str(row["verdict"]),
         ]
         for row in statistics.records(taken)
@@ -143,21 +147,21 @@ def of_looks(study: Study, taken: pd.DataFrame) -> Table:
     return Table(caption, header, rows, taken)
 
 
-def of_left(study: Study) -> Table:
+def left_table(study: Results) -> Table:
     """Trials in the store that the plan no longer asks for, by arm and setting."""
     left = study.left.assign(
-        where=study.left["setting"].map(words_module.setting_name),
-        accuracy=statistics.accuracy(study.left, "last").where(statistics.outcome(study.left)),
+        where=study.left["setting"].map(setting_name),
+        accuracy=statistics.accuracy(study.left, "last").where(statistics.is_finished(study.left)),
     )
     groups = left.groupby(["arm", "where"], sort=True)["accuracy"]
     frame = groups.agg(trials="size", finished="count", mean="mean").reset_index().assign(selection="last")
     rows = [
         [
-            words_module.words(row["arm"]),
+            readable(row["arm"]),
             row["where"],
             str(row["trials"]),
             str(row["finished"]),
-            _known(row["mean"]),
+            _percent_or_nothing(row["mean"]),
         ]
         for row in statistics.records(frame)
     ]
@@ -165,40 +169,37 @@ def of_left(study: Study) -> Table:
     return Table("Results that the plan no longer asks for.", header, rows, frame)
 
 
-def of_missing(study: Study) -> Table:
+def missing_table(study: Results) -> Table:
     """Planned trials without a result, by arm, setting and reason."""
     reasons = study.missing["status"].str.cat(study.missing["failure_class"], sep=": ", na_rep="").str.rstrip(": ")
-    missing = study.missing.assign(where=study.missing["setting"].map(words_module.setting_name), reason=reasons)
+    missing = study.missing.assign(where=study.missing["setting"].map(setting_name), reason=reasons)
     groups = missing.groupby(["arm", "where", "reason"], sort=False)["replicate"]
     frame = groups.agg(lambda values: ", ".join(map(str, sorted(values)))).reset_index()
-    rows = [
-        [words_module.words(row["arm"]), row["where"], row["replicate"], row["reason"]]
-        for row in statistics.records(frame)
-    ]
+    rows = [[readable(row["arm"]), row["where"], row["replicate"], row["reason"]] for row in statistics.records(frame)]
     return Table("Planned trials without a result.", ["arm", "setting", "replicates", "reason"], rows, frame)
 
 
-def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
+def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> Table:
     """What each search spent, and what validation chose, all of it on the search's own replicates.
 
-    `suggestions`: from `Study.suggestions`, under the same selection rule.
+    `suggestions`: from `Results.suggestions`, under the same selection rule.
     """
     search = study.plan["search"]
     rows: list[dict[str, Any]] = []
     for cell in study.cells:
-        mine = suggestions[suggestions["search"] == cell["search"]]
-        here = search_axes.shown(suggestions, cell)
+        of_search = suggestions[suggestions["search"] == cell["search"]]
+        here = shown_suggestions(suggestions, cell)
         own = here[here["own"] & (here["state"] == "complete")]
-        best = search_axes.leader(here, cell)
+        best = best_suggestion(here, cell)
         rows.append(
             {
                 "arm": cell["arm"],
                 "sampler": cell["sampler"],
                 "setting": cell["setting"],
-                **{state: int((mine["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
+                **{state: int((of_search["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
                 "counted": int(here["counts"].sum()),
-                "epochs": int(mine["epochs"].sum()),
-                "seconds": float(mine["spent"].sum()),
+                "epochs": int(of_search["epochs"].sum()),
+                "seconds": float(of_search["spent"].sum()),
                 "default_validation": own["accuracy"].sum() if len(own) else np.nan,
                 "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
                 "number": int(best["number"].iloc[0]) if len(best) else None,
@@ -212,16 +213,16 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
     elsewhere = any(row["setting"] for row in rows)
     cells = [
         [
-            words_module.words(row["arm"]),
-            search_axes.SAMPLERS.get(row["sampler"], row["sampler"]),
-            *([words_module.setting_name(row["setting"])] if elsewhere else []),
+            readable(row["arm"]),
+            SAMPLER_NAMES.get(row["sampler"], row["sampler"]),
+            *([setting_name(row["setting"])] if elsewhere else []),
             f"{row['complete']} / {row['pruned']} / {row['failed']}" + " so far" * (not row["final"]),
             str(row["epochs"]),
             _duration(row["seconds"]),
-            *(_known(row[name]) for name in ("default_validation", "default_test")),
-            "" if row["number"] is None else _numbered(row),
-            *(_known(row[name]) for name in ("validation", "test")),
-            search_axes.params_name(row["params"]) if row["number"] else "",
+            *(_percent_or_nothing(row[name]) for name in ("default_validation", "default_test")),
+            "" if row["number"] is None else _winner_name(row),
+            *(_percent_or_nothing(row[name]) for name in ("validation", "test")),
+            parameters_in_words(row["params"]) if row["number"] else "",
         ]
         for row in rows
     ]
@@ -233,31 +234,31 @@ def of_search(study: Study, suggestions: pd.DataFrame, selection: str) -> Table:
     replicates = "1 replicate" if count == 1 else f"{count} replicates"
     caption = (
         f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
-        f"labels). {words_module.rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
+        f"labels). {rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
         "and beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
     )
     return Table(caption, header, cells, pd.DataFrame(rows).assign(selection=selection))
 
 
-INTERVALS = (
+INTERVALS_SENTENCE = (
     "Intervals: 95 %, Student's t over replicates; paired by replicate where the stored hashes agree, else Welch."
 )
 
 
-P_VALUES = ("p_holm", "p_equivalence_holm")
+P_VALUE_COLUMNS = ("p_holm", "p_equivalence_holm")
 
 
-def _more(count: float) -> str:
+def _more_replicates(count: float) -> str:
     """Replicates that would decide, where that is known."""
-    return "" if np.isnan(count) else f"> {verdicts.MOST}" if count > verdicts.MOST else f"{count:.0f}"
+    return "" if np.isnan(count) else f"> {MOST_REPLICATES}" if count > MOST_REPLICATES else f"{count:.0f}"
 
 
-def _known(fraction: float) -> str:
+def _percent_or_nothing(fraction: float) -> str:
     """In percent, or nothing."""
     return "" if np.isnan(fraction) else percent(fraction)
 
 
-def _numbered(row: Mapping[str, Any]) -> str:
+def _winner_name(row: Mapping[str, Any]) -> str:
     """`7`, `own values`, or `7 so far`."""
     return ("own values" if row["own"] else f"{row['number']}") + " so far" * (not row["final"])
 
@@ -270,7 +271,7 @@ def _duration(seconds: float) -> str:
 
 
 def _difference(row: Mapping[str, Any], prefix: str = "") -> str:
-    return words_module.difference_text(*(row[prefix + name] for name in ("difference", "low", "high")))
+    return difference_text(*(row[prefix + name] for name in ("difference", "low", "high")))
 
 
 def _pairing(row: Mapping[str, Any], prefix: str = "") -> str:

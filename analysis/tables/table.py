@@ -6,21 +6,17 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis import statistics
 
-if TYPE_CHECKING:
-    pass
-
-GREEK = (  # letters that TeX has
+GREEK_LETTERS = (  # letters that TeX has
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
 ).split()
-TEX = {
+TEX_CHARACTERS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -43,12 +39,15 @@ TEX = {
     ), strict=True)),
     **{
         unicodedata.lookup(f"GREEK {'SMALL' if letter.islower() else 'CAPITAL'} LETTER {letter.replace('mbd', 'md')}"):
-        rf"$\{letter}$" for letter in GREEK
+        rf"$\{letter}$" for letter in GREEK_LETTERS
     },
 }  # fmt: skip
-LINE, TURNED = 80, 128  # characters of \footnotesize in a line of LaTeX's `article`, upright and turned by 90°
-GAP = 2  # characters between columns
-MOST_ROWS = 36  # of a float; a longer table runs over pages
+LINE_WIDTH, LANDSCAPE_WIDTH = (
+    80,
+    128,
+)  # characters of \footnotesize in a line of LaTeX's `article`, upright and turned by 90°
+COLUMN_GAP = 2  # characters between columns
+MOST_FLOAT_ROWS = 36  # of a float; a longer table runs over pages
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,28 @@ class Table:
 
     def __post_init__(self) -> None:
         if "selection" in self.frame and self.frame["selection"].notna().any():
-            statistics.only_rule(self.frame["selection"].dropna())
+            statistics.shared_rule(self.frame["selection"].dropna())
 
     def markdown(self) -> str:
         """As GitHub renders it."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        body = "\n".join("| " + " | ".join(map(_md, line)) + " |" for line in lines)
-        return f"{_md(self.caption)}\n\n{body}\n"
+        body = "\n".join("| " + " | ".join(map(_escape_markdown, line)) + " |" for line in lines)
+        return f"{_escape_markdown(self.caption)}\n\n{body}\n"
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
 
     def latex(self, label: str) -> str:
         """A float or, for a long or wide table, pages of their own; the first line names the packages that it needs."""
-        kinds, turned = _columns(self.header, self.rows)
+        kinds, turned = _latex_columns(self.header, self.rows)
         columns, apart = "".join(kinds), r" \addlinespace[3pt]" * (set(kinds) != {"l"})  # wrapped rows
-        header, *rows = (" & ".join(map(_tex, line)) + r" \\" for line in [self.header, *self.rows])
+        header, *rows = (" & ".join(map(_escape_tex, line)) + r" \\" for line in [self.header, *self.rows])
         rows = [row + apart for row in rows]
-        title, head = rf"\caption{{{_tex(self.caption)}}}\label{{tab:{label}}}", [r"\toprule", header, r"\midrule"]
-        if turned or len(rows) > MOST_ROWS:
+        title, head = (
+            rf"\caption{{{_escape_tex(self.caption)}}}\label{{tab:{label}}}",
+            [r"\toprule", header, r"\midrule"],
+        )
+        if turned or len(rows) > MOST_FLOAT_ROWS:
             packages, outer = "booktabs,longtable" + ",pdflscape" * turned, "landscape" if turned else ""
             above = [title + r" \\", *head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endfoot"]
             wide = r"\setlength{\LTcapwidth}{\linewidth}"
@@ -113,25 +115,25 @@ def unbroken(text: str) -> str:
     return re.sub(r"\[[^][]*\]", lambda match: match[0].replace(" ", "\u00a0"), text)
 
 
-def _md(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Nothing in a cell is markup."""
     return re.sub(r"([\\`*<|~]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("\n", " "))
 
 
-def _tex(text: str) -> str:
+def _escape_tex(text: str) -> str:
     return "".join(map(_tex_character, unbroken(text)))
 
 
 def _tex_character(character: str) -> str:
     """What LaTeX typesets by itself stays; a sign that it does not know becomes its number."""
-    if character in TEX:
-        return TEX[character]
+    if character in TEX_CHARACTERS:
+        return TEX_CHARACTERS[character]
     if " " <= character <= "~" or (character <= "ÿ" and character.isalpha() and character not in "ÐÞðþ"):
         return character
     return f"U+{ord(character):04X}"
 
 
-def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+def _latex_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
     """LaTeX's columns, as wide as their cells or, where these do not fit a line, wrapped; and if the page is turned."""
     words, body, whole = [], [], []  # widths in characters: of the longest word, without the header, of all
     for column in zip(header, *rows, strict=True):
@@ -139,15 +141,15 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list
         words.append(max(len(word) for cell in cells for word in cell.split(" ")))
         body.append(max([words[-1], *map(len, cells[1:])]))
         whole.append(max(map(len, cells)))
-    room = LINE - GAP * len(whole)
+    room = LINE_WIDTH - COLUMN_GAP * len(whole)
     if sum(whole) <= room:
         return ["l"] * len(whole), False
     if turned := sum(words) > room:
-        room = TURNED - GAP * len(whole)
+        room = LANDSCAPE_WIDTH - COLUMN_GAP * len(whole)
     widths = list(words)
     for wanted in (body, whole):  # headers wrap before cells do; room goes to the narrowest first
         while sum(widths) < room and (short := [i for i, width in enumerate(widths) if width < wanted[i]]):
             widths[min(short, key=widths.__getitem__)] += 1
-    line = max(room, sum(widths)) + GAP * len(widths) + 2  # some words have wide letters
+    line = max(room, sum(widths)) + COLUMN_GAP * len(widths) + 2  # some words have wide letters
     wrapped = (rf">{{\raggedright\arraybackslash}}p{{{width / line:.3f}\linewidth}}" for width in widths)
     return [kind if width < n else "l" for kind, width, n in zip(wrapped, widths, whole, strict=True)], turned

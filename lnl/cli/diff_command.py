@@ -48,38 +48,37 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what moved; exit code 3 where a cell moved or crashed, or nothing finished."""
-    from analysis.nights import text
+    from analysis.nights.text import json_record, markdown, terminal_lines
 
     study = study_name(options.study)
     check_figure(options.figure)
     difference = _difference(study, options)
-    print(json.dumps(text.as_json(difference), indent=1) if options.json else "\n".join(text.lines(difference)))
+    print(json.dumps(json_record(difference), indent=1) if options.json else "\n".join(terminal_lines(difference)))
     if options.markdown:
-        write_text(options.markdown, text.markdown(difference))
+        write_text(options.markdown, markdown(difference))
     if options.figure:
         _draw(options.figure, difference)
     return COMPLETE if difference.quiet else INCOMPLETE
 
 
 def _difference(study: str, options: argparse.Namespace) -> Difference:
-    from analysis.nights import difference, rule
+    from analysis.nights.difference import against, tonight
+    from analysis.nights.rule import REFERENCE_NIGHTS
 
     night = options.night and options.night.isoformat()
     if not options.against and not options.against_storage:
-        nights = rule.NIGHTS if options.nights is None else options.nights
-        return difference.tonight(options.storage, study, options.preset, night, nights, options.selection)
+        nights = REFERENCE_NIGHTS if options.nights is None else options.nights
+        return tonight(options.storage, study, options.preset, night, nights, options.selection)
     if options.nights is not None or options.figure is not None:
         raise UsageError("--nights and --figure belong to nights: leave them out, or --against.")
     other = options.against and study_name(options.against)
-    return difference.against(
-        options.storage, study, options.preset, night, other, options.against_storage, options.selection
-    )
+    return against(options.storage, study, options.preset, night, other, options.against_storage, options.selection)
 
 
 def _draw(path: Path, difference: Difference) -> None:
     if difference.moved.empty:
         print("Nothing moved: there is no figure to draw.", file=sys.stderr)
         return
-    from analysis.figures import nights
+    from analysis.figures.nights import night_strips
 
-    write_figure(path, nights.strips(difference))
+    write_figure(path, night_strips(difference))

@@ -20,8 +20,8 @@ from lnl.storage.files import listed, read_file, reason, shown
 from lnl.storage.leases import leases
 from lnl.storage.objects import StorageError
 from lnl.storage.places import Place
-from lnl.storage.read import TWICE
 from lnl.storage.store import Store
+from lnl.storage.tables import TWICE
 from lnl.system import machine, processes
 
 DASHBOARD = 8265  # Ray's default port
@@ -78,13 +78,13 @@ def _unreadable_tables(store: Store) -> Iterator[str]:
 
 def _on_other_data(store: Store) -> Iterator[str]:
     """Yield a sentence for each study and preset whose newest plan has results on data that were replaced since."""
-    from analysis.results import load
+    from analysis.results import read_results
 
     plans, _ = store.read("studies")
     for study, preset in sorted(set(zip(plans["study"], plans["preset"], strict=True))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unreadable files, which have their own sentences
-            results = load(store.root, study, preset)
+            results = read_results(store.root, study, preset)
         if results.on_other_data:
             yield f"{study}, preset {preset}: {results.on_other_data}"
 

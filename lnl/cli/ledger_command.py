@@ -32,16 +32,18 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line per arm: its attempts and device-hours, by what became of them."""
-    from analysis import cost
+    from analysis.cost import read_ledger
 
     study = study_name(options.study)
     check_figure(options.figure)
-    ledger = cost.of(options.storage, study, options.preset, options.night)
+    ledger = read_ledger(options.storage, study, options.preset, options.night)
     if options.csv:
         frame = ledger.table().frame
         write_text(options.csv, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
     if options.figure:
-        write_figure(options.figure, ledger.figure())
+        from analysis.figures.cost import cost_figure
+
+        write_figure(options.figure, cost_figure(ledger))
     if options.json:
         print(_as_json(ledger, study, options.preset))
     else:

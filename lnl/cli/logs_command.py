@@ -79,7 +79,7 @@ class _Attempt:
 
 def _attempts(store: Store, study: str) -> list[_Attempt]:
     """All attempts of a study by arm, trial and number; files that cannot be read are named on standard error."""
-    from lnl.storage.places import attempt_name
+    from lnl.storage.part_names import attempt_name
     from lnl.storage.schema import renamed
 
     rows, unreadable = store.read("trials", study, COLUMNS)

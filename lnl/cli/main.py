@@ -29,6 +29,7 @@ from lnl.cli.flags import ERROR, INCOMPLETE, USAGE, Parser, unknown_name
 from lnl.cli.studies import end_loading
 from lnl.storage.objects import StorageError
 from lnl.storage.secrets import mask
+from lnl.system.own_analysis import use_own_analysis
 
 if TYPE_CHECKING:
     from lnl.study.study import Study
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {sentence}", file=sys.stderr)
         return USAGE
     options = parser.parse_args(arguments)
+    use_own_analysis()
     return _guarded(partial(options.command, options))
 
 
@@ -70,6 +72,7 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description=study.question)
     run_command.add_flags(parser)
     options = parser.parse_args(arguments)
+    use_own_analysis()
     return _guarded(partial(run_command.run_study, study, options))
 
 

@@ -54,11 +54,11 @@ def draw_report(
     """Write a study's report and return its page; for dozens of arms that takes a minute, as a terminal is told."""
     from rich.console import Console
 
-    from analysis.report import build
+    from analysis.report.build import build
 
     sys.stdout.flush()
     with Console(stderr=True).status("Drawing the report"):
-        return build.build(storage, study, preset, selection=selection, output=output, night=night)
+        return build(storage, study, preset, selection=selection, output=output, night=night)
 
 
 def relative_path(path: Place) -> Place:

@@ -1,4 +1,7 @@
-"""What a run shows: one line per arm, in place on a terminal; elsewhere one line per event and a pulse."""
+"""What a run shows: on a terminal a table that is updated in place; elsewhere a line per event, and a regular summary.
+
+`Progress` shows the trials of a plan, with a row per arm, and `SearchProgress` its searches.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from lnl.study.status import Status
 from lnl.trial.reports import Metrics, TrialOutcome
 
 if TYPE_CHECKING:  # a run without searches does not import Optuna
-    from lnl.search.cell_search import Standing
+    from lnl.search.scores import Standing
     from lnl.search.searches import Searches
 
 Row = tuple[str, str, str, str, str]  # of a table of arms
 
 
 def interval(scores: Sequence[float]) -> str:
-    """Mean ± half the 95 % t interval, in percent."""
+    """Return the mean ± half the 95 % t interval, in percent."""
     from scipy.special import stdtrit  # scipy.stats takes half a second
 
     if not scores:
@@ -39,21 +42,21 @@ def interval(scores: Sequence[float]) -> str:
 
 
 def arm_row(arm: str, done: int, total: int, diverged: int, running: int, failed: int, scores: Sequence[float]) -> Row:
-    """A line of `arm_table`.  `scores`: of trials in the base setting, those that diverged among them, at chance."""
-    lost = f", {diverged} diverged" if diverged else ""
-    return arm, f"{done}/{total}{lost}", str(running), str(failed), interval(scores)
+    """Return a row of `arm_table`.  `scores`: of trials in the base setting, where diverged ones count as chance."""
+    of_these = f", {diverged} diverged" if diverged else ""
+    return arm, f"{done}/{total}{of_these}", str(running), str(failed), interval(scores)
 
 
-def measure(rule: str) -> str:
-    """What an arm's score is, under a selection rule."""
+def score_name(rule: str) -> str:
+    """Return what an arm's score is called under a selection rule."""
     return f"{rule} test accuracy at the base"
 
 
 def arm_table(rows: Sequence[Row], rule: str) -> Table:
-    """One row per arm: its name, done/planned, running, failed, mean accuracy under the plan's selection rule."""
+    """Return a table of arms: done of planned, running, failed, and the accuracy under the plan's selection rule."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm")
-    for name in ("done", "running", "failed", f"{measure(rule)}, %"):
+    for name in ("done", "running", "failed", f"{score_name(rule)}, %"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
@@ -61,19 +64,19 @@ def arm_table(rows: Sequence[Row], rule: str) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """65 -> 1:05; 7,265 -> 2:01:05"""
+    """Return a time as text: 65 -> 1:05; 7,265 -> 2:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Display:
-    """A table in place on a terminal, sentences elsewhere."""
+    """A table that is updated in place on a terminal; elsewhere sentences."""
 
     PULSE_S = 30.0  # between two summaries where there is no terminal
 
     def __init__(self, quiet: bool, show: Callable[[str], str] = str) -> None:
-        """`show`: the command that shows a trial's log."""
+        """`quiet`: print nothing; `show`: trial -> the command that prints its log."""
         self.quiet = quiet
         self.show = show
         self.console = Console(stderr=quiet)
@@ -81,20 +84,22 @@ class Display:
         self.began = self.pulse = time.monotonic()
 
     def begin(self, trial: str, job: Job) -> None:
-        """A worker gets it; a second time where the first was lost."""
+        """A worker is given the trial; again where an earlier worker was lost."""
 
     def finish(self) -> None:
+        """Leave the last table on the terminal."""
         if self.live:
             self.live.update(self._table())
             self.live.stop()
             self.live = None
 
     def say(self, sentence: str) -> None:
+        """Print a sentence, above the table where there is one."""
         if not self.quiet:
             self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def _failed(self, name: str, trial: str, outcome: TrialOutcome) -> None:
-        reason = (outcome.get("message") or "it says no more").splitlines()[0]
+        reason = (outcome.get("message") or "without a message").splitlines()[0]
         self.say(f"failed  {name}: {reason} ({self.show(trial)})")
 
     def _begin(self) -> None:
@@ -111,10 +116,10 @@ class Display:
             self.say(self._summary())
 
     def _left(self, done: int, fresh: int, total: int) -> str:
-        """So far and, once something has ended in this run, what is left."""
-        passed = time.monotonic() - self.began
-        left = f", about {duration(passed / fresh * (total - done))} left" if fresh > 0 else ""
-        return f"{duration(passed)} so far{left}"
+        """The time so far and, once something has ended in this run (`fresh` of them), an estimate of the rest."""
+        elapsed = time.monotonic() - self.began
+        left = f", about {duration(elapsed / fresh * (total - done))} left" if fresh > 0 else ""
+        return f"{duration(elapsed)} so far{left}"
 
     def _table(self) -> Table:
         raise NotImplementedError
@@ -124,7 +129,7 @@ class Display:
 
 
 class Progress(Display):
-    """Of a plan's trials: one line per arm."""
+    """The trials of a plan: one line per arm."""
 
     def __init__(self, plan: Plan, quiet: bool = False, show: Callable[[str], str] = str) -> None:
         super().__init__(quiet, show)
@@ -140,14 +145,15 @@ class Progress(Display):
         self.started_with = 0
 
     def start(self, todo: Sequence[Planned], statuses: Sequence[Status]) -> None:
-        self.finish()  # of an earlier round
+        """Begin a round, or another one: of a plan with looks, or after trials that another driver held."""
+        self.finish()
         self.total, self.done, self.failed, self.running = Counter(), Counter(), Counter(), {}
         self.diverged = Counter()
         self.scores = defaultdict(list)
-        again = {planned.id for planned in todo}  # stale ones among them
+        to_run = {planned.id for planned in todo}  # which may be stale: those are not done before
         for status in statuses:
             self.total[status.planned.arm] += 1
-            if status.state in ("done", "stale") and status.planned.id not in again:
+            if status.state in ("done", "stale") and status.planned.id not in to_run:
                 self.done[status.planned.arm] += 1
                 self.diverged[status.planned.arm] += status.diverged
                 self._score(status.planned.id, status.accuracy)
@@ -170,9 +176,9 @@ class Progress(Display):
             self.failed[arm] += 1
             self._failed(arm, trial, outcome)
         if self.done[arm] + self.failed[arm] == self.total[arm] and not self.live:
-            lost = f", {self.diverged[arm]} diverged" if self.diverged[arm] else ""
-            score = f"{measure(self.rule)} {interval(self.scores[arm])} %"
-            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done{lost}, {score}")
+            of_these = f", {self.diverged[arm]} diverged" if self.diverged[arm] else ""
+            score = f"{score_name(self.rule)} {interval(self.scores[arm])} %"
+            self.say(f"{arm}: {self.done[arm]} of {self.total[arm]} done{of_these}, {score}")
         self._show()
 
     def _score(self, trial: str, accuracy: float | None) -> None:
@@ -195,9 +201,9 @@ class Progress(Display):
 
 
 class SearchProgress(Display):
-    """Of searches: one line per searched arm."""
+    """The searches of a plan: one line per searched arm."""
 
-    LOOK_S = 1.0
+    LOOK_S = 1.0  # between two requests to Optuna's storage
 
     def __init__(self, searches: Searches, quiet: bool = False, show: Callable[[str], str] = str) -> None:
         super().__init__(quiet, show)
@@ -205,17 +211,17 @@ class SearchProgress(Display):
         self.standing: Sequence[Standing] = ()  # of each search, when last looked at
         self.started_with = 0
         self.looked = 0.0
-        self.told: set[str] = set()
+        self.announced: set[str] = set()  # searches that have ended
 
     def start(self) -> None:
         standing = self.standing = self.searches.standing()
-        self.started_with = sum(one.finished for one in standing)
-        budget = sum(one.budget for one in standing)
+        self.started_with = sum(search.finished for search in standing)
+        budget = sum(search.budget for search in standing)
         searches = "search" if len(standing) == 1 else "searches"
         self.say(f"{budget} suggestions in {len(standing)} {searches}, {self.started_with} evaluated before.")
-        if rebuilt := sum(one.rebuilt for one in standing):
+        if rebuilt := sum(search.rebuilt for search in standing):
             self.say(f"Optuna's storage was made anew from {rebuilt} suggestions in the results.")
-        if stale := sum(one.stale for one in standing):
+        if stale := sum(search.stale for search in standing):
             self.say(
                 f"{stale} suggestions were evaluated by code that has changed since; they count.  A search with "
                 "another seed (--search-seed 1 --new-search) starts anew."
@@ -231,30 +237,31 @@ class SearchProgress(Display):
         self._look()
 
     def finish(self) -> None:
-        with contextlib.suppress(StorageError):  # else it keeps what it saw last
-            self._tell()
+        """Leave the last table, or that of the last look where the storage cannot be read."""
+        with contextlib.suppress(StorageError):
+            self._read()
         super().finish()
 
     def _look(self) -> None:
-        """How all searches stand is asked of Optuna's storage: once a second is enough."""
+        """Update the display, at most once in `LOOK_S`: the state of all searches is read from Optuna's storage."""
         if time.monotonic() - self.looked >= self.LOOK_S:
-            self._tell()
+            self._read()
             self._show()
             self.looked = time.monotonic()
 
-    def _tell(self) -> None:
+    def _read(self) -> None:
+        """Read the state of all searches, and announce those that have ended."""
         self.standing = self.searches.standing()
-        for one in self.standing:
-            if one.finished + one.failed >= one.budget and one.name not in self.told:
-                self.told.add(one.name)
+        for search in self.standing:
+            if search.finished + search.failed >= search.budget and search.name not in self.announced:
+                self.announced.add(search.name)
                 if not self.console.is_terminal:
-                    self.say(
-                        f"{one.name}: {one.finished} of {one.budget} suggestions, validation accuracy {one.scores}"
-                    )
+                    count = f"{search.finished} of {search.budget} suggestions"
+                    self.say(f"{search.name}: {count}, validation accuracy {search.scores}")
 
     def _summary(self) -> str:
-        done = sum(one.finished + one.failed for one in self.standing)
-        total = sum(one.budget for one in self.standing)
+        done = sum(search.finished + search.failed for search in self.standing)
+        total = sum(search.budget for search in self.standing)
         return f"{done} of {total} suggestions, {self._left(done, done - self.started_with, total)}"
 
     def _table(self) -> Table:
@@ -262,8 +269,9 @@ class SearchProgress(Display):
         table.add_column("search")
         for name in ("evaluated", "running", "pruned", "failed", "validation accuracy, %"):
             table.add_column(name, justify="right")
-        for one in self.standing:
-            counts = (f"{one.finished}/{one.budget}", str(one.running), str(one.pruned), str(one.failed))
-            table.add_row(one.name, *counts, one.scores)
+        for search in self.standing:
+            evaluated = f"{search.finished}/{search.budget}"
+            counts = (evaluated, str(search.running), str(search.pruned), str(search.failed))
+            table.add_row(search.name, *counts, search.scores)
         table.caption, table.caption_justify = self._summary(), "left"
         return table

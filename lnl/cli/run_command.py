@@ -20,7 +20,7 @@ from lnl.cli.studies import find_study
 if TYPE_CHECKING:
     from lnl.cli.planning import Request
     from lnl.execution.interfaces import Track
-    from lnl.execution.job import Settings
+    from lnl.execution.job import RunSettings
     from lnl.execution.packing import Budget
     from lnl.execution.runner import RunResult
     from lnl.storage.places import Place
@@ -91,7 +91,7 @@ class _Driver:
 
     request: Request
     options: argparse.Namespace
-    settings: Settings
+    settings: RunSettings
     budget: Budget
     track: Track  # makes a display one that the trackers follow
     show_log: Callable[[str], str]  # trial -> the command that prints its log
@@ -161,13 +161,13 @@ def _driver(request: Request, options: argparse.Namespace, track: Track) -> _Dri
         os.environ["RAY_ADDRESS"] = options.address
 
     from lnl.execution import packing, ray_environment
-    from lnl.execution.job import Settings
+    from lnl.execution.job import RunSettings
     from lnl.system import machine
 
     address = ray_environment.address()
     if options.cpus and address != "local":
         raise UsageError(f"--cpus is of a Ray of our own, and the cluster '{address}' has its own: leave it out.")
-    settings = Settings(
+    settings = RunSettings(
         address=address,
         cpus=options.cpus,
         storage=request.store.root,

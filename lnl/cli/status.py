@@ -88,11 +88,11 @@ def print_summary(plan: Plan, statuses: Sequence[Status], store: Store, current:
 def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]]:
     """Return the declared contrasts as results so far judge them, as plain data."""
     from analysis import statistics
-    from analysis.results import of_plan
+    from analysis.results import results_of_plan
 
     if not plan.record["contrasts"]:
         return []
-    frame = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+    frame = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
     return [{name: _plain(value) for name, value in row.items()} for row in statistics.records(frame)]
 
 
@@ -105,12 +105,12 @@ def _plain(value: Any) -> Any:
 
 def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) -> None:
     """Print a line for each declared contrast."""
-    from analysis import verdicts
+    from analysis.verdicts import declared_late
 
     last_look = looks[-1] if looks else None
     width = _width_of_names(contrasts)
     for contrast in contrasts:
-        parts = (_difference_text(contrast, last_look), verdicts.declared_late(contrast))
+        parts = (_difference_text(contrast, last_look), declared_late(contrast))
         text = "; ".join(part for part in parts if part)
         print(f"{contrast['verdict']:10} {_name(contrast):{width}}  {text}")
 
@@ -139,21 +139,21 @@ def _difference_text(contrast: Mapping[str, Any], last_look: int | None) -> str:
 
 def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     """Print what the planned replicates can show of each declared contrast, from the spread of results so far."""
-    from analysis import verdicts
+    from analysis.verdicts import ALPHA, FEWEST_REPLICATES, POWER, level_per_look
 
     declared, looks = contrasts(plan, store, current), plan.record["looks"]
     if not declared:
         return
     count = (looks or [plan.record["replicates"]])[-1]
     replicates, family = _count(count, "replicate"), _count(len(declared), "contrast")
-    if count < verdicts.FEWEST:
-        least = f"{verdicts.FEWEST} (--replicates {verdicts.FEWEST})"
+    if count < FEWEST_REPLICATES:
+        least = f"{FEWEST_REPLICATES} (--replicates {FEWEST_REPLICATES})"
         print(f"{replicates} cannot give a verdict on {family}: ask for at least {least}.")
         return
-    alpha = verdicts.ALPHA / len(declared)
-    alpha = verdicts.level_of_a_look(alpha, looks) if looks else alpha
+    alpha = ALPHA / len(declared)
+    alpha = level_per_look(alpha, looks) if looks else alpha
     at_most = "up to " if looks else ""
-    print(f"Differences that {at_most}{replicates} find with a chance of {verdicts.POWER:.0%}, at 5 % over {family}:")
+    print(f"Differences that {at_most}{replicates} find with a chance of {POWER:.0%}, at 5 % over {family}:")
     width = _width_of_names(declared)
     for contrast in declared:
         print(f"  {_name(contrast):{width}}  {_detectable_text(contrast, count, alpha)}")
@@ -165,16 +165,16 @@ def _count(number: int, noun: str) -> str:
 
 def _detectable_text(contrast: Mapping[str, Any], count: int, alpha: float) -> str:
     """The smallest difference that this many replicates find, and whether that is enough for the declared one."""
-    from analysis import verdicts
+    from analysis.verdicts import ASSUMED_DEVIATION, MOST_REPLICATES, detectable_effect, replicates_needed
 
     is_measured = contrast["deviation"] is not None and contrast["n"] >= PILOT
-    spread = contrast["deviation"] if is_measured else verdicts.SPREAD
+    spread = contrast["deviation"] if is_measured else ASSUMED_DEVIATION
     source = f"of {contrast['n']} replicates" if is_measured else "assumed: no pilot yet"
-    detectable = verdicts.detectable_effect(spread, count, alpha)
+    detectable = detectable_effect(spread, count, alpha)
     text = f"{100 * detectable:.2f} points (spread {100 * spread:.2f}, {source})"
     if smallest := contrast["smallest_effect"]:
-        needed = verdicts.replicates_needed(smallest, spread, 0.0, alpha)
-        shown = f"{needed:g}" if needed <= verdicts.MOST else f"more than {verdicts.MOST:,}"
+        needed = replicates_needed(smallest, spread, 0.0, alpha)
+        shown = f"{needed:g}" if needed <= MOST_REPLICATES else f"more than {MOST_REPLICATES:,}"
         enough = "enough" if needed <= count else f"which {shown} replicates find"
         text += f"; declared to matter from {100 * smallest:g}: {enough}"
     return text

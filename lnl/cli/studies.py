@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lnl.cli.flags import UsageError, unknown_name
+from lnl.system.own_analysis import users_modules_first
 
 if TYPE_CHECKING:  # imports torch, which commands that only read results do without
     from lnl.study.study import Study
@@ -66,7 +67,8 @@ def _load(path: Path) -> Study:
     token = _loading.set(True)
     try:
         sys.modules["__main__"], sys.argv = module, [str(path)]
-        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+        with users_modules_first():
+            exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except _StudyFound as found:
         return found.study
     except DeclarationError:

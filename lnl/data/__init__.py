@@ -69,12 +69,14 @@ def present(name: str, root: Path | None = None) -> Dataset | None:
 
 @contextlib.contextmanager
 def _files_named(name: str, root: Path) -> Iterator[None]:
-    """An error of whatever file or folder becomes a `DataError` that names it."""
+    """Within the block, an error of a file or folder becomes a `DataError` that names it."""
     try:
         yield
     except OSError as error:
         where = shown(error.filename or root)
-        raise DataError(f"{printable(name)}: {where} cannot be read ({reason(error)}): see to it.") from error
+        raise DataError(
+            f"{printable(name)}: {where} cannot be read ({reason(error)}): check that it exists and is readable."
+        ) from error
 
 
 def _source(name: str, root: Path) -> Source:
@@ -86,9 +88,9 @@ def _source(name: str, root: Path) -> Source:
 
 
 def outline(name: str, root: Path | None = None) -> Dataset | None:
-    """What is known of a data set without fetching or preparing it: its cache, else its published size; None: nothing.
+    """A data set without fetching or preparing it: from its cache, else of its published size; None where unknown.
 
-    Of a published size the images are blank and all classes are as large.
+    With a published size the images are blank and all classes have equally many.
     """
     try:
         root = _root(root)
@@ -100,7 +102,7 @@ def outline(name: str, root: Path | None = None) -> Dataset | None:
     if name not in _PUBLISHED or (root / f"{name}.npz").exists():
         return None
     train, unlabelled, test, channels, size, classes = _PUBLISHED[name]
-    blank = np.zeros((), np.uint8)  # takes no room, whatever its shape
+    blank = np.zeros((), np.uint8)  # takes no memory, whatever its shape
     return Dataset(
         name=name,
         train_images=np.broadcast_to(blank, (train + unlabelled, channels, size, size)),

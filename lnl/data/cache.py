@@ -1,4 +1,4 @@
-"""Every data set ends as four .npy files below `<root>/cache/<key>/`, written once and memory-mapped afterwards.
+"""The cache of data sets: four .npy files each below `<root>/cache/<key>/`, written once, memory-mapped afterwards.
 
 Of many processes that start together one prepares the files and the others wait for it.  A reader never sees half a
 data set: the files are written into a hidden folder, flushed to disk, and the folder is renamed.
@@ -30,11 +30,11 @@ TRAINABLE = "grey or RGB images (1 or 3 channels) that are square: convert them"
 
 
 class DataError(ValueError):
-    """A data set that cannot be used; the message is one sentence that says what to do."""
+    """A data set cannot be used; the message is one sentence that says what to do."""
 
 
 class Unfit(DataError):
-    """A data set is there, but not what a trial asks of it, or a method of its trial: so it is on every machine."""
+    """A data set is present but does not suit the trial, or its method, as it would not on any other machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    flip: bool  # is a mirrored image still of the same class
+    flip: bool  # whether a mirrored image keeps its class
     checksum: str  # first 16 hexadecimal digits of a SHA-256 over the four arrays
 
 
@@ -90,9 +90,10 @@ def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def file_stamp(*paths: Path) -> str:
-    """Changes when one of the files changes or is replaced, also by one of its size and its time of modification.
+    """A hash that changes when a file changes or is replaced, even by one of its size and time of modification.
 
-    No tool sets the time of the last change of a file's state (`cp -p`, `rsync -t` and `touch` set the other).
+    It covers the time of the last change of a file's state (ctime), which no tool sets: `cp -p`, `rsync -t` and `touch`
+    set the time of modification (mtime).
     """
     total = hashlib.sha256()
     for path in paths:
@@ -152,7 +153,7 @@ def opened(name: str, source: Source, root: Path) -> Dataset | None:
 
 
 class _Unusable(Exception):
-    """The cache is missing, damaged or outdated; says why."""
+    """The cache is missing, damaged or outdated; the message is the reason."""
 
 
 def _locked(path: Path) -> BinaryIO:
@@ -162,7 +163,10 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
-    """Checks sizes, headers and the labels' checksums; the images' cost seconds, and are checked with `verify`."""
+    """Open a cache.  Checked are sizes, headers and the labels' checksums; with `verify` the images', in seconds.
+
+    Raises `_Unusable`.
+    """
     try:
         facts = json.loads(read_file(folder / "dataset.json"))
         if facts["format"] != FORMAT:
@@ -282,7 +286,7 @@ def _checksum(arrays: dict[str, dict]) -> str:
 
 
 def _check_labels(name: str, contents: Contents) -> None:
-    """Labels within 0..K-1 (training also -1), no empty split, no class without a training image."""
+    """Raise `DataError` unless labels are in 0..K-1 (training: or -1) and each split and class has an image."""
     classes = len(contents.class_names)
     for split, labels, lowest in (("train", contents.train.labels, -1), ("test", contents.test.labels, 0)):
         if not len(labels):
@@ -300,11 +304,11 @@ def _check_labels(name: str, contents: Contents) -> None:
             "add some or remove the class."
         )
     if classes < 2:
-        raise DataError(f"{name}: there is one class only, and telling classes apart needs two.")
+        raise DataError(f"{name}: there is one class only: training needs images of at least two.")
 
 
 def check_class_names(where: Path, names: Sequence[str]) -> None:
-    """Texts that can be stored, each once.  Raises `DataError`."""
+    """Raise `DataError` unless the class names are valid UTF-8 and all different."""
     for name in names:
         if printable(name) != name:
             raise DataError(f"{shown(where)}: the class name '{printable(name)}' is not UTF-8: give the class another.")

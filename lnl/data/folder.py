@@ -33,10 +33,11 @@ def source(name: str, root: Path) -> Source:
         raise DataError(f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64.")
     folder = find(path, root, name)
     files = {split: _files(folder / split) for split in ("train", "test")}
-    strangers = sorted(files["test"].keys() - files["train"].keys())
-    if strangers:
-        stranger = shown(folder / "test" / strangers[0])
-        raise DataError(f"{stranger} has no folder of its name in {shown(folder / 'train')}: add one.")
+    untrained = sorted(files["test"].keys() - files["train"].keys())
+    if untrained:
+        raise DataError(
+            f"{shown(folder / 'test' / untrained[0])} has no folder of its name in {shown(folder / 'train')}: add one."
+        )
     for class_name, paths in files["train"].items():
         if not paths:
             raise DataError(f"{shown(folder / 'train' / class_name)} has no image: add some or remove the folder.")
@@ -80,7 +81,10 @@ def _read(files: dict[str, dict[str, list[Path]]], size: int | None) -> Contents
 
 
 def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
-    """Pillow decodes and resizes outside Python's lock.  A file that it cannot read becomes one sentence."""
+    """The function of each path, in threads, because Pillow decodes and resizes without holding Python's lock.
+
+    Raises `DataError` for a file that Pillow cannot read.
+    """
 
     def checked(path: Path) -> T:
         try:
@@ -95,7 +99,7 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
 
 
 def _header(path: Path) -> tuple[int, bool]:
-    """Shorter side in pixels, and whether the image is grey."""
+    """Shorter side of an image in pixels, and whether it is grey.  Raises ValueError for other than 8-bit channels."""
     with open_file(path) as file, Image.open(file) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
@@ -103,7 +107,7 @@ def _header(path: Path) -> tuple[int, bool]:
 
 
 def _resized(path: Path, size: int, mode: str) -> np.ndarray:
-    """-> (C, size, size) uint8."""
+    """The image, upright, resized and cropped to a square: (C, size, size) uint8."""
     with open_file(path) as file, Image.open(file) as image:
         upright = ImageOps.exif_transpose(image).convert(mode)
         pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))

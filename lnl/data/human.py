@@ -30,7 +30,10 @@ _PUBLISHED = {  # our name -> name in the published file
 
 
 def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
-    """-> (N,) int64.  Raises `DataError`, also when the file's clean labels are not those of the data set."""
+    """The human labels `kind` of the training images: (N,) int64.
+
+    Raises `DataError` where they are missing or damaged, or where the file's clean labels are not the data set's.
+    """
     if dataset.name not in _FILES:
         raise DataError(
             f"Human labels exist for cifar10 and cifar100, not for {dataset.name}: choose another kind of noise."
@@ -61,6 +64,7 @@ def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names there.  Raises `DataError`."""
     try:
         if path.suffix == ".npz":
             with open_file(path) as content, np.load(content, allow_pickle=False) as file:
@@ -87,12 +91,12 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{shown(path)} cannot be read ({reason(error)}): fetch it again.") from error
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path} holds other things than whole numbers and was not loaded: fetch the published file again."
+            f"{path} holds something other than integers and was not loaded: fetch the published file again."
         ) from error
 
 
 def _array_parts() -> list:
-    """What a pickled array of whole numbers consists of, under the names of numpy 1 and 2."""
+    """The classes and functions that a pickled integer array refers to, by their names in numpy 1 and 2."""
     reconstruct = np.empty(0).__reduce__()[0]
     integers = [type(np.dtype(f"{kind}{size}")) for kind in "iu" for size in (1, 2, 4, 8)]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -100,6 +104,7 @@ def _array_parts() -> list:
 
 
 def _labels(path: Path, arrays: dict[str, np.ndarray], key: str, classes: int) -> np.ndarray:
+    """The array `key` as labels (N,) int64 in 0..K-1.  Raises `DataError`."""
     labels = arrays.get(key)
     if labels is None:
         raise DataError(

@@ -58,10 +58,8 @@ def read(path: Path) -> Contents:
             "write it anew with numpy.savez."
         ) from error
     if unknown := [key for key in names if key not in arrays]:
-        known = ", ".join(OPTIONAL)
-        logger.warning(
-            "%s has %s, which nothing reads: of optional arrays there are %s.", path, ", ".join(unknown), known
-        )
+        optional = ", ".join(OPTIONAL)
+        logger.warning("%s has %s, which are not used: the optional arrays are %s.", path, ", ".join(unknown), optional)
     missing = [key for key in NEEDED if key not in arrays]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test.")
@@ -69,7 +67,7 @@ def read(path: Path) -> Contents:
     images = chunks(_images(path, arrays, "x_train"))
     if "x_unlabelled" in arrays:
         unlabelled = _images(path, arrays, "x_unlabelled")
-        if len(train_labels) != len(arrays["x_train"]):  # or an unlabelled image would get a label
+        if len(train_labels) != len(arrays["x_train"]):  # otherwise an unlabelled image would get a label
             raise DataError(
                 f"{path}: x_train has {len(arrays['x_train'])} images but y_train has {len(train_labels)} labels."
             )
@@ -100,7 +98,7 @@ def _flip(path: Path, arrays: dict[str, np.ndarray]) -> bool:
 
 
 def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
-    """-> (N, C, H, W), a view."""
+    """The array `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
     images = arrays[key]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise DataError(

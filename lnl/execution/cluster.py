@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
 from lnl.study.plan import Planned
 from lnl.trial.reports import TrialOutcome
@@ -27,7 +27,7 @@ class Machines(TypedDict):
 class Cluster:
     """A connection to Ray, and how a run shares it out."""
 
-    settings: Settings
+    settings: RunSettings
     shares: Shares
     budget: Budget
     read_machines: Callable[[], Machines]

@@ -1,4 +1,4 @@
-"""What a worker is given: a `Job`, which is one planned trial, and the `Settings` of its run."""
+"""What a worker is given: a `Job`, which is one planned trial, and the `RunSettings` of its run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lnl.storage.places import Place
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """How a plan is executed; nothing here changes a result's identity."""
 
     storage: Place

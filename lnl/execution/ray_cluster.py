@@ -19,7 +19,7 @@ import ray
 from lnl.execution import packing, ray_nodes
 from lnl.execution.cluster import Cluster
 from lnl.execution.interfaces import Display
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
 from lnl.execution.ray_connection import connected
 from lnl.storage.objects import StorageError
@@ -33,7 +33,7 @@ from lnl.trial.provenance import Current, data_keys
 @contextlib.contextmanager
 def cluster_of_run(
     plan: Plan,
-    settings: Settings,
+    settings: RunSettings,
     display: Display,
     trials: Sequence[Trial],
     budget: Budget | None,
@@ -61,7 +61,7 @@ def cluster_of_run(
 
 @contextlib.contextmanager
 def _stored_as_events(
-    plan: Plan, store: Store, settings: Settings, shares: Shares, budget: Budget, trials: int
+    plan: Plan, store: Store, settings: RunSettings, shares: Shares, budget: Budget, trials: int
 ) -> Iterator[Cluster]:
     event = functools.partial(store.write_event, plan.study, run=secrets.token_hex(8), preset=plan.preset)
     machines = ray_nodes.machines()
@@ -82,7 +82,7 @@ def _stored_as_events(
             event("run_ended", stopped=cluster.stopped, seconds=time.monotonic() - began)
 
 
-def _gpus_per_trial(settings: Settings, display: Display) -> float | Literal["auto"]:
+def _gpus_per_trial(settings: RunSettings, display: Display) -> float | Literal["auto"]:
     """The GPUs of a trial: as asked for, else one where the cluster has GPUs."""
     asked, is_local = settings.gpus_per_trial, settings.address == "local"
     if asked is None and not is_local:  # on a cluster that starts, workers join after the head

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from ray.autoscaler.sdk import request_resources
 from lnl import data
 from lnl.execution.cluster import Machines
 from lnl.execution.interfaces import Display
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
 from lnl.trial.code_hash import sources_digest
@@ -42,7 +42,9 @@ def machines() -> Machines:
     return {"resources": counts, "nodes": len(hosts), "hosts": sorted(set(hosts))}
 
 
-def check_nodes(settings: Settings, identity: str, checksums: Mapping[DataKey, str | None], display: Display) -> None:
+def check_nodes(
+    settings: RunSettings, identity: str, checksums: Mapping[DataKey, str | None], display: Display
+) -> None:
     """Ask every node of the cluster whether trials can run there.
 
     Raises `StorageError` where a node does not see the results folder, runs other code, or has (of those that can take
@@ -50,8 +52,12 @@ def check_nodes(settings: Settings, identity: str, checksums: Mapping[DataKey, s
     is asked by its first trial.  `checksums`: of data sets and of columns of human labels, on this machine.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
+    with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
+    if settings.gpus_per_trial:
+        with_room &= with_gpus
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    ask = ray.remote(num_cpus=0, max_retries=0)(_node_check(settings, identity, checksums, nodes))
+    ask = ray.remote(num_cpus=0, max_retries=0)(_node_check(settings, identity, checksums, with_room, with_gpus))
     answers = [
         ask.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote(node["NodeID"]) for node in nodes
     ]
@@ -74,13 +80,16 @@ def _answer_of(name: str, answer: Any) -> Answer:
 
 
 def _node_check(
-    settings: Settings, identity: str, checksums: Mapping[DataKey, str | None], nodes: Sequence[Mapping[str, Any]]
+    settings: RunSettings,
+    identity: str,
+    checksums: Mapping[DataKey, str | None],
+    with_room: Collection[str],
+    with_gpus: Collection[str],
 ) -> Callable[[str], Answer]:
-    """The question to a node; Ray sends it by value, and so to nodes of other versions, too."""
-    with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
-    with_room = {node["NodeID"] for node in nodes if node["Resources"].get("CPU", 0.0) >= settings.cpus_per_trial}
-    if settings.gpus_per_trial:
-        with_room &= with_gpus
+    """The question to a node, by its id; Ray sends it by value, and so to nodes with other code, too.
+
+    `with_room`, `with_gpus`: ids of the nodes that can take a trial, and of those that offer GPUs.
+    """
     own_hash = sources_digest()
 
     def check_data(host: str) -> str | None:
@@ -114,7 +123,7 @@ def _node_check(
     return check
 
 
-def check_room(settings: Settings, gpus: float, display: Display) -> None:
+def check_room(settings: RunSettings, gpus: float, display: Display) -> None:
     """Ask for a node that can take a trial with these GPUs, and wait for it.
 
     Raises `ConnectionError` where none comes.

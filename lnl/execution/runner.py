@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from lnl.execution import ray_environment
 from lnl.execution.cluster import Cluster
 from lnl.execution.interfaces import Display, PlanDisplay, SearchDisplay, SearchSource
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget
 from lnl.execution.queue import PlanQueue, is_ready, trials_to_run, why_blocked
 from lnl.execution.submit import JobOf, submit
@@ -28,7 +28,7 @@ from lnl.storage import checkpoints
 from lnl.storage.files import listed
 from lnl.storage.leases import tidy_leases
 from lnl.storage.outcomes import is_outcome
-from lnl.storage.places import partition
+from lnl.storage.part_names import partition
 from lnl.storage.store import Store
 from lnl.study import checks
 from lnl.study.plan import Plan, Planned
@@ -51,7 +51,7 @@ class RunResult:
 
 def run_plan(
     plan: Plan,
-    settings: Settings,
+    settings: RunSettings,
     display: PlanDisplay,
     *,
     arms: Sequence[str] | None = None,
@@ -75,7 +75,7 @@ class _PlanRun:
     def __init__(
         self,
         plan: Plan,
-        settings: Settings,
+        settings: RunSettings,
         display: PlanDisplay,
         arms: Sequence[str] | None,
         rerun_stale: bool,
@@ -165,7 +165,7 @@ class _PlanRun:
 def run_search(
     plan: Plan,
     searches: SearchSource,
-    settings: Settings,
+    settings: RunSettings,
     display: SearchDisplay,
     *,
     rerun_stale: bool = False,
@@ -206,7 +206,7 @@ def run_search(
 
 def _connected(
     plan: Plan,
-    settings: Settings,
+    settings: RunSettings,
     display: Display,
     trials: Sequence[Trial],
     budget: Budget | None,

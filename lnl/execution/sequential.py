@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import statistics, verdicts
-from analysis.results import looks_taken, of_plan
-from lnl.storage.read import tell_left_out
+from analysis import statistics
+from analysis.results import looks_taken, results_of_plan
+from analysis.verdicts import FEWEST_REPLICATES, OPEN_VERDICTS, VERDICTS, is_futile, next_level
 from lnl.storage.store import Store, by_submission
+from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, sources_of
 from lnl.trial.provenance import Current
 
@@ -25,7 +26,7 @@ JUDGED = ("arm", "against", "looked", "p_holm", "p_equivalence_holm", "verdict")
 
 def schedule(first: int, last: int) -> tuple[int, ...]:
     """Looks in blocks of `BLOCK` replicates, the last one included.  Raises `ValueError` where there is no room."""
-    first = max(first, verdicts.FEWEST)
+    first = max(first, FEWEST_REPLICATES)
     if last <= first:
         raise ValueError(
             f"--max-replicates {last} leaves no room after the first look at {first} replicates: give more."
@@ -42,7 +43,7 @@ def grown(make: Callable[..., Plan], store: Store, current: Current, record: boo
     reached: dict[str, int] = {}
     while True:
         plan = make(reached=reached)
-        contrasts = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+        contrasts = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
         if record:
             _record(store, plan, contrasts)
         further = _further(contrasts, plan.record["looks"], reached)
@@ -53,10 +54,10 @@ def grown(make: Callable[..., Plan], store: Store, current: Current, record: boo
 
 def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str, int]) -> dict[str, int]:
     """`reached`, with the arms of contrasts that are undecided at a look sent on to the next one."""
-    further, level = dict(reached), verdicts.open_level(contrasts, looks)
+    further, level = dict(reached), next_level(contrasts, looks)
     for row in statistics.records(contrasts):
         later = [look for look in looks if look > row["looked"]]
-        if row["verdict"] in verdicts.OPEN and later and not verdicts.hopeless(row, looks[-1], level):
+        if row["verdict"] in OPEN_VERDICTS and later and not is_futile(row, looks[-1], level):
             for arm in (row["arm"], row["against"]):
                 further[arm] = max(further.get(arm, looks[0]), later[0])
     return further
@@ -64,13 +65,13 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
 
 def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
-    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
     contrasts = results.contrasts()
     further, _ = grown(make, store, current, record=True)
     sentence = "No look yet"
     if contrasts["looked"].notna().any():
         counts = contrasts["verdict"].value_counts()
-        shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in verdicts.VERDICTS if verdict in counts)
+        shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
         sentence = f"Look at {contrasts['looked'].max():g} replicates: {shown}"
     if further.hash == plan.hash:
         waiting = sorted(set(results.missing.loc[results.missing["status"].isin(["not run", "stale"]), "arm"]))

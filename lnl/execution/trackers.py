@@ -1,11 +1,12 @@
-"""TensorBoard, Weights & Biases and MLflow, where asked for: copies of the curves, never the record.
+"""Trackers (TensorBoard, Weights & Biases, MLflow) get copies of the curves of a run; `following` starts them.
 
 Ray has callbacks for these that do not fit here.  They log the Tune configuration, which is one JSON text per job, and
 Tune's bookkeeping as metrics; their steps are reports and not epochs, so that a trial that goes on from a checkpoint
 starts at 1 again; W&B's starts two actors for each trial, which take longer than a short trial; and where a server is
 away, their error ends the run.
 
-A tracker works in a thread of its own, in the driver.  Where it fails it says so once and the study goes on.
+A tracker works in a thread of its own, in the driver (`Follower`).  Where it fails it says so once and the study goes
+on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, ParamSpec, Protocol, cast
 
 import pandas as pd
 
@@ -33,6 +34,7 @@ from lnl.trial.reports import Metrics, TrialOutcome
 
 SPLITS = ("train", "validation", "test", "oracle")
 WAIT_S = 60.0  # at the end of a run, for what is still on its way
+P = ParamSpec("P")
 
 
 class Run(NamedTuple):
@@ -49,7 +51,7 @@ class Run(NamedTuple):
 
 
 class Tracker(Protocol):
-    """`log` opens a run that is not open; `epoch` may be lower than the last one that it saw."""
+    """A tracker; `log` opens a run that is not open, and its `epoch` may be lower than the last."""
 
     name: str
     runs: dict[str, Any]  # open ones, by trial
@@ -142,8 +144,8 @@ class Wandb:
         self.runs[run.trial].log({"epoch": epoch, **metrics})
 
     def end(self, trial: str, fine: bool) -> None:
-        if known := self.runs.pop(trial, None):
-            known.finish(exit_code=0 if fine else 1)
+        if run := self.runs.pop(trial, None):
+            run.finish(exit_code=0 if fine else 1)
 
 
 class MLflow:
@@ -172,8 +174,8 @@ class MLflow:
         self.client.log_batch(self.runs[run.trial], metrics=rows)
 
     def end(self, trial: str, fine: bool) -> None:
-        if known := self.runs.pop(trial, None):
-            self.client.set_terminated(known, "FINISHED" if fine else "FAILED")
+        if run := self.runs.pop(trial, None):
+            self.client.set_terminated(run, "FINISHED" if fine else "FAILED")
 
     def _open(self, run: Run) -> str:
         if run.group not in self.experiments:
@@ -198,7 +200,7 @@ class Follower:
     """A tracker in its own thread."""
 
     def __init__(self, make: Callable[[], Tracker], say: Callable[[str], None]) -> None:
-        """`make` is called here, so that mistakes are told before anything starts."""
+        """`make` is called here, so that mistakes are reported before anything starts."""
         self.say = say
         try:
             self.tracker = make()
@@ -211,19 +213,21 @@ class Follower:
         self.thread = threading.Thread(target=self._work, daemon=True, name=f"tracker {self.tracker.name}")
         self.thread.start()
 
-    def later(self, act: Callable[..., None], *arguments: Any) -> None:
+    def later(self, act: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> None:
+        """Call a function in the thread, unless the tracker has failed."""
         if not self.failed:
-            self.waiting.put(lambda: act(*arguments))
+            self.waiting.put(lambda: act(*arguments, **options))
 
     def close(self) -> None:
-        self.later(self._leave)
+        """End what is open and wait for the thread, up to `WAIT_S`."""
+        self.later(self._end_open_runs)
         self.waiting.put(None)
         self.thread.join(WAIT_S)
         if self.thread.is_alive():
             self.say(f"{self.tracker.name} has not taken everything within {WAIT_S:.0f} s; the results have all of it.")
 
-    def _leave(self) -> None:
-        """Of an interrupted study, the runs that have not ended."""
+    def _end_open_runs(self) -> None:
+        """End the runs that an interrupted study has left open."""
         for trial in list(self.tracker.runs):
             self.tracker.end(trial, False)
 
@@ -232,7 +236,7 @@ class Follower:
             try:
                 if not self.failed:
                     act()
-            except Exception as error:  # whatever a server or its client does
+            except Exception as error:  # a server or its client may raise anything
                 self.failed = True
                 self.say(f"{self.tracker.name} gets no more of this run ({_why(error)}); the study goes on.")
 

@@ -220,8 +220,8 @@ def draw_crop(batch: int, generator: Generator, *, smallest: float, ratio: float
     fits = (boxes[..., 2:] <= 1).all(-1)
     first = fits.int().argmax(1)
     chosen = boxes.gather(1, first[:, None, None].expand(-1, 1, 4)).squeeze(1)
-    place, extent = chosen[:, :2], torch.where(fits.any(1, keepdim=True), chosen[:, 2:], 1.0)
-    return torch.cat([place * (1 - extent), extent], dim=1)
+    position, extent = chosen[:, :2], torch.where(fits.any(1, keepdim=True), chosen[:, 2:], 1.0)
+    return torch.cat([position * (1 - extent), extent], dim=1)
 
 
 def draw_jitter(

@@ -11,7 +11,6 @@ import torch
 from torch import Generator, Tensor
 
 from lnl.functional.image_operations import (
-    _range,
     autocontrast,
     brightness,
     colour,
@@ -19,6 +18,7 @@ from lnl.functional.image_operations import (
     equalise,
     identity,
     invert,
+    positions,
     posterise,
     rotate,
     sharpness,
@@ -58,7 +58,7 @@ OPERATIONS = (
 
 
 def pool(channels: int) -> tuple[Operation, ...]:
-    """FixMatch's operations, without those that need colour for one channel."""
+    """FixMatch's operations; for one channel without those that need colour."""
     return tuple(operation for operation in OPERATIONS if channels == 3 or operation.apply is not colour)
 
 
@@ -131,7 +131,7 @@ POLICY = (
 )
 
 
-# For each of the two steps the operation of every sub-policy, as a place in POLICY_OPERATIONS: (2, 25).
+# For each of the two steps the operation of every sub-policy, as an index of POLICY_OPERATIONS: (2, 25).
 POLICY_CHOICES = tuple(
     tuple([operation.apply for operation in POLICY_OPERATIONS].index(apply) for apply, _, _ in steps)
     for steps in zip(*POLICY, strict=True)
@@ -160,7 +160,7 @@ def apply_policies(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
     capacity = ceil(batch / len(POLICY))
     operations = (*POLICY_OPERATIONS, Operation(identity))
     for choices, *parameters in zip(POLICY_CHOICES, slots, magnitudes, strict=True):
-        sizes = [capacity * choices.count(place) for place in range(len(POLICY_OPERATIONS))]
+        sizes = [capacity * choices.count(operation) for operation in range(len(POLICY_OPERATIONS))]
         images = _by_operation(images, operations, [*sizes, batch], *parameters)
     return images
 
@@ -174,9 +174,9 @@ def _draw_slots(batch: int, generator: Generator, *, groups: int) -> Tensor:
 def _by_operation(
     images: Tensor, operations: Sequence[Operation], sizes: Sequence[int], slots: Tensor, magnitudes: Tensor
 ) -> Tensor:
-    """To each image the operation among whose slots, `sizes` of them side by side, its own is: uint8 -> uint8."""
-    # Slots that no image drew work on image 0; nobody reads their result.
-    occupant = slots.new_zeros(sum(sizes)).scatter_(0, slots, _range(len(images), images))
+    """Apply to each image the operation that owns its slot; operation i has `sizes[i]` of them.  uint8 -> uint8"""
+    # Slots that no image drew work on image 0; their results are not used.
+    occupant = slots.new_zeros(sum(sizes)).scatter_(0, slots, positions(len(images), images))
     groups = images.index_select(0, occupant).split(sizes), magnitudes[occupant].split(sizes)
     results = [
         operation.apply(group, operation.low + (operation.high - operation.low) * magnitude)

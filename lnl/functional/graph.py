@@ -81,10 +81,12 @@ def symmetrised(adjacency: Tensor, how: Symmetrise) -> Tensor:
     nodes = len(adjacency)
     rows, columns = adjacency.indices()
     both = torch.cat([rows * nodes + columns, columns * nodes + rows])
-    edges, place, count = both.unique(return_inverse=True, return_counts=True)
+    edges, edge_of, count = both.unique(return_inverse=True, return_counts=True)
     weights = adjacency.values().repeat(2)
     reduce = {"mean": "sum", "max": "amax", "mutual": "amin"}[how]
-    joined = torch.zeros_like(edges, dtype=weights.dtype).scatter_reduce(0, place, weights, reduce, include_self=False)
+    joined = torch.zeros_like(edges, dtype=weights.dtype).scatter_reduce(
+        0, edge_of, weights, reduce, include_self=False
+    )
     if how == "mean":
         joined = joined / 2
     if how == "mutual":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,8 @@ def shift(images: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
     What lies outside of the image is its reflection, in which the border pixels are not repeated.
     """
     height, width = images.shape[-2:]
-    rows = _reflect(_range(height, images) + offsets[:, :1], height)
-    columns = _reflect(_range(width, images) + offsets[:, 1:], width)
+    rows = _reflect(positions(height, images) + offsets[:, :1], height)
+    columns = _reflect(positions(width, images) + offsets[:, 1:], width)
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     return _gather(images, rows[:, :, None], columns[:, None, :])
 
@@ -40,8 +40,8 @@ def resized_crop(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
     Bilinear between pixel centres; a crop is never larger than its image, so there is nothing to anti-alias.
     """
     height, width = images.shape[-2:]
-    across = (_range(width, images) + 0.5) / width
-    down = (_range(height, images) + 0.5) / height
+    across = (positions(width, images) + 0.5) / width
+    down = (positions(height, images) + 0.5) / height
     across = torch.where(mirrored[:, None], 1 - across, across)
     columns = 2 * (boxes[:, 0:1] + boxes[:, 2:3] * across) - 1  # the borders are at -1 and 1
     rows = 2 * (boxes[:, 1:2] + boxes[:, 3:4] * down) - 1
@@ -127,7 +127,7 @@ def equalise(images: Tensor, _: Tensor) -> Tensor:
     brightest = histogram.gather(2, values.amax(2, keepdim=True))
     step = (values.shape[2] - brightest) // 255
     table = ((histogram.cumsum(2) - histogram + step // 2) // step.clamp(min=1)).clamp(max=255)
-    table = torch.where(step > 0, table, _range(256, images)).to(torch.uint8)
+    table = torch.where(step > 0, table, positions(256, images)).to(torch.uint8)
     return table.gather(2, values).view_as(images)
 
 
@@ -203,15 +203,15 @@ def translate_y(images: Tensor, fraction: Tensor) -> Tensor:
 def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
     """Grey square of `side` pixels around (B, 2) `centres`, cut off at the border (DeVries & Taylor 2017)."""
     first = centres - side // 2
-    rows = _range(images.shape[-2], images) - first[:, :1]
-    columns = _range(images.shape[-1], images) - first[:, 1:]
+    rows = positions(images.shape[-2], images) - first[:, :1]
+    columns = positions(images.shape[-1], images) - first[:, 1:]
     hidden = ((rows >= 0) & (rows < side))[:, None, :, None] & ((columns >= 0) & (columns < side))[:, None, None, :]
     mask = 255 * hidden.to(torch.uint8)
     return (images & ~mask) | (GREY & mask)  # in bits: torch.where and masked_fill on bytes take ten times as long
 
 
 @cache
-def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+def _constant(values: tuple[object, ...], device: torch.device) -> Tensor:
     """A float32 constant, copied to the device once and not with every batch."""
     return torch.tensor(values, device=device)
 
@@ -226,17 +226,19 @@ def _hue_basis(device: torch.device) -> Tensor:
     return (torch.linalg.inv(yiq) @ blocks @ yiq).to(device, torch.float32)
 
 
-def _range(length: int, images: Tensor) -> Tensor:
+def positions(length: int, images: Tensor) -> Tensor:
+    """0, 1, …, length - 1 as int64 (length,) on the images' device."""
     return torch.arange(length, device=images.device)
 
 
 def _centres(images: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (H, 1) and columns (1, W) of the pixels' centres: ½, 1½, …"""
     height, width = images.shape[-2:]
-    return _range(height, images)[:, None] + 0.5, _range(width, images)[None, :] + 0.5
+    return positions(height, images)[:, None] + 0.5, positions(width, images)[None, :] + 0.5
 
 
 def _per_image(values: Tensor) -> Tensor:
+    """One value per image, (B,), in a shape that broadcasts with images: (B, 1, 1, 1)."""
     return values[:, None, None, None]
 
 

@@ -48,7 +48,8 @@ def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 def uniform_prior(logits: Tensor) -> Tensor:
     """Σ_k (1/K) log((1/K) / p̄_k), p̄ the batch mean of p: keeps the predictions from one class.  (..., B, K) -> (...).
 
-    Tanaka et al. 2018, eq. 8, with a uniform prior; in logarithms, so that a class that nobody gets costs no infinity.
+    Tanaka et al. 2018, eq. 8, with a uniform prior; in logarithms, so that the loss of a class that is never predicted
+    is finite.
     """
     average = torch.log_softmax(logits, -1, dtype=torch.float32).logsumexp(-2) - math.log(logits.shape[-2])
     return -math.log(logits.shape[-1]) - average.mean(-1)
@@ -112,7 +113,7 @@ def batch_hard_triplet(embeddings: Tensor, images: Tensor) -> Tensor:
         squares = lengths[:, None] + lengths - 2 * values @ values.mT
         distances = squares.clamp(min=1e-12).sqrt()  # the derivative of a root at 0 is infinite
     same = images[:, None] == images
-    others = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
-    farthest = distances.masked_fill(~(same & others), -torch.inf).amax(-1)
+    is_another_view = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+    farthest = distances.masked_fill(~(same & is_another_view), -torch.inf).amax(-1)
     nearest = distances.masked_fill(same, torch.inf).amin(-1)
     return softplus(farthest - nearest)

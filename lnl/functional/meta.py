@@ -49,8 +49,8 @@ def gradients(
     where the loss has no gradient (L2R: weights of 0); any rate would scale the result alone and is taken as 1.
     """
     with torch.enable_grad():
-        coefficients = [one.detach().requires_grad_() for one in coefficients]
-        weights = [one.detach().requires_grad_() for one in weights]
+        coefficients = [tensor.detach().requires_grad_() for tensor in coefficients]
+        weights = [tensor.detach().requires_grad_() for tensor in weights]
         if mode == "exact":
             value = loss(logits(weights), *coefficients)
             steps = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
@@ -63,7 +63,7 @@ def gradients(
         if rate is not None:
             outputs = logits(weights)
             steps = torch.autograd.grad(loss(outputs, *coefficients), weights, materialize_grads=True)
-            ahead = [one.detach().requires_grad_() for one in _ahead(weights, steps, drift, rate)]
+            ahead = [tensor.detach().requires_grad_() for tensor in _ahead(weights, steps, drift, rate)]
         direction = torch.autograd.grad(probe(ahead), ahead, materialize_grads=True)
         push = _dual if mode == "jvp" else _difference
         outputs, tangent = push(logits, weights, direction, outputs)
@@ -76,8 +76,9 @@ def gradients(
 def _ahead(
     weights: Sequence[Tensor], steps: Sequence[Tensor], drift: Sequence[Tensor] | None, rate: float
 ) -> list[Tensor]:
-    start = list(weights) if drift is None else [one - rate * other for one, other in zip(weights, drift, strict=True)]
-    return [one - rate * step for one, step in zip(start, steps, strict=True)]
+    """The weights after a step of SGD: θ - rate · (step + drift), tensor by tensor."""
+    start = list(weights) if drift is None else [w - rate * d for w, d in zip(weights, drift, strict=True)]
+    return [w - rate * step for w, step in zip(start, steps, strict=True)]
 
 
 def _dual(
@@ -90,7 +91,7 @@ def _dual(
     with torch.no_grad(), forward_ad.dual_level():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)  # torch's own, at its first dual
-            pairs = [forward_ad.make_dual(one, other) for one, other in zip(weights, direction, strict=True)]
+            pairs = [forward_ad.make_dual(w, v) for w, v in zip(weights, direction, strict=True)]
         result = forward_ad.unpack_dual(logits(pairs))
     return result.primal, result.tangent
 
@@ -102,11 +103,11 @@ def _difference(
     direction: Sequence[Tensor],
     outputs: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same by a one-sided difference; reuses `outputs`, the logits at `weights`, where they are known."""
+    """As `_dual`, by a one-sided difference; reuses `outputs`, the logits at `weights`, where they are given."""
     outputs = logits(weights) if outputs is None else outputs
-    length = torch.stack([one.norm() for one in direction]).norm()
+    length = torch.stack([v.norm() for v in direction]).norm()
     step = DISTANCE / length.clamp(min=torch.finfo(length.dtype).tiny ** 0.5)
-    moved = [one + step * other for one, other in zip(weights, direction, strict=True)]
+    moved = [w + step * v for w, v in zip(weights, direction, strict=True)]
     return outputs, (logits(moved) - outputs) / step * (length > 0)  # else rounding would pass for a direction
 
 

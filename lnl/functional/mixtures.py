@@ -48,12 +48,12 @@ def gaussian_mixture(losses: Tensor, generator: Generator, monotone: bool = Fals
     fitted = torch.empty(*values.shape[:-1], 2, 3, dtype=torch.float64)
     for row, components in zip(values.cpu().view(-1, values.shape[-1]), fitted.view(-1, 2, 3), strict=True):
         model = _two_gaussians(row.unsqueeze(-1), seed)
-        found = torch.from_numpy(model.means_[:, 0]).argsort()
-        components[:, 0] = torch.from_numpy(model.weights_)[found]
-        components[:, 1] = torch.from_numpy(model.means_[:, 0])[found]
-        components[:, 2] = torch.from_numpy(model.covariances_[:, 0, 0])[found].sqrt()
+        order = torch.from_numpy(model.means_[:, 0]).argsort()
+        components[:, 0] = torch.from_numpy(model.weights_)[order]
+        components[:, 1] = torch.from_numpy(model.means_[:, 0])[order]
+        components[:, 2] = torch.from_numpy(model.covariances_[:, 0, 0])[order].sqrt()
     fitted = fitted.to(losses.device)
-    return _trusting_equal(values, gaussian_posterior(values, fitted, monotone), fitted)
+    return _clean_where_equal(values, gaussian_posterior(values, fitted, monotone), fitted)
 
 
 def gaussian_posterior(losses: Tensor, components: Tensor, monotone: bool = False) -> Tensor:
@@ -95,8 +95,8 @@ def beta_mixture(losses: Tensor) -> Mixture:
     weight, mean, deviation, a, b = (part.gather(-1, order) for part in (weight, mean, deviation, a, b))
     grid = torch.linspace(1e-12, 1 - 1e-12, 100, dtype=values.dtype, device=values.device)
     table = beta_posteriors(grid.expand(*values.shape[:-1], 100), weight, a, b).select(-2, 1)
-    peak, place = table.max(-1, keepdim=True)
-    table = torch.where(torch.arange(100, device=values.device) >= place, peak, table)
+    peak, peak_index = table.max(-1, keepdim=True)
+    table = torch.where(torch.arange(100, device=values.device) >= peak_index, peak, table)
     noisy = table.gather(-1, (scaled * 100).long()).clamp(1e-4, 1 - 1e-4)
     components = torch.stack([weight, start + width * mean, width * deviation], -1)
     apart = width * mean.diff(dim=-1) > 1e-5
@@ -128,12 +128,12 @@ def beta_moments(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1e-12)
     mean = (share * values).sum(-1).clamp(1e-6, 1 - 1e-6)
     variance = (share * (values - mean.unsqueeze(-1)).square()).sum(-1).clamp(min=1e-8)
-    a = (mean * (mean * (1 - mean) / variance - 1)).clamp(min=1e-3)  # a component that nobody belongs to stays a beta
+    a = (mean * (mean * (1 - mean) / variance - 1)).clamp(min=1e-3)  # a component without members stays a beta
     return a, a * (1 - mean) / mean
 
 
 def _two_gaussians(rows: Tensor, seed: int) -> GaussianMixture:
-    """Fitted to (N, S) with the settings of DivideMix's code."""
+    """A mixture of two Gaussians fitted to N points of S signals, (N, S), with the settings of DivideMix's code."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -144,14 +144,15 @@ def _two_gaussians(rows: Tensor, seed: int) -> GaussianMixture:
 
 
 def _finite(losses: Tensor) -> Tensor:
+    """The losses in float64, without gradient.  Raises FloatingPointError where they are not finite."""
     values = losses.detach().double()
     if not values.isfinite().all():
         raise FloatingPointError("a mixture needs finite losses, but some are not")
     return values
 
 
-def _trusting_equal(losses: Tensor, clean: Tensor, components: Tensor) -> Mixture:
-    """Where all losses of a network are equal, everyone is clean."""
+def _clean_where_equal(losses: Tensor, clean: Tensor, components: Tensor) -> Mixture:
+    """The mixture, with all images of a network clean where all its losses are equal."""
     lowest, highest = losses.aminmax(dim=-1, keepdim=True)
     return Mixture(torch.where(highest > lowest, clean, 1.0).float(), components.float())
 
@@ -159,13 +160,13 @@ def _trusting_equal(losses: Tensor, clean: Tensor, components: Tensor) -> Mixtur
 def mixture_by_class(losses: Tensor, labels: Tensor, classes: int, generator: Generator, least: int = 20) -> Tensor:
     """Clean probability by a `gaussian_mixture` of each label's normalised losses, (..., N) and (N,) -> (..., N).
 
-    Labels with fewer than `least` images, too few for five parameters, are judged by the mixture of all.
+    Labels with fewer than `least` images, too few for five parameters, take the mixture of all images.
     """
     clean = gaussian_mixture(losses, generator, monotone=True).clean
-    for one in range(classes):
-        mine = labels == one
-        if mine.sum() >= least:
-            clean[..., mine] = gaussian_mixture(normalise(losses[..., mine]), generator, monotone=True).clean
+    for k in range(classes):
+        members = labels == k
+        if members.sum() >= least:
+            clean[..., members] = gaussian_mixture(normalise(losses[..., members]), generator, monotone=True).clean
     return clean
 
 
@@ -178,13 +179,13 @@ def joint_mixture(signals: Tensor, generator: Generator) -> Mixture:
     batch, (count, images) = values.shape[:-2], values.shape[-2:]
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     clean, components = torch.empty(*batch, images), torch.empty(*batch, 2, 3)
-    for row, found, fitted in zip(
+    for row, probabilities, fitted in zip(
         values.cpu().reshape(-1, count, images), clean.view(-1, images), components.view(-1, 2, 3), strict=True
     ):
         model = _two_gaussians(row.mT, seed)
         means = torch.from_numpy(model.means_)
         order = means.sum(-1).argsort()
-        found.copy_(torch.from_numpy(model.predict_proba(row.mT.numpy()))[:, order[0]])
+        probabilities.copy_(torch.from_numpy(model.predict_proba(row.mT.numpy()))[:, order[0]])
         deviations = torch.from_numpy(model.covariances_)[:, 0, 0].sqrt()
         fitted.copy_(torch.stack([torch.from_numpy(model.weights_), means[:, 0], deviations], -1)[order])
     lowest, highest = values.aminmax(dim=-1)

@@ -41,7 +41,7 @@ CIFAR100_SUPERCLASSES = (
 
 @dataclass(frozen=True, eq=False)
 class Corrupted:
-    """What became of the labels.  `transition[i, j]` is the realised share of true class i that is labelled j."""
+    """Given labels.  `transition[i, j]` is the realised share of true class i that is labelled j."""
 
     labels: Tensor  # (N,) int64
     transition: Tensor  # (K, K) float64, rows sum to 1; the identity's row where a class does not occur
@@ -74,8 +74,8 @@ def corrupt(
     if kind == "none":
         return _corrupted(labels, labels, classes)
     if kind in ("human", "semantic"):
-        there = annotated is not None and annotated.shape == labels.shape
-        if annotated is None or not there or annotated.min() < 0 or annotated.max() >= classes:
+        complete = annotated is not None and annotated.shape == labels.shape
+        if annotated is None or not complete or annotated.min() < 0 or annotated.max() >= classes:
             raise ValueError(
                 f"{kind.capitalize()} noise lacks its labels: "
                 f"pass one from 0 to {classes - 1} for each of the {len(labels)} images."
@@ -137,6 +137,7 @@ def flip_probabilities(rate: float, uniform: Tensor) -> Tensor:
 
 
 def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: bool) -> None:
+    """Raise `ValueError` for a kind, a rate or labels that no noise can be drawn for."""
     if kind not in KINDS:
         raise ValueError(f"There is no noise '{kind}': choose one of {', '.join(KINDS)}.")
     if not 0 <= rate <= 1:
@@ -157,7 +158,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
 
 
 def _map(kind: str, classes: int, mapping: Sequence[int] | None) -> Tensor:
-    """-> (K,) int64."""
+    """The class that each class flips to: (K,) int64.  Raises `ValueError` where the kind does not suit the classes."""
     index = torch.arange(classes)
     if kind == "pair":
         return (index + 1) % classes
@@ -175,7 +176,7 @@ def _map(kind: str, classes: int, mapping: Sequence[int] | None) -> Tensor:
 
 
 def _exactly(labels: Tensor, quota: Tensor, probability: Tensor, flip: Tensor) -> Tensor:
-    """Chooses `quota` (K) labels of each class, with chances in the proportion of `probability` (N,): -> (N,) bool.
+    """Choose `quota` (K,) labels of each class, with chances in the proportion of `probability` (N,): -> (N,) bool.
 
     Pareto sampling (Rosén 1997): smallest odds(flip) / odds(probability); a simple random sample where all are equal.
     """
@@ -237,6 +238,7 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _corrupted(labels: Tensor, given: Tensor, classes: int) -> Corrupted:
+    """The given labels (N,) with what was realised, compared with the true ones (N,)."""
     return Corrupted(
         labels=given,
         transition=transition_matrix(labels, given, classes),

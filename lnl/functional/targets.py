@@ -1,4 +1,4 @@
-"""From predictions and labels to targets: sharpening, one-hot, mixup."""
+"""From predictions and labels to targets: sharpening, one-hot, mixup, and DivideMix's co-refinement and co-guessing."""
 
 from __future__ import annotations
 

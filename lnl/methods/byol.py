@@ -1,4 +1,4 @@
-"""BYOL (Grill et al. 2020, arXiv:2006.07733): predict what a slowly moving copy of the network makes of another view.
+"""BYOL (Grill et al. 2020, arXiv:2006.07733): predict a slowly moving copy's projection of another view.
 
 Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is seed document 003's eq. 1, from -1 to
 1; the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so
@@ -61,7 +61,7 @@ class Method:
                 "predictor": partial(predictor, projection=out, hidden=hidden),
             },
         )
-        self.target = copy.deepcopy(self.learner.network).requires_grad_(False)  # its predictor is never asked
+        self.target = copy.deepcopy(self.learner.network).requires_grad_(False)  # its predictor is not used
         self.readout = Readout(config, task, self.learner)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
@@ -79,10 +79,10 @@ class Method:
     def objective(self, network: Network, views: Tensor) -> Tensor:
         self.target.train()
         with torch.no_grad():
-            wanted = [self.target(view, head="projection") for view in views.chunk(2)]
+            projected = [self.target(view, head="projection") for view in views.chunk(2)]
         predicted = [network.heads["predictor"](network(view, head="projection")) for view in views.chunk(2)]
-        first = losses.negative_cosine(wanted[0], predicted[1])
-        second = losses.negative_cosine(wanted[1], predicted[0])
+        first = losses.negative_cosine(projected[0], predicted[1])
+        second = losses.negative_cosine(projected[1], predicted[0])
         return (first + second).mean() / 2
 
     def predict(self, images: Tensor) -> Tensor:
@@ -93,5 +93,5 @@ class Method:
 
 
 def predictor(width: int, projection: int, hidden: int) -> nn.Sequential:
-    """On a projection, and not on the features (B, width): (B, projection) -> (B, projection)."""
+    """BYOL's predictor, a head that sees projections and not features: (B, projection) -> (B, projection)."""
     return heads.mlp(projection, hidden, projection)

@@ -67,13 +67,13 @@ class Config(DivisionSettings):
     """the labels of the others by both networks, not by the own alone"""
     guess_statistics: Literal["moving", "batch", "running"] = "moving"
     """BatchNorm of the network that learns, as it guesses: by the batch, moving the running statistics | by the batch |
-    by the running ones (inference mode, as networks with other layers of chance need it)."""
+    by the running ones (inference mode, which networks with dropout need)."""
     views: Annotated[int, Field(ge=1)] = 2
     """M, per image"""
     temperature: Annotated[float, Field(gt=0)] = 0.5
     """T of sharpening both, eq. 4"""
     mixup: Literal["batch", "image", "none"] = "batch"
-    """who shares a mixing coefficient"""
+    """which images share a mixing coefficient"""
     alpha: Annotated[float, Field(gt=0)] = 4.0
     """mixup batch and image only: of Beta(alpha, alpha)"""
     lambda_u: Annotated[float, Field(ge=0)] = 25.0
@@ -214,8 +214,8 @@ class Method:
         own = self._guess(self.learners[net], images, len(labelled)).view(2, views, len(labelled), -1)
         guesses = own[1]
         if config.co_guess:
-            others = [self.learners[1 - net].logits(images[len(index) // 2 :]).softmax(-1).view_as(guesses)]
-            guesses = torch.cat([guesses, *others])
+            by_other = [self.learners[1 - net].logits(images[len(index) // 2 :]).softmax(-1).view_as(guesses)]
+            guesses = torch.cat([guesses, *by_other])
         given = targets.one_hot(task.labels[labelled], task.classes)
         refined = targets.co_refine(given, clean, own[0], config.temperature) if config.refine else given
         guessed = targets.co_guess(guesses, config.temperature)
@@ -233,6 +233,7 @@ class Method:
         return DivideMixBatch(images, soft, weight)
 
     def _guess(self, learner: Learner, images: Tensor, count: int) -> Tensor:
+        """Class probabilities of the learning network, in forward passes of `count` images: (N, C, H, W) -> (N, K)."""
         if self.config.guess_statistics == "running":
             return learner.logits(images).softmax(-1)
         moves = self.config.guess_statistics == "moving"

@@ -97,14 +97,14 @@ class Method:
         """The beta mixture of all losses under the network as it is now."""
         task, view = self.task, self.config.loss_augmentation
         logits = task.over(task.labelled, self.learner.logits, view, self.streams["augment/losses"])
-        found = losses.cross_entropy(logits, task.labels[task.labelled])
-        clean, mixture = mixtures.beta_mixture(found)
-        self.mixture = mixtures.normalised_components(mixture, found)
-        self.losses.note(task.labelled, mixtures.normalise(found))
+        loss = losses.cross_entropy(logits, task.labels[task.labelled])
+        clean, mixture = mixtures.beta_mixture(loss)
+        self.mixture = mixtures.normalised_components(mixture, loss)
+        self.losses.note(task.labelled, mixtures.normalise(loss))
         self.clean.note(task.labelled, clean)
 
     def guess(self, images: Tensor, progress: float) -> Tensor:
-        """z: (B, C, H, W) -> (B, K)."""
+        """The network's own guess z, hard or soft as `guess` says: (B, C, H, W) -> (B, K)."""
         probabilities = self.learner.guess(images, update_statistics=True)
         if self.config.guess == "hard":
             return targets.one_hot(probabilities.argmax(-1), self.task.classes)

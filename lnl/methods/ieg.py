@@ -113,7 +113,7 @@ SEARCH: dict[str, Space] = {
 
 
 @dataclass(frozen=True)
-class Batch:
+class IegBatch:
     """What one step learns from: B training images, and B + K·B mixed ones, the mainly trusted ones first."""
 
     views: list[Tensor]  # K times (B, C, H, W), the weak view first
@@ -148,7 +148,7 @@ class Method:
             rows.append(torch.stack([loss, (batch.weights > 0).float().mean(), batch.coefficients.mean()]))
         return dict(zip(("loss", "share_weighted", "coefficient"), torch.stack(rows).mean(0), strict=True))
 
-    def batch(self, index: Tensor, trusted: Tensor) -> Batch:
+    def batch(self, index: Tensor, trusted: Tensor) -> IegBatch:
         """Lines 1 to 5 of Algorithm 1 for training images (B,) and probe images (P,)."""
         config, task, streams = self.config, self.task, self.streams
         views = [task.view(index, "weak", streams["augment"])]
@@ -177,7 +177,7 @@ class Method:
         joint_targets = torch.cat([targets.one_hot(probe_labels[again], task.classes), soft])
         partners = torch.randperm(len(joint), generator=streams["mixup"], device=joint.device)
         mixed, mixed_targets = targets.mixup(joint, joint_targets, partners, self._shares(len(joint)))
-        return Batch(views, given, guess, weights, coefficients, mixed, mixed_targets, counted)
+        return IegBatch(views, given, guess, weights, coefficients, mixed, mixed_targets, counted)
 
     def data_coefficients(
         self, images: Tensor, given: Tensor, guess: Tensor, probe_batch: tuple[Tensor, Tensor]
@@ -187,7 +187,7 @@ class Method:
         start = torch.full((len(images),), 1 / len(images), device=images.device)
         label_start = torch.full_like(start, config.initial_coefficient)
         if not (config.use_weights or config.use_coefficients or config.threshold is not None):
-            return start, label_start  # nobody asks
+            return start, label_start  # which are not used
 
         def loss(logits: Tensor, weights: Tensor, coefficients: Tensor) -> Tensor:
             return (weights * losses.soft_cross_entropy(logits, blend(given, guess, coefficients))).sum()
@@ -210,7 +210,7 @@ class Method:
         images, labels = batch
         return losses.cross_entropy(network(images), labels).mean()
 
-    def objective(self, network: Network, batch: Batch) -> Tensor:
+    def objective(self, network: Network, batch: IegBatch) -> Tensor:
         """Line 6 of Algorithm 1."""
         config = self.config
         weak, *strong = [network(view) for view in batch.views]

@@ -85,20 +85,20 @@ class Method:
         edges = graph.adjacency(self.bank, self.k, config.temperature, config.self_loops)
         self.matrix = graph.normalised(graph.symmetrised(edges, config.symmetrise), config.normalisation).float()
         given = task.labels[self.nodes]
-        known = (given >= 0).float()[:, None]
-        self.start = one_hot(given.clamp(min=0), task.classes) * known
+        has_label = (given >= 0).float()[:, None]
+        self.start = one_hot(given.clamp(min=0), task.classes) * has_label
         self.kept = {
-            "off": torch.zeros_like(known),
-            "soft": torch.full_like(known, 1 - config.alpha),
-            "hard": known,
+            "off": torch.zeros_like(has_label),
+            "soft": torch.full_like(has_label, 1 - config.alpha),
+            "hard": has_label,
         }[config.clamp if spreads else "hard"]
         self.scores, self.spread = Record(task, task.classes), Record(task, task.classes)  # Y and S Y of eq. 3
         self.scores.note(self.nodes, self.start)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
-        """`loss`: one minus the mean probability of the given labels by their neighbours: what these think is wrong.
+        """`loss`: one minus the mean probability of the given labels by the images' neighbours.
 
-        `coverage`: share of the images that a label has reached; until then all classes are as likely.
+        `coverage`: share of the images that a label has reached; until then all classes are equally likely.
         """
         for _ in range(self.config.iterations):
             spread, scores = graph.propagate(self.matrix, self.scores.of(self.nodes), self.start, self.kept)
@@ -127,6 +127,6 @@ class Method:
         return self.learner.features(images)
 
     def _given_likelihood(self) -> Tensor:
-        """(L,): NaN where no label has reached the neighbours."""
+        """Probability of each given label by the image's neighbours: (L,), NaN where no label has reached them."""
         index = self.task.labelled
         return graph.soft_labels(self.spread.of(index)).gather(-1, self.task.labels[index, None]).squeeze(-1)

@@ -107,10 +107,10 @@ class Method:
         for step, index in enumerate(order(task.labelled, config.batch_size, self.steps, streams["order"])):
             progress = (epoch + step / self.steps) / task.epochs
             images, labels = task.view(index, config.augmentation, streams["augment"]), task.labels[index]
-            found = losses.cross_entropy(self.learner.batch_logits(images), labels)
-            weights = self.mentor(progress, learned)(found, found - self.threshold(found))
+            loss = losses.cross_entropy(self.learner.batch_logits(images), labels)
+            weights = self.mentor(progress, learned)(loss, loss - self.threshold(loss))
             rate = config.dropout[sum(progress >= end for end in config.dropout_until)]
-            self.losses.note(index, found)
+            self.losses.note(index, loss)
             self.weights.note(index, weights)
             batch = images, labels, drop(weights, rate, streams["dropout"])
             total.append(self.learner.step(self.objective, batch))
@@ -122,7 +122,7 @@ class Method:
         return (weights * losses.cross_entropy(network(images), labels)).mean()
 
     def mentor(self, progress: float, learned: Mentor | None = None) -> Mentor:
-        """Of the step at `progress` in [0, 1]; `learned`: this epoch's data-driven one."""
+        """The mentor of the step at `progress` in [0, 1]; `learned`: this epoch's data-driven mentor."""
         config = self.config
         if progress < config.burn_in:
             return lambda losses, _: torch.ones_like(losses)
@@ -135,7 +135,7 @@ class Method:
         return lambda _, difference: self_paced(difference)
 
     def fit(self) -> Mentor:
-        """Learn to tell right labels of the probe from random wrong ones."""
+        """A data-driven mentor: learned from the probe with its right labels and with random wrong ones."""
         task, generator = self.task, self.streams["mentor"]
         right = task.labels[task.probe]
         offset = torch.randint(1, task.classes, right.shape, generator=generator, device=right.device)
@@ -179,10 +179,10 @@ def data_driven(right: Tensor, wrong: Tensor, threshold: Tensor) -> Mentor:
     """Logistic regression on (l, l - λ): P(label is right), from losses of right and of wrong labels (P,), (P,)."""
     from sklearn.linear_model import LogisticRegression
 
-    found = torch.cat([right, wrong])
-    answers = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)])
-    model = LogisticRegression().fit(torch.stack([found, found - threshold], -1).cpu().numpy(), answers.cpu().numpy())
-    of_loss, of_difference, constant = found.new_tensor([*model.coef_[0], model.intercept_[0]])
+    loss = torch.cat([right, wrong])
+    is_right = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)])
+    model = LogisticRegression().fit(torch.stack([loss, loss - threshold], -1).cpu().numpy(), is_right.cpu().numpy())
+    of_loss, of_difference, constant = loss.new_tensor([*model.coef_[0], model.intercept_[0]])
     return lambda losses, difference: torch.sigmoid(of_loss * losses + of_difference * difference + constant)
 
 

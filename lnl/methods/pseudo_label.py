@@ -19,7 +19,7 @@ from lnl.functional import losses, schedules, targets
 from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Space, Uniform
-from lnl.training.fixmatch_update import confident_share, taught, unlabelled_pool
+from lnl.training.fixmatch_update import confident_guesses, confident_share, unlabelled_pool
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, order
@@ -53,8 +53,8 @@ SEARCH: dict[str, Space] = {
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Two sets of weak views, and what the second one's guesses count."""
+class PseudoLabelBatch:
+    """Weak views of labelled and of unlabelled images, and the weight of the pseudo-labels of the latter."""
 
     labelled: Tensor  # (B, C, H, W)
     labels: Tensor  # (B,)
@@ -76,20 +76,20 @@ class Method:
         labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
         unlabelled = order(self.pool, config.batch_size, self.steps, streams["order/unlabelled"])
         total = []
-        for step, (ours, others) in enumerate(zip(labelled, unlabelled, strict=True)):
+        for step, (labelled_index, unlabelled_index) in enumerate(zip(labelled, unlabelled, strict=True)):
             progress = (epoch + step / self.steps) / task.epochs
-            batch = Batch(
-                labelled=task.view(ours, "weak", streams["augment"]),
-                labels=task.labels[ours],
-                unlabelled=task.view(others, "weak", streams["augment/unlabelled"]),
-                index=others,
+            batch = PseudoLabelBatch(
+                labelled=task.view(labelled_index, "weak", streams["augment"]),
+                labels=task.labels[labelled_index],
+                unlabelled=task.view(unlabelled_index, "weak", streams["augment/unlabelled"]),
+                index=unlabelled_index,
                 weight=config.lambda_u * schedules.linear_ramp(progress, config.ramp),
             )
             total.append(self.learner.step(self.objective, batch))
         confident = confident_share(self.guesses.of(self.pool), config.threshold)
         return {"loss": torch.stack(total).mean(), "confident": confident}
 
-    def objective(self, network: Network, batch: Batch) -> Tensor:
+    def objective(self, network: Network, batch: PseudoLabelBatch) -> Tensor:
         supervised = losses.cross_entropy(network(batch.labelled), batch.labels).mean()
         with networks.statistics_frozen(network):
             logits = network(batch.unlabelled)
@@ -105,4 +105,4 @@ class Method:
         return self.learner.features(images)
 
     def beliefs(self) -> Beliefs:
-        return Beliefs(pseudo_labels=taught(self.guesses.of(self.task.unlabelled), self.config.threshold))
+        return Beliefs(pseudo_labels=confident_guesses(self.guesses.of(self.task.unlabelled), self.config.threshold))

@@ -215,7 +215,8 @@ class Method:
                 for i in range(self.steps)
             ]
             scalars = [
-                {**one, **other, "loss": one["loss"] + other["loss"]} for one, other in zip(first, second, strict=True)
+                {**contrastive, **mixmatch, "loss": contrastive["loss"] + mixmatch["loss"]}
+                for contrastive, mixmatch in zip(first, second, strict=True)
             ]
         else:
             step = self.joint_step if config.topology == "joint_two_head" else self.mixmatch_step
@@ -307,7 +308,7 @@ class Method:
 
     def _combined(self, first: Gradients, second: Gradients, values: Tensor) -> Gradients:
         """Both losses' gradients as one: their sum, on the backbone by the rule that `head_gradient` names."""
-        one, other = [first[p] for p in self.backbone], [second[p] for p in self.backbone]
+        on_backbone = [first[p] for p in self.backbone], [second[p] for p in self.backbone]
         if self.balance is not None:
             last = self.last_convolution
             norms = torch.stack([gradients.norm([first[last]]), gradients.norm([second[last]])])
@@ -316,7 +317,7 @@ class Method:
             second = [None if g is None else weights[1] * g for g in second]
         together = gradients.add(first, second)
         if self.config.head_gradient in ("pcgrad", "pcgrad_asymmetric"):
-            projected = gradients.pcgrad(one, other, symmetric=self.config.head_gradient == "pcgrad")
+            projected = gradients.pcgrad(*on_backbone, symmetric=self.config.head_gradient == "pcgrad")
             for position, gradient in zip(self.backbone, projected, strict=True):
                 together[position] = gradient
         return together
@@ -337,6 +338,7 @@ class Method:
 
     @staticmethod
     def _compare(first: Gradients, second: Gradients) -> dict[str, Tensor]:
+        """Norms and cosine of the two losses' gradients on the backbone, for the curves."""
         return {
             "gradient_norm_contrastive": gradients.norm(first),
             "gradient_norm_mixmatch": gradients.norm(second),
@@ -369,4 +371,5 @@ class Method:
 
 
 def _times(gradient: Tensor | None, factor: float, frozen: bool) -> Tensor | None:
+    """The gradient times a factor, or None where it is None or its parameter is frozen."""
     return None if frozen or gradient is None else factor * gradient

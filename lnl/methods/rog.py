@@ -37,7 +37,7 @@ class Config(Settings):
     train: bool = True
     """False: the generative classifier on the backbone as the trial's init_from or weights give it"""
     head: Literal["generative", "softmax"] = "generative"
-    """who predicts; softmax: the trained network itself"""
+    """what predicts; softmax: the trained network itself"""
     support: Annotated[float, Field(gt=0, le=1)] = 0.7
     """share of each class that the estimates rest on"""
     concentration_steps: Annotated[int, Field(ge=0)] = 1
@@ -51,7 +51,7 @@ class Config(Settings):
     )
 
     @model_validator(mode="after")
-    def _somebody_learns(self) -> Config:
+    def _something_is_trained(self) -> Config:
         if not self.train and self.head == "softmax":
             raise ValueError("head softmax would not be trained: set train, or choose head generative")
         return self

@@ -22,10 +22,10 @@ from lnl.training.fixmatch_update import (
     FIXMATCH_SEARCH,
     ConsistencyBatch,
     FixMatchSettings,
+    confident_guesses,
     confident_share,
     fixmatch_batch,
     fixmatch_loss,
-    taught,
     unlabelled_pool,
 )
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
@@ -89,8 +89,8 @@ class Method:
         labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
         unlabelled = order(self.pool, config.mu * config.batch_size, self.steps, streams["order/unlabelled"])
         total = []
-        for ours, others in zip(labelled, unlabelled, strict=True):
-            batch = fixmatch_batch(config, task, streams, ours, others)
+        for labelled_index, unlabelled_index in zip(labelled, unlabelled, strict=True):
+            batch = fixmatch_batch(config, task, streams, labelled_index, unlabelled_index)
             total.append(self.learner.step(self.fixmatch, batch))
         return total
 
@@ -109,4 +109,4 @@ class Method:
         return self.learner.features(images)
 
     def beliefs(self) -> Beliefs:
-        return Beliefs(pseudo_labels=taught(self.guesses.of(self.task.unlabelled), self.config.threshold))
+        return Beliefs(pseudo_labels=confident_guesses(self.guesses.of(self.task.unlabelled), self.config.threshold))

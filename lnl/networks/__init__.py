@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     Backbone = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29 | Headless | Resized
 
 
-def _vision(name: str, *arguments: Any) -> Any:
-    """What a function of `lnl.networks.vision` returns; imported here, because torchvision takes a second."""
+def _vision(name: str, *arguments: str | int) -> Any:
+    """The result of a function of `lnl.networks.vision`, imported here, because torchvision takes a second."""
     from lnl.networks import vision
 
     return getattr(vision, name)(*arguments)
@@ -104,7 +104,7 @@ def backbone(name: str, channels: int, size: int, weights: str | None = None, re
     network = _BACKBONES[name](channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
-        trained.load(getattr(network, "network", network), state, weights)  # torchvision's within ours
+        trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
 
 

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: one for quick runs, one of each of two papers."""
+"""Plain convolutional networks: a small one for quick runs, that of seed document 002, and Co-teaching's."""
 
 from __future__ import annotations
 
@@ -61,13 +61,14 @@ class ConvNet002(nn.Module):
 class ChannelDropout(nn.Module):
     """Sets whole channels to zero in training: (B, C, H, W) -> (B, C, H, W).
 
-    PyTorch's draws from the one global generator; this one from a stream of its own, given by the stream that
-    initialises the network and `place` in it.  The state dict counts the draws: a stored network goes on as it would.
+    PyTorch's draws from the global generator; this one from a stream of its own, seeded by the stream that initialises
+    the network and by the layer's `index` in it.  The state dict counts the draws, so that a restored network draws the
+    masks that it would have drawn.
     """
 
-    def __init__(self, probability: float, place: int) -> None:
+    def __init__(self, probability: float, index: int) -> None:
         super().__init__()
-        self.probability, self.seed, self.draws = probability, torch.initial_seed() // 2 + (place << 24), 0
+        self.probability, self.seed, self.draws = probability, torch.initial_seed() // 2 + (index << 24), 0
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.draws)
@@ -86,7 +87,10 @@ class ChannelDropout(nn.Module):
 
 @contextmanager
 def dropout_repeated(module: nn.Module, ahead: int = 0) -> Iterator[None]:
-    """Blocks with the same `ahead` draw the same masks, those that are due `ahead` passes from now; none counts."""
+    """Within the block, dropout draws the masks that are due `ahead` passes from now, and its count of draws stays.
+
+    So blocks with the same `ahead` draw the same masks.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, ChannelDropout)]
     before = [layer.draws for layer in layers]
     for layer in layers:
@@ -118,10 +122,10 @@ class CoTeachingCNN(nn.Module):
         self.layers = nn.Sequential(
             *convolutions(channels, 128, 128, 128, padding=1),
             nn.MaxPool2d(2),
-            ChannelDropout(0.25, place=0),
+            ChannelDropout(0.25, index=0),
             *convolutions(128, 256, 256, 256, padding=1),
             nn.MaxPool2d(2),
-            ChannelDropout(0.25, place=1),
+            ChannelDropout(0.25, index=1),
             *convolutions(256, 512, 256, 128, padding=0),
         )
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision without their last layer, for weights that others have trained, and ResNets for small images.
+"""Networks of torchvision without their last layer, for pre-trained weights, and ResNets for small images.
 
 Stochastic depth is off: its draws would come from none of a trial's streams.
 """
@@ -71,7 +71,7 @@ def imagenet(name: str) -> dict[str, Tensor]:
     try:
         weights = models.get_model_weights(name)["IMAGENET1K_V1"]
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:  # no network, no room on the disk, a file that is not what its name says: all alike
+    except Exception as error:  # no network, a full disk, a damaged file: the remedy is the same
         raise ValueError(
             f"the ImageNet weights of {name} cannot be downloaded ({type(error).__name__}: {error}): fetch the file "
             "elsewhere and give its path as weights."

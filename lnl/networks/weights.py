@@ -1,4 +1,4 @@
-"""Trained weights from a file, into a network that they fit."""
+"""Trained weights: read from a file, loaded into a network of the same shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lnl.storage.files import open_file, zip_damage
 
-HEADS = ("fc.", "head.", "heads.", "classifier.")  # what torchvision and others call last layers: left out
+HEADS = ("fc.", "head.", "heads.", "classifier.")  # prefixes of last layers, which are left out
 
 
 def read(path: str) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def read(path: str) -> dict[str, Tensor]:
             if damage := zip_damage(file):
                 raise ValueError(damage)
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a truncated or foreign file makes of the reader
+    except Exception as error:  # a truncated or foreign file can raise anything in the reader
         raise ValueError(
             f"the weights {path} cannot be read ({type(error).__name__}): give the path of a file that "
             "torch.save(network.state_dict(), path) wrote, or imagenet."
@@ -31,9 +31,9 @@ def read(path: str) -> dict[str, Tensor]:
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put `state` into `network`; heads that it has besides are left out.
+    """Load `state` into `network`, leaving out the heads in `state`.
 
-    Raises ValueError that names the first tensor which is missing, has another shape or belongs nowhere.
+    Raises ValueError that names the first tensor which is missing, has another shape or does not exist in `network`.
     """
     own = network.state_dict()
     problem = next(
@@ -48,7 +48,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         missing, unexpected = network.load_state_dict(state, strict=False)
         surplus = [key for key in unexpected if not key.startswith(HEADS)]
         problem = (
-            f"{missing[0]} is missing there" if missing else f"{surplus[0]} has no place here" if surplus else None
+            f"{missing[0]} is missing there" if missing else f"{surplus[0]} does not exist here" if surplus else None
         )
     if problem is not None:
         raise ValueError(f"the weights {source} are of another network: {problem}.")

@@ -1,7 +1,7 @@
 """The search of one cell: what is suggested, what runs, and what Optuna was told.
 
 `CellSearch` keeps Optuna's study and the rows of table `suggestions` in step; a `RunningSuggestion` is one that this
-driver evaluates, and `score_of` what one of its trials contributes.
+driver evaluates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
@@ -19,11 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lnl.search.optuna_objects import make_pruner, make_sampler, seed_of
 from lnl.search.rows import SUGGESTION_COLUMNS, frozen_trials, winner
+from lnl.search.scores import Score, Standing, score_of
 from lnl.space import Choice, Integer, as_json
-from lnl.storage.currency import latest
 from lnl.storage.leases import Lease, claim, locked
 from lnl.storage.objects import StorageError
-from lnl.storage.outcomes import accuracies, counting, diverged, is_outcome, selection_rules
+from lnl.storage.outcomes import counting
 from lnl.storage.places import canonical, now, short_hash
 from lnl.storage.store import Store
 from lnl.study.parts import SEARCH_REPLICATES
@@ -361,51 +361,3 @@ def _params(trial: FrozenTrial) -> dict[str, Any]:
 
 def _has_failed(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL
-
-
-class Score(NamedTuple):
-    """What one trial contributes to the values of its suggestion."""
-
-    accuracy: float  # on validation images, under the selection rule
-    seconds: float
-    epochs: int
-    diverged: bool
-
-
-def score_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Score | None:
-    """The score of a trial; None where it is not finished by current code on current data, or its rows are lost.
-
-    Its accuracy is the study's selection rule applied to the validation curve (`val_selected`: its maximum).
-    """
-    rows, _ = store.read("trials", plan.study, files=f"{trial.id}-*")
-    final = latest(rows, {trial.id: current.sources(trial)})
-    if final.empty or final["stale"].any() or not is_outcome(final).all():
-        return None
-    row = final.iloc[0]
-    seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
-    if diverged(final).all():
-        chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
-        return Score(chance, seconds, epochs, diverged=True)
-    of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
-    curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
-    if curve.empty:
-        return None
-    scores = curve.sort_values("epoch")["value"].tolist()
-    rules = selection_rules(scores, scores)
-    accuracy = rules[f"accuracy_{plan.record['search']['selection']}"]
-    return None if accuracy is None else Score(float(accuracy), seconds, epochs, diverged=False)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a search stands."""
-
-    name: str  # of the searched arm, with its setting
-    budget: int
-    finished: int  # complete or pruned
-    running: int  # by any driver
-    pruned: int
-    failed: int  # in this run
-    rebuilt: int  # suggestions that Optuna's storage had lost
-    stale: int  # evaluated by other code
-    scores: str  # the best validation accuracy, and the one of the arm's own values

@@ -1,4 +1,4 @@
-"""Confirmation: the best suggestion trained on fresh replicates."""
+"""Confirmation: `confirmed` is the plan that trains the best values that searches found on fresh replicates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from lnl.trial.provenance import Current
 
 logger = logging.getLogger(__name__)
 
+Best = Mapping[str, Mapping[str, Mapping[str, Any]]]  # searched arm -> setting -> the best values found there
+StandIns = Mapping[str, Mapping[str, str]]  # sampler -> arm -> the searched arm that stands for it
+
 
 def importances(rows: pd.DataFrame, cell: Cell) -> dict[str, float]:
     """Optuna's importance of each field for the accuracy (PED-ANOVA, its default), which sum to 1; {} where unknown."""
@@ -34,10 +37,10 @@ def importances(rows: pd.DataFrame, cell: Cell) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = optuna.importance.get_param_importances(study, target=target)
+            importance = optuna.importance.get_param_importances(study, target=target)
         except (ValueError, RuntimeError):  # no field that all suggestions have, or that varies
             return {}
-    return {key: float(value) for key, value in found.items()}
+    return {key: float(value) for key, value in importance.items()}
 
 
 def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
@@ -52,23 +55,54 @@ def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
         return plan
     cells = []
     stored = all_rows(store, plan.study)
-    best: dict[str, dict[str, Any]] = {}  # searched arm -> setting -> values
-    for cell, said in zip(plan.cells, plan.record["search"]["cells"], strict=True):
+    best: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell, declared in zip(plan.cells, plan.record["search"]["cells"], strict=True):
         rows = on_current_data(rows_of(stored, cell), cell, current or Current())
         rows = counting(rows, plan.search.suggestions)
-        found = winner(rows) if len(rows) == plan.search.suggestions else None
-        record = {**said, "finished": len(rows), "importance": importances(rows, cell)}
-        if found is not None:
-            params = json.loads(found["params"])
-            record["winner"] = {"number": int(found["number"]), "params": params, "values": list(found["values"])}
+        row = winner(rows) if len(rows) == plan.search.suggestions else None
+        record = {**declared, "finished": len(rows), "importance": importances(rows, cell)}
+        if row is not None:
+            params = json.loads(row["params"])
+            record["winner"] = {"number": int(row["number"]), "params": params, "values": list(row["values"])}
             best.setdefault(cell.searched_arm, {})[cell.setting] = params
         cells.append(record)
     record = {**plan.record, "search": {**plan.record["search"], "cells": cells}}
     return _with_searched_arms(replace(plan, record=record), best) if best else replace(plan, record=record)
 
 
+def _with_searched_arms(plan: Plan, best: Best) -> Plan:
+    """The plan with an arm for each searched arm that has a winner."""
+    by_id = {planned.id: planned for planned in plan.trials}
+    own = [by_id[entry["trial"]] for entry in plan.record["trials"]]
+    source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
+    searched = _searched_trials(plan, own, source, best)
+    declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
+    trials = with_prerequisites(declared)
+    stand_ins = _stand_ins(plan, best)
+    record = {
+        **plan.record,
+        "arms": _arms(plan, source, best),
+        "panels": _panels(plan, source, stand_ins),
+        "contrasts": _contrasts(plan, source, stand_ins),
+        **trials_record(declared, trials),
+    }
+    return replace(plan, trials=trials, record=record)
+
+
+def _searched_trials(plan: Plan, own: Sequence[Planned], source: Mapping[str, str], best: Best) -> list[Planned]:
+    """The trials of each searched arm: those of its source, `own`, with the values that were found."""
+    everywhere = plan.search is not None and plan.search.settings == "base"
+    searched = []
+    for arm, values in best.items():
+        for planned in own:
+            params = values.get("{}" if everywhere else planned.setting) if planned.arm == source[arm] else None
+            if params is not None and (confirming := _with_values(planned, arm, params)) is not None:
+                searched.append(confirming)
+    return searched
+
+
 def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Planned | None:
-    """A planned trial with the values that were found; None, and said so, where they cannot be in its setting."""
+    """A planned trial with the values that were found; None, with a warning, where its setting does not allow them."""
     try:
         return Planned(planned.trial.override(params), arm, planned.setting)
     except ValueError as error:
@@ -77,56 +111,54 @@ def _with_values(planned: Planned, arm: str, params: Mapping[str, Any]) -> Plann
         return None
 
 
-def _with_searched_arms(plan: Plan, best: Mapping[str, Mapping[str, Any]]) -> Plan:
-    by_id = {planned.id: planned for planned in plan.trials}
-    own = [by_id[entry["trial"]] for entry in plan.record["trials"]]
-    source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
-    everywhere = plan.search is not None and plan.search.settings == "base"
-    searched = [
-        one
-        for arm, values in best.items()
-        for planned in own
-        if planned.arm == source[arm]
-        and (params := values.get("{}" if everywhere else planned.setting)) is not None
-        and (one := _with_values(planned, arm, params)) is not None
-    ]
-    declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
-    trials = with_prerequisites(declared)
-    arms, panels = dict(plan.record["arms"]), dict[str, Any]()
-    stands: dict[str, dict[str, str]] = {}  # sampler -> arm -> its searched arm
+def _stand_ins(plan: Plan, best: Best) -> StandIns:
+    stand_ins: dict[str, dict[str, str]] = {}
     for cell in plan.cells:
-        if (arm := cell.searched_arm) in best:
-            values = best[arm].get("{}", next(iter(best[arm].values())))
-            arms[arm] = {**arms[cell.arm], **values}
-            stands.setdefault(cell.sampler, {})[cell.arm] = arm
-    curves = next(iter(plan.record["panels"].values()))["curves"]
+        if cell.searched_arm in best:
+            stand_ins.setdefault(cell.sampler, {})[cell.arm] = cell.searched_arm
+    return stand_ins
+
+
+def _arms(plan: Plan, source: Mapping[str, str], best: Best) -> dict[str, Any]:
+    """The declared arms, and the searched ones with the values of the base setting, or else of their first."""
+    arms = dict(plan.record["arms"])
+    for arm in source:
+        values = best[arm].get("{}", next(iter(best[arm].values())))
+        arms[arm] = {**arms[source[arm]], **values}
+    return arms
+
+
+def _panels(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> dict[str, Any]:
+    """A panel for each arm beside its searched ones, the declared panels, and copies of these with searched arms."""
+    declared = plan.record["panels"]
+    curves = next(iter(declared.values()))["curves"]
+    panels: dict[str, Any] = {}
     for arm in dict.fromkeys(source.values()):
-        both = [arm, *(mine[arm] for mine in stands.values() if arm in mine)]
+        arms = [arm, *(searched[arm] for searched in stand_ins.values() if arm in searched)]
         title = f"{arm.replace('_', ' ')}: own and searched values"
-        panels[f"search_{arm}"] = {"title": title, "arms": both, "across": [], "curves": curves, "reference": arm}
-    panels |= plan.record["panels"]
-    for sampler, mine in stands.items():
-        for name, panel in plan.record["panels"].items():
-            if panel["across"] and (there := [mine[arm] for arm in panel["arms"] if arm in mine]):
+        panels[f"search_{arm}"] = {"title": title, "arms": arms, "across": [], "curves": curves, "reference": arm}
+    panels |= declared
+    for sampler, searched in stand_ins.items():
+        for name, panel in declared.items():
+            arms = [searched[arm] for arm in panel["arms"] if arm in searched]
+            if panel["across"] and arms:
                 title = f"{panel['title']}, values searched by {sampler}"
-                panels[f"{name}_{sampler}"] = {**panel, "title": title, "arms": there, "reference": there[0]}
+                panels[f"{name}_{sampler}"] = {**panel, "title": title, "arms": arms, "reference": arms[0]}
+    return panels
+
+
+def _contrasts(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> list[dict[str, Any]]:
+    """Each searched arm against its source and those of other samplers, the declared contrasts, and copies of these."""
+    declared = plan.record["contrasts"]
     any_size = {"direction": "any", "smallest_effect": 0.0}
     contrasts = [{"arm": arm, "against": source[arm], **any_size} for arm in source]
-    for first, second in itertools.combinations(stands, 2):
-        both_searched = [arm for arm in stands[first] if arm in stands[second]]
-        contrasts += [{"arm": stands[first][a], "against": stands[second][a], **any_size} for a in both_searched]
-    contrasts += plan.record["contrasts"]
-    for mine in stands.values():
+    for first, second in itertools.combinations(stand_ins.values(), 2):
+        contrasts += [{"arm": first[arm], "against": second[arm], **any_size} for arm in first if arm in second]
+    contrasts += declared
+    for searched in stand_ins.values():
         contrasts += [
-            {**contrast, "arm": mine[contrast["arm"]], "against": mine[contrast["against"]]}
-            for contrast in plan.record["contrasts"]
-            if {contrast["arm"], contrast["against"]} <= set(mine)
+            {**contrast, "arm": searched[contrast["arm"]], "against": searched[contrast["against"]]}
+            for contrast in declared
+            if {contrast["arm"], contrast["against"]} <= set(searched)
         ]
-    record = {
-        **plan.record,
-        "arms": arms,
-        "panels": panels,
-        "contrasts": contrasts,
-        **trials_record(declared, trials),
-    }
-    return replace(plan, trials=trials, record=record)
+    return contrasts

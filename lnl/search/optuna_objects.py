@@ -1,4 +1,4 @@
-"""Optuna's objects: samplers, pruners, distributions and storage."""
+"""Optuna's objects, made from what a plan says: samplers, pruners, distributions and the storage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
-    """One of Optuna's; none where nobody or Ray Tune prunes."""
+    """One of Optuna's pruners; one that never prunes where none is asked for, or Ray Tune prunes."""
     pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
         "median": optuna.pruners.MedianPruner,
         "percentile": lambda: optuna.pruners.PercentilePruner(25.0),
@@ -58,7 +58,7 @@ def make_pruner(name: str) -> optuna.pruners.BasePruner:
 
 
 def distribution(space: Space) -> BaseDistribution:
-    """In Optuna's words."""
+    """A space as one of Optuna's distributions."""
     if isinstance(space, Choice):
         return CategoricalDistribution(space.values)
     if isinstance(space, Integer):
@@ -67,14 +67,14 @@ def distribution(space: Space) -> BaseDistribution:
 
 
 def seed_of(cell: Cell, seed: int, driver: int = 0, trials: int = 0) -> int:
-    """Of the sampler of a search, for its `driver`-th driver, which found so many suggestions evaluated."""
+    """The seed of a search's sampler, for its `driver`-th driver, which found so many suggestions evaluated."""
     digest = hashlib.sha256(f"{seed} {cell.place}".encode()).digest()
     own = int.from_bytes(digest[:4])
     return int(np.random.SeedSequence([own, driver, trials]).generate_state(1)[0]) if driver or trials else own
 
 
 class _FileLock(BaseJournalFileLock):
-    """For the journal: the system frees it when its process dies, unlike Optuna's own lock files."""
+    """A lock for the journal, which the system frees when its process dies, unlike Optuna's own lock files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +90,7 @@ class _FileLock(BaseJournalFileLock):
 def open_storage(url: str | None, root: Place) -> optuna.storages.BaseStorage:
     """The database at `url`, or the journal of the results folder.
 
-    Raises `StorageError` where it cannot be used, `ValueError` where `url` is none, or must be given.
+    Raises `StorageError` where it cannot be used, `ValueError` where `url` is not one, or must be given.
     """
     if url is None:
         if not isinstance(root, Path):
@@ -113,20 +113,20 @@ def open_storage(url: str | None, root: Place) -> optuna.storages.BaseStorage:
 
 
 def place_of(url: str | None, root: Place) -> str:
-    """A storage as messages name it: without a password.  Raises `ValueError` where `url` is none."""
+    """A storage as messages name it: without a password.  Raises `ValueError` where `url` is not one."""
     if url is None:
         return str(root / JOURNAL)
     try:
         return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise ValueError(
-            "What --optuna or $LNL_OPTUNA gives is no database URL: one looks like postgresql://user@host/name."
+            "--optuna or $LNL_OPTUNA is not a database URL: give one such as postgresql://user@host/name."
         ) from None
 
 
 @contextlib.contextmanager
 def storage_errors(place: str) -> Iterator[None]:
-    """Whatever a storage raises becomes one sentence."""
+    """Turn whatever Optuna's storage raises into a `StorageError` of one sentence."""
     try:
         yield
     except StorageError:
@@ -146,7 +146,7 @@ def storage_errors(place: str) -> Iterator[None]:
         RuntimeError,
         KeyError,
     ) as error:
-        if isinstance(error, RuntimeError | KeyError) and not _is_optunas(error):
+        if isinstance(error, RuntimeError | KeyError) and not _is_of_optuna(error):
             raise
         cause = error.__cause__ or error
         raise StorageError(
@@ -155,8 +155,8 @@ def storage_errors(place: str) -> Iterator[None]:
         ) from error
 
 
-def _is_optunas(error: BaseException) -> bool:
-    """Whether Optuna or its database raised it: for one of another version, or a study that was deleted."""
+def _is_of_optuna(error: BaseException) -> bool:
+    """Whether Optuna or its database raised it, such as for a study that was deleted or is of another version."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

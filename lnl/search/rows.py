@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lnl.search.optuna_objects import distribution
 from lnl.storage.currency import BY_CODE, why_stale
-from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store
+from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Cell
 from lnl.trial.provenance import Current
 

@@ -28,9 +28,10 @@ from dataclasses import replace
 import optuna
 import pandas as pd
 
-from lnl.search.cell_search import CellSearch, RunningSuggestion, Standing, score_of
+from lnl.search.cell_search import CellSearch, RunningSuggestion
 from lnl.search.optuna_objects import open_storage, place_of, storage_errors
 from lnl.search.rows import all_rows, on_current_data, rows_of
+from lnl.search.scores import Standing, score_of
 from lnl.space import as_json
 from lnl.storage.leases import is_held
 from lnl.storage.store import Store

@@ -1,1 +1,1 @@
-"""Results on disk and on object storage: tables, leases, checkpoints, logs."""
+"""Results on disk and on object storage: `store` is the door to tables, leases, checkpoints and logs."""

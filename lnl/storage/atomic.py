@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, and never over what somebody else has written since."""
+"""Writing a file whole or not at all: `write_atomically`, and the errors of writing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -15,12 +15,15 @@ from lnl.storage.objects import ObjectPath, StorageError
 from lnl.storage.places import Place
 from lnl.system import processes
 
+Write = Callable[[Path], object]
 
-def write_atomically(path: Place, write: Any, *, once: bool = False) -> None:
+
+def write_atomically(path: Place, write: Write, *, once: bool = False) -> None:
     """Call `write(temporary_path)`, flush to disk and rename to `path`: readers see the whole file or none.
 
-    Object storage gets the whole file in one PUT.  `once`: only where none has that name, whoever else writes.
-    Raises `StorageError` where the disk is full or the place cannot be written; nothing half-written stays behind.
+    Object storage gets the whole file in one PUT.  `once`: only if there is no file of that name, whoever else writes;
+    else raises `Overtaken`.  Raises `StorageError` where the disk is full or the place cannot be written; nothing
+    half-written stays behind.
     """
     if isinstance(path, ObjectPath):
         _put(path, write, once)
@@ -57,7 +60,7 @@ def _linked(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _put(path: ObjectPath, write: Any, once: bool) -> None:
+def _put(path: ObjectPath, write: Write, once: bool) -> None:
     with processes.scratch("put") as folder:
         temporary = folder / path.name
         try:
@@ -72,14 +75,16 @@ def _put(path: ObjectPath, write: Any, once: bool) -> None:
 
 
 class Overtaken(StorageError):
-    """Somebody else has written this attempt's row."""
+    """Another process has written this file, which is never overwritten."""
 
 
 def already_there(path: Place) -> Overtaken:
+    """The error of a file that exists already."""
     return Overtaken(f"{path} is there already, and attempts are never overwritten: run again.")
 
 
 def storage_error(path: Path, error: Exception) -> StorageError:
+    """The error of a file that could not be written, with what to do."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _free_bytes(path.parent) < 2**20:
         return StorageError(f"No space left to write {path}: free some, or give another --storage; then run again.")
     return StorageError(f"Cannot write {path} ({error}): check the folder's permissions; then run again.")

@@ -1,10 +1,11 @@
-"""What training leaves to go on from: checkpoints, trained prerequisites, the labels of teachers.
+"""Files of training states: checkpoints, trained prerequisites, the labels of teachers.
 
-One file of tensors and plain data.  Its first line holds a format version and the SHA-256 of all that follows, its
-second a header as JSON: of which study, trial, code, device and torch the content is.  So a flipped bit anywhere, a
-file under another's name and one of an older format are refused: renamed to `.refused-<time>`, with an event that says
-why, and made anew.  Whoever goes on from a checkpoint asks for the torch that wrote it, because going on exactly as if
-never stopped is promised for one version only; trained prerequisites are results and, as rows, hold for every version.
+Each is one file of tensors and plain data, which `write` writes and `read` verifies.  Its first line holds a format
+version and the SHA-256 of all that follows, its second a header as JSON: of which study, trial, code, device and torch
+the content is.  So a flipped bit anywhere, a file under another's name and one of an older format are refused: renamed
+to `.refused-<time>`, with an event that says why, and made anew.  A process that goes on from a checkpoint asks for the
+torch that wrote it, because going on exactly as if never stopped is promised for one version only; trained
+prerequisites are results and, as rows, hold for every version.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from lnl.storage.files import listed
 from lnl.storage.leases import claim
 from lnl.storage.objects import StorageError
 from lnl.storage.outcomes import is_outcome
-from lnl.storage.places import Place, now, partition
+from lnl.storage.part_names import partition, study_of
+from lnl.storage.places import Place, now
 from lnl.storage.store import Store
 
 FORMAT = 1
@@ -37,11 +39,11 @@ _whole: set[tuple[str, int, int]] = set()  # files that this process has read th
 
 
 class Refused(Exception):
-    """A file that cannot be used; the message goes on after "because"."""
+    """A file that cannot be used; its message completes a sentence after "because"."""
 
 
 def write(path: Place, state: Any, header: Mapping[str, str]) -> None:
-    """Tensors and plain data, hashed while they are written.  Raises `StorageError`."""
+    """Write tensors and plain data, hashed on the way.  Raises `StorageError`."""
 
     def to(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -56,7 +58,7 @@ def write(path: Place, state: Any, header: Mapping[str, str]) -> None:
 
 
 def read(path: Place, header: Mapping[str, str]) -> Any:
-    """What `write` wrote, on the CPU: tensors and plain data, never code.
+    """Read what `write` wrote, on the CPU: tensors and plain data, never code.
 
     Raises `FileNotFoundError`, and `Refused` where it is damaged or its header has something else under these names.
     """
@@ -66,7 +68,7 @@ def read(path: Place, header: Mapping[str, str]) -> Any:
 
 
 def check(path: Place, header: Mapping[str, str] | None = None) -> None:
-    """Read a file through, in pieces.  Raises as `read`."""
+    """Verify a file, reading it in pieces.  Raises as `read`."""
     _read_through(path, header or {}, keep=False)
 
 
@@ -78,7 +80,7 @@ def header_of(path: Place) -> dict[str, str]:
 
 @contextlib.contextmanager
 def fitting() -> Iterator[None]:
-    """Whatever is raised by content of another kind or shape becomes `Refused`; a lack of memory does not."""
+    """Turn errors from content of another kind or shape into `Refused`, but not a lack of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -91,7 +93,7 @@ def fitting() -> Iterator[None]:
 
 
 def is_whole(store: Store, study: str, trial: str, path: Place, header: Mapping[str, str]) -> bool:
-    """Whether a file is there that can be used.  One that cannot is set aside.  Read through once per process."""
+    """Whether there is a usable file; one that cannot be used is set aside.  Each file is verified once per process."""
     try:
         about = path.stat()
         key = (str(path), about.st_size, about.st_mtime_ns)
@@ -110,7 +112,7 @@ def is_whole(store: Store, study: str, trial: str, path: Place, header: Mapping[
 
 
 def set_aside(store: Store, study: str, trial: str, path: Place, why: Refused) -> None:
-    """Rename a refused file and write the event; nothing where somebody else has done so.  Raises `StorageError`."""
+    """Rename a refused file and store the event, unless another process has done so.  Raises `StorageError`."""
     aside = path.with_name(f"{path.name}.refused-{now():%Y%m%dT%H%M%S%f}")
     try:
         path.replace(aside)  # type: ignore[arg-type]  # of one kind
@@ -125,25 +127,25 @@ def set_aside(store: Store, study: str, trial: str, path: Place, why: Refused) -
 
 
 def of_finished(store: Store, study: str | None = None) -> list[tuple[str, str]]:
-    """(Study, trial) whose checkpoint is of code and data that have finished it.
+    """The checkpoints of trials that their code and data have finished, as (study, trial).
 
-    A writer that was killed or frozen has left it.
+    A writer that was killed or frozen has left them.
     """
     folder = store.root / "checkpoints"
     paths = listed(folder, "*.pt", deep=True) if study is None else listed(folder / partition(study), "*.pt")
-    found = []
+    finished = []
     for path in paths:
-        of, trial = path.parent.name.removeprefix("study="), path.stem
-        if of == path.parent.name:
+        of, trial = study_of(path), path.stem
+        if of is None:
             continue
         columns = ["status", "failure_class", "code_hash", "sources_hash"]
         rows, _ = store.read("trials", of, columns, files=f"{trial}-*")
         with contextlib.suppress(Refused, OSError):  # the next worker that goes on from it sets it aside
-            header, finished = header_of(path), rows[is_outcome(rows)]
-            of_rows = set(zip(finished["code_hash"], finished["sources_hash"].map(str), strict=True))
-            if (header.get("code"), header.get("data")) in of_rows:
-                found.append((of, trial))
-    return found
+            header, outcomes = header_of(path), rows[is_outcome(rows)]
+            sources = set(zip(outcomes["code_hash"], outcomes["sources_hash"].map(str), strict=True))
+            if (header.get("code"), header.get("data")) in sources:
+                finished.append((of, trial))
+    return finished
 
 
 def tidy(store: Store, study: str) -> None:
@@ -180,7 +182,7 @@ def _opened(path: Place) -> BinaryIO:
     if not isinstance(path, Path):
         return io.BytesIO(path.read_bytes())
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise Refused("it is no regular file")
+        raise Refused("it is not a regular file")
     return open(path, "rb")
 
 

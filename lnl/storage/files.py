@@ -1,6 +1,7 @@
-"""Reading files that anybody may have put there: each is read, or refused at once by an `OSError` that names it.
+"""Reading files that anybody may have put there, and naming them in messages.
 
-No reader waits for ever: what is no plain file (a pipe, a socket, a device, a folder) is refused before it is read.
+A file is read, or refused at once by an `OSError` that names it.  No reader waits for ever: what is not a plain file (a
+pipe, a socket, a device, a folder) is refused before it is read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KINDS = {
 
 
 def open_file(path: Path) -> BufferedReader:
-    """A plain file, open for reading.  Raises `OSError`, also where something else has the name."""
+    """Open a plain file for reading.  Raises `OSError`, also where something else has the name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a blocking open waits for a pipe's writer
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -49,7 +50,7 @@ def read_file(path: Path | ObjectPath) -> bytes:
 
 
 def zip_damage(file: BinaryIO) -> str | None:
-    """Which part of a .zip, as `torch.save` writes, has lost its checksum, which torch does not look at; None: none."""
+    """What is wrong with a .zip, as `torch.save` writes, by the checksums that torch ignores; None: nothing."""
     damage = None
     if zipfile.is_zipfile(file):
         file.seek(0)
@@ -61,17 +62,17 @@ def zip_damage(file: BinaryIO) -> str | None:
 
 
 def is_no_file(error: OSError) -> bool:
-    """Whether a name cannot be read because something else than a file has it; else it may be, in a moment."""
+    """Whether reading failed because something else than a file has the name, which waiting does not change."""
     return error.errno in (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
 def is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere: where it is opened, that is told."""
+    """Whether something has this name, even a link that leads nowhere: opening it will say so."""
     return os.path.lexists(path)
 
 
 def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> BinaryIO:
-    """The file, made where it is missing, with its lock: one process holds it until it closes the file, or dies.
+    """Lock a file, which is made where it is missing: one process holds the lock until it closes the file, or dies.
 
     Calls `waiting` before it waits for another process.  Raises `OSError`, also where something else has the name.
     Not `filelock`, which takes a pipe for a lock's file, asks 20 times a second instead of waiting its turn (of eight
@@ -93,18 +94,18 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> BinaryI
 
 
 def listed(folder: Path | ObjectPath, pattern: str, *, deep: bool = False) -> list[Path | ObjectPath]:
-    """What has such a name in a folder, or anywhere below, in order; nothing where there is no such folder.
+    """The paths in a folder, or anywhere below, whose names fit; in order; none where there is no such folder.
 
     Unlike `Path.glob`, which passes over folders that it may not read.  Raises `StorageError`.
     """
     if isinstance(folder, ObjectPath):
         return sorted((folder.rglob if deep else folder.glob)(pattern))
-    found: list[Path | ObjectPath] = []
+    paths: list[Path | ObjectPath] = []
     for parent, folders, names in os.walk(folder, onerror=_refuse):
-        found += [Path(parent, name) for name in fnmatch.filter(folders + names, pattern)]
+        paths += [Path(parent, name) for name in fnmatch.filter(folders + names, pattern)]
         if not deep:
             break
-    return sorted(found)
+    return sorted(paths)
 
 
 def _refuse(error: OSError) -> None:

@@ -25,7 +25,8 @@ from typing import NotRequired, Protocol, cast
 from lnl.storage.exchange import SharedFile, UnreadableFile, lock_folder, shared_file
 from lnl.storage.files import listed
 from lnl.storage.objects import ObjectPath, StorageError
-from lnl.storage.places import Place, canonical, now, partition
+from lnl.storage.part_names import partition, study_of
+from lnl.storage.places import Place, canonical, now
 from lnl.system import processes
 
 HEARTBEAT_S = 5.0
@@ -159,12 +160,12 @@ def leases(store: LeaseStore, study: str | None = None) -> dict[tuple[str, str],
     paths = listed(folder, "*.json", deep=True) if study is None else listed(folder / partition(study), "*.json")
     entries: dict[tuple[str, str], LeaseEntry] = {}
     for path in paths:
-        name = path.parent.name.removeprefix("study=")
+        name = study_of(path)
         try:
             state = read_lease(path)
         except UnreadableFile:  # it ends nothing but a claim to its own trial; `lnl doctor` names it
             continue
-        if name != path.parent.name and state.record:
+        if name is not None and state.record:
             flags = {"alive": state.is_alive(), "from_the_future": state.is_from_the_future()}
             entries[name, path.stem] = cast(LeaseEntry, {**state.record, **flags})
     return entries

@@ -1,7 +1,4 @@
-"""What a trial prints, for its log file; and `mask`, which takes secrets out of every text that people read.
-
-What code reads back is never masked: a secret may be an everyday word, as `SSH_KEY_NAME=digits` has one.
-"""
+"""What a trial prints, for its log file: `Output` captures it."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ class Output:
             self._kept.write("".join(traceback.format_exception(error)))
 
     def text(self) -> str:
-        """Secrets and all; empty where nothing was said."""
+        """What was captured, with any secrets in it; empty where nothing was printed."""
         return self._kept.text()
 
 

@@ -1,7 +1,7 @@
-"""S3-compatible object storage, as the few of pathlib's calls that this project uses.
+"""S3-compatible object storage: `ObjectPath` has those of pathlib's methods that this project uses.
 
 An `ObjectPath` stands wherever the `pathlib.Path` of a results folder may stand; it is plain data (picklable, hashable)
-and asks the network only when it must.  A write is one PUT: readers see the whole object or none.
+and makes no request before it must.  A write is one PUT: readers see the whole object or none.
 
 Written through obstore (Rust's object_store), because leases need a PUT that fails where an object is there already
 (If-None-Match) or has changed since (If-Match): pyarrow's S3 client has neither, and s3fs pins a botocore of its own.
@@ -9,8 +9,8 @@ What is written is plain parquet, so that pyarrow, pandas, DuckDB and fsspec rea
 
     pandas.read_parquet("s3://bucket/results/trials")      # or "…/trials?endpoint_override=host:port&scheme=http"
 
-Where and who come from the environment, on every node: AWS_ENDPOINT_URL (off AWS), AWS_REGION, and AWS_ACCESS_KEY_ID
-with AWS_SECRET_ACCESS_KEY or the machine's role.  They never stand in a URL, a row, a log or a message.
+The endpoint and the credentials come from the environment of every node: AWS_ENDPOINT_URL (off AWS), AWS_REGION, and
+AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY or the machine's role.  They are in no URL, row, log or message.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ObjectPath:
             raise ValueError(f"{self}: an object's name has no '..'.")
 
     def __reduce__(self) -> Any:
-        return _sent, (self.bucket, self.key)
+        return _received, (self.bucket, self.key)
 
     # ------------------------------------------------------------------------------------------------------- names
 
@@ -130,32 +130,32 @@ class ObjectPath:
     # ----------------------------------------------------------------------------------------------------- reading
 
     def stat(self) -> Stat:
-        """Without a request where `glob` found it.  Raises `FileNotFoundError`."""
+        """Size, time of change and tag, as `glob` found them or by a request.  Raises `FileNotFoundError`."""
         if self.listed is not None:
             return self.listed
         from obstore import head
 
-        return _stat(self._ask(lambda store: head(store, self.key)))
+        return _stat(self._request(lambda store: head(store, self.key)))
 
     def exists(self) -> bool:
-        """Whether there is an object of this very name."""
+        """Whether there is an object of exactly this name."""
         try:
             return self.stat() is not None
         except FileNotFoundError:
             return False
 
     def read(self) -> Version:
-        """Content and state of one moment, in one request.  Raises `FileNotFoundError`."""
+        """Content and state at one moment, in one request.  Raises `FileNotFoundError`."""
         from obstore import get
 
         def act(store: S3Store) -> Version:
             answer = get(store, self.key)
             return Version(bytes(answer.bytes()), _stat(answer.meta))
 
-        return self._ask(act)
+        return self._request(act)
 
     def read_bytes(self) -> bytes:
-        """Raises `FileNotFoundError`."""
+        """The content.  Raises `FileNotFoundError`."""
         if self.listed is not None and self.listed.st_size <= KEPT_BYTES:
             return _kept(self.bucket, self.key, self.listed.tag)
         return self.read().content
@@ -175,70 +175,70 @@ class ObjectPath:
         return (path for path in self._below() if fnmatchcase(path.name, pattern))
 
     def _below(self, begins: str = "") -> Iterator[ObjectPath]:
-        """Objects below, by name; where their names begin so, only these are asked for (by thousands)."""
+        """Objects below, by name; only those whose names begin so are requested, 1,000 at a time."""
         from obstore import list as list_objects
 
         folder = f"{self.key}/" if self.key else ""
         first = folder + begins
 
         def act(store: S3Store) -> list[ObjectPath]:
-            found = []
+            paths = []
             stream = list_objects(store, self.key or None, offset=first[:-1] if begins else None, chunk_size=1000)
             for chunk in stream:
                 for about in chunk:
                     if about["path"].startswith(first):
-                        found.append(ObjectPath(self.bucket, about["path"], _stat(about)))
+                        paths.append(ObjectPath(self.bucket, about["path"], _stat(about)))
                     elif about["path"] > first:
-                        return found
-            return found
+                        return paths
+            return paths
 
-        return iter(self._ask(act))
+        return iter(self._request(act))
 
     # ----------------------------------------------------------------------------------------------------- writing
 
     def write_bytes(self, content: bytes) -> None:
         from obstore import put
 
-        self._ask(lambda store: put(store, self.key, content, max_concurrency=UPLOADS))
+        self._request(lambda store: put(store, self.key, content, max_concurrency=UPLOADS))
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
         self.write_bytes(text.encode(encoding))
 
     def upload(self, file: Path) -> None:
-        """The whole of a local file."""
+        """Write the content of a local file."""
         from obstore import put
 
-        self._ask(lambda store: put(store, self.key, file, max_concurrency=UPLOADS))
+        self._request(lambda store: put(store, self.key, file, max_concurrency=UPLOADS))
 
     def exchange(self, content: bytes, tag: str | None) -> str | None:
-        """Write where the object still has this tag (none: where there is no object); returns its new tag, or None.
+        """Write if the object still has this tag (None: if there is no object); returns its new tag, or None.
 
-        Of all who try with one tag exactly one succeeds.  Give content that nobody else would write: so a try whose
-        answer got lost is known as one's own when the next finds it there.
+        Of all who try with the same tag exactly one succeeds.  Give content that nobody else would write: a try whose
+        answer was lost is recognised by its content.
         """
         from obstore import put
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         try:
             mode: Any = "create" if tag is None else {"e_tag": tag}
-            return _tag(self._ask(lambda store: put(store, self.key, content, mode=mode)))
+            return _tag(self._request(lambda store: put(store, self.key, content, mode=mode)))
         except (AlreadyExistsError, PreconditionError):
             pass
         try:
-            there = self.read()
+            version = self.read()
         except FileNotFoundError:
             return None
-        return there.about.tag if there.content == content else None
+        return version.about.tag if version.content == content else None
 
     def check_conditions(self) -> None:
-        """Raise `StorageError` where the storage does not heed the conditions of a PUT, as some do not."""
+        """Raise `StorageError` where the storage ignores the conditions of a PUT, as some do."""
         probe = self / f".probe-{uuid.uuid4().hex}"
         tag = probe.exchange(b"1", None)
-        heeded = tag is not None and probe.exchange(b"2", None) is None and probe.exchange(b"3", '"another"') is None
+        are_kept = tag is not None and probe.exchange(b"2", None) is None and probe.exchange(b"3", '"another"') is None
         probe.unlink(missing_ok=True)
-        if not heeded:
+        if not are_kept:
             raise StorageError(
-                f"The storage of {self} does not heed the conditions of a PUT (If-None-Match, If-Match), on which "
+                f"The storage of {self} ignores the conditions of a PUT (If-None-Match, If-Match), on which "
                 "leases rest: use another one, or a newer version of its server."
             )
 
@@ -246,7 +246,7 @@ class ObjectPath:
         self.write_bytes(b"")
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing."""
+        """Do nothing: there are no folders."""
 
     def unlink(self, missing_ok: bool = False, within: float | None = None) -> None:
         """Raises `FileNotFoundError` unless `missing_ok`, which saves a request; gives up `within` so many seconds."""
@@ -254,19 +254,19 @@ class ObjectPath:
 
         if not missing_ok:
             ObjectPath(self.bucket, self.key).stat()
-        self._ask(lambda store: delete(store, self.key), within)
+        self._request(lambda store: delete(store, self.key), within)
 
     def replace(self, target: ObjectPath) -> ObjectPath:
         """Move it; for a moment it is at both places."""
         from obstore import rename
 
-        self._ask(lambda store: rename(store, self.key, target.key))
+        self._request(lambda store: rename(store, self.key, target.key))
         return target
 
     # ---------------------------------------------------------------------------------------------------- requests
 
-    def _ask(self, act: Callable[[S3Store], T], within: float | None = None) -> T:
-        """One request, again for as long as the endpoint does not answer or is overloaded.  Raises `StorageError`."""
+    def _request(self, act: Callable[[S3Store], T], within: float | None = None) -> T:
+        """Make a request, again while the endpoint does not answer or is overloaded.  Raises `StorageError`."""
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         client = _client(self.bucket, os.getpid())
@@ -277,15 +277,15 @@ class ObjectPath:
             except (FileNotFoundError, AlreadyExistsError, PreconditionError) as error:
                 _reached.add(self.bucket)
                 if "NoSuchBucket" in str(error):
-                    raise StorageError(_sentence(self.bucket, str(error))) from None
+                    raise StorageError(_message(self.bucket, str(error))) from None
                 if isinstance(error, FileNotFoundError):
                     raise FileNotFoundError(errno.ENOENT, "No such object", str(self)) from None
                 raise
             except BaseError as error:  # whose text may hold keys: it is never shown
                 text = str(error)
                 patience = within or (PATIENCE_S if self.bucket in _reached else FIRST_PATIENCE_S)
-                if not _passes(text) or time.monotonic() - began + pause > patience:
-                    raise StorageError(_sentence(self.bucket, text)) from None
+                if not _is_transient(text) or time.monotonic() - began + pause > patience:
+                    raise StorageError(_message(self.bucket, text)) from None
             else:
                 _reached.add(self.bucket)
                 return answer
@@ -303,7 +303,7 @@ def parse(text: str) -> ObjectPath:
             "in the environment of every node (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or its role."
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-        raise ValueError(f"'{bucket}' is no name of a bucket: give --storage s3://bucket/prefix.")
+        raise ValueError(f"'{bucket}' is not a bucket's name: give --storage s3://bucket/prefix.")
     return ObjectPath(bucket, key)
 
 
@@ -319,7 +319,7 @@ def _client(bucket: str, process: int) -> S3Store:
     if endpoint and not re.fullmatch(
         r"https?://[\w.-]+(:\d+)?(/.*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?(/.*)?", endpoint
     ):
-        raise StorageError("AWS_ENDPOINT_URL is no address: give one such as https://host:9000.")
+        raise StorageError("AWS_ENDPOINT_URL is not an address: give one such as https://host:9000.")
     options: Any = {
         "connect_timeout": f"{CONNECT_S}s",
         "read_timeout": f"{SILENCE_S}s",
@@ -327,7 +327,7 @@ def _client(bucket: str, process: int) -> S3Store:
         **({"allow_http": True} if endpoint.startswith("http://") else {}),
     }
     try:
-        # `_ask` tries again; and some S3-compatible storages have no bulk deletion
+        # `_request` tries again; and some S3-compatible storages have no bulk deletion
         return S3Store(bucket, client_options=options, retry_config={"max_retries": 0}, disable_bulk_delete=True)
     except Exception as error:
         raise StorageError(
@@ -336,12 +336,12 @@ def _client(bucket: str, process: int) -> S3Store:
 
 
 def _endpoint() -> str:
-    """Nothing: AWS itself."""
+    """The address of the storage; empty for AWS itself."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
-def _sent(bucket: str, key: str) -> ObjectPath:
-    """A path that came from another process, which has reached its bucket."""
+def _received(bucket: str, key: str) -> ObjectPath:
+    """A path from another process, which has reached the bucket."""
     _reached.add(bucket)
     return ObjectPath(bucket, key)
 
@@ -365,19 +365,19 @@ def _tag(about: Any) -> str:
 _WITHOUT_KEYS = ("169.254.169.254", "fd00:ec2::254", "latest/api/token", "credential", "Credential")
 
 
-def _passes(text: str) -> bool:
-    """Whether an error may be gone in a moment: no answer, an overloaded or broken server."""
+def _is_transient(text: str) -> bool:
+    """Whether the request is worth retrying: no answer, an overloaded or broken server."""
     status = _status(text)
     return not any(word in text for word in _WITHOUT_KEYS) and (status is None or status in (408, 429) or status >= 500)
 
 
 def _status(text: str) -> int | None:
-    found = re.search(r"status code: (\d{3})", text)
-    return int(found[1]) if found else None
+    match = re.search(r"status code: (\d{3})", text)
+    return int(match[1]) if match else None
 
 
-def _sentence(bucket: str, text: str) -> str:
-    """What an error means and what to do; of its text only the code, as the rest may hold keys."""
+def _message(bucket: str, text: str) -> str:
+    """What an error means and what to do; of its text only the code is quoted, because the rest may hold keys."""
     where, status = f"s3://{bucket} at {_endpoint() or 'AWS'}", _status(text)
     code = re.search(r"<Code>(\w+)</Code>", text)
     what = code[1] if code else f"status {status}" if status else "no answer"

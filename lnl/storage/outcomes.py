@@ -1,4 +1,4 @@
-"""What an attempt came to: which failures are outcomes of the method, and the accuracies that count."""
+"""How attempts ended: which failures are outcomes of the method, and which accuracies count."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _classes(trials: pd.DataFrame, among: pd.DataFrame) -> np.ndarray:
 
 
 def _classes_of(classes: float, transition: str | None) -> float:
-    """Of one row; matrices are read only where they must be: those of 100 classes take a millisecond each."""
+    """The number of classes of one row, from its matrix only if need be: one of 100 classes takes a millisecond."""
     if not pd.isna(classes):
         return float(classes)
     return float(len(json.loads(transition))) if isinstance(transition, str) else np.nan

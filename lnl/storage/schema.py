@@ -1,4 +1,4 @@
-"""The columns of each table of results."""
+"""The columns of each table of results, and the keys that name parts and tell rows apart."""
 
 from __future__ import annotations
 
@@ -161,27 +161,27 @@ TABLES = {
     "studies": STUDIES,
     "events": EVENTS,
 }
-_ATTEMPT = ("trial", "attempt")
+ATTEMPT_KEY = ("trial", "attempt")
 PART_KEYS = {  # what names a part: all of its rows have the same
-    "trials": _ATTEMPT,
-    "epochs": _ATTEMPT,
-    "arrays": _ATTEMPT,
+    "trials": ATTEMPT_KEY,
+    "epochs": ATTEMPT_KEY,
+    "arrays": ATTEMPT_KEY,
     "suggestions": ("search", "number"),
     "studies": ("study", "preset", "plan_hash"),
     "events": ("at", "kind"),
 }
 ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
-    "epochs": (*_ATTEMPT, "epoch", "split", "metric"),
-    "arrays": (*_ATTEMPT, "epoch", "split", "name"),
+    "epochs": (*ATTEMPT_KEY, "epoch", "split", "metric"),
+    "arrays": (*ATTEMPT_KEY, "epoch", "split", "name"),
     "events": ("at", "study", "trial", "kind", "payload"),
 }
 PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 
-# Columns, and fields of an event, whose text is for people and may quote anything: secrets are masked there, and only
-# there, for no code reads them back.
-SPOKEN = ("failure_message", "message", "reason", "stopped")
+# Columns, and fields of an event, whose text is for people and may contain secrets: masked before writing.  No other
+# column is masked, because code reads it back.
+FREE_TEXT_COLUMNS = ("failure_message", "message", "reason", "stopped")
 
 
 def renamed(trials: pd.DataFrame, plans: pd.DataFrame) -> pd.DataFrame:

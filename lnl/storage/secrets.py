@@ -1,4 +1,7 @@
-"""Masking secrets in texts for people."""
+"""Masking secrets in texts for people: `mask` a text, or all texts in plain data (`masked`).
+
+What code reads back is never masked: a secret may be an everyday word, as `SSH_KEY_NAME=digits` has one.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ LONG = 16  # characters of a secret that nothing else holds by chance; a shorter
 BEGINS = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))"  # a word, also after an escaped line break or sign of a URL
 HIDDEN = "***"
 PASSWORD = re.compile(r"""(?<=://)([^\s/:@"']*):([^\s/"]+)@""")  # in a URL
-ASKED = re.compile(r"""([?&](?:password|passwd|token|secret)=)([^&\s"']+)""", re.IGNORECASE)  # in its query
+IN_QUERY = re.compile(r"""([?&](?:password|passwd|token|secret)=)([^&\s"']+)""", re.IGNORECASE)  # in its query
 
 
 def mask(text: str) -> str:
     """The text without passwords in URLs and without the values of this process's secret environment variables."""
-    text = ASKED.sub(rf"\1{HIDDEN}", PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+    text = IN_QUERY.sub(rf"\1{HIDDEN}", PASSWORD.sub(rf"\1:{HIDDEN}@", text))
     for secret in sorted(_secrets(), key=len, reverse=True):
         if len(secret) >= LONG:
             text = text.replace(secret, HIDDEN)
@@ -30,7 +33,7 @@ def mask(text: str) -> str:
 
 
 def masked(value: Any) -> Any:
-    """`mask` for every text in plain data."""
+    """Plain data with every text in it masked."""
     if isinstance(value, Mapping):
         return {key: masked(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -39,10 +42,10 @@ def masked(value: Any) -> Any:
 
 
 def _secrets() -> set[str]:
-    """In every spelling that a text may have them in: as they are, in JSON, in Python, in a URL; line by line."""
+    """The secrets of this process, line by line, in every spelling: as they are, in JSON, in Python, in a URL."""
     values = [value for name, value in os.environ.items() if NAMES.search(name)]
-    hidden = (PASSWORD, ASKED)
-    values += [found[1] for value in os.environ.values() for kind in hidden for found in kind.findall(value)]
+    in_urls = (PASSWORD, IN_QUERY)
+    values += [match[1] for value in os.environ.values() for kind in in_urls for match in kind.findall(value)]
     lines = {line.strip() for value in values for line in value.splitlines()}
     spellings = (
         str,

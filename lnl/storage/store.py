@@ -1,4 +1,4 @@
-"""Results on disk: the parquet schema, an atomic writer, a tolerant reader, selection rules and leases.
+"""The `Store`: where each result lies, and what writes and reads it.
 
 Layout below one root (the `--storage` of every command): a folder, here or shared, or s3://bucket/prefix:
 
@@ -26,47 +26,31 @@ from __future__ import annotations
 import re
 import socket
 import uuid
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from lnl.storage.atomic import already_there, write_atomically
 from lnl.storage.exchange import shared_file
-from lnl.storage.files import listed, printable, read_file, reason
+from lnl.storage.files import listed, printable, read_file, reason, shown
 from lnl.storage.leases import locked
 from lnl.storage.objects import ObjectPath, StorageError
-from lnl.storage.places import Place, attempt_name, canonical, holds_many, now, parse_attempt, part_name, partition
-from lnl.storage.read import (
-    LeftOut,
-    _chosen,
-    _Found,
-    _joined,
-    _newest,
-    _read_all,
-    _read_many,
-    _unreadable,
-    tell_left_out,
-    write_rows,
-)
+from lnl.storage.part_names import attempt_name, parse_attempt, part_name, partition
+from lnl.storage.places import Place, canonical, now
 from lnl.storage.schema import (
     EVENTS,
+    FREE_TEXT_COLUMNS,
     PART_KEYS,
-    PARTITION,
-    PARTITIONED,
-    SCHEMA_VERSION,
-    SPOKEN,
     STUDIES,
     SUGGESTIONS,
     TABLES,
     TRIALS,
 )
 from lnl.storage.secrets import mask
+from lnl.storage.tables import Filters, LeftOut, read_table, tell_left_out, write_rows
 
 
 @dataclass(frozen=True)
@@ -166,8 +150,8 @@ class Store:
         at = now()
         path = self.root / "events" / f"{part_name('events', at, kind)}{uuid.uuid4().hex[:12]}.parquet"
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
-        spoken = {name: mask(payload[name]) for name in SPOKEN if payload.get(name)}
-        write_rows(path, EVENTS, [{**about, "payload": printable(canonical({**payload, **spoken}))}])
+        free_text = {name: mask(payload[name]) for name in FREE_TEXT_COLUMNS if payload.get(name)}
+        write_rows(path, EVENTS, [{**about, "payload": printable(canonical({**payload, **free_text}))}])
 
     def checkpoint_path(self, study: str, trial: str) -> Place:
         return self.root / "checkpoints" / partition(study) / f"{trial}.pt"
@@ -220,7 +204,7 @@ class Store:
         table: str,
         study: str | None = None,
         columns: Sequence[str] | None = None,
-        filters: Any = None,
+        filters: Filters = None,
         *,
         files: str | Collection[str] = "*",
         check: bool = False,
@@ -233,38 +217,7 @@ class Store:
         are never decoded; those that an older file lacks read as null, those that only a newer one knows are left out
         with a warning.  `check`: open every file, also those whose rows are known.
         """
-        folder = self.root / table
-        if study is not None and table in PARTITIONED:
-            folder = folder / partition(study)
-        pattern, named = (files, None) if isinstance(files, str) else ("*", set(files))
-        flat = study is not None or table not in PARTITIONED
-        paths = [
-            path
-            for path in listed(folder, f"{pattern}.parquet", deep=not flat)
-            if not path.name.startswith(".") and (named is None or path.stem in named or holds_many(path.stem))
-        ]
-        schema = TABLES[table].insert(0, PARTITION) if table in PARTITIONED else TABLES[table]
-        wanted = pa.schema([schema.field(name) for name in (schema.names if columns is None else columns)])
-        found: list[_Found] = [([wanted.empty_table()], 0, {})]
-        many = [path for path in paths if holds_many(path.stem)]
-        if table == "trials" and files == "*" and not check and not many:
-            for place, inside in groupby(paths, key=lambda path: path.parent):
-                rows, unknown = _joined(place, list(inside))
-                found.append(([_chosen(rows, wanted, filters)], _newest(rows["schema_version"]), {}))
-                found += _read_all(unknown, table, wanted, filters)
-        else:
-            found += _read_all([path for path in paths if not holds_many(path.stem)], table, wanted, filters)
-            own = set(paths).difference(many, *(broken for _, _, broken in found))
-            found += _read_many(many, own, table, wanted, filters)
-        tables, versions, broken = zip(*found, strict=True)
-        if (newest := max(versions)) > SCHEMA_VERSION:
-            warnings.warn(
-                f"Some files below {folder} were written by a newer version of lnl (their schema is {newest}, this "
-                f"version knows {SCHEMA_VERSION}): what it does not know in them is left out until you update it.",
-                stacklevel=2,
-            )
-        joined = pa.concat_tables(chain.from_iterable(tables)).combine_chunks()
-        return joined.to_pandas(), dict(sorted(chain.from_iterable(left.items() for left in broken)))
+        return read_table(self.root, table, study, columns, filters, files, check)
 
     def plans(self, study: str | None = None) -> pd.DataFrame:
         """Submitted plans, oldest first."""
@@ -273,6 +226,10 @@ class Store:
         if study is not None:
             frame = frame[frame["study"] == study]
         return by_submission(frame).reset_index(drop=True)
+
+
+def _unreadable(path: Place, why: str) -> StorageError:
+    return StorageError(f"{shown(path)} cannot be read ({why}): remove it; then run again.")
 
 
 def by_submission(plans: pd.DataFrame) -> pd.DataFrame:

@@ -12,8 +12,8 @@ import pandas as pd
 from lnl.storage.currency import latest
 from lnl.storage.leases import leases
 from lnl.storage.outcomes import accuracies, diverged, is_outcome
-from lnl.storage.read import tell_left_out
 from lnl.storage.store import Store
+from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, Planned, sources_of
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current

@@ -31,7 +31,7 @@ def expanded(path: str | Path, instead: str = "give a path without '~'") -> Path
 
 
 def has_home() -> bool:
-    """Whether this user has a home directory by name, be it there or not."""
+    """Whether this user has a home directory by name, whether or not it exists."""
     try:
         Path.home()
     except RuntimeError:
@@ -43,13 +43,13 @@ def has_home() -> bool:
 
 
 def cpus() -> int:
-    """How many CPUs this process may use: its affinity and the quotas of its control groups, at least one."""
+    """How many CPUs this process may use, by its affinity and the quotas of its control groups; at least one."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, _quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))))
 
 
 def _quota(groups: Path, mount: Path) -> float:
-    """The least quota of CPU time, in CPUs, of the control groups (of version 1 or 2) and of those above them."""
+    """The least quota of CPU time, in CPUs, of this process's control groups (version 1 or 2) and those above them."""
     least = math.inf
     with contextlib.suppress(OSError, ValueError):  # where there are none, or others than these
         for line in groups.read_text(encoding="utf-8").splitlines():
@@ -79,16 +79,16 @@ def _quota_of(group: Path) -> float:
 
 
 def temporary_folders() -> list[Path]:
-    """Where a Ray of our own may have its folder: as the environment wishes, else in the system's own places."""
-    wishes = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"]
-    return list(dict.fromkeys(Path(wish).absolute() for wish in wishes if wish))
+    """Where a Ray of our own may have its folder: those that the environment names, then the system's own."""
+    folders = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"]
+    return list(dict.fromkeys(Path(folder).absolute() for folder in folders if folder))
 
 
 @contextlib.contextmanager
 def ray_folder() -> Iterator[Path]:
     """A folder of this user alone, in which a Ray of our own can open its sockets; removed at the end.
 
-    It is tried out before, and a folder that will not do is passed over.  Raises `OSError` where none will.
+    Each candidate is tried first, and one that Ray cannot use is passed over.  Raises `OSError` where none is left.
     """
     reasons = []
     for parent in temporary_folders():
@@ -114,14 +114,14 @@ def _longest_parent() -> int:
 
 
 def _unfit(folder: Path) -> str | None:
-    """Why Ray could not work there; does what it would."""
+    """Why Ray cannot use a folder, found by doing what Ray does; None: it can."""
     path = folder / RAY_SOCKET
     if (length := len(os.fsencode(folder.parent))) > _longest_parent():
         return f"a name of {length} bytes, and {_longest_parent()} is the most that leaves room for a socket's"
     try:
         path.parent.mkdir(parents=True)
-        with socket.socket(socket.AF_UNIX) as door:
-            door.bind(str(path))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
         with path.with_name("log").open("wb") as log:
             for _ in range(16):
                 log.write(bytes(FREE // 16))
@@ -136,9 +136,9 @@ def _unfit(folder: Path) -> str | None:
 
 
 def cluster() -> tuple[str | None, str | None]:
-    """The address of the Ray cluster that this machine belongs to, and a sentence where what says so is not believed.
+    """The address of the Ray cluster that this machine belongs to, and a sentence where its file is not trusted.
 
-    Everybody may write where the file lies, and a cluster runs code here: so only its owner and root are believed.
+    Every user may write where the file lies, and a cluster runs code here: so only a file of this user or root counts.
     """
     refused = (
         f"{CLUSTER_FILE} is not followed to a Ray cluster, because {{}}: remove it, or name the cluster (--address)."
@@ -153,7 +153,7 @@ def cluster() -> tuple[str | None, str | None]:
     try:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
-            return None, refused.format("it is no regular file")
+            return None, refused.format("it is not a regular file")
         if about.st_uid not in (0, os.getuid()):
             return None, refused.format(f"it belongs to another user ({about.st_uid})")
         if about.st_mode & stat.S_IWOTH:

@@ -1,6 +1,6 @@
-"""Which process is which, whatever the clock says, and the scratch folders that a process leaves when it is killed.
+"""Processes, told apart whatever the clock says, and their scratch folders.
 
-A process is told by its machine and boot (`boot_id`, which no clock moves), its PID namespace, its number and the tick
+A process is known by its machine and boot (`boot_id`, which no clock moves), its PID namespace, its number and the tick
 of this boot in which it began.  So a number that another process got since, or got after a restart, is not mistaken.
 """
 
@@ -51,7 +51,7 @@ def identity() -> Identity:
 
 
 def is_identity(record: Mapping[str, object]) -> TypeGuard[Identity]:
-    """Whether these are the fields of `identity`."""
+    """Whether a record has the fields of `identity`."""
     kinds = {"host": str, "pid": int, "born": float | int}
     return all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
@@ -66,7 +66,7 @@ def lives(record: Identity) -> bool | None:
 
 
 def _born(pid: int) -> float | None:
-    """When a process began: ticks since the machine started, else seconds of the clock.  None: it has ended."""
+    """When a process began, in ticks since the machine started, or else in seconds; None: it has ended."""
     if os.path.exists("/proc/self/stat"):
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -97,7 +97,7 @@ def scratch(purpose: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def left_over(parents: Iterable[Path] = ()) -> list[Path]:
-    """Scratch folders of this user whose processes are dead, below these folders and the system's temporary one."""
+    """Scratch folders of this user whose processes have ended, below these folders and the system's temporary one."""
     left = []
     places = {Path(tempfile.gettempdir()), *parents}
     for folder in sorted(folder for place in places for folder in place.glob(f"{PREFIX}*")):
@@ -119,7 +119,7 @@ def clear(parents: Iterable[Path] = ()) -> None:
 
 
 def _is_dead(owner: Identity) -> bool:
-    """Surely: it has ended, or this machine was started anew.  Of other machines and containers nothing is known."""
+    """Whether a process has certainly ended, or its machine has restarted; of other machines nothing is known."""
     name, boot, _ = this_host().split("/", 2)
     restarted = owner["host"].startswith(f"{name}/") and not owner["host"].startswith(f"{name}/{boot}/")
     return restarted or lives(owner) is False

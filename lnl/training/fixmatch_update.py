@@ -79,8 +79,8 @@ def fixmatch_loss(
     settings: FixMatchSettings, network: Network, batch: ConsistencyBatch, guesses: Record | None = None
 ) -> Tensor:
     """L_S + lambda_u · L_U (eqs. 3 and 4).  `guesses` notes the probabilities (µB, K) on the weak views."""
-    count, others = len(batch.labels), len(batch.unlabelled)
-    labelled, weak, strong = network(batch.images).split([count, others, others])
+    labels, guessed = len(batch.labels), len(batch.unlabelled)
+    labelled, weak, strong = network(batch.images).split([labels, guessed, guessed])
     probabilities = torch.softmax(weak.detach(), -1, dtype=torch.float32)
     if guesses is not None:
         guesses.note(batch.unlabelled, probabilities)
@@ -89,12 +89,12 @@ def fixmatch_loss(
     return supervised + settings.lambda_u * (confident * losses.soft_cross_entropy(strong, soft)).mean()
 
 
-def taught(guesses: Tensor, threshold: float) -> Tensor:
-    """Guesses (..., K), NaN where they are below the threshold: what is no target is no opinion."""
+def confident_guesses(guesses: Tensor, threshold: float) -> Tensor:
+    """Guesses (..., K), NaN where the largest probability is below the threshold, so that they are no targets."""
     return torch.where(guesses.amax(-1, keepdim=True) >= threshold, guesses, torch.nan)
 
 
 def confident_share(guesses: Tensor, threshold: float) -> Tensor:
-    """Share of the guesses (N, K) that reach the threshold; 0 where all are NaN, that is, nothing was guessed."""
+    """Share of the guesses (N, K) that reach the threshold; NaN, of images not guessed yet, does not count."""
     best = guesses.amax(-1)
     return (best >= threshold).sum() / best.isfinite().sum().clamp(min=1)

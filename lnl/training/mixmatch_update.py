@@ -43,11 +43,11 @@ class MixMatchSettings(Settings):
     ramp: Annotated[float, Field(ge=0, le=1)] = 1 / 64
     """share of training over which lambda_u rises from 0: 16,384 of 2^20 steps"""
     mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"
-    """who is mixed up; the paper's Table 4"""
+    """which images are mixed; the paper's Table 4"""
     guess_with_average: bool = False
     """guess by the averaged weights; the paper's Table 4"""
     batch_norm: Literal["first", "mixmatch", "all"] = "first"
-    """who moves running statistics: first interleaved batch | all mixed images | every pass"""
+    """what moves running statistics: first interleaved batch | all mixed images | every pass"""
 
 
 # The paper's lambda_u are 50 to 250, by data set.
@@ -81,7 +81,7 @@ def mixmatch_batch(
 ) -> MixedBatch:
     """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1].
 
-    `guesses` notes the sharpened ones of the unlabelled images.
+    `guesses` records the sharpened guesses of the unlabelled images.
     """
     count, views = len(labelled), settings.views
     index = torch.cat([labelled, unlabelled.repeat(views)])
@@ -97,16 +97,16 @@ def mixmatch_batch(
     coefficients = targets.mixup_coefficients(settings.alpha, total, streams["mixup"])
     permutation = _partners(settings.mix, count, total, streams["mixup"])
     if settings.mix in ("labelled", "unlabelled", "none"):
-        kept = torch.arange(total, device=index.device) < count
-        still = {"labelled": ~kept, "unlabelled": kept, "none": torch.ones_like(kept)}[settings.mix]
-        coefficients = torch.where(still, 1.0, coefficients)
+        has_label = torch.arange(total, device=index.device) < count
+        unmixed = {"labelled": ~has_label, "unlabelled": has_label, "none": torch.ones_like(has_label)}[settings.mix]
+        coefficients = torch.where(unmixed, 1.0, coefficients)
     images, soft = targets.mixup(images, soft, permutation, coefficients)
     weight = settings.lambda_u * schedules.linear_ramp(progress, settings.ramp)
     return MixedBatch(images, soft, count, weight)
 
 
 def _partners(mix: str, count: int, total: int, generator: torch.Generator) -> Tensor:
-    """Everybody's partner: anybody, or only of the own part."""
+    """A random partner of each image, (total,): of all images, or of its own part, labelled or unlabelled."""
     if mix == "all":
         return torch.randperm(total, generator=generator, device=generator.device)
     own = torch.randperm(count, generator=generator, device=generator.device)
@@ -123,6 +123,7 @@ def mixmatch_logits(network: Network, batch: MixedBatch, batch_norm: str) -> Ten
 
 
 def _logits_by_group(network: Network, groups: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each group in a forward pass of its own, of which the first alone moves BatchNorm's statistics."""
     results = [network(groups[0])]
     with networks.statistics_frozen(network):
         results += [network(group) for group in groups[1:]]

@@ -1,6 +1,6 @@
 """Named random streams: every purpose (`noise`, `split`, `init`, `order`, …) draws from its own generator.
 
-A stream is seeded by (replicate, name) alone, so that a method which draws one number more moves nobody else's noise,
+A stream is seeded by (replicate, name) alone, so that one more draw of a method does not change another method's noise,
 and two arms of one replicate share every draw that they both make.
 """
 
@@ -24,8 +24,9 @@ class Streams:
         self._generators: dict[str, Generator] = {}
 
     def seed(self, name: str) -> int:
+        """The seed of the stream `name`: 63 bits of a hash of replicate and name."""
         digest = hashlib.sha256(f"{self.replicate}/{name}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") >> 1  # 63 bits: what torch accepts
+        return int.from_bytes(digest[:8], "little") >> 1  # torch accepts 63 bits
 
     def __getitem__(self, name: str) -> Generator:
         if name not in self._generators:

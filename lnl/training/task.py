@@ -80,7 +80,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Task:
-    """All that a method may see.  Tensors live on the training device."""
+    """All that a method may see of a trial's data.  Tensors live on the training device."""
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64: the given label, -1 for unlabelled images
@@ -108,6 +108,7 @@ class Task:
         return torch.cat([call(self.view(part, view, generator)) for part in index.split(PART)])
 
     def steps_per_epoch(self, batch_size: int) -> int:
+        """The trial's `steps`, or those of one pass over the labelled or unlabelled images, whichever are more."""
         return self.steps or math.ceil(max(len(self.labelled), len(self.unlabelled)) / batch_size)
 
 
@@ -118,11 +119,11 @@ class Record:
         self.values = torch.full((len(task.images), *shape), torch.nan, device=task.images.device)
 
     def note(self, index: Tensor, values: Tensor) -> None:
-        """Replace the values (B, *shape) of the images at `index` (B,); of an image that comes twice one is kept."""
+        """Record values (B, *shape) of the images at `index` (B,); of an image that occurs twice one value is kept."""
         self.values[index] = values.detach().to(self.values.dtype)
 
     def of(self, index: Tensor) -> Tensor:
-        """(B,) -> (B, *shape)."""
+        """The last values of the images at `index`: (B,) -> (B, *shape)."""
         return self.values[index]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,7 +156,7 @@ class Beliefs:
 class Truth:
     """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
 
-    labels: Tensor  # (N,) true labels of Task.images, -1 where nobody knows
+    labels: Tensor  # (N,) true labels of Task.images, -1 where they are unknown
     test_images: Tensor
     test_labels: Tensor
     validation_images: Tensor

@@ -10,20 +10,13 @@ import scipy.stats
 from matplotlib.colors import same_color
 from scipy.special import ndtr
 
-from analysis import aggregate, load, statistics, words
-from analysis.aggregate import (
-    effect_coefficients,
-    factorials,
-    interquartile_mean,
-    linear,
-    paired_improvement,
-    prediction_coefficients,
-    proportion,
-    rank,
-    unpaired_improvement,
-)
-from analysis.figures import aggregate as figures_aggregate
-from analysis.figures import base as figures_base
+from analysis import aggregate, load, statistics
+from analysis.aggregate import interquartile_mean, linear, paired_improvement, proportion, rank, unpaired_improvement
+from analysis.factorials import declared_factorials, effect_coefficients, effects, factorials, prediction_coefficients
+from analysis.figures.aggregate import across_figures
+from analysis.figures.base import arm_looks
+from analysis.tables.aggregate import across_tables, scope_sentence
+from analysis.words import setting_name
 from studies.robmix_ablation import study as robmix
 from tests import simulated
 
@@ -338,7 +331,7 @@ def test_what_a_search_found_is_no_factor(tmp_path):
     values = study.plan["arms"]["full_tpe"]
     study.plan["arms"]["both"] = {**study.plan["arms"]["stopped_gradient"], **values}
     assert [one.factors for one in factorials(study.plan["arms"])] == [("stopped_gradient", "full_tpe")]
-    assert aggregate.declared_factorials(study) == []
+    assert declared_factorials(study) == []
 
 
 # -------------------------------------------------------------------------------------------------------------- a study
@@ -453,7 +446,7 @@ def test_ranks_against_the_rows(results):
 def test_effects_against_the_rows(results):
     study, rows = results
     (factorial,) = factorials(study.plan["arms"])
-    frame = aggregate.effects(study, factorial, "last")
+    frame = effects(study, factorial, "last")
     base = rows[rows["setting"] == {}].pivot(index="replicate", columns="arm", values="value")
     expected = {
         ("effect", ("a",)): (base["a"] - base["full"] + base["ab"] - base["b"]) / 2,
@@ -476,12 +469,10 @@ def test_effects_against_the_rows(results):
 def test_diverged_runs_stay_as_chance_and_are_counted(tmp_path):
     lost = {"status": "failed", "failure_class": "nan"}
     study, rows = written(tmp_path, replicates=2, arms={arm: ARMS[arm] for arm in ("full", "a", "b", "ab")}, ab=lost)
-    (residual,) = aggregate.effects(study, factorials(study.plan["arms"])[0], "last").query("kind == 'residual'")[
-        "value"
-    ]
+    (residual,) = effects(study, factorials(study.plan["arms"])[0], "last").query("kind == 'residual'")["value"]
     base = rows[rows["setting"] == {}].groupby("arm")["value"].mean()
     assert residual == pytest.approx(0.1 - base["a"] - base["b"] + base["full"])
-    caption = figures_aggregate.of_study(study, "last")["factorial-a-b"].caption
+    caption = across_figures(study, "last")["factorial-a-b"].caption
     assert "2 diverged trials counted as chance." in caption
 
 
@@ -500,7 +491,7 @@ def test_other_noise_draws_are_never_paired(tmp_path):
         scipy.stats.mannwhitneyu(a, b).statistic for a, b in zip(table(rows, "a").T, table(rows, "full").T, strict=True)
     ]
     assert mean["probability"] == pytest.approx(np.mean(u) / 16) and not mean["paired"]
-    frame = aggregate.effects(study, factorials(study.plan["arms"])[0], "last")
+    frame = effects(study, factorials(study.plan["arms"])[0], "last")
     cells = [
         rows.loc[(rows["arm"] == arm) & (rows["place"] == SETTINGS.index({})), "value"] for arm in study.plan["arms"]
     ]
@@ -509,23 +500,23 @@ def test_other_noise_draws_are_never_paired(tmp_path):
     residual = frame.iloc[-1]
     half = scipy.stats.t.ppf(0.975, freedom) * error**0.5
     assert residual["high"] - residual["value"] == pytest.approx(half) and not frame["paired"].any()
-    assert "unpaired" in figures_aggregate.of_study(study, "last")["factorial-a-b"].caption
+    assert "unpaired" in across_figures(study, "last")["factorial-a-b"].caption
 
 
 def test_many_arms_that_were_left_out_are_counted(results):
     study, _ = results
     grid = aggregate.grid(study, "last")
     few = dataclasses.replace(grid, left_arms=list("abcdef"))
-    assert "these settings: a, b, c, d, e and f." in figures_aggregate._scope(few, "last")
+    assert "these settings: a, b, c, d, e and f." in scope_sentence(few, "last")
     many = dataclasses.replace(grid, left_arms=list("abcdefg"))
     assert " 7 arms left out, because they lack a replicate with all of these settings." in (
-        figures_aggregate._scope(many, "last")
+        scope_sentence(many, "last")
     )
 
 
 def test_figures_show_their_frames_and_say_what_was_left_out(results):
     study, _ = results
-    figures = figures_aggregate.of_study(study, "last")
+    figures = across_figures(study, "last")
     assert list(figures) == ["iqm", "profiles", "improvement", "ranks", "factorial-a-b"]
     for name in ("iqm", "profiles", "improvement", "ranks"):
         caption = figures[name].caption
@@ -535,7 +526,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
             and "5 runs" in caption
         )
         assert "selection rule last" in caption and "n = 3 to 4 replicates" in caption
-    looks = figures_base.arm_looks(study)
+    looks = arm_looks(study)
     left, right = figures["iqm"].figure.axes
     frame = figures["iqm"].drawn
     bold = [line for line in left.lines if line.get_markersize() == 6]
@@ -556,7 +547,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
     texts = [text.get_text() for text in figures["ranks"].figure.axes[0].texts]
     for row in figures["ranks"].drawn.to_dict("records"):
         assert any(row["arm"] in text and f"{row['rank']:.2f}" in text for text in texts)
-    named = {words.setting_name(setting) for setting in SETTINGS}
+    named = {setting_name(setting) for setting in SETTINGS}
     assert set(better.drawn["setting"].dropna()) == named and len(named) == 6
     assert list(figures["factorial-a-b"].drawn["term"])[2] == "a × b"
     lower = figures["factorial-a-b"].figure.axes[1]
@@ -567,7 +558,7 @@ def test_figures_show_their_frames_and_say_what_was_left_out(results):
 
 def test_tables_hold_the_numbers_of_the_figures(results):
     study, _ = results
-    tables = figures_aggregate.tables_of(study, "last")
+    tables = across_tables(study, "last")
     assert list(tables) == ["settings", "factorial-a-b"]
     settings = tables["settings"]
     assert [row[0] for row in settings.rows] == ["full", "a", "c"] and settings.rows[0][4] == "reference"
@@ -582,7 +573,7 @@ def test_tables_hold_the_numbers_of_the_figures(results):
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(results):
     study, _ = results
-    once, again = (figures_aggregate.of_study(study, "last") for _ in range(2))
+    once, again = (across_figures(study, "last") for _ in range(2))
     assert all(once[name].png() == again[name].png() for name in once)
 
 
@@ -590,13 +581,13 @@ def test_a_study_in_one_setting_has_nothing_to_aggregate(tmp_path):
     simulated.complete(tmp_path, panels=["frozen_head"])
     study = load(tmp_path, simulated.STUDY)
     assert aggregate.grid(study, "last") is None
-    assert figures_aggregate.of_study(study, "last") == {} and figures_aggregate.tables_of(study, "last") == {}
+    assert across_figures(study, "last") == {} and across_tables(study, "last") == {}
 
 
 def test_a_study_without_results_has_no_figures(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan())
     study = load(tmp_path, simulated.STUDY)
-    assert figures_aggregate.of_study(study, "last") == {}
+    assert across_figures(study, "last") == {}
 
 
 def present(**rows):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from analysis import configuration, load
-from analysis.report import sentences
 from analysis.report.build import build
-from analysis.results import Study as Loaded
+from analysis.report.sentences import verdict_in_words
+from analysis.results import Results
 from lnl import Noise, Study, Trial
 from lnl.study.parts import Contrast
 from lnl.trial.config import Trial as Whole
@@ -110,7 +110,7 @@ def test_what_compared_arms_differ_in_beyond_what_they_say(
 def test_the_classic_in_one_sentence() -> None:
     plan = planned({"cross_entropy": {}, "gce": GCE, "mixup": {"method": "mixup"}}, [("gce", "cross_entropy")])
     found = configuration.remarks(plan, rows(plan))
-    assert next(configuration.sentences(found)) == (
+    assert next(configuration.remark_sentences(found)) == (
         "gce and cross entropy also differ in batch size (128, 64), learning rate (0.01, 0.03), weight decay "
         "(0.0001, 0.0005) and learning-rate schedule (step, cosine)."
     )
@@ -119,7 +119,11 @@ def test_the_classic_in_one_sentence() -> None:
 
 def test_pairs_are_those_that_the_report_compares_each_once() -> None:
     plan = planned({"a": {}, "b": {"labels": 50}, "c": {"labels": 60}}, [("c", "b"), ("b", "a")])
-    assert configuration.compared(plan) == [("c", "b"), ("b", "a"), ("c", "a")]  # the panel's reference is its first
+    assert configuration.compared_arms(plan) == [
+        ("c", "b"),
+        ("b", "a"),
+        ("c", "a"),
+    ]  # the panel's reference is its first
 
 
 def test_before_a_row_only_what_the_plan_says_is_known() -> None:
@@ -132,19 +136,19 @@ def test_before_a_row_only_what_the_plan_says_is_known() -> None:
 
 def test_arms_that_are_one_training_are_told() -> None:
     plan = planned({"full": {}, "again": {"replicate": 1}, "other": {"labels": 50}})
-    assert list(configuration.same_training(plan, rows(plan))) == [
+    assert list(configuration.same_training_sentences(plan, rows(plan))) == [
         "full and again are one configuration, drawn afresh: whatever differs between them is chance."
     ]
     shared = [{**entry, "arm": "full_tpe"} for entry in plan["trials"] if entry["arm"] == "full"]
     searched = {**plan, "arms": {**plan["arms"], "full_tpe": {}}, "trials": plan["trials"] + shared}
-    told = list(configuration.same_training(searched, rows(plan)))
+    told = list(configuration.same_training_sentences(searched, rows(plan)))
     assert "full and full tpe are one training: the same trials count under both names." in told
 
 
 def test_overrides_that_say_what_the_base_says_change_nothing() -> None:
     plan = planned({"full": {"method": "supervised", "labels": 100}, "gce": {"method": "gce", "method.batch_size": 64}})
-    assert configuration.changes(plan, "full") == {}
-    assert configuration.changes_in_words(configuration.changes(plan, "gce")) == "method: gce"
+    assert configuration.changed_fields(plan, "full") == {}
+    assert configuration.changes_in_words(configuration.changed_fields(plan, "gce")) == "method: gce"
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -202,7 +206,7 @@ def test_failures_are_grouped_by_their_first_line(tmp_path: Path) -> None:
     said = ["RuntimeError: odd\n  a trace", "RuntimeError: odd\n  another trace", None]
     for entry, message in zip(plan["trials"], said, strict=False):
         simulation.trial(**entry, status="failed", failure_class="code_error", failure_message=message)
-    table = configuration.of_failures(load(tmp_path, simulated.STUDY))
+    table = configuration.failures_table(load(tmp_path, simulated.STUDY))
     assert table.rows == [
         ["code error", "RuntimeError: odd", "full", "2"],
         ["code error", "(it left no message)", "full", "1"],
@@ -219,12 +223,12 @@ def test_failures_are_grouped_by_their_first_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_contrast_that_was_declared_late_is_told_at_its_verdict(columns: dict[str, Any], doubts: str) -> None:
-    assert sentences.verdict(row(**columns), 5).doubts == doubts
+    assert verdict_in_words(row(**columns), 5).doubts == doubts
 
 
 def test_what_was_set_aside_is_told_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"]))
     sentence = "2 rows are left out: their data were replaced."
-    monkeypatch.setattr(Loaded, "remarks", (sentence,), raising=False)
+    monkeypatch.setattr(Results, "remarks", (sentence,), raising=False)
     text = text_of(build(tmp_path, simulated.STUDY))
     assert sentence in text and text.index(sentence) < text.index("declared contrasts")

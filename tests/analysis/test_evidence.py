@@ -12,7 +12,20 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
-from analysis import statistics, verdicts
+from analysis import statistics
+from analysis.verdicts import (
+    CONTRAST_COLUMNS,
+    FEWEST_REPLICATES,
+    NULL_DRAWS,
+    POWER,
+    detectable_effect,
+    holm,
+    judge_contrasts,
+    level_per_look,
+    p_over_looks,
+    power,
+    replicates_needed,
+)
 
 LOOKS = (4, 6, 8, 10)
 
@@ -22,7 +35,7 @@ def rows(arm, accuracies, replicates=None, **columns):
     replicates = list(range(len(accuracies))) if replicates is None else replicates
     frame = pd.DataFrame({"arm": arm, "replicate": replicates, "accuracy_last": accuracies})
     frame = frame.assign(failure_class=None, classes=10, transition=None, dataset="digits", status="ok")
-    for name in statistics.PAIRING:
+    for name in statistics.PAIRING_HASHES:
         frame[name] = [f"{name}-{replicate}" for replicate in replicates]
     return frame.assign(**columns)
 
@@ -34,7 +47,7 @@ def judge(*arms, looks=(), smallest_effect=0.0, missing=(), selection="last"):
         {"arm": arm, "against": first, "direction": "any", "smallest_effect": smallest_effect} for arm in others
     ]
     absent = pd.DataFrame(list(missing), columns=["arm", "replicate", "status"])
-    return verdicts.contrasts(declared, pd.concat(arms, ignore_index=True), absent, selection, looks)
+    return judge_contrasts(declared, pd.concat(arms, ignore_index=True), absent, selection, looks)
 
 
 def normal(seed, n, mean=0.0, deviation=1.0):
@@ -52,17 +65,17 @@ def test_holm_equals_statsmodels_and_an_unknown_p_counts_and_stays_unknown():
     random = np.random.default_rng(0)
     for size in (1, 2, 3, 5, 8, 12):
         p = np.round(random.beta(0.3, 1, size), 2)
-        np.testing.assert_allclose(verdicts.holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
+        np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
         unknown = random.random(size) < 0.3
-        adjusted = verdicts.holm(np.where(unknown, np.nan, p))
+        adjusted = holm(np.where(unknown, np.nan, p))
         worst = multipletests(np.where(unknown, 1.0, p), method="holm")[1]
         np.testing.assert_array_equal(np.isnan(adjusted), unknown)
         np.testing.assert_allclose(adjusted[~unknown], worst[~unknown], rtol=1e-12)
 
 
 def test_holm_by_hand():
-    np.testing.assert_allclose(verdicts.holm([0.04, 0.01, np.nan, 0.02]), [0.08, 0.04, np.nan, 0.06])
-    assert verdicts.holm([]).shape == (0,)
+    np.testing.assert_allclose(holm([0.04, 0.01, np.nan, 0.02]), [0.08, 0.04, np.nan, 0.06])
+    assert holm([]).shape == (0,)
 
 
 # --------------------------------------------------------------------------------------------------------- equivalence
@@ -109,8 +122,8 @@ def test_power_and_detectable_effect_equal_statsmodels(n):
     for ratio in (0.1, 0.5, 1.0):
         expected = theirs.power(ratio, nobs=n, alpha=0.05)
         if np.isfinite(expected):  # theirs is not, where SciPy's lower tail of the noncentral t is not
-            assert verdicts.power(0.004 * ratio, n, 0.004) == pytest.approx(expected, abs=1e-7)
-    found = verdicts.detectable_effect(0.004, n)
+            assert power(0.004 * ratio, n, 0.004) == pytest.approx(expected, abs=1e-7)
+    found = detectable_effect(0.004, n)
     assert found == pytest.approx(0.004 * theirs.solve_power(nobs=n, alpha=0.05, power=0.8), rel=1e-4)
 
 
@@ -124,8 +137,8 @@ def test_power_and_detectable_effect_equal_quadrature_at_every_level(n, alpha):
         return upper_tail(critical, n - 1, shift) + upper_tail(critical, n - 1, -shift)
 
     for effect in (0.0005, 0.004, 0.02, 0.1):
-        assert verdicts.power(-effect, n, 0.004, alpha=alpha) == pytest.approx(reference(effect), abs=1e-8)
-    assert reference(verdicts.detectable_effect(0.004, n, alpha)) == pytest.approx(0.8, abs=1e-6)
+        assert power(-effect, n, 0.004, alpha=alpha) == pytest.approx(reference(effect), abs=1e-8)
+    assert reference(detectable_effect(0.004, n, alpha)) == pytest.approx(0.8, abs=1e-6)
 
 
 @pytest.mark.parametrize("smallest", [0.0, 0.005])
@@ -133,7 +146,7 @@ def test_power_never_falls_with_replicates_and_is_never_unknown(smallest):
     counts = np.unique(np.geomspace(2, 1000, 120).astype(int))
     for ratio in (0.0, 0.1, 1.0, 5.0, 10.0, 80.0, 1000.0):
         for alpha in (0.05, 0.0125, 1e-4):
-            chance = verdicts.power(0.001 * ratio, counts, 0.001, smallest, alpha)
+            chance = power(0.001 * ratio, counts, 0.001, smallest, alpha)
             assert np.isfinite(chance).all() and (np.diff(chance) > -1e-6).all()
             assert (0 <= chance).all() and (chance <= 1).all()
 
@@ -143,19 +156,19 @@ def test_power_never_falls_with_replicates_and_is_never_unknown(smallest):
     [(0.01, 0.01, 0.0), (0.003, 0.01, 0.0), (0.01, 0.001, 0.0), (0.0, 0.01, 0.008), (0.004, 0.01, 0.008)],
 )
 def test_replicates_needed_are_the_fewest_that_decide(effect, deviation, smallest):
-    needed = verdicts.replicates_needed(effect, deviation, smallest, alpha=0.0125)
-    chances = [float(verdicts.power(effect, n, deviation, smallest, 0.0125)) for n in range(verdicts.FEWEST, 1001)]
-    assert needed == verdicts.FEWEST + next(i for i, chance in enumerate(chances) if chance >= verdicts.POWER)
-    if not smallest and needed > verdicts.FEWEST:
+    needed = replicates_needed(effect, deviation, smallest, alpha=0.0125)
+    chances = [float(power(effect, n, deviation, smallest, 0.0125)) for n in range(FEWEST_REPLICATES, 1001)]
+    assert needed == FEWEST_REPLICATES + next(i for i, chance in enumerate(chances) if chance >= POWER)
+    if not smallest and needed > FEWEST_REPLICATES:
         exact = TTestPower().solve_power(effect / deviation, alpha=0.0125, power=0.8)
         assert needed == np.ceil(exact)
 
 
 def test_replicates_needed_where_none_suffice_or_nothing_is_known():
-    assert verdicts.replicates_needed(0.0, 0.01) == np.inf
-    assert verdicts.replicates_needed(0.005, 0.01, 0.005, alpha=0.001) < np.inf  # at the margin it differs from zero
-    assert np.isnan(verdicts.replicates_needed(np.nan, 0.01))
-    assert np.isnan(verdicts.replicates_needed(0.01, 0.0)) and np.isnan(verdicts.detectable_effect(np.nan, 5))
+    assert replicates_needed(0.0, 0.01) == np.inf
+    assert replicates_needed(0.005, 0.01, 0.005, alpha=0.001) < np.inf  # at the margin it differs from zero
+    assert np.isnan(replicates_needed(np.nan, 0.01))
+    assert np.isnan(replicates_needed(0.01, 0.0)) and np.isnan(detectable_effect(np.nan, 5))
 
 
 @pytest.mark.parametrize(("effect", "smallest"), [(0.8, 0.0), (0.3, 1.5), (0.9, 1.0), (0.0, 1.2), (0.0, 0.9)])
@@ -166,7 +179,7 @@ def test_power_equals_simulation(effect, smallest):
     mean, error = values.mean(-1), values.std(-1, ddof=1) / np.sqrt(n)
     differs = np.mean(np.abs(mean / error) > scipy.stats.t.isf(alpha / 2, n - 1))
     within = np.mean((smallest - np.abs(mean)) / error > scipy.stats.t.isf(alpha, n - 1)) if smallest else 0.0
-    chance, chances_of = float(verdicts.power(effect, n, 1.0, smallest, alpha)), 4 * np.sqrt(0.25 / studies)
+    chance, chances_of = float(power(effect, n, 1.0, smallest, alpha)), 4 * np.sqrt(0.25 / studies)
     assert chance <= max(differs, within) + chances_of
     if max(differs, within) > 0.6 or differs > within:
         assert chance == pytest.approx(max(differs, within), abs=chances_of)
@@ -203,8 +216,8 @@ def test_p_over_looks_equals_quasi_monte_carlo(looks, sides):
     null = smallest_p(looks, sides)
     for p in (0.002, 0.01, 0.018, 0.05, 0.2):
         share = (null <= p).mean()
-        tolerance = 4 * np.sqrt(share / verdicts.DRAWS) + 2e-4  # of their draws, and of these points
-        assert verdicts.over_looks([p], looks, sides) == pytest.approx(share, abs=tolerance)
+        tolerance = 4 * np.sqrt(share / NULL_DRAWS) + 2e-4  # of their draws, and of these points
+        assert p_over_looks([p], looks, sides) == pytest.approx(share, abs=tolerance)
 
 
 @pytest.mark.slow
@@ -213,40 +226,40 @@ def test_many_replicates_give_pococks_level():
 
     Student's t of 40 and 80 replicates asks for almost the same.
     """
-    assert verdicts.level_of_a_look(0.05, (40, 80)) == pytest.approx(0.0294, abs=0.0006)
-    assert verdicts.over_looks([0.0294], (40, 80)) == pytest.approx(0.05, abs=0.001)
+    assert level_per_look(0.05, (40, 80)) == pytest.approx(0.0294, abs=0.0006)
+    assert p_over_looks([0.0294], (40, 80)) == pytest.approx(0.05, abs=0.001)
 
 
 @pytest.mark.slow
 def test_peeking_at_few_replicates_by_known_values():
     """An earlier survey, 200,000 null studies: .164 reach a p of .05 at some of 3 … 10 replicates, .049 one of .012;
     .05 one of .018 at 4, 6, 8 or 10."""
-    assert verdicts.over_looks([0.05], range(3, 11)) == pytest.approx(0.165, abs=0.003)
-    assert verdicts.over_looks([0.012], range(3, 11)) == pytest.approx(0.05, abs=0.002)
-    assert verdicts.over_looks([0.018], LOOKS) == pytest.approx(0.05, abs=0.002)
-    assert verdicts.level_of_a_look(0.05, LOOKS) == pytest.approx(0.018, abs=0.0003)
+    assert p_over_looks([0.05], range(3, 11)) == pytest.approx(0.165, abs=0.003)
+    assert p_over_looks([0.012], range(3, 11)) == pytest.approx(0.05, abs=0.002)
+    assert p_over_looks([0.018], LOOKS) == pytest.approx(0.05, abs=0.002)
+    assert level_per_look(0.05, LOOKS) == pytest.approx(0.018, abs=0.0003)
 
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_p_over_looks_keeps_the_order_of_evidence_between_its_bounds(sides):
     """At least the smallest p, at most Bonferroni's, and rising with it, also below what the draws resolve."""
     p = np.geomspace(1e-12, 1, 500)
-    adjusted = np.array([verdicts.over_looks([one], LOOKS, sides) for one in p])
+    adjusted = np.array([p_over_looks([one], LOOKS, sides) for one in p])
     assert (np.diff(adjusted) >= 0).all()
     assert (p <= adjusted).all() and (adjusted <= np.minimum(len(LOOKS) * p, 1) * (1 + 1e-9)).all()
 
 
 def test_p_over_looks_is_that_of_the_smallest_so_far():
     p = [np.nan, 0.03, 0.2, 0.01]
-    steps = [verdicts.over_looks(p[:taken], LOOKS) for taken in (1, 2, 3, 4)]
-    assert np.isnan(steps[0]) and np.isnan(verdicts.over_looks([], LOOKS))
-    assert steps[1:] == [verdicts.over_looks([smallest], LOOKS) for smallest in (0.03, 0.03, 0.01)]
+    steps = [p_over_looks(p[:taken], LOOKS) for taken in (1, 2, 3, 4)]
+    assert np.isnan(steps[0]) and np.isnan(p_over_looks([], LOOKS))
+    assert steps[1:] == [p_over_looks([smallest], LOOKS) for smallest in (0.03, 0.03, 0.01)]
 
 
 def test_one_look_is_no_look():
     for p in (1e-6, 0.01, 0.049999, 0.5, 1.0):
-        assert verdicts.over_looks([p], (6,)) == p
-    assert verdicts.level_of_a_look(0.05, (6,)) == verdicts.level_of_a_look(0.05, ()) == 0.05
+        assert p_over_looks([p], (6,)) == p
+    assert level_per_look(0.05, (6,)) == level_per_look(0.05, ()) == 0.05
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -297,17 +310,15 @@ def test_holm_is_over_all_declared_contrasts_also_those_without_results():
         {"arm": arm, "against": "full", "direction": "any", "smallest_effect": 0.0} for arm in ("part", "absent")
     ]
     nothing = pd.DataFrame(columns=["arm", "replicate", "status"])
-    frame = verdicts.contrasts(declared, pd.concat([full, part]), nothing, "last")
+    frame = judge_contrasts(declared, pd.concat([full, part]), nothing, "last")
     assert frame["p_holm"].iloc[0] == pytest.approx(2 * frame["p"].iloc[0]) and np.isnan(frame["p_holm"].iloc[1])
     assert frame["verdict"].tolist() == ["undecided", "no verdict"]
     assert frame["n"].tolist() == [6, 0] and "no finished replicates" in frame["why"].iloc[1]
 
 
 def test_a_study_without_contrasts_has_none():
-    frame = verdicts.contrasts(
-        [], rows("full", [0.8, 0.9]), pd.DataFrame(columns=["arm", "replicate", "status"]), "last"
-    )
-    assert frame.empty and list(frame.columns) == list(verdicts.COLUMNS)
+    frame = judge_contrasts([], rows("full", [0.8, 0.9]), pd.DataFrame(columns=["arm", "replicate", "status"]), "last")
+    assert frame.empty and list(frame.columns) == list(CONTRAST_COLUMNS)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -357,11 +368,11 @@ def test_when_a_trial_diverged_changes_neither_the_test_nor_its_chance(classes):
     for epochs_done in (0, 50, 99):
         found.append(judge(full, part.assign(epochs_done=epochs_done)).iloc[0])
     early = part.copy()
-    early.loc[early["failure_class"] == "nan", [*statistics.PAIRING, "classes", "transition"]] = None
+    early.loc[early["failure_class"] == "nan", [*statistics.PAIRING_HASHES, "classes", "transition"]] = None
     found.append(judge(full.assign(classes=None), early.assign(epochs_done=0)).iloc[0])
     theirs = scipy.stats.ttest_rel(part["accuracy_last"].fillna(1 / classes), full["accuracy_last"])
     for row in found:
-        assert row["paired"] and row["reason"] == statistics.AGREE and (row["n"], row["diverged"]) == (6, 2)
+        assert row["paired"] and row["reason"] == statistics.HASHES_AGREE and (row["n"], row["diverged"]) == (6, 2)
         assert row["p"] == pytest.approx(theirs.pvalue)
 
 
@@ -391,7 +402,7 @@ def test_looks_use_the_replicates_up_to_each_and_remember_the_smallest_p():
     row = judge(rows("full", against), rows("part", against + differences), looks=LOOKS).iloc[0]
     p = [scipy.stats.ttest_1samp(differences[:n], 0).pvalue for n in (4, 6, 8)]
     assert p[0] < 0.01 < 0.3 < min(p[1:])
-    assert row["p"] == verdicts.over_looks(p, LOOKS) == verdicts.over_looks(p[:1], LOOKS)
+    assert row["p"] == p_over_looks(p, LOOKS) == p_over_looks(p[:1], LOOKS)
     assert (row["verdict"], row["look"], row["looked"], row["n"]) == ("helps", 4, 8, 8)
     assert row["difference"] == pytest.approx(differences.mean())  # the estimate is of all of them
 
@@ -404,7 +415,7 @@ def test_a_later_look_decides_at_its_own_level():
     full, part = rows("full", against), rows("part", against + 0.01 * differences)
     fixed, looked = judge(full, part).iloc[0], judge(full, part, looks=LOOKS).iloc[0]
     assert min(p) == p[-1] == pytest.approx(0.03) and fixed["verdict"] == "helps"
-    assert looked["p"] == pytest.approx(verdicts.over_looks(p, LOOKS), rel=1e-3) and looked["p"] > 0.07
+    assert looked["p"] == pytest.approx(p_over_looks(p, LOOKS), rel=1e-3) and looked["p"] > 0.07
     assert looked["verdict"] == "undecided" and np.isnan(looked["look"]) and looked["looked"] == 10
 
 
@@ -413,7 +424,7 @@ def test_replicates_between_two_looks_wait_for_the_next():
     differences = np.append(normal(0, 4, 0.01, 0.02), 0.012)
     five = judge(rows("full", against), rows("part", against + differences), looks=LOOKS).iloc[0]
     four = scipy.stats.ttest_1samp(differences[:4], 0).pvalue
-    assert five["p"] == verdicts.over_looks([four], LOOKS) and five["looked"] == 4 and five["n"] == 5
+    assert five["p"] == p_over_looks([four], LOOKS) and five["looked"] == 4 and five["n"] == 5
 
 
 def test_an_arm_that_stopped_is_not_looked_at_again():
@@ -423,7 +434,7 @@ def test_an_arm_that_stopped_is_not_looked_at_again():
     row = judge(rows("full", full), rows("part", part, split_hash="other"), looks=LOOKS).iloc[0]
     assert row["looked"] == 4 and (row["n"], row["n_against"]) == (4, 10)
     at_four = scipy.stats.ttest_ind(part, full[:4], equal_var=False).pvalue
-    assert row["p"] == pytest.approx(verdicts.over_looks([at_four], LOOKS))
+    assert row["p"] == pytest.approx(p_over_looks([at_four], LOOKS))
 
 
 def test_a_look_at_which_too_many_runs_are_lost_allows_no_verdict():

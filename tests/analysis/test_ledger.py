@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cost
+from analysis.cost import ATTEMPT_KINDS, Ledger, read_ledger
+from analysis.figures.cost import cost_figure
 from analysis.results import LoadError
 from lnl.cli.main import main
-from lnl.storage import places, read, schema
+from lnl.storage import part_names, schema, tables
 from lnl.storage.store import Store
 
 BEGIN = datetime(2026, 11, 21, 8, tzinfo=UTC)
@@ -53,19 +54,21 @@ class Made:
 
     def event(self, hours: float, study: str, kind: str, payload: dict[str, Any]) -> None:
         path = (
-            self.store.root / "events" / f"{places.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
+            self.store.root
+            / "events"
+            / f"{part_names.part_name('events', at(hours), kind)}{uuid.uuid4().hex[:12]}.parquet"
         )
         row = {"at": at(hours), "study": study, "kind": kind, "payload": json.dumps(payload)}
-        read.write_rows(path, schema.EVENTS, [row])
+        tables.write_rows(path, schema.EVENTS, [row])
 
-    def ledger(self, **asked: Any) -> cost.Ledger:
-        return cost.of(self.store.root, "quick", **asked)
+    def ledger(self, **asked: Any) -> Ledger:
+        return read_ledger(self.store.root, "quick", **asked)
 
     def hours(self, arm: str = "full", unit: str = "GPU-hours") -> dict[str, float]:
         """Of one arm, those that are not zero."""
         arms = self.ledger().arms()
         row = arms[(arms["arm"] == arm) & (arms["unit"] == unit)].iloc[0]
-        return {kind: row[kind] for kind in cost.KINDS if row[kind] != 0}
+        return {kind: row[kind] for kind in ATTEMPT_KINDS if row[kind] != 0}
 
 
 @pytest.fixture
@@ -268,7 +271,7 @@ def test_arms_and_idle_time_make_up_what_the_machine_had(tmp_path: Path, seed: i
     assert found.arms()["total"].sum() + found.idle["GPU-hours"] == pytest.approx(40)
     shown = found.table().frame.set_index("arm")["total"]
     assert shown["all"] == pytest.approx(40)
-    assert found.figure().drawn["hours"].sum() == pytest.approx(40)
+    assert cost_figure(found).drawn["hours"].sum() == pytest.approx(40)
 
 
 # ------------------------------------------------------------------------------------------------------------- chosen

@@ -18,19 +18,18 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from analysis import load
-from analysis.nights import difference, rule
-from analysis.nights import night as nights_night
-from analysis.nights import text as nights_text
 from analysis.nights.difference import tonight
-from analysis.nights.rule import replay
+from analysis.nights.night import read_nights
+from analysis.nights.rule import ALARM_RATE, REFERENCE_NIGHTS, REPLICATES_TO_JUDGE, CellVerdict, judge_nights
+from analysis.nights.text import markdown
 from lnl import Study, Trial, methods
 from lnl import replicates as replicates_module
 from lnl.cli import main, studies
 from lnl.replicates import first_replicate, parse
 from lnl.storage.places import canonical, now
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from tests.execution.test_runner import execute
 
 Array = NDArray[np.float64]
@@ -42,11 +41,11 @@ def names(count: int) -> list[str]:
     return [(START + timedelta(days=day)).isoformat() for day in range(count)]
 
 
-def replayed(values: Array, k: int = rule.NIGHTS) -> list[list[rule.Judged]]:
+def replayed(values: Array, k: int = REFERENCE_NIGHTS) -> list[list[CellVerdict]]:
     """Verdicts by night and cell of accuracies (nights, cells, replicates)."""
     cells = [(f"arm{place:02}", "{}") for place in range(values.shape[1])]
     history = {night: dict(zip(cells, row, strict=True)) for night, row in zip(names(len(values)), values, strict=True)}
-    return [[row[cell] for cell in cells] for row in replay(history, k).values()]
+    return [[row[cell] for cell in cells] for row in judge_nights(history, k).values()]
 
 
 def drawn(
@@ -80,7 +79,7 @@ SPREADS = np.array([0.001, 0.002, 0.003, 0.003, 0.004, 0.004, 0.005, 0.005, 0.00
 @pytest.mark.parametrize(
     ("kind", "share"),
     [
-        *[(kind, rule.ALPHA) for kind in ("normal", "shared", "restless", "images")],
+        *[(kind, ALARM_RATE) for kind in ("normal", "shared", "restless", "images")],
         # not promised, and known: of independent draws far from normal in every one of 12 cells
         *[("heavy", 0.07), ("skewed", 0.1), ("accidents", 0.12)],
     ],
@@ -99,7 +98,7 @@ def test_the_rate_of_alarms_is_that_of_the_level_where_the_reference_is_short() 
     for seed in range(200):
         *_, last = replayed(drawn("normal", seed, 6, np.full(20, 0.004)), k=5)
         found.append(any(cell.moved for cell in last))
-    assert sum(found) <= scipy.stats.binom.ppf(1 - 1e-4, 200, rule.ALPHA), sum(found)
+    assert sum(found) <= scipy.stats.binom.ppf(1 - 1e-4, 200, ALARM_RATE), sum(found)
 
 
 def test_the_band_is_students_prediction_interval() -> None:
@@ -113,7 +112,7 @@ def test_the_band_is_students_prediction_interval() -> None:
     for distance, moved in ((-1e-6, ""), (1e-6, "up")):
         values[-1] = last.high + distance
         *_, (edge,) = replayed(values)
-        assert edge.moved == moved and edge.p_holm == pytest.approx(rule.ALPHA, abs=1e-3)
+        assert edge.moved == moved and edge.p_holm == pytest.approx(ALARM_RATE, abs=1e-3)
 
 
 def test_nights_that_scatter_more_than_replicates_explain_widen_the_band() -> None:
@@ -155,7 +154,7 @@ def test_replicates_that_cannot_outvote_one_are_neither_judged_nor_a_reference(r
     }
     history[names(16)[12]]["short", "{}"][0] = 0.1
     history[names(16)[15]]["short", "{}"] = values[15, 1]
-    verdicts = replay(history)
+    verdicts = judge_nights(history)
     short = [verdicts[night]["short", "{}"] for night in names(16)]
     assert [np.isnan(cell.p_holm) for cell in short] == [True] * 4 + [False] * 4 + [True] * 7 + [False]
     assert not any(cell.moved for cell in short) and list(short[-1].reference) == names(8)
@@ -470,11 +469,11 @@ def test_the_commands_of_a_night_name_the_storage_that_it_came_from(
 ) -> None:
     """Also where it is the default of the machine that compares: the message is read on another one."""
     monkeypatch.setenv("LNL_STORAGE", str(folder))
-    found = difference.tonight(folder, STUDY)
+    found = tonight(folder, STUDY)
     assert [f"--storage {folder}" in command for command in found.deeper] == [True] * len(found.deeper)
-    assert f"--storage {folder}`" in nights_text.markdown(found)
+    assert f"--storage {folder}`" in markdown(found)
     other = folder.rename(folder.with_name("another folder"))
-    assert difference.tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
+    assert tonight(other, STUDY).deeper[0].endswith(f"--storage '{other}'")
 
 
 @pytest.mark.slow
@@ -606,8 +605,8 @@ def test_study_against_study(folder: Path, tmp_path: Path, capsys: pytest.Captur
 def test_files_are_judged_by_the_rule(folder: Path) -> None:
     write(folder, TONIGHT)
     found = tonight(folder, STUDY)
-    stored, *_ = nights_night.read(Store(folder), STUDY)
-    again = replay({night.name: night.values() for night in stored})
+    stored, *_ = read_nights(Store(folder), STUDY)
+    again = judge_nights({night.name: night.values() for night in stored})
     assert [night.name for night in stored] == names(9)
     assert again[TONIGHT]["gce", "{}"].p_holm == found.cells.set_index("arm").loc["gce", "p_holm"]
     assert found.cells["n"].tolist() == [REPLICATES] * 5
@@ -673,7 +672,7 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     for preset in (None, *declared.presets):
         plan = declared.plan(preset, night=date(2026, 11, 21))
         assert {planned.trial.method_name for planned in plan.trials} == set(methods.names())
-        assert plan.record["replicates"] == (rule.REPLICATES if preset == "smoke" else REPLICATES)
+        assert plan.record["replicates"] == (REPLICATES_TO_JUDGE if preset == "smoke" else REPLICATES)
     twins = [arm for arm, own in declared.arms.items() if not set(own) - {"replicate"}]
     assert len(twins) == 2
 

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 from analysis import load, papers
 from analysis.papers import registry
-from analysis.results import Study
-from analysis.tables import table as tables_table
+from analysis.results import Results
+from analysis.tables.table import Table
 from lnl import methods
 from lnl.cli.studies import find_study
 from lnl.functional.noise import KINDS
@@ -483,7 +483,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Results:
     root = tmp_path_factory.mktemp("papers")
     simulation = simulated.Simulation(root)
     planned = [
@@ -501,7 +501,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def frame(study: Study) -> pd.DataFrame:
+def frame(study: Results) -> pd.DataFrame:
     return papers.beside(study, "last10")
 
 
@@ -555,14 +555,14 @@ def test_arms_without_a_reported_number_stay(frame: pd.DataFrame) -> None:
     assert set(frame["arm"]) == set(LAST10)
 
 
-def test_a_rule_without_values_gives_no_row(study: Study) -> None:
+def test_a_rule_without_values_gives_no_row(study: Results) -> None:
     assert papers.beside(study, "val_selected").empty
     assert list(papers.beside(study, "val_selected")) == list(papers.beside(study, "last"))
 
 
-def test_the_table_of_a_study(study: Study) -> None:
+def test_the_table_of_a_study(study: Results) -> None:
     table = papers.table(study, "last10")
-    assert isinstance(table, tables_table.Table) and set(map(len, table.rows)) == {len(table.header)}
+    assert isinstance(table, Table) and set(map(len, table.rows)) == {len(table.header)}
     (row,) = [row for row in table.rows if row[0] == "as published" and "last" in row[6]]
     assert row == [
         *("as published", "base", "5", "94.50", "[94.03, 94.97]", "94.40", "dividemix, Table 1, last: DivideMix"),
@@ -573,7 +573,7 @@ def test_the_table_of_a_study(study: Study) -> None:
     assert r"\label{tab:papers}" in table.latex("papers")
 
 
-def test_the_table_of_a_paper(study: Study) -> None:
+def test_the_table_of_a_paper(study: Results) -> None:
     table = papers.registry_table("dividemix", study, "last10")
     assert len(table.frame) == len(table.rows)
     shown = [row for row in table.rows if row[0] == "Table 1, last" and "50 %" in row[2] and row[1] == "DivideMix"]

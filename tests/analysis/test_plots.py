@@ -15,12 +15,15 @@ import pytest
 import scipy.stats
 from matplotlib.colors import same_color
 
-from analysis import cost, load, words
-from analysis.figures import base as figures_base
-from analysis.figures import contrasts as figures_contrasts
-from analysis.figures import curves as figures_curves
-from analysis.figures import inside
-from analysis.figures import panels as figures_panels
+from analysis import load
+from analysis.cost import read_ledger
+from analysis.figures.base import ARM_COLOURS, arm_looks, level_looks
+from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
+from analysis.figures.cost import cost_figure
+from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
+from analysis.figures.inside import RIGHT_COLOUR, WRONG_COLOUR, _component_shares, _histogram_mean, _tsne, embeddings
+from analysis.figures.panels import _texts_that_fit, levels_figure
+from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from tests import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +108,7 @@ def test_numbers_stand_at_their_places_and_are_joined_names_are_not(study):
         trials = study.panel("ratios")
         to = dict(zip(trials["unlabelled_ratio"].cat.categories, values, strict=True))
         levels = pd.Categorical(trials["unlabelled_ratio"].map(to), values, ordered=True)
-        plot = figures_panels.levels(trials.assign(x=levels), "full", ["x"], figures_base.arm_looks(study), "last")
+        plot = levels_figure(trials.assign(x=levels), "full", ["x"], arm_looks(study), "last")
         (axes,) = plot.figure.axes
         dots = [
             line.get_xdata().mean() for line in axes.lines if line.get_markersize() == 6 and line.get_marker() == "o"
@@ -134,8 +137,8 @@ def test_numbers_stand_at_their_places_and_are_joined_names_are_not(study):
 
 
 def test_names_of_levels_that_have_no_room_are_left_out():
-    assert figures_panels._apart([0, 1, 2], ["1", "2", "3"], 1.0) == [True, True, True]
-    assert figures_panels._apart([0, 0.1, 1], ["50 %", "60 %", "70 %"], 1.0) == [True, False, True]
+    assert _texts_that_fit([0, 1, 2], ["1", "2", "3"], 1.0) == [True, True, True]
+    assert _texts_that_fit([0, 0.1, 1], ["50 %", "60 %", "70 %"], 1.0) == [True, False, True]
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +150,7 @@ def crowd(study):
         [of_full.assign(arm=name, accuracy_last=of_full["accuracy_last"] - 0.005 * i) for i, name in enumerate(names)]
     )
     trials["arm"] = pd.Categorical(trials["arm"], names, ordered=True)
-    looks = figures_base.arm_looks(
-        type("Crowd", (), {"plan": {"arms": {name: {"x": i} for i, name in enumerate(names)}}})
-    )
+    looks = arm_looks(type("Crowd", (), {"plan": {"arms": {name: {"x": i} for i, name in enumerate(names)}}}))
     curves = study.epochs(["test/accuracy"]).drop(columns=["arm", "replicate"])
     return trials, curves.merge(trials[["trial", "arm", "replicate", "noise.rate"]], on="trial"), looks
 
@@ -157,7 +158,7 @@ def crowd(study):
 @pytest.mark.slow
 def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
     trials, _, looks = crowd
-    plot = figures_panels.levels(trials, "arm_0", ["noise.rate"], looks, "last")
+    plot = levels_figure(trials, "arm_0", ["noise.rate"], looks, "last")
     columns = plot.figure.axes[:3]
     assert [axes.get_title(loc="left") for axes in columns] == ["10 % noise", "20 % noise", "40 % noise"]
     assert [text.get_text() for text in columns[0].get_yticklabels()][::23] == ["arm 0", "arm 23"]
@@ -170,7 +171,7 @@ def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
         np.testing.assert_allclose([place for _, place in found], 100 * means)
         reference = axes.collections[0].get_segments()[0]
         np.testing.assert_allclose(reference[:, 0], 100 * means.iloc[0])
-    both = figures_panels.levels(trials, "arm_0", ["labels", "noise.rate"], looks, "last")
+    both = levels_figure(trials, "arm_0", ["labels", "noise.rate"], looks, "last")
     assert both.figure.axes[2].get_title(loc="left") == "40 labels, 40 % noise"
     assert len(plot.drawn) == 24 * 3 and "Dashed: the mean of arm 0" in plot.caption
 
@@ -178,15 +179,15 @@ def test_many_arms_have_a_row_each_and_settings_a_column(crowd):
 @pytest.mark.slow
 def test_curves_of_many_arms_have_axes_each(study, crowd):
     _, curves, looks = crowd
-    shades = figures_base.level_looks(study.levels("noise.rate"))
-    plot = figures_curves.curve_multiples(curves, "test/accuracy", shades, "noise.rate")
+    shades = level_looks(study.levels("noise.rate"))
+    plot = curve_multiples(curves, "test/accuracy", shades, "noise.rate")
     shown = [axes for axes in plot.figure.axes if axes.get_visible()]
     assert len(shown) == 24 and len(lines_of(shown[0], 1.9)) == 3
     one = curves[(curves["arm"] == "arm_7") & (curves["noise.rate"] == 0.2)].groupby("epoch")["value"].mean()
     np.testing.assert_allclose(lines_of(shown[7], 1.9)[1][2], 100 * one)
     np.testing.assert_allclose(plot.drawn.query("arm == 'arm_7' and `noise.rate` == 0.2")["mean"], one)
     base = curves[curves["noise.rate"] == 0.4]
-    plot = figures_curves.curve_multiples(base, "test/accuracy", looks)
+    plot = curve_multiples(base, "test/accuracy", looks)
     shown = [axes for axes in plot.figure.axes if axes.get_visible()]
     assert [len(lines_of(axes, 0.8)) for axes in shown] == [23] * 24  # all others, in grey
     assert len(plot.drawn) == 24 * 5 and (plot.drawn["n"] == 4).all()
@@ -259,14 +260,12 @@ def test_gradients_have_a_band_of_replicates_and_a_zero_line_for_the_cosine(stud
 
 def test_forest_draws_the_contrasts_it_is_given(study):
     contrasts = study.contrasts()
-    plot = figures_contrasts.forest(contrasts)
+    plot = contrasts_figure(contrasts)
     pd.testing.assert_frame_equal(plot.drawn, contrasts)
     (axes,) = plot.figure.axes
     dots = [line for line in axes.lines if line.get_markersize() == 6 and line.get_marker() != "None"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in dots], 100 * contrasts["difference"])
-    assert [line.get_marker() for line in dots] == [
-        figures_contrasts.VERDICTS[verdict][1] for verdict in contrasts["verdict"]
-    ]
+    assert [line.get_marker() for line in dots] == [VERDICT_MARKS[verdict][1] for verdict in contrasts["verdict"]]
     texts = [text.get_text() for text in axes.texts]
     assert set(contrasts["verdict"]) <= set(texts) and len(set(contrasts["verdict"])) > 1
     assert axes.get_yticklabels()[0].get_text() == "frozen head  −  full"
@@ -274,7 +273,7 @@ def test_forest_draws_the_contrasts_it_is_given(study):
 
 @pytest.mark.slow
 def test_an_arm_has_one_colour_in_all_figures(study, figures):
-    looks = figures_base.arm_looks(study)
+    looks = arm_looks(study)
     assert same_color(looks["full"].colour, "black")
     assert len({look.colour for look in looks.values()}) == len(looks) == 6
     for figure in (figures["frozen_head"]["curves"], figures["ratios"]["curves"], figures["gradient"]["arms"]):
@@ -286,17 +285,15 @@ def test_an_arm_has_one_colour_in_all_figures(study, figures):
 
 
 def test_more_arms_than_colours_differ_by_line(study):
-    many = figures_base.arm_looks(
-        type("Many", (), {"plan": {"arms": {"full": {}, **{f"arm{i}": {"x": i} for i in range(14)}}}})
-    )
+    many = arm_looks(type("Many", (), {"plan": {"arms": {"full": {}, **{f"arm{i}": {"x": i} for i in range(14)}}}}))
     assert len({(look.colour, look.line) for look in many.values()}) == 15
 
 
 def test_levels_take_no_colour_of_an_arm():
-    shades = figures_base.level_looks([0.1, 0.2, 0.4]) | figures_base.level_looks(list("abcdefgh"))
+    shades = level_looks([0.1, 0.2, 0.4]) | level_looks(list("abcdefgh"))
     assert len({look.colour for look in shades.values()}) == 11
     colours = [matplotlib.colors.to_rgb(look.colour) for look in shades.values()]
-    arms = [matplotlib.colors.to_rgb(colour) for colour in (*figures_base.COLOURS, "black")]
+    arms = [matplotlib.colors.to_rgb(colour) for colour in (*ARM_COLOURS, "black")]
     assert min(np.abs(np.subtract(colour, arm)).max() for colour in colours for arm in arms) > 0.1
 
 
@@ -379,8 +376,8 @@ def test_losses_of_right_and_wrong_labels_with_the_mixture(arrays, insights):
 def test_networks_of_a_mixture_are_averaged():
     edges = np.linspace(0, 1, 41)
     first, second = [[0.6, 0.2, 0.1], [0.4, 0.7, 0.1]], [[0.5, 0.3, 0.1], [0.5, 0.8, 0.2]]
-    both = inside._component_shares(np.array([first, second]), edges)
-    apart = [inside._component_shares(np.array([one]), edges) for one in (first, second)]
+    both = _component_shares(np.array([first, second]), edges)
+    apart = [_component_shares(np.array([one]), edges) for one in (first, second)]
     np.testing.assert_allclose(both, np.mean(apart, axis=0))
     np.testing.assert_allclose(apart[0].sum(axis=1), [0.6, 0.4], atol=0.02)  # but for the tails outside
 
@@ -414,8 +411,8 @@ def test_mean_coefficients_of_right_and_wrong_labels(instructive, arrays):
 
 
 def test_a_coefficient_of_zero_or_one_has_an_exact_mean():
-    assert inside._histogram_mean(np.array([3, *[0] * 38, 1])) == pytest.approx(0.25)
-    assert np.isnan(inside._histogram_mean(np.zeros(40)))
+    assert _histogram_mean(np.array([3, *[0] * 38, 1])) == pytest.approx(0.25)
+    assert np.isnan(_histogram_mean(np.zeros(40)))
 
 
 @pytest.mark.slow
@@ -462,7 +459,7 @@ def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
             return points.copy() if len(calls) == 1 else turned.copy()
 
     monkeypatch.setattr("sklearn.manifold.TSNE", Recorder)
-    placed = inside._tsne({epoch: np.zeros((40, 5)) for epoch in (1, 50)})
+    placed = _tsne({epoch: np.zeros((40, 5)) for epoch in (1, 50)})
     for epoch in (1, 50):
         np.testing.assert_allclose(placed[epoch], points, atol=1e-9)
     assert isinstance(calls[0]["init"], str) and calls[0]["perplexity"] == 13
@@ -476,15 +473,15 @@ def test_classes_without_a_colour_of_their_own_are_grey():
         "test/embedding_labels": np.arange(25.0),
     }
     arrays = pd.DataFrame([{"epoch": 1, "name": name, "array": array} for name, array in rows.items()])
-    plot = inside.embeddings(arrays)
+    plot = embeddings(arrays)
     names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert names == [*map(str, range(20)), "others"]
     assert len(plot.figure.axes[0].lines[0].get_xdata()) == 5
 
 
 def test_right_and_wrong_labels_take_no_colour_of_an_arm():
-    arms = [matplotlib.colors.to_rgb(colour) for colour in (*figures_base.COLOURS, "black")]
-    for colour in (inside.RIGHT, inside.WRONG):
+    arms = [matplotlib.colors.to_rgb(colour) for colour in (*ARM_COLOURS, "black")]
+    for colour in (RIGHT_COLOUR, WRONG_COLOUR):
         assert min(np.abs(np.subtract(matplotlib.colors.to_rgb(colour), arm)).max() for arm in arms) > 0.1
 
 
@@ -528,8 +525,8 @@ def test_unpaired_differences_and_smaller_n_are_said(troubled):
 def test_the_oracle_and_the_validation_labels_are_named(troubled):
     assert "an oracle" in troubled.plot("frozen_head", "best_test")["arms"].caption
     trials = troubled.trials.assign(validation_labels="noisy", accuracy_val_selected=0.5)
-    assert "best accuracy on noisy validation labels" in words.rule_sentence("val_selected", trials)
-    without = words.rule_sentence("val_selected", troubled.trials)  # only the diverged one has a value
+    assert "best accuracy on noisy validation labels" in rule_sentence("val_selected", trials)
+    without = rule_sentence("val_selected", troubled.trials)  # only the diverged one has a value
     assert f"{len(troubled.trials) - 1} trials without a value" in without
 
 
@@ -541,7 +538,7 @@ def test_a_mean_ends_where_a_replicate_ends(study):
     rows = study.epochs(["test/accuracy"])
     rows = rows[(rows["arm"] == "full") & (rows["setting"].map(len) == 0)].assign(arm=pd.Categorical(["full"] * 20))
     rows = rows[(rows["replicate"] != 1) | (rows["epoch"] <= 3)]
-    drawn = figures_curves.learning_curves(rows, ["test/accuracy"], "arm", figures_base.arm_looks(study)).drawn
+    drawn = learning_curves(rows, ["test/accuracy"], "arm", arm_looks(study)).drawn
     assert drawn["mean"].notna().tolist() == [True, True, True, False, False]
 
 
@@ -550,13 +547,13 @@ def test_metrics_that_nobody_or_not_everybody_recorded_are_named(study):
     rows = rows[(rows["setting"].map(len) == 0) & rows["arm"].isin(["full", "mixmatch_only"])]
     rows["arm"] = pd.Categorical(rows["arm"], ["full", "mixmatch_only"])
     metrics = ["train/loss", "train/gradient_cosine", "train/nothing"]
-    caption = figures_curves.metric_curves(rows, metrics, "arm", figures_base.arm_looks(study)).caption
+    caption = metric_curves(rows, metrics, "arm", arm_looks(study)).caption
     assert "Not recorded by any trial: training nothing." in caption
     assert "Without cosine of the two gradients: mixmatch only." in caption
     undefined = rows.assign(
         value=rows["value"].where((rows["arm"] != "full") | (rows["metric"] != "train/gradient_cosine"))
     )
-    caption = figures_curves.metric_curves(undefined, metrics[:2], "arm", figures_base.arm_looks(study)).caption
+    caption = metric_curves(undefined, metrics[:2], "arm", arm_looks(study)).caption
     assert "Without cosine of the two gradients: full and mixmatch only." in caption
 
 
@@ -595,7 +592,7 @@ def test_a_notebook_shows_figures_with_their_captions(troubled):
     ],
 )
 def test_differences_in_words(difference, low, high, text):
-    assert words.difference_text(difference, low, high) == text
+    assert difference_text(difference, low, high) == text
 
 
 def test_settings_with_fields_are_one_level_however_their_keys_are_ordered(tmp_path):
@@ -615,16 +612,16 @@ def test_settings_with_fields_are_one_level_however_their_keys_are_ordered(tmp_p
     simulation.run(plan["trials"])
     panel = load(tmp_path, simulated.STUDY).panel("ratios")
     assert panel["noise"].value_counts().to_dict() == {"symmetric 0.4": 4, "human worse": 4}
-    assert words.setting_name({"noise": {"column": "worse", "kind": "human"}}) == "human worse"
-    assert words.level_name("noise", {"teacher": {"labels": 2500}, "kind": "semantic"}) == "semantic 2500"
+    assert setting_name({"noise": {"column": "worse", "kind": "human"}}) == "human worse"
+    assert level_name("noise", {"teacher": {"labels": 2500}, "kind": "semantic"}) == "semantic 2500"
 
 
 def test_settings_in_words():
-    assert words.setting_name({}) == "base"
-    assert words.setting_name({"labels": 40, "noise.rate": 0.1}) == "40 labels, 10 % noise"
-    assert words.setting_name({"unlabelled_ratio": 20}) == "labelled : unlabelled 1 : 20"
-    assert words.setting_name({"method.sharpening_temperature": 0.5}) == "sharpening temperature 0.5"
-    assert words.setting_name({"method.lambda_mixmatch": 1.0, "probe": 50}) == "lambda mixmatch 1, 50 trusted images"
+    assert setting_name({}) == "base"
+    assert setting_name({"labels": 40, "noise.rate": 0.1}) == "40 labels, 10 % noise"
+    assert setting_name({"unlabelled_ratio": 20}) == "labelled : unlabelled 1 : 20"
+    assert setting_name({"method.sharpening_temperature": 0.5}) == "sharpening temperature 0.5"
+    assert setting_name({"method.lambda_mixmatch": 1.0, "probe": 50}) == "lambda mixmatch 1, 50 trusted images"
 
 
 HOSTILE_RC = """
@@ -646,8 +643,8 @@ pdf.compression: 0
 def drawn(root: str) -> list[str]:
     """Digests of figures in both formats."""
     study = load(root, simulated.STUDY)
-    figures = [*study.plot("frozen_head").values(), figures_contrasts.forest(study.contrasts())]
-    figures += [cost.of(Path(root), simulated.STUDY).figure()]
+    figures = [*study.plot("frozen_head").values(), contrasts_figure(study.contrasts())]
+    figures += [cost_figure(read_ledger(Path(root), simulated.STUDY))]
     return [hashlib.sha256(content).hexdigest() for plot in figures for content in (plot.png(), plot.pdf())]
 
 

@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 
 from analysis import load, statistics
-from analysis.report import build as report_build
-from analysis.report import page as report_page
-from analysis.report import sentences
-from analysis.report.build import build
+from analysis.report.build import MANIFEST, build
+from analysis.report.page import MOST_OPEN_SENTENCES
+from analysis.report.sentences import papers_sentence, rules_sentences, verdict_counts, verdict_in_words
 from tests import simulated
 
 
@@ -84,7 +83,7 @@ def test_it_opens_with_the_question_and_says_what_is_there(page):
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A contrast as `Study.contrasts` has it, decided."""
+    """A contrast as `Results.contrasts` has it, decided."""
     numbers = {"difference": 0.012, "low": 0.004, "high": 0.02, "p_holm": 0.0041, "p_equivalence_holm": 0.9}
     about = {"arm": "frozen_head", "against": "full", "direction": "any", "smallest_effect": 0.005}
     pairs = {"n": 8, "n_against": 8, "paired": True, "reason": "hashes agree"}
@@ -178,11 +177,11 @@ LOOKS = [4, 6, 8, 10]
     ],
 )  # fmt: skip
 def test_verdicts_in_plain_words(changes, looks, word, said, numbers):
-    assert sentences.verdict(row(**changes), 5, looks) == (word, said, numbers, "")
+    assert verdict_in_words(row(**changes), 5, looks) == (word, said, numbers, "")
 
 
 def test_one_contrast_alone_is_no_family():
-    assert "(p = 0.004);" in sentences.verdict(row(), 1).numbers
+    assert "(p = 0.004);" in verdict_in_words(row(), 1).numbers
 
 
 def test_the_count_of_verdicts():
@@ -191,10 +190,10 @@ def test_the_count_of_verdicts():
         row(verdict="equivalent"),
         row(**NO_VERDICT, why="3 replicates are too few: a verdict needs 4"),
     ]
-    counted = sentences.count_sentence(pd.DataFrame(rows))
+    counted = verdict_counts(pd.DataFrame(rows))
     assert counted == "Of 7 declared contrasts: 1 helps, 2 hurt, 1 equivalent, 2 undecided, 1 without a verdict."
-    assert sentences.count_sentence(pd.DataFrame(rows[:1])) == "Of 1 declared contrast: 1 helps."
-    assert sentences.count_sentence(pd.DataFrame()) == ""
+    assert verdict_counts(pd.DataFrame(rows[:1])) == "Of 1 declared contrast: 1 helps."
+    assert verdict_counts(pd.DataFrame()) == ""
 
 
 @pytest.mark.slow
@@ -203,7 +202,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
     text = text_of(page)
     assert text.index("Which parts") < text.index("Of 3 declared contrasts") < text.index("Label noise as realised")
     for each in statistics.records(contrasts):
-        word, said, numbers, _ = sentences.verdict(each, len(contrasts))
+        word, said, numbers, _ = verdict_in_words(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
     source = page.read_text(encoding="utf-8")
     assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
@@ -233,7 +232,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
 @pytest.mark.slow
 def test_every_file_that_the_page_links_to_lies_beside_it(page):
     linked = set(re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")))
-    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", report_build.MANIFEST}
+    assert linked == {path.name for path in page.parent.iterdir()} - {"index.html", MANIFEST}
 
 
 @pytest.mark.parametrize(
@@ -246,9 +245,7 @@ def test_every_file_that_the_page_links_to_lies_beside_it(page):
     ],
 )
 def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
-    found = list(
-        sentences.rules_sentences(pd.DataFrame({"epochs": [2, epochs]}), pd.DataFrame({"ahead_of_last": ahead}))
-    )
+    found = list(rules_sentences(pd.DataFrame({"epochs": [2, epochs]}), pd.DataFrame({"ahead_of_last": ahead})))
     assert len(found) == len(said) and all(sentence.endswith(end) for sentence, end in zip(found, said, strict=True))
 
 
@@ -262,7 +259,7 @@ def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
 )
 def test_whether_papers_can_be_compared_is_said_first(comparable, said):
     found = pd.DataFrame({"entry": [4, 7, None], "comparable": [*comparable, False]})  # the last: no paper has it
-    assert sentences.papers_sentence(found).startswith(said)
+    assert papers_sentence(found).startswith(said)
 
 
 @pytest.mark.slow
@@ -358,13 +355,13 @@ def test_the_oracle_is_marked_and_an_unknown_rule_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [report_page.MOST_SENTENCES, report_page.MOST_SENTENCES + 1])
+@pytest.mark.parametrize("count", [MOST_OPEN_SENTENCES, MOST_OPEN_SENTENCES + 1])
 def test_many_contrasts_in_words_are_folded(tmp_path, count):
     contrasts = simulated.CONTRASTS[:1] * count
     simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"], contrasts=contrasts))
     text = text_of(build(tmp_path, simulated.STUDY))
     assert text.count("no verdict on frozen head against full no finished replicates") == count
-    assert (f"The {count} verdicts in words" in text) == (count > report_page.MOST_SENTENCES)
+    assert (f"The {count} verdicts in words" in text) == (count > MOST_OPEN_SENTENCES)
 
 
 def test_names_cannot_break_the_page(tmp_path):

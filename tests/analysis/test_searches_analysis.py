@@ -12,11 +12,13 @@ import pytest
 from matplotlib.colors import same_color
 
 from analysis import load, search_curves
-from analysis.figures import base, search_axes
-from analysis.report import sentences
+from analysis.figures.base import arm_looks
+from analysis.figures.search_axes import axis_floor, axis_ticks, position
 from analysis.report.build import build
+from analysis.report.sentences import flip_sentence, search_sentences, search_warnings
 from analysis.results import LoadError
-from analysis.tables import study as tables_study
+from analysis.searches import parameter_names, search_stem
+from analysis.tables.study import search_table
 from lnl.storage.store import Store
 from tests import simulated
 from tests.analysis.test_page import IN_A_BROWSER, assert_it_fits
@@ -152,7 +154,7 @@ def test_two_objectives_have_their_seconds(tmp_path):
     (front, points, *_) = plot.figure.axes[0].lines
     np.testing.assert_allclose(front.get_xdata(), [20, 30, 90])
     np.testing.assert_allclose(points.get_ydata(), [40, 50, 60])
-    assert "two objectives" in " ".join(sentences.search_sentences(study))
+    assert "two objectives" in " ".join(search_sentences(study))
 
 
 def test_trials_of_searches_neither_left_nor_are_they_in_any_panel(study):
@@ -271,13 +273,13 @@ def test_a_ranking_that_depends_on_the_budget_is_found_and_said():
     assert flips[["early", "late"]].to_numpy().tolist() == [["quick", "slow"], ["quick", "close"]]
     assert flips.loc[0, ["first", "until", "since", "budget"]].tolist() == [2, 3, 5, 6]
     assert flips.loc[0, ["lead", "final_lead"]].tolist() == pytest.approx([0.013, 0.01])
-    sentence = sentences.flip_sentence(flips.iloc[0])
+    sentence = flip_sentence(flips.iloc[0])
     assert sentence == (
         "The ranking depends on the budget: quick leads slow from 2 to 3 suggestions (by 1.3 points at most), slow "
         "from 5 on (by 1.0 at 6; expected test accuracy)."
     )
-    assert "leads slow up to 3 suggestions" in sentences.flip_sentence({**flips.iloc[0], "first": 1})
-    assert "leads slow at 3 suggestions" in sentences.flip_sentence({**flips.iloc[0], "first": 3})
+    assert "leads slow up to 3 suggestions" in flip_sentence({**flips.iloc[0], "first": 1})
+    assert "leads slow at 3 suggestions" in flip_sentence({**flips.iloc[0], "first": 3})
     assert search_curves.ranking_flips({}).empty
 
 
@@ -365,8 +367,8 @@ def test_what_lies_far_below_does_not_press_the_others_together(tmp_path):
     assert 48 < low < 50 and 61 < high < 62
     drawn = np.sort(offsets_of(axes)[:, 1])
     assert low < drawn[0] < 50 and drawn[1] == pytest.approx(50)  # under all others, but in sight
-    assert search_axes.floor(pd.Series([0.1, 0.5, 0.51, 0.52, 0.53])) == 0.5
-    assert search_axes.floor(pd.Series([0.1, 0.2, 0.3, 0.4, 0.5])) == 0.1
+    assert axis_floor(pd.Series([0.1, 0.5, 0.51, 0.52, 0.53])) == 0.5
+    assert axis_floor(pd.Series([0.1, 0.2, 0.3, 0.4, 0.5])) == 0.1
 
 
 @pytest.mark.slow
@@ -431,9 +433,9 @@ def test_a_budgets_worth_is_drawn_for_all_searches_of_a_setting(study, suggestio
     frame = drawn["best"].drawn
     expected = search_curves.best_so_far(of(suggestions, FROZEN))
     mine = frame[frame["arm"] == FROZEN].reset_index(drop=True)
-    pd.testing.assert_frame_equal(mine[list(search_curves.BEST)], expected, check_dtype=False)
+    pd.testing.assert_frame_equal(mine[list(search_curves.BEST_SO_FAR_COLUMNS)], expected, check_dtype=False)
     validation, test = drawn["best"].figure.axes
-    looks = base.arm_looks(study)
+    looks = arm_looks(study)
     (bold,) = [line for line in test.lines if line.get_linewidth() == 1.9 and len(line.get_xdata()) == 12]
     assert same_color(bold.get_color(), looks[FROZEN].colour)
     np.testing.assert_allclose(bold.get_ydata(), 100 * expected["test"])
@@ -446,12 +448,12 @@ def test_a_budgets_worth_is_drawn_for_all_searches_of_a_setting(study, suggestio
 
 @pytest.mark.slow
 def test_a_searched_arm_has_one_colour_before_and_after_its_search_is_over(study):
-    looks = base.arm_looks(study)
+    looks = arm_looks(study)
     before = {
         **study.plan,
         "arms": {name: study.plan["arms"][name] for name in simulated.plan(1, ["frozen_head"])["arms"]},
     }
-    assert base.arm_looks(type("Before", (), {"plan": before})) == looks
+    assert arm_looks(type("Before", (), {"plan": before})) == looks
     assert len({(look.colour, look.line) for look in looks.values()}) == len(looks) == 5
     history = study.plot_search(FULL)["history"].figure.axes[0]
     confirmed = study.plot("search")["arms"].figure.axes[0]
@@ -495,7 +497,7 @@ def test_diverged_suggestions_are_crosses(tmp_path):
 
 def test_ticks_are_round_and_inside():
     def of_range(low, high, log, kind="uniform"):
-        return search_axes.ticks({"kind": kind, "low": low, "high": high, "log": log})
+        return axis_ticks({"kind": kind, "low": low, "high": high, "log": log})
 
     places, texts = of_range(0.0005, 0.05, True)
     assert texts == ["0.001", "0.003", "0.01", "0.03"]
@@ -506,14 +508,14 @@ def test_ticks_are_round_and_inside():
     assert of_range(0.1, 0.9, False)[1] == ["0.2", "0.4", "0.6", "0.8"]
     assert of_range(1, 3, False, "integer")[1] == ["1", "2", "3"]
     choice = {"kind": "choice", "values": [1, True, None, 0.00012]}
-    assert search_axes.ticks(choice)[1] == ["1", "True", "none", "0.00012"]
-    assert search_axes.place(choice, True) == 1 and search_axes.place(choice, 1) == 0
+    assert axis_ticks(choice)[1] == ["1", "True", "none", "0.00012"]
+    assert position(choice, True) == 1 and position(choice, 1) == 0
 
 
 def test_names_of_fields_are_short_unless_two_would_be_the_same():
-    named = search_axes.names(["method.optimizer.learning_rate", "method.head.learning_rate", "noise.rate", "probe"])
+    named = parameter_names(["method.optimizer.learning_rate", "method.head.learning_rate", "noise.rate", "probe"])
     assert list(named.values()) == ["optimizer learning rate", "head learning rate", "noise rate", "probe"]
-    assert search_axes.stem(simulated.cell("full", setting={"labels": 40})) == "full_tpe-labels-40"
+    assert search_stem(simulated.cell("full", setting={"labels": 40})) == "full_tpe-labels-40"
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -538,7 +540,7 @@ def test_the_page_tells_how_values_were_chosen_and_what_is_not_comparable(page, 
 
 
 def test_the_audit_table_adds_up(study, suggestions):
-    table = tables_study.of_search(study, suggestions, "last")
+    table = search_table(study, suggestions, "last")
     row = dict(zip(table.header, table.rows[0], strict=True))
     full = of(suggestions, FULL)
     best = full.loc[study.cells[0]["winner"]["number"]]
@@ -607,10 +609,10 @@ def test_winners_that_are_the_arms_own_values_and_mixed_code_are_said(tmp_path):
     simulation.suggest(cell, 0, simulated.OWN, 0.9, 0.95)
     simulation.suggest(cell, 1, simulated.drawn(1), 0.5, 0.7, code_hash="another")
     study = load(tmp_path, simulated.STUDY)
-    assert "own values won" in " ".join(sentences.search_sentences(study))
-    (warning,) = sentences.search_warnings(study, study.suggestions())
+    assert "own values won" in " ".join(search_sentences(study))
+    (warning,) = search_warnings(study, study.suggestions())
     assert warning == "The suggestions of full tpe come from 2 versions of the code."
-    assert tables_study.of_search(study, study.suggestions(), "last").rows[0][7] == "own values"
+    assert search_table(study, study.suggestions(), "last").rows[0][7] == "own values"
 
 
 def test_rankings_that_turn_are_on_the_page(tmp_path):
@@ -620,7 +622,7 @@ def test_rankings_that_turn_are_on_the_page(tmp_path):
         for number, test in enumerate(tests):
             simulation.suggest(cell, number, simulated.drawn(number, len(cell["arm"])), test - 0.3, test)
     study = load(tmp_path, simulated.STUDY)
-    flips = [text for text in sentences.search_warnings(study, study.suggestions()) if "ranking" in text]
+    flips = [text for text in search_warnings(study, study.suggestions()) if "ranking" in text]
     assert flips == [
         "The ranking depends on the budget: frozen head tpe leads full tpe up to 1 suggestion (by 3.0 points at most), "
         "full tpe from 2 on (by 5.0 at 3; expected test accuracy)."

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from analysis import load
-from analysis.tables import seed_documents
+from analysis.tables.seed_documents import arm_metrics_table, levels_table, measured_metrics, seed_tables
 from tests import simulated
 
 METRICS = ("train/loss", "test/accuracy")
@@ -37,7 +37,7 @@ def losses(study, arm, ratio, epochs):
 
 
 def test_an_arm_has_a_row_per_level_and_a_column_per_metric(study):
-    table = seed_documents.of_arm(study, "ratios", "mixmatch_only", "last", METRICS)
+    table = arm_metrics_table(study, "ratios", "mixmatch_only", "last", METRICS)
     assert table.header == ["labelled : unlabelled", "training loss", "test accuracy (%)"]
     assert [row[0] for row in table.rows] == ["1 : 1", "1 : 5", "1 : 20", "all"]
     values = losses(study, "mixmatch_only", 5, [12])
@@ -49,35 +49,35 @@ def test_an_arm_has_a_row_per_level_and_a_column_per_metric(study):
     assert table.rows[1][2].startswith(f"{100 * accuracies.mean():.1f} ± ")
     assert table.caption.startswith("Arm: mixmatch only. Labelled and unlabelled images.")
     assert "selection rule last" in table.caption and "from the same epochs" in table.caption
-    assert table.markdown() == seed_documents.of_arm(study, "ratios", "mixmatch_only", "last", METRICS).markdown()
+    assert table.markdown() == arm_metrics_table(study, "ratios", "mixmatch_only", "last", METRICS).markdown()
 
 
 def test_a_metric_is_of_the_epochs_that_the_rule_looks_at(study):
-    table = seed_documents.of_arm(study, "ratios", "mixmatch_only", "last10", METRICS)
+    table = arm_metrics_table(study, "ratios", "mixmatch_only", "last10", METRICS)
     row = table.frame.query("unlabelled_ratio == 5 and metric == 'train/loss'").iloc[0]
     assert row["mean"] == pytest.approx(losses(study, "mixmatch_only", 5, range(3, 13)).mean())
     trials = study.trials.query("arm == 'mixmatch_only'").assign(epoch_val_selected=4.0, accuracy_val_selected=0.5)
-    frame = seed_documents.measured(study, trials, ["arm"], "val_selected", METRICS).set_index("metric")
+    frame = measured_metrics(study, trials, ["arm"], "val_selected", METRICS).set_index("metric")
     rows = study.epochs(["train/loss", "test/accuracy"]).query("arm == 'mixmatch_only'")
     chosen = rows[(rows["epoch"] == 4) & (rows["metric"] == "train/loss")]["value"]
     assert frame.loc["train/loss", "mean"] == pytest.approx(chosen.mean())
     best = rows[rows["metric"] == "test/accuracy"].set_index(["trial", "epoch"])["value"].unstack().idxmax(axis=1)
     wide = rows[rows["metric"] == "train/loss"].set_index(["trial", "epoch"])["value"]
-    frame = seed_documents.measured(study, trials, ["arm"], "best_test", METRICS).set_index("metric")
+    frame = measured_metrics(study, trials, ["arm"], "best_test", METRICS).set_index("metric")
     assert frame.loc["train/loss", "mean"] == pytest.approx(np.mean([wide[pair] for pair in best.items()]))
 
 
 def test_arms_by_levels_and_metrics(study):
-    table = seed_documents.by_level(study, "ratios", "last", METRICS)
+    table = levels_table(study, "ratios", "last", METRICS)
     assert table.header[:3] == ["arm", "1 : 1, training loss", "1 : 1, test accuracy (%)"] and len(table.header) == 9
     assert [row[0] for row in table.rows] == ["mixmatch only", "full"]
-    of_arm = seed_documents.of_arm(study, "ratios", "full", "last", METRICS)
+    of_arm = arm_metrics_table(study, "ratios", "full", "last", METRICS)
     assert table.rows[1][1:] == [cell for row in of_arm.rows for cell in row[1:]]  # the same, laid out otherwise
     assert table.caption.startswith("Labelled and unlabelled images. Test accuracy")
 
 
 def test_a_diverged_trial_is_chance_and_measures_nothing_else(study):
-    frame = seed_documents.by_level(study, "ratios", "last", METRICS).frame
+    frame = levels_table(study, "ratios", "last", METRICS).frame
     frame = frame.query("arm == 'full' and unlabelled_ratio == 5").set_index("metric")
     assert (frame.loc["train/loss", "n"], frame.loc["test/accuracy", "n"]) == (3, 4)
     kept = study.panel("ratios").query("arm == 'full' and unlabelled_ratio == 5 and status == 'ok'")["accuracy_last"]
@@ -88,23 +88,23 @@ def test_a_diverged_trial_is_chance_and_measures_nothing_else(study):
 def test_columns_of_noise_tell_what_was_realised(tmp_path):
     simulated.complete(tmp_path, panels=["noise_and_labels"])
     study = load(tmp_path, simulated.STUDY)
-    table = seed_documents.by_level(study, "noise_and_labels", "last")
+    table = levels_table(study, "noise_and_labels", "last")
     assert table.header[1:3] == ["40, 10 % (10.0 % wrong)", "40, 20 % (20.0 % wrong)"]
     assert len(table.rows) == 3 and len(table.rows[0]) == 10
 
 
 @pytest.mark.slow
 def test_a_panel_has_the_tables_that_fit_it(study, tmp_path):
-    assert list(seed_documents.of_panel(study, "ratios", "last")) == ["ratios-levels"]
+    assert list(seed_tables(study, "ratios", "last")) == ["ratios-levels"]
     plan = simulated.plan(2, panels=["ratios", "frozen_head"])
     simulation = simulated.Simulation(tmp_path)
     simulation.submit(plan)
     simulation.run(plan["trials"], accuracy_val_selected=0.8, epoch_val_selected=3)
     validated = load(tmp_path, simulated.STUDY)
-    tables = seed_documents.of_panel(validated, "ratios", "val_selected")
+    tables = seed_tables(validated, "ratios", "val_selected")
     assert list(tables) == ["ratios-levels", "ratios-mixmatch_only", "ratios-full"], "no trial recorded the other's"
     assert tables["ratios-full"].header[1:] == ["training loss", "test accuracy (%)"]
-    assert seed_documents.of_panel(validated, "frozen_head", "last") == {}, "it crosses nothing"
+    assert seed_tables(validated, "frozen_head", "last") == {}, "it crosses nothing"
     for path in (tmp_path / "epochs").rglob("*.parquet"):
         rows = pq.read_table(path)
         split, metric = (rows.column(name).to_pylist() for name in ("split", "metric"))
@@ -113,14 +113,14 @@ def test_a_panel_has_the_tables_that_fit_it(study, tmp_path):
             rows.column_names.index("metric"), rows.schema.field("metric"), [["accuracy"] * sum(losses)]
         )
         pq.write_table(pa.concat_tables([rows, accuracies]), path)
-    tables = seed_documents.of_panel(load(tmp_path, simulated.STUDY), "ratios", "val_selected")
+    tables = seed_tables(load(tmp_path, simulated.STUDY), "ratios", "val_selected")
     assert list(tables) == ["ratios-levels", "ratios-training", "ratios-mixmatch_only", "ratios-full"]
     assert tables["ratios-training"].header[1] == "1 : 1, training accuracy (%)"
     assert "selection rule val_selected" in tables["ratios-full"].caption
 
 
 def test_what_nobody_measured_is_empty_and_an_absent_arm_is_refused(study):
-    table = seed_documents.of_arm(study, "ratios", "full", "last")
+    table = arm_metrics_table(study, "ratios", "full", "last")
     assert table.header[1:] == [
         "training accuracy (%)",
         "validation accuracy (%)",
@@ -129,4 +129,4 @@ def test_what_nobody_measured_is_empty_and_an_absent_arm_is_refused(study):
     ]
     assert table.rows[0][1] == table.rows[0][2] == "" and table.rows[0][3]
     with pytest.raises(ValueError, match="no arm 'frozen_head': choose one of mixmatch_only, full"):
-        seed_documents.of_arm(study, "ratios", "frozen_head", "last")
+        arm_metrics_table(study, "ratios", "frozen_head", "last")

@@ -18,10 +18,20 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from analysis import load, statistics, verdicts
-from analysis.results import Study
-from lnl.storage.read import write_rows
+from analysis import load, statistics
+from analysis.results import Results
+from analysis.verdicts import (
+    ALPHA,
+    FEWEST_REPLICATES,
+    POWER,
+    detectable_effect,
+    holm,
+    p_over_looks,
+    power,
+    replicates_needed,
+)
 from lnl.storage.schema import TRIALS
+from lnl.storage.tables import write_rows
 from tests import simulated
 
 LOOKS = (4, 6, 8, 10)
@@ -77,10 +87,10 @@ def asked(arms: Array, against: Array, smallest: float) -> tuple[Array, Array, A
 
 def judged(difference: Array, p: Array, within: Array) -> NDArray[np.str_]:
     """Verdicts (S, m) of S families."""
-    of_zero, of_equivalence = (np.apply_along_axis(verdicts.holm, -1, values) for values in (p, within))
+    of_zero, of_equivalence = (np.apply_along_axis(holm, -1, values) for values in (p, within))
     differs = np.where(difference > 0, "helps", "hurts")
-    verdict = np.where(of_zero <= verdicts.ALPHA, differs, "undecided")
-    return np.where(of_equivalence <= verdicts.ALPHA, "equivalent", verdict)
+    verdict = np.where(of_zero <= ALPHA, differs, "undecided")
+    return np.where(of_equivalence <= ALPHA, "equivalent", verdict)
 
 
 def stopped(
@@ -90,7 +100,7 @@ def stopped(
     shape = arms.shape[:2]
     sign, zero, equal = np.zeros(shape), np.full(shape, np.nan), np.full(shape, np.nan)
     verdict, used = np.full(shape, "undecided", dtype="<U10"), np.zeros(shape, dtype=int)
-    adjusted = np.vectorize(lambda p, sides: verdicts.over_looks([p], looks, sides), otypes=[float])
+    adjusted = np.vectorize(lambda p, sides: p_over_looks([p], looks, sides), otypes=[float])
     for n in looks:
         difference, p, within = asked(arms[..., :n], against[..., :n], smallest)
         running = verdict == "undecided"
@@ -115,7 +125,7 @@ def submit(
     looks: Sequence[int] = (),
     hours: int = 0,
     changes: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
-) -> Study:
+) -> Results:
     """Write a plan and the finished trials of its arms (contrasts: arm -> against), and load them.
 
     `changes`: columns of single rows, by arm and replicate; None: planned, and no row.
@@ -265,9 +275,9 @@ def test_family_wise_error_of_helps_and_hurts(effects, n):
     true = np.sign(effects)
     claimed = (judged(difference, p, within) == "helps") * 1 - (judged(difference, p, within) == "hurts") * 1
     wrong = ((claimed != 0) & (claimed != true)).any(axis=1)
-    assert wrong.mean() <= bounds(verdicts.ALPHA, studies)[1]
+    assert wrong.mean() <= bounds(ALPHA, studies)[1]
     if not any(effects):  # uncorrected, the same studies would err: the test can fail
-        assert (p <= verdicts.ALPHA).any(axis=1).mean() > 0.1
+        assert (p <= ALPHA).any(axis=1).mean() > 0.1
 
 
 @pytest.mark.parametrize("noise", ["heavy", "images360", "images100"])
@@ -286,32 +296,32 @@ def test_family_wise_error_of_equivalent(effects, n):
     verdict = judged(*asked(*draw(n, studies, effects, n), 0.02))
     at_margin = np.array(effects) != 0
     wrong = (verdict[:, at_margin] == "equivalent").any(axis=1)
-    assert 0.01 < wrong.mean() <= bounds(verdicts.ALPHA, studies)[1]
+    assert 0.01 < wrong.mean() <= bounds(ALPHA, studies)[1]
 
 
 @pytest.mark.parametrize(("effect", "smallest"), [(0.01, 0.0), (0.015, 0.0), (0.0, 0.012), (0.004, 0.02)])
 def test_power_as_planned(effect, smallest):
     """The replicates that are said to be needed decide in 80 % of studies, and one fewer in less."""
     studies, deviation = 10_000, spread_of_differences()
-    needed = int(verdicts.replicates_needed(effect, deviation, smallest))
+    needed = int(replicates_needed(effect, deviation, smallest))
 
     def decided(n: int) -> float:
         difference, p, within = asked(*draw(0, studies, [effect], n), smallest)
         return float(np.mean(judged(difference, p, within) != "undecided"))
 
-    expected = float(verdicts.power(effect, needed, deviation, smallest))
-    assert expected >= verdicts.POWER
+    expected = float(power(effect, needed, deviation, smallest))
+    assert expected >= POWER
     assert decided(needed) >= bounds(expected, studies)[0]
     if not smallest:
         assert decided(needed) <= bounds(expected, studies)[1]
-        fewer = float(verdicts.power(effect, needed - 1, deviation))
-        assert fewer < verdicts.POWER and decided(needed - 1) <= bounds(fewer, studies)[1]
+        fewer = float(power(effect, needed - 1, deviation))
+        assert fewer < POWER and decided(needed - 1) <= bounds(fewer, studies)[1]
 
 
 @pytest.mark.parametrize("n", [4, 6, 10])
 def test_the_detectable_effect_is_detected_in_four_of_five_studies(n):
     studies = 20_000
-    effect = verdicts.detectable_effect(spread_of_differences(), n)
+    effect = detectable_effect(spread_of_differences(), n)
     difference, p, within = asked(*draw(n, studies, [effect], n), 0.0)
     low, high = bounds(0.8, studies)
     assert low <= np.mean(judged(difference, p, within) == "helps") <= high
@@ -371,7 +381,7 @@ def test_unpaired_looks_err_no_more_often():
     studies = 10_000
     arms, against = draw(5, studies, [0.0], 10, correlation=0.0)
     p = np.stack([statistics.welch_difference(arms[..., :n], against[..., :n]).p[:, 0] for n in LOOKS])
-    adjusted = [verdicts.over_looks(one, LOOKS) for one in p.T]
+    adjusted = [p_over_looks(one, LOOKS) for one in p.T]
     assert np.mean(np.array(adjusted) <= 0.05) <= bounds(0.05, studies)[1]
 
 
@@ -385,6 +395,6 @@ def test_lost_runs_leave_the_error_of_looks_where_it_is():
         held = np.isfinite(differences[:, :n]).sum(axis=1)
         at_all = pd.DataFrame(differences[:, :n].T)
         t = at_all.mean() / (at_all.std() / np.sqrt(held))
-        p.append(np.where(held >= verdicts.FEWEST, 2 * scipy.stats.t.sf(t.abs(), np.maximum(held - 1, 1)), np.nan))
-    adjusted = np.array([verdicts.over_looks(one, LOOKS) for one in np.stack(p, axis=1)])
+        p.append(np.where(held >= FEWEST_REPLICATES, 2 * scipy.stats.t.sf(t.abs(), np.maximum(held - 1, 1)), np.nan))
+    adjusted = np.array([p_over_looks(one, LOOKS) for one in np.stack(p, axis=1)])
     assert np.mean(adjusted <= 0.05) <= bounds(0.05, studies)[1]

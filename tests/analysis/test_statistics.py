@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis import statistics, words
+from analysis import statistics
+from analysis.words import rule_sentence
 
 DRAWS = np.random.default_rng(0)
 
@@ -18,7 +19,7 @@ def rows(accuracies, replicates=None, **columns):
     frame = pd.DataFrame(
         {"replicate": replicates, "accuracy_last": accuracies, "failure_class": None, "transition": None}
     ).assign(classes=10, dataset="digits")
-    for name in statistics.PAIRING:
+    for name in statistics.PAIRING_HASHES:
         frame[name] = [f"{name}-{replicate}" for replicate in replicates]
     return frame.assign(**columns)
 
@@ -107,7 +108,7 @@ def test_pairs_are_matched_by_replicate_not_by_position():
     assert result.correlation == pytest.approx(np.corrcoef([0.8, 0.7, 0.9], [0.79, 0.69, 0.88])[0, 1])
 
 
-@pytest.mark.parametrize("name", statistics.PAIRING)
+@pytest.mark.parametrize("name", statistics.PAIRING_HASHES)
 @pytest.mark.parametrize("where", [[1], [0, 1, 2]])
 def test_one_differing_hash_or_none_at_all_makes_it_unpaired_and_says_so(name, where):
     arm, against = rows([0.8, 0.7, 0.9]), rows([0.79, 0.69, 0.88])
@@ -125,9 +126,9 @@ def test_an_absent_hash_says_nothing_and_the_others_decide(both):
     """As in rows of earlier versions whose trial diverged in its first epoch."""
     arm, against = rows([0.8, 0.1, 0.9]), rows([0.79, 0.69, 0.88])
     for frame in (arm, against)[: 1 + both]:
-        frame.loc[1, list(statistics.PAIRING)] = None
+        frame.loc[1, list(statistics.PAIRING_HASHES)] = None
     result = statistics.compare(arm, against, "last")
-    assert result.paired and result.n == 3 and result.reason == statistics.AGREE
+    assert result.paired and result.n == 3 and result.reason == statistics.HASHES_AGREE
     assert result.p == pytest.approx(scipy.stats.ttest_rel([0.8, 0.1, 0.9], [0.79, 0.69, 0.88]).pvalue)
     against.loc[2, "noise_hash"] = "another draw"
     assert not statistics.compare(arm, against, "last").paired
@@ -183,7 +184,7 @@ def test_how_many_classes_there_were_in_rows_of_earlier_versions():
 def test_a_diverged_trial_of_unknown_chance_is_left_out_and_that_is_told():
     frame = rows([np.nan, 0.5], failure_class=["nan", None], dataset="npz:own.npz", classes=None)
     assert statistics.compare(frame, rows([0.8, 0.7]), "last").n == 1
-    sentence = words.rule_sentence("last", frame)
+    sentence = rule_sentence("last", frame)
     assert sentence.endswith("1 diverged trial left out: nothing tells how many classes there are.")
     assert "chance" not in sentence and not statistics.at_chance(frame).any()
 

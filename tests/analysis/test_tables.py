@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from analysis import load, statistics, words
-from analysis.figures import contrasts as figures_contrasts
-from analysis.tables import study as tables_study
-from analysis.tables import table as tables_table
+from analysis import load, statistics
+from analysis.figures.contrasts import contrasts_figure
+from analysis.tables.study import contrasts_table, panel_table, rules_table
+from analysis.tables.table import TEX_CHARACTERS, Table
+from analysis.words import readable
 from tests import simulated
 
 
@@ -31,8 +32,8 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def all_tables(study):
-    of_panels = {name: tables_study.of_panel(study, name, "last") for name in study.plan["panels"]}
-    return {"contrasts": tables_study.of_contrasts(study, "last"), "rules": tables_study.of_rules(study), **of_panels}
+    of_panels = {name: panel_table(study, name, "last") for name in study.plan["panels"]}
+    return {"contrasts": contrasts_table(study, "last"), "rules": rules_table(study), **of_panels}
 
 
 @pytest.mark.slow
@@ -60,8 +61,8 @@ def test_contrasts_have_their_verdicts(study, all_tables):
 
 def test_every_rule_beside_the_others_and_how_far_the_oracle_is_ahead(study):
     base = study.trials[study.trials["setting"].map(len) == 0]
-    table = tables_study.of_rules(study)
-    assert [row[0] for row in table.rows] == [words.words(arm) for arm in study.plan["arms"]]
+    table = rules_table(study)
+    assert [row[0] for row in table.rows] == [readable(arm) for arm in study.plan["arms"]]
     frame = table.frame.set_index("arm")
     for arm, trials in base.groupby("arm"):
         last, best = trials["accuracy_last"], trials["accuracy_best_test"]
@@ -82,25 +83,25 @@ def test_a_diverged_trial_is_chance_under_every_rule(tmp_path):
     simulation.submit(plan)
     simulation.run(plan["trials"], status="failed", failure_class="nan")
     diverged = load(tmp_path, simulated.STUDY)
-    table = tables_study.of_rules(diverged)
-    assert (table.frame[list(statistics.SELECTION)] == 0.1).all(axis=None) and (table.frame["ahead_of_last"] == 0).all()
+    table = rules_table(diverged)
+    assert (table.frame[list(statistics.SELECTION_RULES)] == 0.1).all(axis=None) and (
+        table.frame["ahead_of_last"] == 0
+    ).all()
     assert "3 diverged trials counted as chance under every rule" in table.caption
-    contrasts = tables_study.of_contrasts(
-        diverged, "last"
-    )  # of one replicate each: no verdict, and nothing to extrapolate
+    contrasts = contrasts_table(diverged, "last")  # of one replicate each: no verdict, and nothing to extrapolate
     assert {(row[2], row[-1]) for row in contrasts.rows} == {("no verdict", "")}
 
 
 def test_no_table_and_no_forest_mixes_selection_rules(study):
     mixed = pd.concat([study.contrasts("last"), study.contrasts("best_test")], ignore_index=True)
-    for make in (lambda: tables_table.Table("", ["a"], [["1"]], mixed), lambda: figures_contrasts.forest(mixed)):
+    for make in (lambda: Table("", ["a"], [["1"]], mixed), lambda: contrasts_figure(mixed)):
         with pytest.raises(ValueError, match="one selection rule; these rows come from best_test and last: make one"):
             make()
     assert {
-        *tables_study.of_panel(study, "ratios", "last10").frame["selection"],
-        *tables_study.of_contrasts(study, "last10").frame["selection"],
+        *panel_table(study, "ratios", "last10").frame["selection"],
+        *contrasts_table(study, "last10").frame["selection"],
     } == {"last10"}
-    assert "selection" not in tables_study.of_rules(study).frame  # its columns are the rules
+    assert "selection" not in rules_table(study).frame  # its columns are the rules
 
 
 ODD = ["a|b \\| c", "p < 0.05 <b>", "*x* _y_ a_b `z`", "~~no~~ λ_u ≥ −0.5 %", "[1, 2] ρ × 10²", "# & $ { } ^ ~ é …\n†"]
@@ -109,7 +110,7 @@ ODD = ["a|b \\| c", "p < 0.05 <b>", "*x* _y_ a_b `z`", "~~no~~ λ_u ≥ −0.5 %
 def test_markdown_renders_on_github_as_it_was_meant(all_tables):
     """`markdown-it` with GitHub's tables and strikethrough: as many cells, and their very text."""
     github = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    odd = tables_table.Table("50 % of a_b, *x* <i>", ["x|y", "`z`", ""], [ODD[:3], ODD[3:]], pd.DataFrame())
+    odd = Table("50 % of a_b, *x* <i>", ["x|y", "`z`", ""], [ODD[:3], ODD[3:]], pd.DataFrame())
     for table in [odd, *all_tables.values()]:
         tokens = github.parse(table.markdown())
         assert sum(token.type == "table_open" for token in tokens) == 1
@@ -127,15 +128,15 @@ PACKAGES = r"\documentclass{article}\usepackage{array,booktabs,longtable,pdflsca
 def test_latex_compiles_and_stays_on_its_page(all_tables, tmp_path):
     """Nothing sticks out of its line or page by a visible amount, whatever is in the cells."""
     frame = pd.DataFrame()
-    signs = sorted({*tables_table.TEX, *map(chr, range(0x21, 0x180)), *map(chr, range(0x391, 0x3CA)), "漢", "†"})
+    signs = sorted({*TEX_CHARACTERS, *map(chr, range(0x21, 0x180)), *map(chr, range(0x391, 0x3CA)), "漢", "†"})
     rows = all_tables["ratios"].rows
     made = {
         **all_tables,
-        "signs": tables_table.Table("", ["sign"] * 8, [signs[i : i + 8] for i in range(0, len(signs) - 7, 8)], frame),
-        "odd": tables_table.Table("", ["a", "[b]", "c"], [ODD[:3], ODD[3:], ["[0.1, 0.2]", "[", "]"]], frame),
-        "wide": tables_table.Table("", [f"column {i}" for i in range(14)], [["some words that wrap"] * 14] * 3, frame),
-        "long": tables_table.Table("Over pages", all_tables["ratios"].header, rows * 20, frame),
-        "words": tables_table.Table("", ["name", "note"], [["x", "a sentence that goes on and on " * 8]] * 40, frame),
+        "signs": Table("", ["sign"] * 8, [signs[i : i + 8] for i in range(0, len(signs) - 7, 8)], frame),
+        "odd": Table("", ["a", "[b]", "c"], [ODD[:3], ODD[3:], ["[0.1, 0.2]", "[", "]"]], frame),
+        "wide": Table("", [f"column {i}" for i in range(14)], [["some words that wrap"] * 14] * 3, frame),
+        "long": Table("Over pages", all_tables["ratios"].header, rows * 20, frame),
+        "words": Table("", ["name", "note"], [["x", "a sentence that goes on and on " * 8]] * 40, frame),
     }
     pages = "\\clearpage\n".join(table.latex(name) for name, table in made.items())
     (tmp_path / "all.tex").write_text(f"{PACKAGES}\n{pages}\\end{{document}}\n", encoding="utf-8")
@@ -154,8 +155,8 @@ def test_latex_names_its_packages_and_chooses_its_form(all_tables):
     small, rows = all_tables["frozen_head"].latex("head"), all_tables["ratios"].rows
     assert small.splitlines()[0] == r"% \usepackage{array,booktabs}" and r"\begin{table}" in small
     assert r"\label{tab:head}" in small and r"accuracy (\%)" in small and "\u00a0" not in small
-    long = tables_table.Table("Long", all_tables["ratios"].header, rows * 20, pd.DataFrame()).latex("long")
+    long = Table("Long", all_tables["ratios"].header, rows * 20, pd.DataFrame()).latex("long")
     assert "longtable" in long.splitlines()[0] and long.count(r"\endhead") == 1 and r"\begin{table}" not in long
-    wide = tables_table.Table("Wide", ["difference"] * 14, [["differences"] * 14], pd.DataFrame()).latex("wide")
+    wide = Table("Wide", ["difference"] * 14, [["differences"] * 14], pd.DataFrame()).latex("wide")
     assert "pdflscape" in wide.splitlines()[0] and r"\begin{landscape}" in wide
     assert wide.partition(r"\midrule")[2].partition(r"\\")[0].count("&") == 13

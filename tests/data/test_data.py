@@ -859,7 +859,7 @@ def test_arrays_that_nothing_reads_are_told(root, caplog):
     write(root / "mine.npz", x_unlabeled=pictures(3), classnames=np.array({}, object))
     with caplog.at_level(logging.WARNING):
         assert len(data.load("npz:mine.npz", root).train_labels) == 12
-    assert "mine.npz has x_unlabeled, classnames, which nothing reads" in caplog.text and "x_unlabelled" in caplog.text
+    assert "mine.npz has x_unlabeled, classnames, which are not used" in caplog.text and "x_unlabelled" in caplog.text
 
 
 def test_names_of_image_files_may_be_of_any_bytes_and_those_of_classes_are_utf_8(root, folder):

@@ -17,7 +17,7 @@ import pytest
 from lnl.cli.studies import find_study
 from lnl.execution import packing
 from lnl.execution.cluster import Cluster, Machines
-from lnl.execution.job import Settings
+from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares, memory_fraction, share
 from lnl.execution.queue import PlanQueue
 from lnl.execution.ray_connection import why_refused
@@ -127,7 +127,7 @@ def test_a_budget_holds_what_was_taken_and_what_was_promised(monkeypatch: pytest
 
 def test_trials_wait_for_the_first_of_their_kind_and_come_back_when_memory_ran_out(tmp_path: Path) -> None:
     a, b, other = (Planned(trial, "arm", "{}") for trial in (TRIAL, TRIAL.override({"replicate": 1}), OTHER))
-    cluster = Cluster(Settings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda: MACHINES, lambda _: None)
+    cluster = Cluster(RunSettings(storage=tmp_path), Shares("auto"), Budget(None, 1), lambda: MACHINES, lambda _: None)
     queue = PlanQueue([a, b, other], cluster, {}, lambda _: True)
     assert queue.next(9) is a and cluster.begin(a, None) == 1, "a whole GPU to measure on"
     assert queue.next(9) is other and cluster.begin(other, None) == 1

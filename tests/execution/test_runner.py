@@ -364,11 +364,11 @@ def test_the_lease_of_a_lost_host_is_waited_for(tmp_path: Path) -> None:
     os.utime(lease.path, (long_ago, long_ago))
 
     reports: list[dict] = []
-    worker.execute(job, execution_job.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.RunSettings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "done"
     rows, _ = store.read("trials", "quick")
     assert rows.sort_values("attempt")["status"].tolist() == ["preempted", "ok"]
 
     lease, _ = storage_leases.claim(store, "quick", trial.id, run="another run")
-    worker.execute(job, execution_job.Settings(storage=tmp_path, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.RunSettings(storage=tmp_path, gpus_per_trial=0), reports.append)
     assert reports[-1]["outcome"] == "taken", "another driver's living worker is not waited for"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from analysis import load
-from analysis import verdicts as verdicts_module
 from analysis.results import looks_taken
+from analysis.verdicts import FEWEST_REPLICATES
 from lnl import Contrast, Noise, Preset, Search, Study, Trial, data
 from lnl.cli.main import main, study_main
 from lnl.execution import sequential
@@ -275,7 +275,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert "Differences that up to 8 replicates find" in capsys.readouterr().out
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
-    assert FEWEST_AT_A_LOOK == verdicts_module.FEWEST
+    assert FEWEST_AT_A_LOOK == FEWEST_REPLICATES
 
 
 def call(study, capsys, storage, *arguments):

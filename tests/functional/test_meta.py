@@ -270,7 +270,7 @@ class Dropout(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dropout, self.last = ChannelDropout(0.25, place=0), nn.Linear(width, 3)
+        self.dropout, self.last = ChannelDropout(0.25, index=0), nn.Linear(width, 3)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.last(self.dropout(features[..., None, None]).flatten(1))

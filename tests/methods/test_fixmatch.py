@@ -18,10 +18,10 @@ from lnl.networks import Network
 from lnl.training.fixmatch_update import (
     ConsistencyBatch,
     FixMatchSettings,
+    confident_guesses,
     confident_share,
     fixmatch_batch,
     fixmatch_loss,
-    taught,
     unlabelled_pool,
 )
 from lnl.training.streams import Streams
@@ -172,7 +172,9 @@ def test_beliefs_are_the_last_confident_guesses(name: str, build: Callable, tiny
 
 def test_guesses_below_the_threshold_are_no_opinion() -> None:
     guesses = torch.tensor([[0.9, 0.1], [0.6, 0.4], [torch.nan, torch.nan]])
-    assert_close(taught(guesses, 0.8), torch.tensor([[0.9, 0.1], [torch.nan] * 2, [torch.nan] * 2]), equal_nan=True)
+    assert_close(
+        confident_guesses(guesses, 0.8), torch.tensor([[0.9, 0.1], [torch.nan] * 2, [torch.nan] * 2]), equal_nan=True
+    )
 
 
 def test_share_of_confident_guesses(build: Callable, tiny: Callable) -> None:

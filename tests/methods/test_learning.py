@@ -45,9 +45,10 @@ def test_mixmatch_beats_supervised_with_few_labels() -> None:
 
 
 def test_robmix_learns_from_labels_of_which_two_in_five_are_wrong() -> None:
-    noisy = {"labels": 50, "noise.kind": "symmetric", "noise.rate": 0.4, "epochs": 12, "steps": 30}
+    noisy = {"labels": 50, "noise.kind": "symmetric", "noise.rate": 0.4, "epochs": 8, "steps": 30}
     accuracies = last_accuracies(digits("robmix", **noisy, **SEMISUPERVISED))
-    # 60 % of the given labels are right: a learner that only repeats them cannot be above that.
+    # 60 % of the given labels are right: a learner that only repeats them cannot be above that.  Measured: 0.758, and
+    # 0.685 at the interval's lower end.
     assert mean(accuracies).low > 0.6, accuracies
 
 

@@ -439,14 +439,17 @@ def test_inconsistent_settings_get_one_sentence(trial: Callable[..., Trial], cha
 
 @pytest.mark.long
 def test_a_reversed_gradient_hurts() -> None:
-    """The negative control: on 50 digits, 40 % of their labels wrong, at least ten points over four replicates."""
+    """The negative control: on 50 digits, 40 % of their labels wrong, at least ten points over four replicates.
+
+    Measured: 0.758 and 0.349 (after twice as many epochs 0.774 and 0.503).
+    """
     base = Trial(
         method="robmix",
         dataset="digits",
         network="small_convnet",
         labels=50,
         noise=Noise("symmetric", 0.4),
-        epochs=12,
+        epochs=6,
         steps=30,
     ).override({"method.batch_size": 32, "method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95})
 

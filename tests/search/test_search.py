@@ -27,9 +27,9 @@ from lnl.search.rows import all_rows, rows_of
 from lnl.search.searches import Searches
 from lnl.storage.leases import leases
 from lnl.storage.objects import StorageError
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TABLES
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.study.parts import SEARCH_REPLICATES
 from lnl.study.plan import Plan, Planned
 from lnl.trial.provenance import Current
@@ -686,7 +686,7 @@ def test_unusable_storages_are_one_sentence(store: Store) -> None:
     with pytest.raises(StorageError, match=r"No driver for nosuchdb://x is installed"):
         Searches(plan, store, url="nosuchdb://x")
     for wrong in ("results", "postgresql:me:secret@127.0.0.1/x", "postgresql://me:secret@127.0.0.1:port/x"):
-        with pytest.raises(ValueError, match="is no database URL") as refusal:
+        with pytest.raises(ValueError, match="is not a database URL") as refusal:
             Searches(plan, store, url=wrong)
         assert "secret" not in str(refusal.value)
     with pytest.raises(StorageError) as failure:

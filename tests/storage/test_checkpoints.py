@@ -66,7 +66,7 @@ def execute(store: Store, job: execution_job.Job, stop_after: int | None = None)
             raise Stopped
 
     try:
-        worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0), report)
+        worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0, checkpoint_s=0), report)
     except Stopped:
         pass
     return reports[-1]
@@ -174,8 +174,8 @@ def with_code(path: Path) -> None:
         (of_old_format, "damaged, or of a format of older versions"),
         (of_next_format, "its format is '2', and this version of lnl reads 1"),
         (with_code, "its content does not fit"),
-        (Path.mkdir, "no regular file"),
-        (pipe, "no regular file"),
+        (Path.mkdir, "not a regular file"),
+        (pipe, "not a regular file"),
         (loop, "it cannot be read"),
         (lambda path: checkpoints.write(path, STATE, {"trial": "abc", "study": "second"}), "its study is 'second'"),
     ],
@@ -286,7 +286,7 @@ def test_a_wrong_checkpoint_is_set_aside_and_the_trial_trains_anew(
 def test_a_right_checkpoint_is_gone_on_from(store: Store, undisturbed: float) -> None:
     execute(store, job_of(store), stop_after=2)
     epochs: list[Any] = []
-    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     worker.execute(job_of(store, run="the next"), settings, lambda told: epochs.append(told.get("epoch")))
     assert epochs[0] == 3 and not reasons(store) and rows(store)["accuracy_last"].iloc[-1] == undisturbed
 
@@ -337,7 +337,7 @@ def test_studies_that_share_a_trial_share_neither_checkpoint_nor_lease_nor_lost_
 
     relabelled = dataclasses.replace(first, arm="renamed", preset="wide", run="the next")
     epochs: list[Any] = []
-    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     worker.execute(relabelled, settings, lambda told: epochs.append(told.get("epoch")))
     lost, ended = rows(store, "first").to_dict("records")
     assert epochs[0] == 3, "from its own checkpoint"

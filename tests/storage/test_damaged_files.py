@@ -78,7 +78,7 @@ class Part(Case):
         self.table = table
 
     def make(self, folder: Path) -> Path:
-        from lnl.storage import read, schema
+        from lnl.storage import schema, tables
         from lnl.storage import store as storage_store
 
         shutil.copytree(EARLIER / "store", folder / "store")
@@ -86,7 +86,7 @@ class Part(Case):
         store.write_event("earlier", "retried", "abc")
         store.write_suggestion("earlier", {"search": "earlier/gce", "number": 0, "state": "complete"})
         row = {"trial": "abc", "attempt": 1, "epoch": 1, "split": "test", "name": "x", "shape": [1], "values": [0.0]}
-        read.write_rows(store.attempt_path("arrays", "earlier", "abc", 1), schema.ARRAYS, [row])
+        tables.write_rows(store.attempt_path("arrays", "earlier", "abc", 1), schema.ARRAYS, [row])
         self.intact = store.read(self.table)[0].to_csv(index=False)
         return sorted((folder / "store" / self.table).rglob("*.parquet"))[0]
 
@@ -117,15 +117,15 @@ class Joined(Case):
     silent = KINDS
 
     def make(self, folder: Path) -> Path:
-        from lnl.storage import read
         from lnl.storage import store as storage_store
+        from lnl.storage import tables
 
         shutil.copytree(EARLIER / "store", folder / "store")
-        before, read.MANY = read.MANY, 0
+        before, tables.MANY = tables.MANY, 0
         try:
             storage_store.Store(folder / "store").read("trials", "earlier")
         finally:
-            read.MANY = before
+            tables.MANY = before
         return folder / "store" / "trials" / "study=earlier" / ".joined"
 
     def use(self, folder: Path, path: Path, kind: str) -> None:
@@ -169,7 +169,7 @@ class Executed(Case):
 
         store, trial, said = Store(folder / "store"), self.trial(folder), []
         job = job_of(store, trial, **self.job(folder))
-        settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, data=folder / "data")
+        settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, data=folder / "data")
         worker.execute(job, settings, said.append)
         assert not store.read("trials")[1]
         self.judge(said[-1], kind)
@@ -235,7 +235,7 @@ class Identity(Executed):
 
         other, said = Store(folder / "other"), []
         job = job_of(other, self.trial(folder))
-        worker.execute(job, execution_job.Settings(storage=folder / "store", gpus_per_trial=0), said.append)
+        worker.execute(job, execution_job.RunSettings(storage=folder / "store", gpus_per_trial=0), said.append)
         assert said[-1]["outcome"] == "storage" and "/store" in said[-1]["message"]
         print(said[-1]["message"])
         lnl("doctor", "--storage", folder / "store")
@@ -280,7 +280,7 @@ class Trained(Executed):
         store, source = Store(folder / "store"), self.trial(folder).prerequisites["initialisation"]
         reports: list[dict[str, Any]] = []
         job = job_of(store, source, prerequisite=True)
-        worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+        worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), reports.append)
         assert reports[-1]["outcome"] == "done"
         return Path(str(Current().trained_path(store.trained, source)))
 

@@ -187,7 +187,7 @@ def job_of(store: Store, trial: Trial, **changes: Any) -> execution_job.Job:
 
 def execute(store: Store, job: execution_job.Job) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
-    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lnl.cli.main import main
-from lnl.storage import atomic, objects, places, read
+from lnl.storage import atomic, objects, places, tables
 from lnl.storage import leases as storage_leases
 from lnl.storage.exchange import SharedFile
 from lnl.storage.leases import Lease, claim, is_held, leases
@@ -257,7 +257,7 @@ def test_the_text_of_a_place(tmp_path, monkeypatch):
     [
         ("s3://key:hunter2@lab/results", "the endpoint and the keys belong in the environment of every node"),
         ("s3://lab/results?secret_key=hunter2", "the endpoint and the keys belong in the environment of every node"),
-        ("s3://", "is no name of a bucket: give --storage s3://bucket/prefix"),
+        ("s3://", "is not a bucket's name: give --storage s3://bucket/prefix"),
         ("s3://lab/../other", "has no '..'"),
         ("gs://hunter2/x", "A storage is a folder or s3://bucket/prefix, and no other address"),
     ],
@@ -299,7 +299,7 @@ def test_what_cannot_be_reached_gets_one_sentence_without_secrets(bucket, server
         monkeypatch, capsys, str(bucket)
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{KEY}:{SECRET}@somewhere")
-    assert "AWS_ENDPOINT_URL is no address" in refusal(monkeypatch, capsys, str(bucket))
+    assert "AWS_ENDPOINT_URL is not an address" in refusal(monkeypatch, capsys, str(bucket))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server[0]}")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert "The AWS_… variables of this machine cannot be used" in refusal(monkeypatch, capsys, str(bucket))
@@ -308,12 +308,12 @@ def test_what_cannot_be_reached_gets_one_sentence_without_secrets(bucket, server
     assert "No credentials for s3://lab at http" in refusal(monkeypatch, capsys, str(bucket))
 
 
-def test_a_storage_that_does_not_heed_conditions_is_refused(bucket, server, monkeypatch):
+def test_a_storage_that_ignores_conditions_is_refused(bucket, server, monkeypatch):
     wire = free_port()
     Store(bucket / "before").identity()
     with listening(WIRE, wire, server[0], "conditions"):
         reach(monkeypatch, wire)
-        with pytest.raises(StorageError, match=r"does not heed the conditions of a PUT \(If-None-Match, If-Match\)"):
+        with pytest.raises(StorageError, match=r"ignores the conditions of a PUT \(If-None-Match, If-Match\)"):
             Store(bucket / "after").identity()
     reach(monkeypatch, server[0])
     assert [path.name for path in bucket.rglob("*")] == [".identity"], "of the one before"
@@ -380,7 +380,7 @@ def test_damaged_and_truncated_files_are_named_and_hide_no_other(store, capsys):
 
 
 def test_rows_are_read_together_and_a_changed_file_anew(store, monkeypatch):
-    monkeypatch.setattr(read, "MANY", 5)
+    monkeypatch.setattr(tables, "MANY", 5)
     for number in range(8):
         store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 8), [])
     first, _ = store.read("trials")
@@ -670,7 +670,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_of_a_finished_trial_goes(stor
 
     trial, job = job_of(store, epochs=2)
     settings, path = (
-        execution_job.Settings(storage=store.root, gpus_per_trial=0),
+        execution_job.RunSettings(storage=store.root, gpus_per_trial=0),
         store.checkpoint_path("quick", trial.id),
     )
     code, sources = job.sources.code_hash, str(job.sources.sources_hash)
@@ -702,7 +702,7 @@ def test_a_holder_that_was_cut_off_drops_its_attempt_for_the_one_that_goes_on(st
     from lnl.execution import worker
 
     trial, job = job_of(store, epochs=3)
-    settings = execution_job.Settings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
+    settings = execution_job.RunSettings(storage=store.root, gpus_per_trial=0, checkpoint_s=0)
     said: list[dict] = []
 
     def usurp() -> None:

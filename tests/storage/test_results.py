@@ -23,18 +23,18 @@ from hypothesis import strategies as st
 from lnl.cli.main import main
 from lnl.storage import leases as storage_leases
 from lnl.storage import places
-from lnl.storage import read as storage_read
 from lnl.storage import schema as storage_schema
 from lnl.storage import store as storage_store
+from lnl.storage import tables as storage_tables
 from lnl.storage.atomic import write_atomically
 from lnl.storage.currency import latest
 from lnl.storage.leases import claim, leases, tidy_leases
 from lnl.storage.objects import StorageError
 from lnl.storage.outcomes import is_outcome, selection_rules
 from lnl.storage.places import canonical
-from lnl.storage.read import write_rows
 from lnl.storage.schema import EPOCHS, PARTITIONED, TABLES, TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def test_a_trial_row_that_exists_has_its_curve(store, monkeypatch):
     def full(path, write, **options):
         raise StorageError("full")
 
-    monkeypatch.setattr(storage_read, "write_atomically", full)
+    monkeypatch.setattr(storage_tables, "write_atomically", full)
     with pytest.raises(StorageError):
         store.write_attempt("noise", row(), curve(0.5))
     monkeypatch.undo()
@@ -253,10 +253,10 @@ def test_an_empty_store_reads_as_empty_tables_of_the_right_columns(store):
 @pytest.fixture
 def joined(store, monkeypatch):
     """Seven trials, whose rows were read and are kept together; where their copy lies."""
-    monkeypatch.setattr(storage_read, "MANY", 5)
+    monkeypatch.setattr(storage_tables, "MANY", 5)
     for number in range(7):
         store.write_attempt("noise", row(f"t{number}", accuracy_last=number / 10), curve(0.5))
-    path = store.root / "trials" / "study=noise" / storage_read.JOINED
+    path = store.root / "trials" / "study=noise" / storage_tables.JOINED
     assert not path.exists()
     store.read("trials", "noise")
     assert path.exists()
@@ -469,11 +469,11 @@ def test_a_flipped_bit_in_the_description_of_the_columns_never_changes_a_value(s
 
 def test_bad_files_among_many_are_named_in_order_and_hide_no_other(store):
     """In several groups, and so in several threads where there are cores."""
-    names = [f"{number:04}" for number in range(2 * storage_read.TOGETHER + 10)]
+    names = [f"{number:04}" for number in range(2 * storage_tables.TOGETHER + 10)]
     for name in names:
         store.write_attempt("noise", row(name), [])
     paths = [store.attempt_path("trials", "noise", name, 1) for name in names]
-    bad = [paths[3], *paths[storage_read.TOGETHER : 2 * storage_read.TOGETHER], paths[-1]]
+    bad = [paths[3], *paths[storage_tables.TOGETHER : 2 * storage_tables.TOGETHER], paths[-1]]
     for path in bad:
         path.write_bytes(b"")
     frame, broken = store.read("trials")
@@ -552,10 +552,10 @@ def test_rows_that_are_there_twice_count_once_and_are_told(store, capsys):
         store.write_attempt("noise", row(trial, accuracy_last=0.5), curve(0.4, 0.5, trial=trial))
     many = store.root / "trials" / "study=noise" / "all.parquet"
     rows = [row("a", accuracy_last=0.9), row("a", 2, accuracy_last=0.9), row("c"), row("c")]
-    storage_read.write_rows(many, TRIALS, rows)
+    storage_tables.write_rows(many, TRIALS, rows)
     epochs = store.root / "epochs" / "study=noise" / "all.parquet"
     curves = curve(0.9, 0.9, trial="a") + curve(0.9, trial="c") * 2
-    storage_read.write_rows(epochs, storage_schema.EPOCHS, curves)
+    storage_tables.write_rows(epochs, storage_schema.EPOCHS, curves)
     for wanted in ({}, {"check": True}, {"columns": ["trial", "accuracy_last"]}):
         frame, left_out = store.read("trials", "noise", **wanted)
         assert sorted(frame["trial"]) == ["a", "a", "b", "c"] and list(left_out) == [many]
@@ -575,14 +575,14 @@ def test_rows_that_are_there_twice_count_once_and_are_told(store, capsys):
     frame, left_out = store.read("trials", "noise")
     assert sorted(frame["trial"]) == ["a", "a", "b", "c"], "the copy counts where the part itself cannot be read"
     more = many.with_name("more.parquet")
-    storage_read.write_rows(more, TRIALS, [row("c"), row("d")])
+    storage_tables.write_rows(more, TRIALS, [row("c"), row("d")])
     frame, left_out = store.read("trials", "noise")
     assert sorted(frame["trial"]) == ["a", "a", "b", "c", "d"] and more in left_out
 
 
 def test_the_kept_rows_of_a_misnamed_part_do_not_count(store, joined):
     """A joined file of an earlier version holds the rows of every part that could be read."""
-    path = store.root / "trials" / "study=noise" / storage_read.JOINED
+    path = store.root / "trials" / "study=noise" / storage_tables.JOINED
     rows = pq.read_table(path)
     copy = foreign(store, "trials", "t3-1 (conflicted copy)", trial="t3")
     about = copy.stat()

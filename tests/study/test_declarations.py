@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import verdicts
-from analysis.results import load
+from analysis.results import read_results
+from analysis.verdicts import declarations
 from lnl.cli import flags, main
 from lnl.storage.store import Store
 from lnl.study.parts import Contrast
@@ -54,7 +54,7 @@ def finish(store: Store, study: Study, at: float, count: int | None = None) -> N
 
 
 def told(root: Path) -> tuple[int, int]:
-    row = load(root, "late").contrasts().iloc[0]
+    row = read_results(root, "late").contrasts().iloc[0]
     return row["declared_after"], row["declared_of"]
 
 
@@ -65,7 +65,9 @@ def test_a_contrast_declared_before_its_trials_is_not_late(tmp_path: Path) -> No
     finish(store, declare(), 1)
     submit(store, declare(), 2)  # a second run of the same plan
     assert told(tmp_path) == (0, 8)
-    assert load(tmp_path, "late").contrasts()["declared_at"][0] == pd.Timestamp(hours(0)), "the first submission counts"
+    assert read_results(tmp_path, "late").contrasts()["declared_at"][0] == pd.Timestamp(hours(0)), (
+        "the first submission counts"
+    )
 
 
 @pytest.mark.parametrize("changed", [{"effect": 0.5}, {"direction": "helps"}])
@@ -119,7 +121,7 @@ def test_a_plan_of_an_older_version_was_submitted_when_it_says(tmp_path: Path) -
     plans = pd.DataFrame({"plan": [json.dumps(declare().plan().record)], "first_submitted_at": [hours(2)]})
     record = declare().plan().record
     ended = {entry["trial"]: hours(1) for entry in record["trials"][:5]}
-    found = verdicts.declarations(record, record["contrasts"], plans, ended)
+    found = declarations(record, record["contrasts"], plans, ended)
     assert found[["declared_after", "declared_of"]].iloc[0].tolist() == [5, 8]
 
 
@@ -190,12 +192,12 @@ Study(
     assert main.main(["logs", "late", "--arm", "augmented"]) == flags.COMPLETE
     assert main.main(["logs", "late", "--arm", "strong"]) == flags.USAGE
     capsys.readouterr()
-    assert set(load(tmp_path / "results", "late").contrasts()["arm"]) == {"augmented"}
+    assert set(read_results(tmp_path / "results", "late").contrasts()["arm"]) == {"augmented"}
 
 
 @pytest.mark.parametrize("store", ["earlier/store", "results"])
 def test_of_what_an_earlier_version_has_stored_nothing_is_claimed(store: str) -> None:
     """It kept only the last time at which a plan was submitted, which may be that of a run that trained nothing."""
     name, preset = {"earlier/store": ("earlier", "base"), "results": ("robmix_ablation", "digits")}[store]
-    contrasts = load(Path(__file__).parents[1] / "fixture" / store, name, preset).contrasts()
+    contrasts = read_results(Path(__file__).parents[1] / "fixture" / store, name, preset).contrasts()
     assert len(contrasts) and (contrasts["declared_after"] == 0).all() and contrasts["declared_at"].isna().all()

@@ -237,8 +237,8 @@ def plant(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("a FIFO", "it is no regular file"),
-        ("a folder", "it is no regular file"),
+        ("a FIFO", "it is not a regular file"),
+        ("a folder", "it is not a regular file"),
         ("a link", "it is a symbolic link"),
         ("open to everybody", "everybody may write it"),
         pytest.param("another user's", f"it belongs to another user ({STRANGER})", marks=needs_root),

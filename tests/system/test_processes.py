@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from analysis.results import _newest
+from analysis.results import newest_plan
 from lnl.cli.doctor import examine
 from lnl.storage import leases as storage_leases
-from lnl.storage import places, read, schema
+from lnl.storage import places, schema, tables
 from lnl.storage.leases import Lease, claim, is_held, leases
 from lnl.storage.places import canonical
 from lnl.storage.store import Store, by_submission
@@ -148,14 +148,14 @@ def plan_of(name: str, hours: float, **fields: Any) -> dict[str, Any]:
 
 def test_the_newest_plan_is_the_one_that_came_last_whatever_the_clocks_said(store: Store) -> None:
     older = store.root / "studies" / "noise-base-old.parquet"
-    read.write_rows(older, schema.STUDIES, [plan_of("old", 99)])  # of an older version: without a number
+    tables.write_rows(older, schema.STUDIES, [plan_of("old", 99)])  # of an older version: without a number
     for name, hours in (("ahead", 24), ("second", 1), ("third", 0), ("second", 2)):
         store.write_plan(plan_of(name, hours))
     store.write_plan(plan_of("other", 0, study="noise_rates"))
     plans = store.plans("noise")
     assert plans["plan_hash"].tolist() == ["old", "ahead", "third", "second"]
     assert plans["sequence"].astype(object).where(plans["sequence"].notna(), None).tolist() == [None, 1, 3, 4]
-    assert _newest(plans, [], store.root, "noise", None, None)["plan_hash"] == "second"
+    assert newest_plan(plans, [], store.root, "noise", None, None)["plan_hash"] == "second"
     assert store.plans("noise_rates")["sequence"].tolist() == [1]
     assert by_submission(plans.sample(frac=1, random_state=1))["plan_hash"].tolist() == plans["plan_hash"].tolist()
 
@@ -163,7 +163,7 @@ def test_the_newest_plan_is_the_one_that_came_last_whatever_the_clocks_said(stor
 def test_plans_without_numbers_are_ordered_by_time(store: Store) -> None:
     for name, hours in (("b", 2), ("a", 1)):
         path = store.root / "studies" / f"noise-base-{name}.parquet"
-        read.write_rows(path, schema.STUDIES, [plan_of(name, hours)])
+        tables.write_rows(path, schema.STUDIES, [plan_of(name, hours)])
     assert store.plans("noise")["plan_hash"].tolist() == ["a", "b"]
 
 

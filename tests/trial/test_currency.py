@@ -19,8 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.results import Study as Results
-from analysis.results import load, of_plan
+from analysis.results import Results, read_results, results_of_plan
 from lnl import Contrast, Study, Trial, Validation, data
 from lnl.cli import status as cli_status
 from lnl.cli.doctor import examine
@@ -36,9 +35,9 @@ from lnl.storage.currency import (
     sources_from,
     sources_text,
 )
-from lnl.storage.read import write_rows
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
+from lnl.storage.tables import write_rows
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
@@ -235,7 +234,7 @@ def test_what_changed_and_which_trials_are_stale(
     assert f"{2 * len(expected)} stale" in lines[-1] if expected else "stale" not in lines[-1]
 
     left_out = {arm for arm, why in expected.items() if why != CHANGED_CODE and arm in ARMS}
-    results = of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
     assert set(results.trials["arm"]) == ARMS.keys() - left_out, "no mean over other data"
     assert set(results.missing["arm"]) == left_out and set(results.missing["status"]) <= {"stale"}
     assert bool(results.on_other_data) == bool(left_out)
@@ -268,7 +267,7 @@ def test_a_replicate_on_new_data_never_stands_beside_those_on_the_old(root: Path
         store.write_attempt(plan.study, {**row, **about, **current.sources(planned.trial)._asdict()}, [])
     store.write_plan(plan_row(plan, None, current))
     with pytest.warns(UserWarning, match="made on data that have been replaced since"):
-        results = load(tmp_path / "results", "currency")
+        results = read_results(tmp_path / "results", "currency")
     assert results.trials[results.trials["arm"] == "plain"]["accuracy_last"].tolist() == [0.3]
     assert results.trials.groupby("dataset")["data_hash"].nunique().max() == 1
     contrast = results.contrasts().iloc[0]
@@ -278,7 +277,7 @@ def test_a_replicate_on_new_data_never_stands_beside_those_on_the_old(root: Path
     finish(store, longer, root, accuracy=0.4)  # --rerun-stale
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(load(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.4}
+        assert set(read_results(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.4}
 
 
 def test_the_attempt_of_the_current_code_counts_wherever_it_stands(root: Path, tmp_path: Path) -> None:
@@ -290,9 +289,9 @@ def test_the_attempt_of_the_current_code_counts_wherever_it_stands(root: Path, t
     statuses = reconcile(plan, store, current)
     assert {(status.state, status.accuracy) for status in statuses} == {("done", 0.1)}
     store.write_plan(plan_row(plan, None, current))
-    assert set(load(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.1}
+    assert set(read_results(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.1}
     of_b = {name: sources._replace(code_hash="code B") for name, sources in sources_of(plan, current).items()}
-    assert set(of_plan(store, dict(plan.record), plan.hash, of_b).trials["accuracy_last"]) == {0.2}
+    assert set(results_of_plan(store, dict(plan.record), plan.hash, of_b).trials["accuracy_last"]) == {0.2}
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
@@ -392,7 +391,7 @@ def test_results_of_an_earlier_version_are_read_and_stale_only_because_it_hashed
     assert f"the rule for comparing code of {len(states)} changed since" in printed and "left out" not in printed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        results = load(tmp_path / "store", "earlier")
+        results = read_results(tmp_path / "store", "earlier")
     assert len(results.trials) == 8 and results.missing.empty and not results.remarks
     for path in (tmp_path / "store" / "trials").rglob("*.parquet"):  # the same rows, of this code
         row = pq.ParquetFile(path).read().to_pylist()[0]
@@ -482,7 +481,7 @@ class Lab:
     def results(self) -> Results:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return load(self.folder / "results", "edited")
+            return read_results(self.folder / "results", "edited")
 
 
 @pytest.mark.long
@@ -541,7 +540,7 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
 
 
 def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) -> None:
-    from lnl.execution.job import Job, Settings
+    from lnl.execution.job import Job, RunSettings
     from lnl.execution.worker import execute
 
     trial = Trial(method="supervised", dataset="npz:first.npz", **SMALL)
@@ -559,7 +558,7 @@ def test_a_machine_with_other_data_trains_nothing(root: Path, tmp_path: Path) ->
     assert Job.from_text(job.to_text()) == job
     write_images(root / "first.npz", seed=8)
     reports: list[dict[str, object]] = []
-    execute(job, Settings(storage=store.root, data=root, gpus_per_trial=0), reports.append)
+    execute(job, RunSettings(storage=store.root, data=root, gpus_per_trial=0), reports.append)
     assert [report["outcome"] for report in reports] == ["storage"]
     message = str(reports[0]["message"])
     assert "another version of the data set npz:first.npz" in message and sources.data_hash in message

@@ -28,7 +28,7 @@ from lnl.cli import status
 from lnl.cli.progress import interval
 from lnl.execution import job as execution_job
 from lnl.execution import worker
-from lnl.search.cell_search import score_of
+from lnl.search.scores import score_of
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import reconcile
@@ -90,7 +90,7 @@ def execute(store: Store, plan: Plan, planned: Planned) -> dict[str, Any]:
     }
     reports: list[dict[str, Any]] = []
     job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
-    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), reports.append)
+    worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), reports.append)
     return reports[-1]
 
 
@@ -150,7 +150,7 @@ def test_the_test_is_the_paired_one_and_a_diverged_replicate_is_chance(ran: tupl
     for arm in ARMS.keys() - {"plain"}:
         row, values = frame.loc[arm], scores[arm].fillna(1 / classes)
         theirs = scipy.stats.ttest_rel(values, scores["plain"])
-        assert row["paired"] and row["reason"] == statistics.AGREE and (row["n"], row["n_against"]) == (4, 4)
+        assert row["paired"] and row["reason"] == statistics.HASHES_AGREE and (row["n"], row["n_against"]) == (4, 4)
         assert row["difference"] == pytest.approx((values - scores["plain"]).mean())
         assert np.isfinite(row["p"]) and row["p"] == pytest.approx(theirs.pvalue)
         assert row["diverged"] == (4 if arm == "diverges" else 2)
@@ -290,7 +290,7 @@ def test_an_attempt_that_fails_in_its_first_epoch_has_the_facts_of_its_draw(
             assert execute(store, plan, plan.trials[0])["outcome"] == "failed"
         row = store.read("trials", "divergence")[0].sort_values("attempt").iloc[-1]
         assert row["failure_class"] == ("oom" if isinstance(error, torch.OutOfMemoryError) else "code_error")
-        assert row["classes"] == 10 and row[[*statistics.PAIRING, "unlabelled_hash", "transition"]].notna().all()
+        assert row["classes"] == 10 and row[[*statistics.PAIRING_HASHES, "unlabelled_hash", "transition"]].notna().all()
         assert known(row["init_hash"]) and known(row["parameters"])
 
 

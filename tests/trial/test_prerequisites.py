@@ -382,4 +382,4 @@ def execute(store: Store, plan: Plan, planned: Planned) -> None:
         **{"selection": "last", "embeddings": 0, "rerun_stale": False},
     }
     job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
-    worker.execute(job, execution_job.Settings(storage=store.root, gpus_per_trial=0), lambda report: None)
+    worker.execute(job, execution_job.RunSettings(storage=store.root, gpus_per_trial=0), lambda report: None)
