@@ -158,7 +158,7 @@ class Tree:
             if path[0] != PACKAGE:
                 found[".".join(path)] = None
                 continue
-            module, rest = self._split(path)
+            module, rest = self.split(path)
             followed = _part(".".join((module.name, *rest[:1]))) in ("", user)
             bound = module.names.get(rest[0], []) if rest else []
             definitions = [target for target in bound if isinstance(target, Definition)]
@@ -173,7 +173,7 @@ class Tree:
             waiting += [path for path in further if path not in waiting]
         return list(found)
 
-    def _split(self, path: Dotted) -> tuple[Module, Dotted]:
+    def split(self, path: Dotted) -> tuple[Module, Dotted]:
         """The module that a dotted name of the package begins with, and what is asked of it."""
         end = max(end for end in range(len(path) + 1) if ".".join(path[:end]) in self.sources)
         return self._module(".".join(path[:end])), path[end:]

@@ -411,7 +411,7 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
 import pathlib, sys
 from lnl.trial.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
-before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
+before.write_text(before.read_text(encoding="utf-8") + "\\nUSES = 'EDITED'\\n", encoding="utf-8")
 print(code_hash("mixup"))
 print((snapshot(pathlib.Path("copy")) / "lnl/methods/mixup.py").read_text(encoding="utf-8").count("EDITED"))
 edited = pathlib.Path("lnl/functional/losses.py")
