@@ -1,4 +1,4 @@
-"""Statistics across settings, and the effects and interactions of factorial ablations.
+"""Statistics across settings: interquartile means, profiles, probabilities of improvement, and ranks.
 
 The unit of analysis is one replicate, here through all settings: what a replicate's runs give together is one number,
 and intervals are over replicates.  So nothing is assumed of how the settings of one replicate hang together, and arms
@@ -165,7 +165,7 @@ def linear(cells: Sequence[ArrayLike], coefficients: ArrayLike, paired: bool) ->
 
 
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores whose difference is the arithmetic's are ties."""
+    """Round scores to what arithmetic resolves, so that equal ones are ties."""
     return np.round(scores / ROUNDING_ERROR) * ROUNDING_ERROR
 
 
@@ -177,7 +177,7 @@ class Grid:
     """Arms that all have all of some settings: for each a table of accuracies, replicates × settings, without gaps."""
 
     accuracies: dict[str, pd.DataFrame]
-    hashes: dict[str, pd.DataFrame]  # likewise, the stored hashes of `PAIRING` as one tuple
+    hashes: dict[str, pd.DataFrame]  # likewise, the stored hashes of `PAIRING_HASHES` as one tuple
     settings: list[dict[str, Any]]
     reference: str
     trials: pd.DataFrame  # rows of the study, of these arms in these settings
@@ -214,10 +214,10 @@ def grid(study: Results, selection: str) -> Grid | None:
     there are, never at results.
     """
     rows = scored_runs(study, selection)
-    present = pd.crosstab(rows["arm"], rows["where"]).reindex(list(study.plan["arms"]), fill_value=0) > 0
-    declared = dict.fromkeys(canonical(planned["setting"]) for planned in study.plan["trials"])
+    present = pd.crosstab(rows["arm"], rows["where"]).reindex(list(study.plan.arms), fill_value=0) > 0
+    declared = dict.fromkeys(canonical(planned.setting) for planned in study.plan.trials)
     present = present[[where for where in declared if where in present]]
-    base = _base(study.plan["arms"])
+    base = _base(study.plan.arms)
     kept = _rectangle(present, base)
     if kept is None:
         return None
@@ -231,7 +231,7 @@ def grid(study: Results, selection: str) -> Grid | None:
             tables[arm] = accuracies, hashes
     if len(tables) < 2:
         return None
-    settings = {canonical(planned["setting"]): planned["setting"] for planned in study.plan["trials"]}
+    settings = {canonical(planned.setting): planned.setting for planned in study.plan.trials}
     return Grid(
         accuracies={arm: accuracies for arm, (accuracies, _) in tables.items()},
         hashes={arm: hashes for arm, (_, hashes) in tables.items()},
@@ -240,7 +240,7 @@ def grid(study: Results, selection: str) -> Grid | None:
         trials=study.trials[
             study.trials["arm"].isin(tables) & study.trials["setting"].map(canonical).isin(kept.columns)
         ],
-        left_arms=[arm for arm in study.plan["arms"] if arm not in tables],
+        left_arms=[arm for arm in study.plan.arms if arm not in tables],
         left_settings=[settings[where] for where in declared if where not in kept.columns],
         left_runs=int(runs["arm"].isin(tables).sum()) - sum(accuracies.size for accuracies, _ in tables.values()),
     )

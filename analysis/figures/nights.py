@@ -1,4 +1,4 @@
-"""Strips of nights: a cell's means with the band in which the nights before expect them."""
+"""Figures of nights: the means of a cell, with the band in which the nights before expect them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def night_strips(difference: Difference, cells: Sequence[Cell] | None = None) ->
     caption = (
         f"{difference.title}: the mean of each night's replicates, and the band that the quiet nights before "
         "expect it in, for all cells together on 95 % of quiet nights (for tonight alone; a triangle inside moved "
-        "together with the night before). Triangles: moved. Points without a band: too few nights before, or replicates."
+        "together with the night before). Triangles: moved. Points without a band: too few nights before, or "
+        "replicates."
     )
     if left_out > 0:
         caption += f" {left_out} more cells that moved are left out."

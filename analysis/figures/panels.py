@@ -1,8 +1,4 @@
-"""Figures: one function per kind, from rows to a `Plot`: the figure, the frame that it draws, and its caption.
-
-Replicates are faint, means are bold, bars are 95 % t intervals; an arm has one colour in every figure of its study.
-Frames hold fractions; the axes show percent.  No pyplot, no global state.
-"""
+"""Figures of a panel: accuracy by arm and by level, and its curves."""
 
 from __future__ import annotations
 
@@ -120,7 +116,7 @@ class _LevelAxis:
         return cls(factor, dict(zip(levels, positions, strict=True)), joined, scale, narrowest, beside, points_beside)
 
     def x(self, levels: Iterable[Any], arm: str) -> list[float]:
-        """Where an arm's means stand."""
+        """Return where an arm's means stand."""
         return [self.positions[level] + self.beside[arm] for level in levels]
 
     def label(self, axes: Axes, inches: float) -> None:
@@ -258,8 +254,8 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
 
     Raises ValueError where more factors are crossed than a figure can show.
     """
-    panel = study.plan["panels"][name]
-    across, reference = panel["across"], panel["reference"]
+    panel = study.plan.panels[name]
+    across, reference = list(panel.across), panel.reference
     if len(across) > MOST_FACTORS:
         raise ValueError(
             f"Figures show at most {MOST_FACTORS} crossed factors; {name!r} crosses {len(across)}: see its table."
@@ -271,7 +267,7 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
         metrics = [
             metric
-            for metric in panel["curves"]
+            for metric in panel.curves
             if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM_SUFFIX)
         ]
         if not rows["metric"].isin(metrics).any():
@@ -295,7 +291,7 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
     if across:
         plots["levels"] = levels_figure(trials, reference, across, looks, selection)
     else:
-        declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
+        declared = {c.arm: c.smallest_effect for c in study.plan.contrasts if c.against == reference}
         plots["arms"] = arms_figure(trials, reference, looks, selection, declared)
     return plots
 

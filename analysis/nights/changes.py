@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.nights.night import RECORDED_FACTS, finished_trials
 from analysis.nights.rule import Cell
 from analysis.words import counted
+from lnl.dotted import flatten
 from lnl.storage.store import Store
 
 
@@ -30,7 +31,7 @@ def changes_of_cells(
 
 
 def _changes(pair: tuple[pd.DataFrame, pd.DataFrame], configs: Sequence[Mapping[str, str]]) -> list[str]:
-    """What changed between the trials of a cell then and now."""
+    """Describe what changed between the trials of a cell then and now."""
     before, now = (finished_trials(trials) for trials in pair)
     changes = [*_changed_facts(before, now)]
     if now["git_dirty"].eq(True).any():
@@ -51,7 +52,7 @@ def _changed_facts(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
 
 
 def _shortened(column: str, values: Sequence[str]) -> str:
-    """The first three of these values; of hashes their beginnings."""
+    """Name the first three of these values; of hashes their beginnings."""
     length = 7 if column == "git_commit" else 12 if column.endswith("hash") else None
     return ", ".join(value[:length] for value in values[:3]) or "none"
 
@@ -59,7 +60,7 @@ def _shortened(column: str, values: Sequence[str]) -> str:
 def _first_config(trials: pd.DataFrame, configs: Mapping[str, str]) -> dict[str, Any]:
     """The stored configuration of the first of these trials, by dotted field."""
     text = configs.get(trials["trial"].iloc[0]) if len(trials) else None
-    return dict(_flat(json.loads(text or "{}")))
+    return flatten(json.loads(text or "{}"))
 
 
 def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -69,17 +70,8 @@ def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
             yield f"{key} {was} → {is_}"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted field."""
-    for key, part in value.items():
-        if isinstance(part, Mapping):
-            yield from _flat(part, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", part
-
-
 def _commits(was: Sequence[str], is_: Sequence[str]) -> str:
-    """How many commits lie between, where this code's repository knows."""
+    """Say how many commits lie between two, where this code's repository knows them."""
     if len(was) != 1 or len(is_) != 1 or not all(re.fullmatch("[0-9a-f]{7,64}", commit) for commit in (*was, *is_)):
         return ""
     command = ["git", "rev-list", "--count", f"{was[0]}..{is_[0]}"]

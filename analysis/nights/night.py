@@ -1,4 +1,4 @@
-"""The rows of a night."""
+"""A night: its plan, its trials and their states, as the store has them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from analysis.results import LoadError, first_replicate_of, is_on_other_data
 from lnl.storage.currency import latest, sources_from
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
+from lnl.storage.plan_record import PLANNED_COLUMNS, PlanRecord, read_records
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 
-MOST_NIGHTS = 60  # nights from which it is known which were quiet
-CRASHES = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
-
-
-RECORDED_FACTS = {  # of a trial's row: what may have changed
+MOST_NIGHTS = 60  # that are read, to know which of them were quiet
+CRASHES = ("code_error", "oom", "timeout", "data_error")  # failures of the code; not so a preempted trial
+RECORDED_FACTS = {  # column of a trial's row -> what it is called where it has changed
     "code_hash": "code",
     "git_commit": "commit",
     "data_hash": "data",
@@ -47,17 +46,17 @@ class Night:
     """A plan and what became of it: its trials with `arm`, `setting`, `score` (NaN: none) and `state`."""
 
     name: str  # of the night; of another plan its study, preset or hash
-    plan: dict[str, Any]
+    plan: PlanRecord
     trials: pd.DataFrame
     prerequisites: pd.DataFrame  # what these start from, where it is none of them
 
     @property
     def finished(self) -> bool:
-        """Whether anything is."""
+        """Whether any trial has finished."""
         return bool((self.trials["state"] == "finished").any())
 
     def values(self) -> dict[Cell, Values]:
-        """Accuracies of the cells that have some."""
+        """Return the accuracies of each cell that has some."""
         scores = self.trials["score"].to_numpy(float)
         known = {cell: scores[places] for cell, places in self._places.items()}
         known = {cell: values[~np.isnan(values)] for cell, values in known.items()}
@@ -65,19 +64,19 @@ class Night:
 
     @property
     def cells(self) -> list[Cell]:
-        """In the order of the plan."""
+        """The cells in the order of the plan."""
         return list(self._places)
 
     def of(self, cell: Cell) -> pd.DataFrame:
-        """Its trials; none where the plan does not have it."""
+        """Return the trials of a cell; none where the plan does not have it."""
         return self.trials.iloc[self._places.get(cell, [])]
 
     def planned(self, cell: Cell) -> int:
-        """How many trials it was to have."""
+        """Return how many trials of a cell were planned."""
         return len(self._places.get(cell, []))
 
     def counts(self, chosen: pd.Series) -> Counter[Cell]:
-        """How many of these trials each cell has."""
+        """Return how many of these trials each cell has."""
         return Counter(cells_of(self.trials[chosen]))
 
     @cached_property
@@ -89,13 +88,14 @@ class Night:
 
 
 def cells_of(trials: pd.DataFrame) -> list[Cell]:
+    """Return the cell of each of these trials."""
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
-def night_of_plan(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
-    """`rows`: the newest of each trial, with their scores."""
-    trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
-    also = [{**prerequisite, "setting": {}} for prerequisite in plan.get("prerequisites", [])]
+def night_of_plan(name: str, plan: PlanRecord, rows: pd.DataFrame) -> Night:
+    """Join a plan with its results.  `rows`: the newest of each trial, with their scores."""
+    trials = _with_states(pd.DataFrame(plan.trial_rows(), columns=PLANNED_COLUMNS), rows)
+    also: list[tuple[str, str, dict[str, Any]]] = [(start.trial, start.arm, {}) for start in plan.prerequisites]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -113,8 +113,13 @@ def plans_with_records(store: Store, study: str) -> pd.DataFrame:
     plans = store.plans(study)
     if plans.empty:
         raise LoadError(f"No plan of study '{study}' in {store.root}: give its name, and --storage.")
-    records = [json.loads(text) for text in plans["plan"]]
-    return plans.assign(record=records, night=[record.get("night") for record in records])
+    return with_records(plans)
+
+
+def with_records(plans: pd.DataFrame) -> pd.DataFrame:
+    """These plans with the columns `record` and `night`."""
+    records = pd.Series(read_records(plans), plans.index, dtype=object)
+    return plans.assign(record=records, night=[record.night for record in records])
 
 
 def scored_rows(
@@ -128,9 +133,7 @@ def scored_rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = {
-        trial["trial"] for plan in plans for name in ("trials", "prerequisites") for trial in plan["record"][name]
-    }
+    listed: set[str] = set().union(*(plan["record"].trial_ids for plan in plans))
     current = sources_from(plans[-1]["current"])
     rows, broken = store.read("trials", study, list(TRIAL_COLUMNS), list(filters) or None)
     tell_left_out(broken)
@@ -162,7 +165,7 @@ def read_nights(
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
     chosen_plans = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
     chosen_plans = chosen_plans.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
-    rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
+    rule = statistics.check_selection(selection or last["record"].selection)
     since = [("replicate", ">=", first_replicate_of(chosen_plans["record"].iloc[0]))]
     rows, on_other = scored_rows(store, study, rule, statistics.records(chosen_plans), since)
     return (
@@ -173,14 +176,16 @@ def read_nights(
 
 
 def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return those of these trials that have finished."""
     return trials[trials["state"] == "finished"]
 
 
 def cell_name(cell: Cell) -> str:
-    """An arm and where it is."""
+    """Name an arm and its setting: `robmix labels=40`."""
     setting = json.loads(cell[1])
     return " ".join([cell[0], *(f"{key}={value}" for key, value in setting.items())])
 
 
 def cell_names(cells: Any) -> str:
+    """Name several cells."""
     return ", ".join(cell_name(cell) for cell in cells)

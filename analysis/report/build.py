@@ -1,4 +1,4 @@
-"""Writing a page into its folder, in place of the one before."""
+"""Writing a report into its folder, in place of the one before."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _remove(path: Place) -> None:
 
 def _build(report: Report) -> Place:
     loaded = report.study
-    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
+    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.looks
     about = {(remark.arm, remark.against): remark for remark in configuration.remarks(loaded.plan, loaded.trials)}
     makers = (
         trained_section,

@@ -7,7 +7,6 @@ controlled in `analysis.verdicts`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.results import looks_taken, results_of_plan
 from analysis.verdicts import FEWEST_REPLICATES, OPEN_VERDICTS, VERDICTS, is_futile, next_level
+from lnl.storage.plan_record import read_records
 from lnl.storage.store import Store, by_submission
 from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, sources_of
@@ -52,10 +52,10 @@ def plan_so_far(
     reached: dict[str, int] = {}
     while True:
         plan = build_plan(reached=reached)
-        contrasts = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+        contrasts = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current)).contrasts()
         if record:
             _record(store, plan, contrasts)
-        further = _further(contrasts, plan.record["looks"], reached)
+        further = _further(contrasts, plan.record.looks, reached)
         if further == reached:
             return plan, contrasts
         reached = further
@@ -74,7 +74,7 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
 
 def look(build_plan: BuildPlan, plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
-    results = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current))
     contrasts = results.contrasts()
     further, _ = plan_so_far(build_plan, store, current, record=True)
     sentence = "No look yet"
@@ -91,8 +91,8 @@ def look(build_plan: BuildPlan, plan: Plan, store: Store, current: Current) -> t
 
 
 def _growing(plan: Plan, further: Plan) -> set[str]:
-    before = {entry["trial"] for entry in plan.record["trials"]}
-    return {entry["arm"] for entry in further.record["trials"] if entry["trial"] not in before}
+    before = {entry.trial for entry in plan.record.trials}
+    return {entry.arm for entry in further.record.trials if entry.trial not in before}
 
 
 def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
@@ -109,7 +109,9 @@ def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
 
 def _declared(plan: Plan) -> dict[str, Any]:
     """What must not change after the first look."""
-    return {"looks": plan.record["looks"], "selection": plan.record["selection"], "family": plan.record["contrasts"]}
+    record = plan.record
+    family = [contrast.model_dump(mode="json") for contrast in record.contrasts]
+    return {"looks": list(record.looks), "selection": record.selection, "family": family}
 
 
 def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -119,11 +121,11 @@ def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 
 def check_looks(store: Store, plan: Plan) -> None:
     """Raise `ValueError` where results were judged at other looks, or contrasts: their error control would be void."""
-    if plan.record["night"]:  # other replicates
+    if plan.record.night:  # other replicates
         return
     for before in looks_taken(store, plan.study, plan.preset):
         looks = tuple(before["looks"])
-        if looks != tuple(plan.record["looks"]):
+        if looks != plan.record.looks:
             by_flags = len(looks) > 1 and schedule(looks[0], looks[-1]) == looks
             flags = f"--replicates {looks[0]} --until-decided --max-replicates {looks[-1]}"
             again = f"use {flags}" if by_flags else f"declare looks={looks}"
@@ -144,6 +146,5 @@ def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | 
     """The looks of the plan that was submitted last, nights aside; None where it has none."""
     plans, broken = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
     tell_left_out(broken)
-    records = map(json.loads, by_submission(plans)["plan"])
-    own = [record for record in records if not record.get("night")]
-    return tuple(own[-1].get("looks", [])) or None if own else None
+    own = [record for record in read_records(by_submission(plans)) if not record.night]
+    return own[-1].looks or None if own else None

@@ -219,7 +219,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     for row in kept:
         row["verdict"] = row["verdict"].replace("no verdict", "undecided")
     assert [row["verdict"] for row in kept] == ["helps", "undecided", "undecided"]
-    about = {"preset": "base", "plan": plan.hash, "looks": plan.record["looks"], "contrasts": kept}
+    about = {"preset": "base", "plan": plan.hash, "looks": plan.record.looks, "contrasts": kept}
     store.write_event(plan.study, "looked", **about)
     sequential.plan_so_far(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 1
@@ -241,12 +241,17 @@ def test_the_report_reads_the_plan_that_grew(tmp_path):
     finish(store, plan)
     store.write_plan(
         {
-            **{"study": plan.study, "preset": plan.preset, "plan_hash": plan.hash, "plan": json.dumps(plan.record)},
+            **{
+                "study": plan.study,
+                "preset": plan.preset,
+                "plan_hash": plan.hash,
+                "plan": json.dumps(plan.record.as_json()),
+            },
             "submitted_at": now(),
         }
     )
     loaded = load(tmp_path, "looked")
-    assert loaded.plan["looks"] == [4, 6, 8] and loaded.left.empty and loaded.missing.empty
+    assert loaded.plan.looks == (4, 6, 8) and loaded.left.empty and loaded.missing.empty
     assert sequential.declared_before(store, "looked", "base") == (4, 6, 8)
 
 
@@ -264,8 +269,8 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     for looks in ((3, 5), (4, 4), (6, 4)):
         with pytest.raises(ValueError, match="looks are rising numbers of replicates, from 4 on"):
             declare(looks=looks)
-    assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record["looks"] == []
-    assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record["looks"] == [4, 6, 8]
+    assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record.looks == ()
+    assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record.looks == (4, 6, 8)
     here = ["robmix_ablation", "--preset", "digits", "--storage", str(tmp_path)]
     assert main(["plan", *here, "--max-replicates", "8"]) == 2
     assert "belongs to --until-decided" in capsys.readouterr().err
@@ -332,7 +337,7 @@ def test_what_cannot_be_found_is_said(replicates, smallest_effect, sentence, tmp
 
 def test_a_search_has_a_fixed_number_of_replicates():
     study = declare(base=declare().base.override({"validation.images": 100}))
-    assert study.plan(search={"suggestions": 2}).record["looks"] == []
+    assert study.plan(search={"suggestions": 2}).record.looks == ()
     with pytest.raises(ValueError, match="search without looks"):
         study.plan(search={"suggestions": 2}, looks=(4, 6))
 

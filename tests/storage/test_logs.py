@@ -94,7 +94,7 @@ def test_what_is_masked_is_never_read_back(monkeypatch: pytest.MonkeyPatch, tmp_
     )
     store, plan = Store(tmp_path), study.plan("digits", looks=(4, 6))
     seen = [{"arm": "frozen_head", "against": "full", "verdict": "helps", "looked": 4}]
-    family = {"selection": "last", "family": plan.record["contrasts"]}
+    family = {"selection": "last", "family": plan.record.as_json()["contrasts"]}
     store.write_event("quick", "looked", preset="digits", plan=plan.hash, looks=[4, 6], **family, contrasts=seen)
     assert [look["contrasts"] for look in looks_taken(store, "quick", "digits")] == [seen]
     check_looks(store, plan)
