@@ -110,7 +110,7 @@ class _PlanRun:
         return RunResult(statuses, stopped)
 
     def _checked_statuses(self) -> list[Status]:
-        """How the plan stands, after each data set of what is to run was loaded, each network built, each split made."""
+        """How the plan stands, once each data set to be used was loaded, each network built and each split made."""
         todo = self._to_run(self._statuses())
         checks.check(todo, self.settings.data, read=True)
         self.current = Current(self.settings.data)  # with data sets that were fetched: only now are results compared
