@@ -69,7 +69,7 @@ def meanwhile(condition: Callable[[], Any], what: str, *drivers: subprocess.Pope
 def ends(driver: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a driver; returns what it said."""
     output, _ = driver.communicate(timeout=LONGEST_S)
-    assert driver.returncode == code, output
+    assert driver.returncode == code, f"exit code {driver.returncode}\n{output}"
     return output
 
 
