@@ -214,10 +214,10 @@ def grid(study: Results, selection: str) -> Grid | None:
     there are, never at results.
     """
     rows = scored_runs(study, selection)
-    present = pd.crosstab(rows["arm"], rows["where"]).reindex(list(study.plan["arms"]), fill_value=0) > 0
-    declared = dict.fromkeys(canonical(planned["setting"]) for planned in study.plan["trials"])
+    present = pd.crosstab(rows["arm"], rows["where"]).reindex(list(study.plan.arms), fill_value=0) > 0
+    declared = dict.fromkeys(canonical(planned.setting) for planned in study.plan.trials)
     present = present[[where for where in declared if where in present]]
-    base = _base(study.plan["arms"])
+    base = _base(study.plan.arms)
     kept = _rectangle(present, base)
     if kept is None:
         return None
@@ -231,7 +231,7 @@ def grid(study: Results, selection: str) -> Grid | None:
             tables[arm] = accuracies, hashes
     if len(tables) < 2:
         return None
-    settings = {canonical(planned["setting"]): planned["setting"] for planned in study.plan["trials"]}
+    settings = {canonical(planned.setting): planned.setting for planned in study.plan.trials}
     return Grid(
         accuracies={arm: accuracies for arm, (accuracies, _) in tables.items()},
         hashes={arm: hashes for arm, (_, hashes) in tables.items()},
@@ -240,7 +240,7 @@ def grid(study: Results, selection: str) -> Grid | None:
         trials=study.trials[
             study.trials["arm"].isin(tables) & study.trials["setting"].map(canonical).isin(kept.columns)
         ],
-        left_arms=[arm for arm in study.plan["arms"] if arm not in tables],
+        left_arms=[arm for arm in study.plan.arms if arm not in tables],
         left_settings=[settings[where] for where in declared if where not in kept.columns],
         left_runs=int(runs["arm"].isin(tables).sum()) - sum(accuracies.size for accuracies, _ in tables.values()),
     )

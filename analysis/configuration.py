@@ -20,7 +20,9 @@ from analysis import statistics
 from analysis.results import Results, in_base
 from analysis.tables.table import Table
 from analysis.words import factor_name, level_name, listed, readable
+from lnl.dotted import flatten
 from lnl.storage import outcomes
+from lnl.storage.plan_record import PlanRecord
 
 Fields = dict[str, Any]
 
@@ -64,31 +66,20 @@ class Remark(NamedTuple):
 # -------------------------------------------------------------------------------------------------- what is known of it
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Fields:
-    """Return nested settings by dotted field; an empty mapping stays a value."""
-    fields: Fields = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            fields |= flat(value, f"{prefix}{key}.")
-        else:
-            fields[f"{prefix}{key}"] = value
-    return fields
-
-
-def configurations(plan: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Fields]:
+def configurations(plan: PlanRecord, trials: pd.DataFrame) -> dict[str, Fields]:
     """Arm -> its fields in the base setting: from its rows, else as far as the plan tells.
 
     An arm that names another method than the base has, and no row yet, has none of that method's own fields here.
     `trials`: finished ones, with `config`.
     """
     rows = in_base(trials[trials["config"].notna()]).drop_duplicates("arm") if len(trials) else trials
-    known = {str(row["arm"]): flat(json.loads(row["config"])) for row in statistics.records(rows)}
-    return {arm: known.get(arm) or _planned_fields(plan["base"], overrides) for arm, overrides in plan["arms"].items()}
+    known = {str(row["arm"]): flatten(json.loads(row["config"])) for row in statistics.records(rows)}
+    return {arm: known.get(arm) or _planned_fields(plan.base, overrides) for arm, overrides in plan.arms.items()}
 
 
 def _planned_fields(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
     """Return the base's fields with an arm's overrides."""
-    fields, changes = flat(base), flat(overrides)
+    fields, changes = flatten(base), flatten(overrides)
     name = changes.pop("method", None) or changes.get("method.name")
     if name is not None and name != fields.get("method.name"):
         fields = {key: value for key, value in fields.items() if not key.startswith("method.")} | {"method.name": name}
@@ -106,23 +97,23 @@ def parameter_counts(trials: pd.DataFrame) -> dict[str, int]:
 # --------------------------------------------------------------------------------------------- what compared arms share
 
 
-def compared_arms(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+def compared_arms(plan: PlanRecord) -> list[tuple[str, str]]:
     """Pairs of arms that the report sets against each other, contrasts first, each pair once."""
-    pairs = [(contrast["arm"], contrast["against"]) for contrast in plan["contrasts"]]
-    pairs += [(arm, panel["reference"]) for panel in plan["panels"].values() for arm in panel["arms"]]
-    known = set(plan["arms"])
+    pairs = [(contrast.arm, contrast.against) for contrast in plan.contrasts]
+    pairs += [(arm, panel.reference) for panel in plan.panels.values() for arm in panel.arms]
+    known = set(plan.arms)
     first = {frozenset(pair): pair for pair in reversed(pairs) if len(set(pair)) == 2 and known.issuperset(pair)}
     return sorted(first.values(), key=pairs.index)
 
 
-def remarks(plan: Mapping[str, Any], trials: pd.DataFrame) -> list[Remark]:
+def remarks(plan: PlanRecord, trials: pd.DataFrame) -> list[Remark]:
     """What arms that are compared differ in beyond what their overrides say, pair by pair; see `COMPARED_FIELDS`.
 
     A field counts where an arm has another value than the base and its overrides do not name it: then a default of
     another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
     """
-    known, counts, base = configurations(plan, trials), parameter_counts(trials), flat(plan["base"])
-    overridden = {arm: set(flat(overrides)) for arm, overrides in plan["arms"].items()}
+    known, counts, base = configurations(plan, trials), parameter_counts(trials), flatten(plan.base)
+    overridden = {arm: set(flatten(overrides)) for arm, overrides in plan.arms.items()}
 
     def silent(arm: str, field: str) -> bool:
         fields = known[arm]
@@ -171,11 +162,11 @@ def remark_sentences(remarks_found: Sequence[Remark]) -> Iterator[str]:
             yield f"{listed(arms)} differ from {readable(against)} also in {about}."
 
 
-def same_training_sentences(plan: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[str]:
+def same_training_sentences(plan: PlanRecord, trials: pd.DataFrame) -> Iterator[str]:
     """Arms that are one training by construction: they share their trials, or one configuration."""
-    of_arm: dict[str, set[str]] = {arm: set() for arm in plan["arms"]}
-    for entry in plan["trials"]:
-        of_arm.setdefault(entry["arm"], set()).add(entry["trial"])
+    of_arm: dict[str, set[str]] = {arm: set() for arm in plan.arms}
+    for entry in plan.trials:
+        of_arm.setdefault(entry.arm, set()).add(entry.trial)
     known = configurations(plan, trials)
     for first, second in combinations(of_arm, 2):
         names = f"{readable(first)} and {readable(second)}"
@@ -209,14 +200,14 @@ def base_table(study: Results) -> Table:
     """Tabulate the base configuration in plain words."""
     rows = [list(row) for row in _base_rows(study)]
     caption = "The base configuration, from which the arms differ."
-    if all(changed_fields(study.plan, arm) for arm in study.plan["arms"]):
+    if all(changed_fields(study.plan, arm) for arm in study.plan.arms):
         caption = "The base configuration, from which the arms differ; no arm trains it as it stands."
     return Table(caption, ["what", "in the base"], rows, pd.DataFrame(rows, columns=["what", "value"]))
 
 
 def method_table(study: Results) -> Table:
     """Tabulate every field of the base's method."""
-    fields = {key: value for key, value in flat(study.plan["base"]).items() if key.startswith("method.")}
+    fields = {key: value for key, value in flatten(study.plan.base).items() if key.startswith("method.")}
     rows = [[key, value_in_words(value)] for key, value in fields.items() if key != "method.name"]
     caption = f"All settings of {fields.get('method.name', 'the method')} in the base, as --set names them."
     return Table(caption, ["setting", "value"], rows, pd.DataFrame(rows, columns=["setting", "value"]))
@@ -233,10 +224,10 @@ def arms_table(study: Results) -> Table:
         "steps an epoch": lambda arm: value_in_words(known[arm].get("steps", "")),
         PARAMETER_COLUMN: lambda arm: f"{counts[arm]:,}" if arm in counts else "",
     }
-    differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan["arms"]} - {""}) > 1}
+    differing = {name: show for name, show in columns.items() if len({show(arm) for arm in plan.arms} - {""}) > 1}
     rows = [
         [readable(arm), changes_in_words(changed_fields(plan, arm)), *(show(arm) for show in differing.values())]
-        for arm in plan["arms"]
+        for arm in plan.arms
     ]
     header = ["arm", "what it changes of the base", *differing]
     caption = "What each arm changes of the base" + (", and what it trains with" if differing else "") + "."
@@ -278,9 +269,9 @@ def _arms_counted(counts: pd.Series) -> str:
     return ", ".join(shown[:8]) + f" and {len(shown) - 8} more arms" * (len(shown) > 8)
 
 
-def changed_fields(plan: Mapping[str, Any], arm: str) -> Fields:
+def changed_fields(plan: PlanRecord, arm: str) -> Fields:
     """Return an arm's overrides without those that repeat the base."""
-    base, overrides = flat(plan["base"]), flat(plan["arms"][arm])
+    base, overrides = flatten(plan.base), flatten(plan.arms[arm])
     if "method.name" in overrides:
         overrides = {"method": overrides.pop("method.name"), **overrides}
     base |= {"method": base.get("method.name")}
@@ -308,7 +299,7 @@ def _change(key: str, value: Any) -> str:
 
 def _base_rows(study: Results) -> Iterator[tuple[str, str]]:
     """What is known of the base, by name: a plan of an older version, or of another program's, may lack any of it."""
-    base = flat(study.plan["base"])
+    base = flatten(study.plan.base)
     trials = _base_trials(study)
     yield from _data_rows(study, base, trials)
     yield from _method_rows(study, base)
@@ -318,7 +309,7 @@ def _base_rows(study: Results) -> Iterator[tuple[str, str]]:
 
 def _base_trials(study: Results) -> pd.DataFrame:
     """Finished trials of the arm that changes nothing, in the base setting; none where there is no such arm."""
-    unchanged = next((arm for arm in study.plan["arms"] if not changed_fields(study.plan, arm)), "")
+    unchanged = next((arm for arm in study.plan.arms if not changed_fields(study.plan, arm)), "")
     rows = in_base(study.trials)
     return rows[rows["arm"] == unchanged]
 
@@ -329,7 +320,7 @@ def _data_rows(study: Results, base: Fields, trials: pd.DataFrame) -> Iterator[t
         yield "data set", f"{base['dataset']}{resized}"
     if "network" in base:
         count = next(iter(parameter_counts(trials).values()), None)
-        network = f"{base['network']}{_initialisation(study.plan['base'])}"
+        network = f"{base['network']}{_initialisation(study.plan.base)}"
         yield "network", network + (f"; {count:,} parameters" if count else "")
     if "labels" in base:
         yield "labelled images", f"{base['labels']:,}, all classes together" if base["labels"] else "all"
@@ -344,7 +335,7 @@ def _data_rows(study: Results, base: Fields, trials: pd.DataFrame) -> Iterator[t
 
 def _method_rows(study: Results, base: Fields) -> Iterator[tuple[str, str]]:
     if "method.name" in base:
-        changed = flat(study.plan.get("method_changes", {}))
+        changed = flatten(study.plan.method_changes)
         own = {key: value for key, value in changed.items() if f"method.{key}" not in COMPARED_FIELDS.values()}
         texts = [_change(key, value) for key, value in own.items() if not key.startswith("optimizer.")]
         yield "method", base["method.name"] + (f": {'; '.join(texts)}" if texts else "")
@@ -371,11 +362,11 @@ def _evaluation_rows(base: Fields) -> Iterator[tuple[str, str]]:
 
 def _plan_rows(study: Results) -> Iterator[tuple[str, str]]:
     plan = study.plan
-    looks = plan.get("looks") or []
+    looks = plan.looks
     judged = f"; contrasts are judged after {', '.join(map(str, looks))}" if looks else ""
-    yield "replicates", f"{plan['replicates']} of each arm in each setting{judged}"
-    crossed = {factor for panel in plan["panels"].values() for factor in panel["across"]}
-    for factor in plan["factors"]:
+    yield "replicates", f"{plan.replicates} of each arm in each setting{judged}"
+    crossed = {factor for panel in plan.panels.values() for factor in panel.across}
+    for factor in plan.factors:
         if factor in crossed:
             levels = ", ".join(level_name(factor, level) for level in study.levels(factor))
             yield f"crossed: {factor_name(factor)}", levels
@@ -386,7 +377,7 @@ def _initialisation(base: Mapping[str, Any]) -> str:
     if base.get("weights"):
         return f", which starts from the weights {base['weights']}"
     if start := base.get("init_from"):
-        return f", which {changes_in_words(flat({'init_from': start}))}"
+        return f", which {changes_in_words(flatten({'init_from': start}))}"
     return ""
 
 

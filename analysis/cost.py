@@ -142,7 +142,7 @@ def read_ledger(root: str | Place, study: str, preset: str | None = None, night:
         spent = spent[spent["preset"] == preset]
     if night is not None:
         first = replicates.first_replicate(replicates.parse(night) if isinstance(night, str) else night)
-        spent = spent[spent["replicate"] // replicates.A_NIGHT == first // replicates.A_NIGHT]
+        spent = spent[spent["replicate"] // replicates.REPLICATES_PER_NIGHT == first // replicates.REPLICATES_PER_NIGHT]
         runs = [run for run in runs if ((spent["started_at"] < run["end"]) & (spent["ended_at"] > run["start"])).any()]
     if spent.empty:
         wanted = f"study {study!r}" + f", preset {preset!r}" * (preset is not None) + f", night {night}" * bool(night)

@@ -32,8 +32,8 @@ class Factorial:
 
 def declared_factorials(study: Results) -> list[Factorial]:
     """The factorials among the arms that a study declares; what a search found is no factor."""
-    searched = {cell["searched_arm"] for cell in study.cells}
-    return factorials({arm: overrides for arm, overrides in study.plan["arms"].items() if arm not in searched})
+    searched = {cell.searched_arm for cell in study.cells}
+    return factorials({arm: overrides for arm, overrides in study.plan.arms.items() if arm not in searched})
 
 
 def factorials(arms: Mapping[str, Mapping[str, Any]]) -> list[Factorial]:

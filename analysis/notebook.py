@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.results import LoadError, Results, read_results
 from lnl.storage.places import Place
+from lnl.storage.plan_record import CellRecord
 
 if TYPE_CHECKING:
     from analysis.figures.base import Plot, Plots
@@ -26,7 +27,7 @@ class LoadedStudy(Results):
         """Every figure of a panel by name, each with the frame that it draws and its caption."""
         from analysis.figures.panels import panel_figures
 
-        curves = self.epochs(self.declared_panel(panel)["curves"])
+        curves = self.epochs(self.declared_panel(panel).curves)
         return panel_figures(self, panel, self.rule(selection), curves)
 
     def plot_contrasts(self, selection: str | None = None) -> Plot:
@@ -65,11 +66,9 @@ class LoadedStudy(Results):
         """Figures of what the methods believe of the labels, in the base setting: of one arm, or of all."""
         from analysis.figures.inside import inside_figures
 
-        if arm is not None and arm not in self.plan["arms"]:
-            raise LoadError(
-                f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan['arms'])}."
-            )
-        return inside_figures(self, list(self.plan["arms"]) if arm is None else [arm])
+        if arm is not None and arm not in self.plan.arms:
+            raise LoadError(f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan.arms)}.")
+        return inside_figures(self, list(self.plan.arms) if arm is None else [arm])
 
     def plot_cost(self) -> Plot:
         """Device-hours of each arm, by what became of its attempts."""
@@ -103,16 +102,16 @@ class LoadedStudy(Results):
         rule = self.rule(selection)
         return search_table(self, self.suggestions(rule), rule)
 
-    def _search_cell(self, searched_arm: str, setting: dict[str, Any] | None) -> dict[str, Any]:
+    def _search_cell(self, searched_arm: str, setting: dict[str, Any] | None) -> CellRecord:
         """The search of that name in that setting.  Raises LoadError where the plan has none."""
         from analysis.searches import search_name
 
-        named = [cell for cell in self.cells if searched_arm in (search_name(cell), cell["searched_arm"])]
-        chosen = [cell for cell in named if cell["setting"] == (setting or {})]
+        named = [cell for cell in self.cells if searched_arm in (search_name(cell), cell.searched_arm)]
+        chosen = [cell for cell in named if cell.setting == (setting or {})]
         if not chosen and setting is None and len(named) == 1:
             chosen = named
         if not chosen:
-            names = [search_name(cell) + f" in {cell['setting']}" * bool(cell["setting"]) for cell in self.cells]
+            names = [search_name(cell) + f" in {cell.setting}" * bool(cell.setting) for cell in self.cells]
             wanted = f"{searched_arm!r}" + f" in {setting}" * (setting is not None)
             raise LoadError(
                 f"The study {self.name!r} has no search {wanted}: choose one of {', '.join(names) or '(none)'}."

@@ -32,6 +32,7 @@ from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
 from lnl.storage.part_names import attempt_name
 from lnl.storage.places import Place, place
+from lnl.storage.plan_record import PLANNED_COLUMNS, CellRecord, PanelRecord, PlanRecord, read_record, read_records
 from lnl.storage.store import Store, by_submission
 from lnl.storage.tables import LeftOut
 
@@ -54,7 +55,7 @@ class Results:
     name: str
     preset: str
     plan_hash: str
-    plan: dict[str, Any]
+    plan: PlanRecord
     trials: pd.DataFrame  # finished trials of the plan, one row each (diverged ones too); `setting` is a dict
     missing: pd.DataFrame  # planned trials without a finished row, with the failure of their newest attempt
     left: pd.DataFrame  # newest rows of trials that an older plan asked for and this one does not
@@ -102,18 +103,18 @@ class Results:
     def panel(self, name: str) -> pd.DataFrame:
         """Finished trials of a panel; `arm` and one column per crossed factor are ordered categories, as declared."""
         panel = self.declared_panel(name)
-        of_panel = self.trials["arm"].isin(panel["arms"]) & self.trials["setting"].map(set(panel["across"]).issuperset)
+        of_panel = self.trials["arm"].isin(panel.arms) & self.trials["setting"].map(set(panel.across).issuperset)
         rows = self.trials[of_panel.astype(bool)]
-        rows = rows.assign(arm=pd.Categorical(rows["arm"], panel["arms"], ordered=True))
-        for factor in panel["across"]:
-            values = [_level(factor, s.get(factor, self.plan["base_levels"].get(factor))) for s in rows["setting"]]
+        rows = rows.assign(arm=pd.Categorical(rows["arm"], list(panel.arms), ordered=True))
+        for factor in panel.across:
+            values = [_level(factor, s.get(factor, self.plan.base_levels.get(factor))) for s in rows["setting"]]
             rows[factor] = pd.Categorical(values, self.levels(factor), ordered=True)
-        return rows.sort_values(["arm", *panel["across"], "replicate"], ignore_index=True)
+        return rows.sort_values(["arm", *panel.across, "replicate"], ignore_index=True)
 
     def levels(self, factor: str) -> list[Any]:
         """Levels of a factor in declared order; the base's own level, if it is not among them, by size or last."""
-        declared = [_level(factor, value) for value in self.plan["factors"].get(factor, [])]
-        base = _level(factor, self.plan["base_levels"].get(factor))
+        declared = [_level(factor, value) for value in self.plan.factors.get(factor, [])]
+        base = _level(factor, self.plan.base_levels.get(factor))
         if base in declared:
             return declared
         numbers = all(isinstance(level, int | float) for level in [*declared, base])
@@ -121,7 +122,7 @@ class Results:
 
     def rule(self, selection: str | None) -> str:
         """Return the selection rule to use: the one given, else the plan's."""
-        return statistics.check_selection(selection or self.plan.get("selection", "last"))
+        return statistics.check_selection(selection or self.plan.selection)
 
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
         """The declared contrasts in the base setting, with their verdicts: see `analysis.verdicts.contrasts`.
@@ -129,10 +130,9 @@ class Results:
         Columns also say when each was declared: `analysis.verdicts.declarations`.  Contrasts of arms that this preset
         does not have are left out.
         """
-        arms = set(self.plan["arms"])
-        contrasts = [contrast for contrast in self.plan["contrasts"] if {contrast["arm"], contrast["against"]} <= arms]
+        contrasts = [contrast for contrast in self.plan.contrasts if contrast.arms <= self.plan.arms.keys()]
         finished, missing = map(in_base, (self.trials, self.missing))
-        judged = judge_contrasts(contrasts, finished, missing, self.rule(selection), self.plan.get("looks", []))
+        judged = judge_contrasts(contrasts, finished, missing, self.rule(selection), self.plan.looks)
         ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
         declared = declarations(self.plan, contrasts, Store(self.root).plans(self.name), ended)
         return pd.concat([judged, declared], axis=1)
@@ -153,12 +153,12 @@ class Results:
     @property
     def night(self) -> str | None:
         """The night whose replicates the plan has, an ISO date."""
-        return self.plan.get("night")
+        return self.plan.night
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> Sequence[CellRecord]:
         """The plan's searches: one arm in one setting with one sampler each."""
-        return list((self.plan.get("search") or {}).get("cells", []))
+        return self.plan.cells
 
     def suggestions(self, selection: str | None = None) -> pd.DataFrame:
         """What the plan's searches have tried, one row per suggestion, by cell and number.
@@ -175,16 +175,20 @@ class Results:
         floats = dict.fromkeys(("accuracy", "seconds", "spent", "test"), float)
         return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
 
-    def _suggestions_of(self, cell: Mapping[str, Any], tests: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    def _suggestions_of(self, cell: CellRecord, tests: Mapping[str, float]) -> Iterator[dict[str, Any]]:
         """Yield the rows of one search.  `tests`: trial -> its test accuracy."""
-        search = self.plan["search"]
-        of_cell = self.suggested[self.suggested["search"] == cell["search"]].sort_values("number", kind="stable")
-        counted = set(counting(of_cell, search["suggestions"])["number"])
+        search = self.plan.require_search()
+        of_cell = self.suggested[self.suggested["search"] == cell.search].sort_values("number", kind="stable")
+        counted = set(counting(of_cell, search.suggestions)["number"])
         for row in statistics.records(of_cell):
-            measured = dict(zip(search["objectives"], _as_list(row["values"]), strict=False))
+            measured = dict(zip(search.objectives, _as_list(row["values"]), strict=False))
             params = _json_object(row["params"])
             yield {
-                **{name: cell[name] for name in ("search", "arm", "searched_arm", "sampler", "setting")},
+                "search": cell.search,
+                "arm": cell.arm,
+                "searched_arm": cell.searched_arm,
+                "sampler": cell.sampler,
+                "setting": cell.setting,
                 **{name: row[name] for name in ("number", "state", "message", "epochs", "diverged", "code_hash")},
                 "params": params,
                 "accuracy": measured.get("accuracy"),
@@ -192,16 +196,16 @@ class Results:
                 "spent": row["seconds"],
                 "test": np.mean([tests.get(trial, np.nan) for trial in _as_list(row["trials"]) or [""]]),
                 "counts": row["number"] in counted,
-                "own": params == cell["default"],
+                "own": params == cell.default,
                 "curve": {int(epoch): value for epoch, value in _json_object(row["curve"]).items()},
             }
 
-    def declared_panel(self, name: str) -> dict[str, Any]:
+    def declared_panel(self, name: str) -> PanelRecord:
         """Return a panel as the plan has it.  Raises LoadError for an unknown one."""
-        panels = self.plan["panels"]
+        panels = self.plan.panels
         if name not in panels:
             raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
-        return dict(panels[name])
+        return panels[name]
 
 
 def read_results(root: str | Place, study: str, preset: str | None = None, night: str | None = None) -> Results:
@@ -213,25 +217,24 @@ def read_results(root: str | Place, study: str, preset: str | None = None, night
     store = Store(place(root))
     plans, unreadable = store.read("studies")
     row = newest_plan(plans, unreadable, store.root, study, preset, night)
-    plan = json.loads(row["plan"])
-    submitted = [json.loads(text) for text in plans.loc[plans["study"] == study, "plan"]]
+    plan = read_record(row["plan"], study)
+    submitted = read_records(plans[(plans["study"] == study) & (plans["preset"] == row["preset"])])
     results = results_of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
     if results.on_other_data:
         warnings.warn(results.on_other_data, stacklevel=3)  # the caller of `load`, or of the report
     return replace(results, earlier=_earlier_replicates(plan, submitted))
 
 
-def _earlier_replicates(plan: Mapping[str, Any], submitted: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def _earlier_replicates(plan: PlanRecord, submitted: Sequence[PlanRecord]) -> tuple[int, ...]:
     """Smaller numbers of replicates that allow a verdict and were submitted before, without declared looks."""
-    alike = [other for other in submitted if all(other.get(name) == plan.get(name) for name in ("preset", "night"))]
-    counts = {other["replicates"] for other in alike if not other.get("looks")}
-    most = (plan.get("looks") or [plan["replicates"]])[-1]
-    return tuple(sorted(count for count in counts if FEWEST_REPLICATES <= count < most))
+    alike = [other for other in submitted if (other.preset, other.night) == (plan.preset, plan.night)]
+    counts = {other.replicates for other in alike if not other.looks}
+    return tuple(sorted(count for count in counts if FEWEST_REPLICATES <= count < plan.most_replicates))
 
 
 def results_of_plan(
     store: Store,
-    plan: dict[str, Any],
+    plan: PlanRecord,
     plan_hash: str,
     current: Mapping[str, Sources],
     unreadable: LeftOut | None = None,
@@ -242,9 +245,9 @@ def results_of_plan(
     it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
     versions of a data set.  `unreadable`: files already known to be so.
     """
-    name = plan["study"]
+    name = plan.study
     rows, broken = store.read("trials", name)
-    searches = [cell["search"] for cell in (plan.get("search") or {}).get("cells", [])]
+    searches = [cell.search for cell in plan.cells]
     suggested, broken_suggestions = store.read("suggestions", name, filters=[("search", "in", searches or [""])])
     unreadable = {**(unreadable or {}), **broken, **broken_suggestions}
     _report_unreadable(unreadable)
@@ -255,7 +258,7 @@ def results_of_plan(
     rows = latest(rows, {**_sources_of_suggestions(suggested, current), **current})
     on_other_data = is_on_other_data(rows, current)
     # the plan names a trial's arm and setting: a row may be older than a change of names
-    planned = pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    planned = pd.DataFrame(plan.trial_rows(), columns=PLANNED_COLUMNS)
     rows_of_plan = rows.drop(columns=["arm", "setting", "replicate"])
     finished = is_outcome(rows).astype(bool)
     trials = planned.merge(rows_of_plan[finished & ~on_other_data], on="trial")
@@ -267,7 +270,7 @@ def results_of_plan(
     return Results(
         root=store.root,
         name=name,
-        preset=plan["preset"],
+        preset=plan.preset,
         plan_hash=plan_hash,
         plan=plan,
         trials=trials,
@@ -291,12 +294,11 @@ def _sources_of_suggestions(suggested: pd.DataFrame, current: Mapping[str, Sourc
     }
 
 
-def _no_longer_planned(rows: pd.DataFrame, plan: Mapping[str, Any]) -> pd.Series:
+def _no_longer_planned(rows: pd.DataFrame, plan: PlanRecord) -> pd.Series:
     """Whether each row is of a trial that an older plan of this preset and night asked for, and this one does not."""
-    asked = {*(planned["trial"] for planned in plan["trials"])}
-    asked |= {prerequisite["trial"] for prerequisite in plan.get("prerequisites", [])}
-    same_range = rows["replicate"] // replicates.A_NIGHT == first_replicate_of(plan) // replicates.A_NIGHT
-    outside = ~rows["trial"].isin(asked) & (rows["preset"] == plan["preset"]) & rows["search"].isna() & same_range
+    nights = rows["replicate"] // replicates.REPLICATES_PER_NIGHT
+    same_range = nights == first_replicate_of(plan) // replicates.REPLICATES_PER_NIGHT
+    outside = ~rows["trial"].isin(plan.trial_ids) & (rows["preset"] == plan.preset) & rows["search"].isna() & same_range
     return outside.astype(bool)
 
 
@@ -335,9 +337,9 @@ def _by_other_code_sentence(stale: pd.Series) -> str:
     return "; ".join(parts) + ": --rerun-stale trains them again." if parts else ""
 
 
-def first_replicate_of(plan: Mapping[str, Any]) -> int:
+def first_replicate_of(plan: PlanRecord) -> int:
     """The first replicate of a plan's own range: that of its night, if it has one."""
-    night = plan.get("night")
+    night = plan.night
     return replicates.first_replicate(replicates.parse(night) if night else None)
 
 
@@ -364,7 +366,7 @@ def newest_plan(
     """The plan that was submitted last of those asked for.  Raises LoadError where there is none."""
     chosen = plans[(plans["study"] == study) & ((plans["preset"] == preset) | (preset is None))]
     if night is not None:
-        chosen = chosen[[json.loads(text).get("night") == night for text in chosen["plan"]]]
+        chosen = chosen[[record.night == night for record in read_records(chosen)]]
     if len(chosen):
         return by_submission(chosen).iloc[-1]
     known_studies = [f"{name} ({', '.join(sorted(set(group['preset'])))})" for name, group in plans.groupby("study")]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.results import Results
 from analysis.words import factor_name, readable, setting_name
+from lnl.storage.plan_record import CellRecord
 
 SAMPLER_NAMES = {
     "tpe": "TPE",
@@ -24,19 +25,19 @@ SAMPLER_NAMES = {
 }
 
 
-def search_name(cell: Mapping[str, Any]) -> str:
+def search_name(cell: CellRecord) -> str:
     """`robmix_tpe`: the arm and its sampler, also where the arm's own values won."""
-    return f"{cell['arm']}_{cell['sampler']}"
+    return f"{cell.arm}_{cell.sampler}"
 
 
-def search_title(cell: Mapping[str, Any]) -> str:
+def search_title(cell: CellRecord) -> str:
     """Name a search in a heading: `robmix tpe, 20 % noise`."""
-    return readable(search_name(cell)) + (f", {setting_name(cell['setting'])}" if cell["setting"] else "")
+    return readable(search_name(cell)) + (f", {setting_name(cell.setting)}" if cell.setting else "")
 
 
-def search_stem(cell: Mapping[str, Any]) -> str:
+def search_stem(cell: CellRecord) -> str:
     """Return the stem by which the figures of a search are named."""
-    return search_name(cell) + "".join(f"-{factor}-{level}" for factor, level in cell["setting"].items())
+    return search_name(cell) + "".join(f"-{factor}-{level}" for factor, level in cell.setting.items())
 
 
 def parameter_names(parameters: Sequence[str]) -> dict[str, str]:
@@ -62,9 +63,9 @@ def parameters_in_words(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{shown[key]} {value_name(value)}" for key, value in params.items())
 
 
-def shown_suggestions(suggestions: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
+def shown_suggestions(suggestions: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
     """Return a cell's suggestions that count, and those that failed on the way."""
-    rows = suggestions[suggestions["search"] == cell["search"]]
+    rows = suggestions[suggestions["search"] == cell.search]
     return rows[rows["counts"] | (rows["state"] == "failed")].sort_values("number", ignore_index=True)
 
 
@@ -73,24 +74,24 @@ def complete_suggestions(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["state"] == "complete") & rows["accuracy"].notna()]
 
 
-def best_suggestion(rows: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
+def best_suggestion(rows: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
     """The winner's row, or the best so far where there is none yet; empty where nothing is complete."""
     done = complete_suggestions(rows)
-    if cell["winner"]:
-        return done[done["number"] == cell["winner"]["number"]]
+    if cell.winner:
+        return done[done["number"] == cell.winner.number]
     return done.sort_values(["accuracy", "number"], ascending=[False, True]).head(1)
 
 
-def searched_parameters(rows: pd.DataFrame, cell: Mapping[str, Any]) -> list[str]:
+def searched_parameters(rows: pd.DataFrame, cell: CellRecord) -> list[str]:
     """Return the fields that any suggestion has, the most important first."""
     tried = {key for params in rows["params"] for key in params}
-    keys = [key for key in cell["space"] if key in tried]
-    return sorted(keys, key=lambda key: -cell["importance"].get(key, 0.0))
+    keys = [key for key in cell.space if key in tried]
+    return sorted(keys, key=lambda key: -cell.importance.get(key, 0.0))
 
 
-def searches_by_setting(study: Results) -> dict[str, list[dict[str, Any]]]:
+def searches_by_setting(study: Results) -> dict[str, list[CellRecord]]:
     """Return the plan's searches by the setting that they are in, in words."""
-    by_setting: dict[str, list[dict[str, Any]]] = {}
+    by_setting: dict[str, list[CellRecord]] = {}
     for cell in study.cells:
-        by_setting.setdefault(setting_name(cell["setting"]), []).append(cell)
+        by_setting.setdefault(setting_name(cell.setting), []).append(cell)
     return by_setting

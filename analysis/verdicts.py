@@ -13,7 +13,6 @@ are taken as normal; the null distribution comes from seeded draws.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis import statistics
 from analysis.statistics import Comparison
+from lnl.storage.plan_record import ContrastRecord, PlanRecord, read_records
 
 ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
@@ -185,7 +185,7 @@ def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, chance: fl
 
 
 def judge_contrasts(
-    declared: Sequence[Mapping[str, Any]],
+    declared: Sequence[ContrastRecord],
     trials: pd.DataFrame,
     missing: pd.DataFrame,
     selection: str,
@@ -214,7 +214,7 @@ def judge_contrasts(
     rows: list[dict[str, Any]] = []
     taken: list[list[ContrastAtLook]] = []
     for contrast in declared:
-        pair = [contrast[role] for role in ("arm", "against")]
+        pair = [contrast.arm, contrast.against]
         arm, against = (trials[trials["arm"] == name] for name in pair)
         whole = statistics.compare(arm, against, selection)
         waiting_replicates = waiting.loc[waiting["arm"].isin(pair), "replicate"]
@@ -227,7 +227,7 @@ def judge_contrasts(
         enough = [look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES]
         rows.append(
             {
-                **contrast,
+                **contrast.model_dump(),
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
@@ -278,8 +278,8 @@ def _more_replicates(row: Mapping[str, Any], level: float) -> float:
 
 
 def declarations(
-    record: Mapping[str, Any],
-    contrasts: Sequence[Mapping[str, Any]],
+    record: PlanRecord,
+    contrasts: Sequence[ContrastRecord],
     plans: pd.DataFrame,
     ended: Mapping[str, pd.Timestamp],
 ) -> pd.DataFrame:
@@ -297,10 +297,9 @@ def declarations(
     """
     first: dict[tuple[Any, ...], pd.Timestamp] = {}
     unknown = set()
-    for text, at in zip(plans["plan"], plans["first_submitted_at"], strict=True):
-        submitted = json.loads(text)
+    for submitted, at in zip(read_records(plans), plans["first_submitted_at"], strict=True):
         trials = _trials_of_arms(submitted)
-        for contrast in submitted.get("contrasts", []):
+        for contrast in submitted.contrasts:
             key = _identity(contrast, trials)
             if pd.isna(at):
                 unknown.add(key)
@@ -311,7 +310,7 @@ def declarations(
     for contrast in contrasts:
         key = _identity(contrast, trials)
         at = pd.NaT if key in unknown else first.get(key, pd.NaT)
-        of_arms = {trial for role in ("arm", "against") for trial in trials.get(contrast[role], [])}
+        of_arms = {trial for arm in contrast.arms for trial in trials.get(arm, [])}
         seen = {trial for trial in of_arms if trial in ended and (at is pd.NaT or ended[trial] < at)}
         rows.append([at, 0 if key in unknown else len(seen), len(of_arms)])
     frame = pd.DataFrame(rows, columns=["declared_at", "declared_after", "declared_of"])
@@ -328,19 +327,19 @@ def declared_late(row: Mapping[str, Any]) -> str:
     return f"declared after {after:g} of {of:g} trials had ended" if after and not np.isnan(after) else ""
 
 
-def _trials_of_arms(record: Mapping[str, Any]) -> dict[str, list[str]]:
+def _trials_of_arms(record: PlanRecord) -> dict[str, list[str]]:
     """Return the trials of each arm in the base setting, by replicate."""
     trials: dict[str, list[str]] = {}
-    for planned in sorted(record.get("trials", []), key=lambda planned: planned["replicate"]):
-        if not planned["setting"]:
-            trials.setdefault(planned["arm"], []).append(planned["trial"])
+    for planned in sorted(record.trials, key=lambda planned: planned.replicate):
+        if not planned.setting:
+            trials.setdefault(planned.arm, []).append(planned.trial)
     return trials
 
 
-def _identity(contrast: Mapping[str, Any], trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+def _identity(contrast: ContrastRecord, trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
     """What makes a contrast the same as another: an arm that is not planned in the base setting counts by its name."""
-    pair = (trials.get(contrast[role], [contrast[role]])[0] for role in ("arm", "against"))
-    return (*pair, contrast.get("direction", "any"), contrast.get("smallest_effect", 0.0))
+    pair = (trials.get(arm, [arm])[0] for arm in (contrast.arm, contrast.against))
+    return (*pair, contrast.direction, contrast.smallest_effect)
 
 
 def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:

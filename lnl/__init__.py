@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Study": "lnl.study.study",
+    "study_main": "lnl.cli.main",
     "Contrast": "lnl.study.parts",
     "Panel": "lnl.study.parts",
     "Preset": "lnl.study.parts",
@@ -28,6 +29,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_typing.py holds both lists equal
+    from lnl.cli.main import study_main as study_main
     from lnl.execution.trainable import trainable as trainable
     from lnl.space import Choice as Choice
     from lnl.space import Integer as Integer

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 FIRST, LAST = date(2020, 1, 1), date(7000, 1, 1)  # replicates are stored as int32
-A_NIGHT = 1000  # replicates; the most that a plan may ask for
+REPLICATES_PER_NIGHT = 1000  # the most that a plan may ask for
 
 
 def parse(text: str) -> date:
@@ -29,4 +29,4 @@ def first_replicate(night: date | None) -> int:
         return 0
     if not FIRST <= night <= LAST:
         raise ValueError(f"Nights are counted from {FIRST} to {LAST}: {night} is none of them.")
-    return ((night - FIRST).days + 2) * A_NIGHT
+    return ((night - FIRST).days + 2) * REPLICATES_PER_NIGHT

@@ -105,3 +105,17 @@ def as_json(space: Space) -> dict[str, Any]:
     if isinstance(space, Choice):
         said["values"] = list(space.values)
     return {name: value for name, value in said.items() if name != "when" or value}
+
+
+def from_json(stored: Any) -> Space:
+    """What `as_json` made into plain data.  Raises `ValueError` for anything else; a space stays what it is."""
+    if isinstance(stored, Uniform | Integer | Choice):
+        return stored
+    kinds = {kind.__name__.lower(): kind for kind in (Uniform, Integer, Choice)}
+    if not isinstance(stored, Mapping) or stored.get("kind") not in kinds:
+        raise ValueError(f"a space is of one of the kinds {', '.join(kinds)}, not {stored!r}")
+    fields = {name: value for name, value in stored.items() if name != "kind"}
+    fields["when"] = {key: tuple(values) for key, values in fields.get("when", {}).items()}
+    if "values" in fields:
+        fields["values"] = tuple(fields["values"])
+    return kinds[stored["kind"]](**fields)

@@ -43,7 +43,7 @@ def make(results: Path, out: Path = FIXTURE) -> None:
         rows = {table: _read(results, table, name) for table in ("trials", "epochs", "arrays", "suggestions")}
         done = study.trials["trial"].tolist()
         first = study.trials[~study.trials["setting"].map(bool).astype(bool) & (study.trials["replicate"] == 0)]
-        metrics = {metric for panel in study.plan["panels"].values() for metric in panel["curves"]}.union(
+        metrics = {metric for panel in study.plan.panels.values() for metric in panel.curves}.union(
             *ORACLE_METRICS.values()
         )
         measured = pc.binary_join_element_wise(rows["epochs"]["split"], rows["epochs"]["metric"], "/")
@@ -52,14 +52,14 @@ def make(results: Path, out: Path = FIXTURE) -> None:
             "trials": _among(rows["trials"], "trial", [*done, *study.tried["trial"]]),
             "epochs": _among(rows["epochs"], "trial", done),
             "arrays": _among(rows["arrays"], "trial", first.loc[first["arm"].isin(arms), "trial"]),
-            "suggestions": _among(rows["suggestions"], "search", [cell["search"] for cell in study.cells]),
+            "suggestions": _among(rows["suggestions"], "search", [cell.search for cell in study.cells]),
         }
         kept["trials"] = _with(kept["trials"], "host", "fixture")
         for table, part in kept.items():
             if part.num_rows:
                 _write(part, out / table / f"study={name}" / "all.parquet")
         plan = _among(_read(results, "studies"), "plan_hash", [study.plan_hash])
-        narrow = json.dumps(_narrowed(study.plan, set(study.trials["arm"])), ensure_ascii=False)
+        narrow = json.dumps(_narrowed(study.plan.as_json(), set(study.trials["arm"])), ensure_ascii=False)
         _write(_with(plan, "plan", narrow), out / "studies" / f"{name}.parquet")
 
 

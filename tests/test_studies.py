@@ -37,7 +37,7 @@ def test_every_preset_plans(study: Study) -> None:
     for preset in [None, *study.presets]:
         plan = study.plan(preset)
         assert plan.trials and len({planned.id for planned in plan.trials}) == len(plan.trials)
-        assert plan.record["arms"]
+        assert plan.record.arms
     smoke = study.plan("smoke")
     assert {planned.trial.dataset for planned in smoke.trials} == {"digits"}, "a bare machine has no other images"
     assert len(smoke.trials) <= 150
@@ -48,7 +48,7 @@ def test_a_search_is_of_every_size_and_chooses_by_images_of_its_own(name: str) -
     declared = find_study(name)
     for preset in [None, *declared.presets]:
         plan = declared.plan(preset)
-        assert plan.cells and {cell.arm for cell in plan.cells} <= set(plan.record["arms"])
+        assert plan.cells and {cell.arm for cell in plan.cells} <= set(plan.record.arms)
         for cell in plan.cells:
             assert cell.trial.validation.images and cell.trial.validation.labels == "noisy"
             assert cell.trial.validation.source == "train", "the test set chooses nothing"

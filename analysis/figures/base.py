@@ -132,9 +132,9 @@ def arm_looks(study: Results) -> dict[str, Look]:
 
     Searched arms come last, and have their look before their search is over.
     """
-    searched = {f"{cell['arm']}_{cell['sampler']}": None for cell in (study.plan.get("search") or {}).get("cells", [])}
-    names = [*(name for name in study.plan["arms"] if name not in searched), *searched]
-    base = next((name for name, overrides in study.plan["arms"].items() if not overrides), names[0])
+    searched = {f"{cell.arm}_{cell.sampler}": None for cell in study.plan.cells}
+    names = [*(name for name in study.plan.arms if name not in searched), *searched]
+    base = next((name for name, overrides in study.plan.arms.items() if not overrides), names[0])
     others = [name for name in names if name != base]
     looks = {
         name: Look(ARM_COLOURS[i % len(ARM_COLOURS)], ARM_LINES[i // len(ARM_COLOURS) % len(ARM_LINES)])

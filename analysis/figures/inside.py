@@ -35,6 +35,7 @@ from analysis.figures.base import (
 from analysis.figures.curves import by_replicate, draw_curves, metric_curves, multiples_by_metric
 from analysis.results import Results, in_base
 from analysis.words import capitalised, count_sentence, group_name, readable
+from lnl.storage.plan_record import PanelRecord
 
 ORACLE_METRICS = {  # figure -> its metrics, which need the true labels of training images
     "selection": ("oracle/selection_auc", "oracle/selection_precision", "oracle/selection_recall"),
@@ -267,19 +268,19 @@ def _silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(silhouette_score(features, classes)) if 1 < len(np.unique(classes)) < len(classes) else np.nan
 
 
-def panel_histograms(study: Results, panel: Mapping[str, Any], trials: pd.DataFrame) -> Plots:
+def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -> Plots:
     """What a panel asks for among its curves as oracle/coefficient_histogram: by arm, or by arm and level."""
-    names, drawn = [name for name in panel["curves"] if name.endswith(HISTOGRAM_SUFFIX)], Plots()
-    if not names or len(panel["across"]) > 1:
+    names, drawn = [name for name in panel.curves if name.endswith(HISTOGRAM_SUFFIX)], Plots()
+    if not names or len(panel.across) > 1:
         return drawn
     arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
-    arrays = arrays.merge(trials[["trial", "arm", *panel["across"]]], on="trial")
+    arrays = arrays.merge(trials[["trial", "arm", *panel.across]], on="trial")
     for name in names:
         quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
-        if not panel["across"] and len(rows):
+        if not panel.across and len(rows):
             drawn[quantity] = label_means(rows, quantity, "arm")
-        for arm in used_levels(rows, "arm") if panel["across"] else []:
-            plot = label_means(rows[rows["arm"] == arm], quantity, panel["across"][0])
+        for arm in used_levels(rows, "arm") if panel.across else []:
+            plot = label_means(rows[rows["arm"] == arm], quantity, panel.across[0])
             caption = f"Arm: {readable(arm)}. {plot.caption}"
             drawn[f"{quantity}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
     return drawn
@@ -293,7 +294,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     base = in_base(study.trials[study.trials["arm"].isin(arms)])
     epochs = study.epochs([metric for metrics in ORACLE_METRICS.values() for metric in metrics])
     epochs = epochs[epochs["trial"].isin(base["trial"])]
-    epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan["arms"]), ordered=True)
+    epochs["arm"] = pd.Categorical(epochs["arm"], list(study.plan.arms), ordered=True)
     plots = Plots()
     for kind, metrics in ORACLE_METRICS.items():
         rows = epochs[epochs["metric"].isin(metrics)]
@@ -308,7 +309,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
-    for arm in (arm for arm in study.plan["arms"] if arm in firsts.index):
+    for arm in (arm for arm in study.plan.arms if arm in firsts.index):
         trial, of_arm = firsts.loc[arm], arrays[arrays["arm"] == arm]
         kinds = set(of_arm["name"])
         drawn = {
@@ -317,7 +318,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
             if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
         }
         if "train/transition" in kinds:
-            drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(trial["transition"]))
+            drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(str(trial["transition"])))
         if "test/embeddings" in kinds:
             drawn[f"embeddings-{arm}"] = embeddings(of_arm)
         for name, plot in drawn.items():

@@ -254,8 +254,8 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
 
     Raises ValueError where more factors are crossed than a figure can show.
     """
-    panel = study.plan["panels"][name]
-    across, reference = panel["across"], panel["reference"]
+    panel = study.plan.panels[name]
+    across, reference = list(panel.across), panel.reference
     if len(across) > MOST_FACTORS:
         raise ValueError(
             f"Figures show at most {MOST_FACTORS} crossed factors; {name!r} crosses {len(across)}: see its table."
@@ -267,7 +267,7 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
     for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
         metrics = [
             metric
-            for metric in panel["curves"]
+            for metric in panel.curves
             if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM_SUFFIX)
         ]
         if not rows["metric"].isin(metrics).any():
@@ -291,7 +291,7 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
     if across:
         plots["levels"] = levels_figure(trials, reference, across, looks, selection)
     else:
-        declared = {c["arm"]: c["smallest_effect"] for c in study.plan["contrasts"] if c["against"] == reference}
+        declared = {c.arm: c.smallest_effect for c in study.plan.contrasts if c.against == reference}
         plots["arms"] = arms_figure(trials, reference, looks, selection, declared)
     return plots
 

@@ -6,7 +6,6 @@ A *cell* is one search of the plan: one arm in one setting with one sampler.  Ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,13 +70,15 @@ from analysis.searches import (
     shown_suggestions,
 )
 from analysis.words import readable
+from lnl.space import Choice
+from lnl.storage.plan_record import CellRecord
 
 MOST_SEARCHES_TOGETHER = 6  # searches in one pair of axes; more of them get axes of their own
 SURFACE_POINTS = 8  # complete suggestions that an interpolated surface needs at least
 
 
 @drawing()
-def history_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def history_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy of every suggestion by its number, and the best so far."""
     figure = new_figure(3.0, 7.2)
     axes = figure.subplots()
@@ -108,7 +109,7 @@ def history_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> P
 
 
 @drawing()
-def slices_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def slices_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """The searched value against accuracy, one column per parameter: validation above, test below."""
     keys = searched_parameters(rows, cell)
     columns = min(PARAMETERS_PER_ROW, len(keys))
@@ -155,7 +156,7 @@ def slices_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Pl
 class _Slices:
     """What the axes of all parameters share: the suggestions, their colours by number, and the limits of accuracy."""
 
-    def __init__(self, rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> None:
+    def __init__(self, rows: pd.DataFrame, cell: CellRecord, look: Look) -> None:
         self.rows, self.cell, self.look = rows, cell, look
         self.done, self.unfinished = complete_suggestions(rows), rows[rows["state"] != "complete"]
         self.best = best_suggestion(rows, cell)
@@ -165,9 +166,9 @@ class _Slices:
 
     def positions(self, key: str) -> pd.Series:
         """Return where the suggestions stand; within a choice they stand apart, by number."""
-        space = self.cell["space"][key]
+        space = self.cell.space[key]
         x = positions(self.rows, key, space)
-        return x + 0.5 * (self.rows["number"] / self.last - 0.5) if space["kind"] == "choice" else x
+        return x + 0.5 * (self.rows["number"] / self.last - 0.5) if isinstance(space, Choice) else x
 
     def draw(self, axes: Axes, metric: str, key: str, x: pd.Series) -> dict[str, tuple[str, Style]]:
         """Draw one parameter against one metric and return the entries of the legend."""
@@ -188,7 +189,7 @@ class _Slices:
             entries["star"] = (best_name(self.cell), {"color": self.look.colour, **STAR_MARK})
         draw_reference_lines(axes, key, self.cell, entries)
         axes.set_ylim(bottom, 100 * high + margin)
-        draw_x_axis(axes, self.cell["space"][key])
+        draw_x_axis(axes, self.cell.space[key])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         return entries
 
@@ -213,9 +214,9 @@ class _Slices:
 
 
 @drawing()
-def contour_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair: tuple[str, str]) -> Plot:
+def contour_figure(rows: pd.DataFrame, cell: CellRecord, look: Look, pair: tuple[str, str]) -> Plot:
     """Validation accuracy over two numeric parameters, interpolated linearly between the suggestions."""
-    spaces = [cell["space"][key] for key in pair]
+    spaces = [cell.space[key] for key in pair]
     done = complete_suggestions(rows)
     frame = pd.DataFrame({"number": done["number"], "accuracy": done["accuracy"]})
     for axis, key, space in zip("xy", pair, spaces, strict=True):
@@ -269,7 +270,7 @@ def contour_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look, pair
 
 
 @drawing()
-def parallel_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def parallel_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """A line per complete suggestion through its values and its validation accuracy."""
     keys, done = searched_parameters(rows, cell), complete_suggestions(rows).sort_values("accuracy", kind="stable")
     low, high = accuracy_limits(done["accuracy"])
@@ -279,7 +280,7 @@ def parallel_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> 
     axes = figure.subplots()
     shown_names = parameter_names(keys)
     for i, key in enumerate(keys):
-        space = cell["space"][key]
+        space = cell.space[key]
         x = positions(done, key, space)
         heights[:, i] = x if len(set(axis_ends(space))) == 1 else (x - axis_ends(space)[0]) / np.ptp(axis_ends(space))
         frame[key] = done["params"].map(lambda params, key=key: params.get(key))
@@ -323,9 +324,9 @@ def parallel_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> 
 
 
 @drawing()
-def importance_figure(cell: Mapping[str, Any], look: Look) -> Plot:
+def importance_figure(cell: CellRecord, look: Look) -> Plot:
     """How much each parameter mattered to validation accuracy."""
-    shares = sorted(cell["importance"].items(), key=lambda item: -item[1])
+    shares = sorted(cell.importance.items(), key=lambda item: -item[1])
     figure = new_figure(0.7 + 0.3 * len(shares), 6.2)
     axes = figure.subplots()
     shown_names = parameter_names([key for key, _ in shares])
@@ -346,7 +347,7 @@ def importance_figure(cell: Mapping[str, Any], look: Look) -> Plot:
 
 
 @drawing()
-def pareto_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def pareto_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy against seconds of training, and the suggestions that none beats in both."""
     done = complete_suggestions(rows).sort_values(["seconds", "accuracy"], ascending=[True, False], kind="stable")
     before = done["accuracy"].cummax().shift(fill_value=-np.inf)
@@ -377,7 +378,7 @@ def pareto_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Pl
 
 
 @drawing()
-def pruning_figure(rows: pd.DataFrame, cell: Mapping[str, Any], look: Look) -> Plot:
+def pruning_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     """Validation accuracy after each epoch, as the pruner saw it."""
     figure = new_figure(3.1, 7.2)
     axes = figure.subplots()
@@ -477,7 +478,7 @@ def budget_figure(
 BUDGET_METRICS = ("validation", "test")
 
 
-def search_figures(study: Results, cell: Mapping[str, Any], suggestions: pd.DataFrame) -> Plots:
+def search_figures(study: Results, cell: CellRecord, suggestions: pd.DataFrame) -> Plots:
     """All figures of one search that have rows."""
     rows, look, drawn = shown_suggestions(suggestions, cell), arm_looks(study)[search_name(cell)], Plots()
     done = complete_suggestions(rows)
@@ -489,11 +490,11 @@ def search_figures(study: Results, cell: Mapping[str, Any], suggestions: pd.Data
                 drawn["contour"] = contour_figure(rows, cell, look, pair)
             if len(keys) > 1:
                 drawn["parallel"] = parallel_figure(rows, cell, look)
-        if len(study.plan["search"]["objectives"]) > 1:
+        if len(study.plan.require_search().objectives) > 1:
             drawn["pareto"] = pareto_figure(rows, cell, look)
     if rows["curve"].map(bool).any():
         drawn["curves"] = pruning_figure(rows, cell, look)
-    if cell["importance"]:
+    if cell.importance:
         drawn["importance"] = importance_figure(cell, look)
     heading = f"{search_title(cell)}. "
     return Plots({name: Plot(plot.figure, plot.drawn, heading + plot.caption) for name, plot in drawn.items()})
@@ -510,7 +511,7 @@ def overview_figures(study: Results, suggestions: pd.DataFrame) -> Plots:
         if not searches:
             continue
         shown_names = {search_name(cell): readable(search_name(cell)) for cell in cells}
-        pruned = suggestions["search"].isin([cell["search"] for cell in cells]) & (suggestions["state"] == "pruned")
+        pruned = suggestions["search"].isin([cell.search for cell in cells]) & (suggestions["state"] == "pruned")
         for by in ("suggestions", "epochs") if pruned.any() else ("suggestions",):
             plot = budget_figure(searches, shown_names, looks, by)
             place = f"Setting: {setting}. " if setting != "base" else ""
@@ -519,12 +520,12 @@ def overview_figures(study: Results, suggestions: pd.DataFrame) -> Plots:
     return drawn
 
 
-def _surface(done: pd.DataFrame, cell: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str] | None:
+def _surface(done: pd.DataFrame, cell: CellRecord, keys: Sequence[str]) -> tuple[str, str] | None:
     """The two most important numeric parameters over which enough suggestions are spread to interpolate."""
-    numeric = [key for key in keys if cell["space"][key]["kind"] != "choice"]
+    numeric = [key for key in keys if not isinstance(cell.space[key], Choice)]
     for i, first in enumerate(numeric):
         for second in numeric[i + 1 :]:
-            at = pd.DataFrame({key: positions(done, key, cell["space"][key]) for key in (first, second)}).dropna()
+            at = pd.DataFrame({key: positions(done, key, cell.space[key]) for key in (first, second)}).dropna()
             if len(at) >= SURFACE_POINTS and _has_area(at.to_numpy()):
                 return first, second
     return None

@@ -17,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.base import DARK_GREY, Look, colour_map
 from analysis.searches import best_suggestion, complete_suggestions, value_name
+from lnl.space import Choice, Integer, Space
+from lnl.storage.plan_record import CellRecord
 
 Style = dict[str, Any]  # of a matplotlib line
 GREY = "#8a8a8a"
@@ -44,32 +46,32 @@ BY_NUMBER = _part_of("Blues", 0.3, 1.0)
 BY_ACCURACY = _part_of("YlGnBu", 0.1, 0.9)
 
 
-def position(space: Mapping[str, Any], value: Any) -> float:
+def position(space: Space, value: Any) -> float:
     """Where a value stands on an axis: its logarithm where the space is logarithmic; of a choice its rank."""
-    if space["kind"] == "choice":
-        return float([json.dumps(choice) for choice in space["values"]].index(json.dumps(value)))
-    return math.log10(value) if space["log"] else float(value)
+    if isinstance(space, Choice):
+        return float([json.dumps(choice) for choice in space.values].index(json.dumps(value)))
+    return math.log10(value) if space.log else float(value)
 
 
-def positions(rows: pd.DataFrame, key: str, space: Mapping[str, Any]) -> pd.Series:
+def positions(rows: pd.DataFrame, key: str, space: Space) -> pd.Series:
     """Return the position of every suggestion; NaN where it has no value of that field."""
     return rows["params"].map(lambda params: position(space, params[key]) if key in params else np.nan).astype(float)
 
 
-def axis_ends(space: Mapping[str, Any]) -> tuple[float, float]:
+def axis_ends(space: Space) -> tuple[float, float]:
     """Return the lowest and the highest position."""
-    if space["kind"] == "choice":
-        return 0.0, len(space["values"]) - 1.0
-    return position(space, space["low"]), position(space, space["high"])
+    if isinstance(space, Choice):
+        return 0.0, len(space.values) - 1.0
+    return position(space, space.low), position(space, space.high)
 
 
-def axis_ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
+def axis_ticks(space: Space) -> tuple[list[float], list[str]]:
     """Return the positions of ticks and their names."""
     low, high = axis_ends(space)
-    if space["kind"] == "choice":
-        return list(range(len(space["values"]))), [value_name(value) for value in space["values"]]
-    if not space["log"]:
-        round_values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=space["kind"] == "integer").tick_values(
+    if isinstance(space, Choice):
+        return list(range(len(space.values))), [value_name(value) for value in space.values]
+    if not space.log:
+        round_values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=isinstance(space, Integer)).tick_values(
             low, high
         )
         values = [float(value) for value in round_values if low - 1e-9 <= value <= high + 1e-9]
@@ -80,7 +82,7 @@ def axis_ticks(space: Mapping[str, Any]) -> tuple[list[float], list[str]]:
         values = [value for value in values if low - 1e-9 <= math.log10(value) <= high + 1e-9]
         if len(values) >= 3:
             break
-    values = values[:: 1 + (len(values) - 1) // 5] or [space["low"], space["high"]]
+    values = values[:: 1 + (len(values) - 1) // 5] or [space.low, space.high]
     return [math.log10(value) for value in values], [value_name(value) for value in values]
 
 
@@ -103,9 +105,7 @@ def draw_complete(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> 
     return entries
 
 
-def draw_own_and_best(
-    axes: Axes, x: str, rows: pd.DataFrame, cell: Mapping[str, Any], look: Look
-) -> list[tuple[str, Style]]:
+def draw_own_and_best(axes: Axes, x: str, rows: pd.DataFrame, cell: CellRecord, look: Look) -> list[tuple[str, Style]]:
     """Draw the arm's own values as a ring and the winner as a star."""
     done = complete_suggestions(rows)
     own, best = done[done["own"].astype(bool)], best_suggestion(rows, cell)
@@ -120,24 +120,24 @@ def draw_own_and_best(
     return entries
 
 
-def draw_reference_lines(axes: Axes, key: str, cell: Mapping[str, Any], entries: dict[str, tuple[str, Style]]) -> None:
+def draw_reference_lines(axes: Axes, key: str, cell: CellRecord, entries: dict[str, tuple[str, Style]]) -> None:
     """Vertical lines at the arm's own value, and at the paper's where that is another one and in the space."""
-    space, own = cell["space"][key], cell["default"].get(key)
-    if key in cell["default"]:
+    space, own = cell.space[key], cell.default.get(key)
+    if key in cell.default:
         style: Style = {"color": DARK_GREY, "linestyle": "--", "linewidth": 1.0}
         axes.axvline(position(space, own), zorder=1.5, **style)
         entries["own"] = ("own value", style)
-    paper = cell["paper"].get(key)
-    if key in cell["paper"] and paper != own and _in_space(space, paper):
+    paper = cell.paper.get(key)
+    if key in cell.paper and paper != own and _in_space(space, paper):
         style = {"color": DARK_GREY, "linestyle": ":", "linewidth": 1.3}
         axes.axvline(position(space, paper), zorder=1.5, **style)
         entries["paper"] = ("the paper's value", style)
 
 
-def _in_space(space: Mapping[str, Any], value: Any) -> bool:
-    if space["kind"] == "choice":
-        return json.dumps(value) in [json.dumps(choice) for choice in space["values"]]
-    return isinstance(value, int | float) and space["low"] <= value <= space["high"]
+def _in_space(space: Space, value: Any) -> bool:
+    if isinstance(space, Choice):
+        return json.dumps(value) in [json.dumps(choice) for choice in space.values]
+    return isinstance(value, int | float) and space.low <= value <= space.high
 
 
 def accuracy_limits(values: pd.Series) -> tuple[float, float]:
@@ -145,21 +145,19 @@ def accuracy_limits(values: pd.Series) -> tuple[float, float]:
     return (axis_floor(values), float(values.max())) if len(values) else (0.0, 1.0)
 
 
-def padded_ends(space: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the ends of an axis with some room beside its values."""
+def padded_ends(space: Space) -> tuple[float, float]:
     low, high = axis_ends(space)
-    room = 0.5 if space["kind"] == "choice" else 0.04 * (high - low)
+    room = 0.5 if isinstance(space, Choice) else 0.04 * (high - low)
     return low - room, high + room
 
 
-def draw_x_axis(axes: Axes, space: Mapping[str, Any]) -> None:
-    """Set ticks, names and limits of a parameter's axis."""
+def draw_x_axis(axes: Axes, space: Space) -> None:
     positions, texts = axis_ticks(space)
-    long = space["kind"] == "choice" and sum(map(len, texts)) > 24
+    long = isinstance(space, Choice) and sum(map(len, texts)) > 24
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(positions, texts, **turned)
     axes.set_xlim(*padded_ends(space))
-    axes.grid(axis="x", visible=space["kind"] != "choice")
+    axes.grid(axis="x", visible=not isinstance(space, Choice))
 
 
 def draw_tick(axes: Axes, x: float, y: float, text: str) -> None:
@@ -179,14 +177,12 @@ def folded(name: str) -> str:
     return f"{name[:at]}\n{name[at + 1 :]}"
 
 
-def best_name(cell: Mapping[str, Any]) -> str:
-    """Name the best suggestion: the winner, once the search is over."""
-    return "winner" if cell["winner"] else "best so far"
+def best_name(cell: CellRecord) -> str:
+    return "winner" if cell.winner else "best so far"
 
 
-def unfinished_sentence(cell: Mapping[str, Any]) -> str:
-    """Say that a search is not finished, if so."""
-    return "" if cell["winner"] else " The search is not finished."
+def unfinished_sentence(cell: CellRecord) -> str:
+    return "" if cell.winner else " The search is not finished."
 
 
 def legend_of_marks(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

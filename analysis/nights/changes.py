@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.nights.night import RECORDED_FACTS, finished_trials
 from analysis.nights.rule import Cell
 from analysis.words import counted
+from lnl.dotted import flatten
 from lnl.storage.store import Store
 
 
@@ -59,7 +60,7 @@ def _shortened(column: str, values: Sequence[str]) -> str:
 def _first_config(trials: pd.DataFrame, configs: Mapping[str, str]) -> dict[str, Any]:
     """The stored configuration of the first of these trials, by dotted field."""
     text = configs.get(trials["trial"].iloc[0]) if len(trials) else None
-    return dict(_flat(json.loads(text or "{}")))
+    return flatten(json.loads(text or "{}"))
 
 
 def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -67,15 +68,6 @@ def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
         was, is_ = (settings.get(key, "(none)") for settings in (before, now))
         if was != is_ and key != "replicate":
             yield f"{key} {was} → {is_}"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested settings by dotted field."""
-    for key, part in value.items():
-        if isinstance(part, Mapping):
-            yield from _flat(part, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", part
 
 
 def _commits(was: Sequence[str], is_: Sequence[str]) -> str:

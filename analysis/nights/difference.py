@@ -16,7 +16,6 @@ nights in a row on which it moved the same way they are its new level, and the a
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from analysis.nights.night import (
     plans_with_records,
     read_nights,
     scored_rows,
+    with_records,
 )
 from analysis.nights.notes import (
     coming_and_going_notes,
@@ -118,7 +118,7 @@ def tonight(
     return Difference(
         title=_title_of_night(study, last, before[-k:]),
         study=study,
-        preset=last.plan["preset"],
+        preset=last.plan.preset,
         night=last.name,
         selection=rule,
         cells=_judged_cells(judged),
@@ -140,7 +140,7 @@ def tonight(
         twins=twin_comparisons(nights),
         nights=tuple(nights),
         verdicts=verdicts,
-        report=f"--preset {shlex.quote(last.plan['preset'])} --night {last.name}",
+        report=f"--preset {shlex.quote(last.plan.preset)} --night {last.name}",
         storage=storage_flag(store.root),
     )
 
@@ -149,7 +149,7 @@ def _title_of_night(study: str, night: Night, before: Sequence[Night]) -> str:
     names = [other.name for other in before]
     ends = list(dict.fromkeys(names[:1] + names[-1:]))
     span = f" ({' to '.join(ends)})" if ends else ""
-    of_night = f"{study}, preset {night.plan['preset']}, night {night.name}"
+    of_night = f"{study}, preset {night.plan.preset}, night {night.name}"
     return f"{of_night}, against {counted(len(before), 'night')} before it{span}"
 
 
@@ -200,7 +200,7 @@ def against(
     elsewhere = other_store.root != store.root
     if other_plan["plan_hash"] == plan["plan_hash"] and not elsewhere:
         raise LoadError("Both are the same plan: give --against another one, or --against-storage.")
-    rule = statistics.check_selection(selection or plan["record"].get("selection", "last"))
+    rule = statistics.check_selection(selection or plan["record"].selection)
     (before, left_out_before), (now, left_out) = (
         _side(where, side, rule) for where, side in ((other_store, other_plan), (store, plan))
     )
@@ -289,9 +289,7 @@ def _plan_name(plan: Mapping[str, Any]) -> str:
 
 def _other_plan(store: Store, plan: Mapping[str, Any], other: str | None) -> dict[str, Any]:
     """The newest plan that is meant by a name, or by none.  Raises LoadError."""
-    plans = store.plans()
-    records = [json.loads(text) for text in plans["plan"]]
-    plans = plans.assign(record=records, night=[record.get("night") for record in records])
+    plans = with_records(store.plans())
     for chosen in _candidates(plans, plan, other):
         if chosen.any():
             return statistics.records(plans[chosen])[-1]

@@ -18,6 +18,7 @@ from analysis.results import LoadError, first_replicate_of, is_on_other_data
 from lnl.storage.currency import latest, sources_from
 from lnl.storage.outcomes import is_outcome
 from lnl.storage.places import canonical
+from lnl.storage.plan_record import PLANNED_COLUMNS, PlanRecord, read_records
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 
@@ -45,7 +46,7 @@ class Night:
     """A plan and what became of it: its trials with `arm`, `setting`, `score` (NaN: none) and `state`."""
 
     name: str  # of the night; of another plan its study, preset or hash
-    plan: dict[str, Any]
+    plan: PlanRecord
     trials: pd.DataFrame
     prerequisites: pd.DataFrame  # what these start from, where it is none of them
 
@@ -91,10 +92,10 @@ def cells_of(trials: pd.DataFrame) -> list[Cell]:
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
-def night_of_plan(name: str, plan: dict[str, Any], rows: pd.DataFrame) -> Night:
+def night_of_plan(name: str, plan: PlanRecord, rows: pd.DataFrame) -> Night:
     """Join a plan with its results.  `rows`: the newest of each trial, with their scores."""
-    trials = _with_states(pd.DataFrame(plan["trials"], columns=["trial", "arm", "setting", "replicate"]), rows)
-    also = [{**prerequisite, "setting": {}} for prerequisite in plan.get("prerequisites", [])]
+    trials = _with_states(pd.DataFrame(plan.trial_rows(), columns=PLANNED_COLUMNS), rows)
+    also: list[tuple[str, str, dict[str, Any]]] = [(start.trial, start.arm, {}) for start in plan.prerequisites]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
     return Night(name, plan, trials, _with_states(before[~before["trial"].isin(trials["trial"])], rows))
 
@@ -112,8 +113,13 @@ def plans_with_records(store: Store, study: str) -> pd.DataFrame:
     plans = store.plans(study)
     if plans.empty:
         raise LoadError(f"No plan of study '{study}' in {store.root}: give its name, and --storage.")
-    records = [json.loads(text) for text in plans["plan"]]
-    return plans.assign(record=records, night=[record.get("night") for record in records])
+    return with_records(plans)
+
+
+def with_records(plans: pd.DataFrame) -> pd.DataFrame:
+    """These plans with the columns `record` and `night`."""
+    records = pd.Series(read_records(plans), plans.index, dtype=object)
+    return plans.assign(record=records, night=[record.night for record in records])
 
 
 def scored_rows(
@@ -127,9 +133,7 @@ def scored_rows(
 
     Results on other data than those that the last plan was submitted with are left out; returns how many.
     """
-    listed = {
-        trial["trial"] for plan in plans for name in ("trials", "prerequisites") for trial in plan["record"][name]
-    }
+    listed: set[str] = set().union(*(plan["record"].trial_ids for plan in plans))
     current = sources_from(plans[-1]["current"])
     rows, broken = store.read("trials", study, list(TRIAL_COLUMNS), list(filters) or None)
     tell_left_out(broken)
@@ -161,7 +165,7 @@ def read_nights(
     last = chosen.sort_values("night", kind="stable").iloc[-1]  # of a night the newest
     chosen_plans = plans[(plans["preset"] == last["preset"]) & (plans["night"] <= last["night"])]
     chosen_plans = chosen_plans.groupby("night").tail(1).sort_values("night").tail(MOST_NIGHTS)
-    rule = statistics.check_selection(selection or last["record"].get("selection", "last"))
+    rule = statistics.check_selection(selection or last["record"].selection)
     since = [("replicate", ">=", first_replicate_of(chosen_plans["record"].iloc[0]))]
     rows, on_other = scored_rows(store, study, rule, statistics.records(chosen_plans), since)
     return (

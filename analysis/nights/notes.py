@@ -134,7 +134,7 @@ def slower_notes(nights: Sequence[Night], judged: Mapping[Cell, CellVerdict]) ->
 
 def twin_comparisons(nights: Sequence[Night]) -> list[dict[str, Any]]:
     """A/A: arms that are one configuration on other replicates, so unpaired; their difference must hold zero."""
-    arms = nights[-1].plan["arms"]
+    arms = nights[-1].plan.arms
     configurations = {arm: canonical({**overrides, "replicate": 0}) for arm, overrides in arms.items()}
     values = [night.values() for night in nights]
     twins = []

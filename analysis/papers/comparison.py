@@ -21,6 +21,7 @@ from analysis.results import Results
 from analysis.tables.table import Table, interval, percent
 from analysis.verdicts import FEWEST_REPLICATES
 from analysis.words import readable, rule_sentence, setting_name
+from lnl.dotted import lookup
 from lnl.storage.places import canonical
 
 CLASSES = {
@@ -122,7 +123,11 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
         symmetric = kind == "symmetric"
         rate = wrong_share(kind, entry.rate, entry.include_true, entry.dataset) if symmetric else entry.rate
         rank = (
-            sum(_get(method, key) != value for key, value in entry.settings.items() if isinstance(value, str | bool))
+            sum(
+                lookup(method, key, None) != value
+                for key, value in entry.settings.items()
+                if isinstance(value, str | bool)
+            )
             + (entry.initialisation != _initial_weights(config)),
             entry.dataset != config["dataset"],
             _classes(entry.dataset) != _classes(config["dataset"]),
@@ -232,7 +237,7 @@ def _method_differences(
     entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     for key, value in entry.settings.items():
-        if (here := _get(config["method"], key)) != value:
+        if (here := lookup(config["method"], key, None)) != value:
             yield "variant" if isinstance(value, str | bool) else "settings", f"{key} {here} here, {value} in the paper"
     if not entry.settings:
         yield "settings", "the paper's parameters are not known"
@@ -298,7 +303,7 @@ def stated_settings(study: Results, arm: str, setting: str) -> dict[str, Any]:
 
     An arm that keeps the base's method has what the base says of it, too; that is not known here.
     """
-    overrides = {**study.plan["arms"].get(arm, {}), **json.loads(setting)}
+    overrides = {**study.plan.arms.get(arm, {}), **json.loads(setting)}
     whole = overrides.get("method")
     inside = {key: value for key, value in whole.items() if key != "name"} if isinstance(whole, Mapping) else {}
     dotted = {key.removeprefix("method."): value for key, value in overrides.items() if key.startswith("method.")}
@@ -393,13 +398,6 @@ def _noise_kind(noise: Mapping[str, Any]) -> str:
 def _our_share(config: Mapping[str, Any]) -> float:
     noise = config["noise"]
     return wrong_share(noise["kind"], noise["rate"], noise["include_true"], config["dataset"])
-
-
-def _get(settings: Mapping[str, Any], key: str) -> Any:
-    """A dotted field; None where there is none.  JSON has lists where a configuration has tuples."""
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None  # type: ignore[assignment]
-    return settings
 
 
 def _apart(first: float | None, second: float | None) -> float:

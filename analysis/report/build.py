@@ -100,7 +100,7 @@ def _remove(path: Place) -> None:
 
 def _build(report: Report) -> Place:
     loaded = report.study
-    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.get("looks", [])
+    contrasts, looks = loaded.contrasts(report.rule), loaded.plan.looks
     about = {(remark.arm, remark.against): remark for remark in configuration.remarks(loaded.plan, loaded.trials)}
     makers = (
         trained_section,

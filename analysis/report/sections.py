@@ -87,7 +87,7 @@ def search_section(report: Report) -> Iterator[Section]:
     section.pictures = report.pictures("suggestions", overview, f'{report.loading}.plot_search(selection="{rule}")')
     for cell in study.cells:
         name, stem = search_name(cell), f"suggestions-{search_stem(cell)}"
-        place = f", {cell['setting']!r}" * bool(cell["setting"])
+        place = f", {cell.setting!r}" * bool(cell.setting)
         drawn = search_figures(study, cell, suggestions)
         code = f'{report.loading}.plot_search({python_literal(name)}{place}, selection="{rule}")'
         part = report.section(stem, search_title(cell), pictures=report.pictures(stem, drawn, code))
@@ -100,9 +100,9 @@ def search_section(report: Report) -> Iterator[Section]:
 def panel_sections(report: Report) -> Iterator[Section]:
     """A section for each panel of the study."""
     study, rule = report.study, report.rule
-    epochs = study.epochs(sorted({metric for panel in study.plan["panels"].values() for metric in panel["curves"]}))
-    for name, panel in study.plan["panels"].items():
-        section = report.section(name, panel["title"])
+    epochs = study.epochs(sorted({metric for panel in study.plan.panels.values() for metric in panel.curves}))
+    for name, panel in study.plan.panels.items():
+        section = report.section(name, panel.title)
         yield section
         if study.panel(name).empty:
             section.note = "No trial of this panel has finished yet."
@@ -110,14 +110,14 @@ def panel_sections(report: Report) -> Iterator[Section]:
         section.tables = report.tables(**{name: panel_table(study, name, rule)})
         if laid_out := seed_tables(study, name, rule):
             section.more["As tables of papers have it"] = report.tables(**laid_out)
-        if len(panel["across"]) > MOST_FACTORS:
-            crossed = len(panel["across"])
+        if len(panel.across) > MOST_FACTORS:
+            crossed = len(panel.across)
             section.note = f"Figures show at most {MOST_FACTORS} crossed factors; this panel crosses {crossed}."
             continue
         drawn = panel_figures(study, name, rule, epochs)
         section.pictures = report.pictures(name, drawn, f'{report.loading}.plot({python_literal(name)}, "{rule}")')
         recorded = set(epochs.loc[epochs["trial"].isin(study.panel(name)["trial"]), "metric"])
-        asked = [metric for metric in panel["curves"] if not metric.endswith(HISTOGRAM_SUFFIX)]
+        asked = [metric for metric in panel.curves if not metric.endswith(HISTOGRAM_SUFFIX)]
         if absent := [metric for metric in asked if metric not in recorded]:
             section.note = f"No trial of this panel recorded {', '.join(absent)}."
 
@@ -168,7 +168,7 @@ def looks_section(report: Report) -> Iterator[Section]:
 
 def inside_section(report: Report) -> Iterator[Section]:
     """What the methods believed of the labels, where they recorded it."""
-    drawn = inside_figures(report.study, list(report.study.plan["arms"]))
+    drawn = inside_figures(report.study, list(report.study.plan.arms))
     if pictures := report.pictures("inside", drawn, f"{report.loading}.plot_inside()"):
         yield report.section("inside", "Inside the methods", pictures=pictures)
 

@@ -15,6 +15,7 @@ from analysis.searches import search_name, search_title, searches_by_setting, sh
 from analysis.verdicts import MOST_REPLICATES, declared_late
 from analysis.words import capitalised, counted, p_text, plural, points, readable
 from lnl.storage import outcomes
+from lnl.storage.plan_record import PLANNED_COLUMNS
 
 MOST_NAMED_SEARCHES = 6  # searches in one sentence
 MOST_FLIP_SENTENCES = 5  # sentences on rankings that depend on the budget
@@ -24,7 +25,7 @@ def summary_sentences(study: Results) -> Iterator[str]:
     """What was asked for and what is there, in plain words."""
     if study.night:
         yield f"The night of {study.night}, whose replicates are its own."
-    planned = pd.DataFrame(study.plan["trials"], columns=["trial", "arm", "setting", "replicate"])
+    planned = pd.DataFrame(study.plan.trial_rows(), columns=PLANNED_COLUMNS)
     settings = planned["setting"].map(str).nunique()
     counts = planned.groupby(["arm", planned["setting"].map(str)])["replicate"].nunique()
     replicates = counted(counts.max(), "replicate")
@@ -43,9 +44,7 @@ def summary_sentences(study: Results) -> Iterator[str]:
     if len(study.missing):
         reasons = study.missing["failure_class"].fillna(study.missing["status"]).value_counts().sort_index()
         yield f"Missing: {', '.join(f'{count} {readable(str(reason))}' for reason, count in reasons.items())}."
-    if outside := sum(
-        not {contrast["arm"], contrast["against"]} <= set(study.plan["arms"]) for contrast in study.plan["contrasts"]
-    ):
+    if outside := sum(not contrast.arms <= study.plan.arms.keys() for contrast in study.plan.contrasts):
         yield f"Left out: {counted(outside, 'declared contrast')} of arms that this preset does not have."
     if study.earlier:
         before = " and ".join(str(count) for count in study.earlier)
@@ -161,32 +160,32 @@ def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
 
 def search_sentences(study: Results) -> Iterator[str]:
     """How values were chosen, and on what the choice was confirmed."""
-    search = study.plan["search"]
-    rule = statistics.SELECTION_RULES[search["selection"]].replace("validation accuracy", "accuracy there")
+    search = study.plan.require_search()
+    rule = statistics.SELECTION_RULES[search.selection].replace("validation accuracy", "accuracy there")
     used = ", ".join(str(replicate) for replicate in sorted(study.tried["replicate"].unique()))
     which = f" (number {used})" * bool(used)
     yield (
-        f"Values were chosen by accuracy on {search['validation_labels']} validation labels, {rule}, on "
-        f"{counted(search['replicates'], 'replicate')} of the searches' own{which}; each search made "
-        f"{counted(search['suggestions'], 'suggestion')}, the arm's own values the first. "
+        f"Values were chosen by accuracy on {search.validation_labels} validation labels, {rule}, on "
+        f"{counted(search.replicates, 'replicate')} of the searches' own{which}; each search made "
+        f"{counted(search.suggestions, 'suggestion')}, the arm's own values the first. "
         "What the winners are worth is "
-        f"confirmed on the study's {counted(study.plan['replicates'], 'replicate')}, which no search has seen: see the "
+        f"confirmed on the study's {counted(study.plan.replicates, 'replicate')}, which no search has seen: see the "
         "declared contrasts."
     )
-    won = [cell for cell in study.cells if cell["winner"] and cell["winner"]["number"] == 0]
+    won = [cell for cell in study.cells if cell.winner and cell.winner.number == 0]
     if won:
         yield (f"The own values won, so the searched arm is the arm itself: {_first_few(map(search_title, won))}.")
-    if len(search["objectives"]) > 1:
+    if len(search.objectives) > 1:
         yield "The searches had two objectives, accuracy and seconds; the curves of best-so-far look at accuracy alone."
 
 
 def search_warnings(study: Results, suggestions: pd.DataFrame) -> Iterator[str]:
     """What a reader must know before comparing searches."""
-    open_cells = [cell for cell in study.cells if not cell["winner"]]
+    open_cells = [cell for cell in study.cells if not cell.winner]
     if open_cells:
-        asked = study.plan["search"]["suggestions"]
+        asked = study.plan.require_search().suggestions
         counts = suggestions.groupby("search")["counts"].sum()
-        parts = [f"{search_title(cell)} ({counts.get(cell['search'], 0)} of {asked})" for cell in open_cells]
+        parts = [f"{search_title(cell)} ({counts.get(cell.search, 0)} of {asked})" for cell in open_cells]
         verb = "is" if len(parts) == 1 else "are"
         yield (
             f"Not finished, and drawn as far as {'it' if len(parts) == 1 else 'they'} {verb}: {_first_few(parts)}. "

@@ -31,12 +31,12 @@ def seed_tables(study: Results, panel: str, selection: str) -> dict[str, Table]:
 
     Without columns of metrics that no trial of the panel recorded.
     """
-    declared = study.plan["panels"][panel]
+    declared = study.plan.panels[panel]
     trials = study.panel(panel)
-    if not declared["across"] or trials.empty:
+    if not declared.across or trials.empty:
         return {}
     tables = {f"{panel}-levels": levels_table(study, panel, selection)}
-    if trials["accuracy_val_selected"].notna().any() and len(declared["across"]) == 1:
+    if trials["accuracy_val_selected"].notna().any() and len(declared.across) == 1:
         curves = study.epochs(ARM_METRICS)
         recorded = set(curves.loc[curves["trial"].isin(trials["trial"]), "metric"])
         if of_ratios := [metric for metric in RATIO_METRICS if metric in recorded]:
@@ -62,8 +62,8 @@ def arm_metrics_table(
     `curves`: these metrics and test accuracy from `Results.epochs`, read where they are not given.  Raises ValueError
     for an arm that the panel does not have.
     """
-    across = study.plan["panels"][panel]["across"]
-    if arm not in (arms := study.plan["panels"][panel]["arms"]):
+    across = list(study.plan.panels[panel].across)
+    if arm not in (arms := study.plan.panels[panel].arms):
         raise ValueError(f"The panel {panel!r} has no arm {arm!r}: choose one of {', '.join(arms)}.")
     trials = study.panel(panel)
     trials = trials[trials["arm"] == arm]
@@ -73,7 +73,7 @@ def arm_metrics_table(
         for setting, cells in _cells_by_group(frame, across, [{"metric": metric} for metric in metrics])
     ]
     header = [*map(factor_name, across), *(metric_name(metric).replace("\n", " ") for metric in metrics)]
-    caption = f"Arm: {readable(arm)}. {study.plan['panels'][panel]['title']}."
+    caption = f"Arm: {readable(arm)}. {study.plan.panels[panel].title}."
     return Table(f"{caption} {_caption_end(selection, trials, frame)}", header, rows, frame)
 
 
@@ -88,7 +88,7 @@ def levels_table(
 
     Columns of noise tell the share of labels that are wrong in fact.  `curves`: as for `of_arm`.
     """
-    across = study.plan["panels"][panel]["across"]
+    across = list(study.plan.panels[panel].across)
     trials = study.panel(panel)
     frame = measured_metrics(study, trials, ["arm", *across], selection, metrics, curves)
     settings = (
@@ -104,7 +104,7 @@ def levels_table(
         if tuple(metrics) != ("test/accuracy",) or not across:
             names.append(metric_name(column["metric"]).replace("\n", " "))
         header.append(", ".join(names))
-    title = study.plan["panels"][panel]["title"]
+    title = study.plan.panels[panel].title
     return Table(f"{title}. {_caption_end(selection, trials, frame)}", header, rows, frame)
 
 

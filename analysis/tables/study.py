@@ -28,8 +28,8 @@ from analysis.words import (
 
 def panel_table(study: Results, name: str, selection: str) -> Table:
     """Every arm of a panel in every setting, with its difference to the reference arm in the same setting."""
-    panel = study.plan["panels"][name]
-    across, reference = panel["across"], panel["reference"]
+    panel = study.plan.panels[name]
+    across, reference = list(panel.across), panel.reference
     trials = study.panel(name)
     frame = statistics.arm_table(trials, reference, across, selection).assign(selection=selection)
     rows = [
@@ -52,14 +52,14 @@ def panel_table(study: Results, name: str, selection: str) -> Table:
         f"difference to {readable(reference)} (points)",
         "paired",
     ]
-    title = panel["title"] if panel["title"].endswith("?") else f"{panel['title']}."
+    title = panel.title if panel.title.endswith("?") else f"{panel.title}."
     caption = f"{title} {rule_sentence(selection, trials)} {INTERVALS_SENTENCE}"
     return Table(caption, [*map(factor_name, across), *measured], rows, frame)
 
 
 def contrasts_table(study: Results, selection: str) -> Table:
     """The declared contrasts in the base setting."""
-    frame, looks = study.contrasts(selection), study.plan.get("looks", [])
+    frame, looks = study.contrasts(selection), study.plan.looks
     rows = [
         [
             readable(row["arm"]),
@@ -93,7 +93,7 @@ def contrasts_table(study: Results, selection: str) -> Table:
 def rules_table(study: Results) -> Table:
     """Each arm of the base setting under every selection rule: the one table whose columns are of several rules."""
     trials = in_base(study.trials)
-    order = trials["arm"].map(list(study.plan["arms"]).index)
+    order = trials["arm"].map(list(study.plan.arms).index)
     frame = statistics.rule_table(trials.loc[order.sort_values(kind="stable").index])
     known_rules = [
         rule for rule in statistics.SELECTION_RULES if frame[rule].notna().any()
@@ -137,7 +137,7 @@ def looks_table(study: Results, taken: pd.DataFrame) -> Table:
         ]
         for row in statistics.records(taken)
     ]
-    looks = ", ".join(map(str, study.plan["looks"]))
+    looks = ", ".join(map(str, study.plan.looks))
     caption = (
         f"The declared contrasts at each look, as it was taken; declared are looks after {looks} replicates. p: of a "
         "difference other than zero, over all declared looks and after Holm over the contrasts. Intervals are those of "
@@ -184,18 +184,18 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
 
     `suggestions`: from `Results.suggestions`, under the same selection rule.
     """
-    search = study.plan["search"]
+    search = study.plan.require_search()
     rows: list[dict[str, Any]] = []
     for cell in study.cells:
-        of_search = suggestions[suggestions["search"] == cell["search"]]
+        of_search = suggestions[suggestions["search"] == cell.search]
         here = shown_suggestions(suggestions, cell)
         own = here[here["own"] & (here["state"] == "complete")]
         best = best_suggestion(here, cell)
         rows.append(
             {
-                "arm": cell["arm"],
-                "sampler": cell["sampler"],
-                "setting": cell["setting"],
+                "arm": cell.arm,
+                "sampler": cell.sampler,
+                "setting": cell.setting,
                 **{state: int((of_search["state"] == state).sum()) for state in ("complete", "pruned", "failed")},
                 "counted": int(here["counts"].sum()),
                 "epochs": int(of_search["epochs"].sum()),
@@ -204,7 +204,7 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
                 "default_test": own["test"].sum(skipna=False) if len(own) else np.nan,
                 "number": int(best["number"].iloc[0]) if len(best) else None,
                 "own": bool(best["own"].iloc[0]) if len(best) else False,
-                "final": cell["winner"] is not None,
+                "final": cell.winner is not None,
                 "params": best["params"].iloc[0] if len(best) else {},
                 "validation": best["accuracy"].iloc[0] if len(best) else np.nan,
                 "test": best["test"].iloc[0] if len(best) else np.nan,
@@ -230,10 +230,10 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
         *("arm", "sampler", *(["setting"] if elsewhere else []), "complete / pruned / failed", "epochs", "time"),
         *("own values: validation (%)", "test (%)", "winner", "its validation (%)", "its test (%)", "its values"),
     ]
-    count = search["replicates"]
+    count = search.replicates
     replicates = "1 replicate" if count == 1 else f"{count} replicates"
     caption = (
-        f"What each search spent and found, on {replicates} of its own ({search['validation_labels']} validation "
+        f"What each search spent and found, on {replicates} of its own ({search.validation_labels} validation "
         f"labels). {rule_sentence(selection, study.tried)} The winner's accuracies are those by which, "
         "and beside which, it was chosen: they flatter it, and only the contrasts tell what it is worth."
     )

@@ -26,7 +26,7 @@ class Request:
     arms: list[str] | None  # those to be run; None: all
     make_plan: Callable[..., Plan]  # `Study.plan` with the flags filled in
 
-    def build_plan(self, reached: Mapping[str, int]) -> Plan:
+    def build_plan(self, *, reached: Mapping[str, int]) -> Plan:
         """Return the plan with these replicate counts for arms that continue after a look."""
         return self.make_plan(reached=reached) if reached else self.plan
 
@@ -35,10 +35,10 @@ class Request:
 
         `record`: store looks that a killed driver did not store.
         """
-        if self.plan.record["looks"]:
+        if self.plan.record.looks:
             from lnl.execution import sequential
 
-            return sequential.grown(self.build_plan, self.store, current, record)[0]
+            return sequential.plan_so_far(self.build_plan, self.store, current, record)[0]
         if self.plan.search is not None:
             from lnl.search import confirm
 
@@ -76,10 +76,10 @@ def read_request(study: Study, options: argparse.Namespace, *, search: bool = Fa
     looks = _looks(study, options, store, partial(make, looks=()), searches=search or study.search is not None)
     make = partial(make, looks=looks)
     plan = make()
-    if options.until_decided and not plan.record["contrasts"]:
+    if options.until_decided and not plan.record.contrasts:
         raise UsageError("--until-decided has nothing to decide: declare contrasts of arms that this preset has.")
-    if unknown := set(arms or ()) - set(plan.record["arms"]):
-        raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record['arms'])}.")
+    if unknown := set(arms or ()) - set(plan.record.arms):
+        raise UsageError(f"The plan has no arm '{min(unknown)}': choose from {', '.join(plan.record.arms)}.")
     if options.method is not None:
         arms = _arms_of_method(plan, arms, options.method)
     if (overrides := _search_overrides(study, arms, options, search)) is not None:
@@ -105,7 +105,7 @@ def _arms(given: Sequence[str] | None, study: Study) -> list[str] | None:
 def _arms_of_method(plan: Plan, arms: Sequence[str] | None, method: str) -> list[str]:
     """The arms of the plan, or those of `arms`, that are of this method."""
     of_method = {planned.arm for planned in plan.trials if planned.trial.method_name == method}
-    chosen = [arm for arm in plan.record["arms"] if arm in of_method and (arms is None or arm in arms)]
+    chosen = [arm for arm in plan.record.arms if arm in of_method and (arms is None or arm in arms)]
     if not chosen:
         methods = sorted({planned.trial.method_name for planned in plan.trials})
         raise UsageError(f"The plan has no arm of method '{method}': there are {', '.join(methods)}.")
@@ -136,7 +136,7 @@ def _looks(
     if options.night is not None:
         return ()
     if options.max_replicates is not None:
-        return sequential.schedule(make_fixed().record["replicates"], options.max_replicates)
+        return sequential.schedule(make_fixed().record.replicates, options.max_replicates)
     looks = None
     if options.replicates is None and not searches:
         preset = options.preset or "base"

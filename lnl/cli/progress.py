@@ -136,7 +136,7 @@ class Progress(Display):
         self.arm = {planned.id: planned.arm for planned in plan.trials}
         self.base = {planned.id for planned in plan.trials if planned.setting == "{}"}
         self.total: Counter[str] = Counter()
-        self.rule = plan.record["selection"]
+        self.rule = plan.record.selection
         self.done: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()  # of those that are done
         self.failed: Counter[str] = Counter()

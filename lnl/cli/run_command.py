@@ -148,7 +148,7 @@ class _Driver:
             )
             current = Current(self.settings.data)  # with data sets that were fetched for the run
             further = None
-            if plan.record["looks"] and outcome.stopped is None:
+            if plan.record.looks and outcome.stopped is None:
                 sentence, further = sequential.look(self.request.build_plan, plan, self.request.store, current)
                 progress.say(sentence)
             if further is None:
@@ -195,7 +195,7 @@ def _report(request: Request, finished: _Finished, options: argparse.Namespace) 
     plan, statuses, stopped = finished.plan, finished.outcome.statuses, finished.outcome.stopped
     draw: Callable[[], Place] | None = None
     if not options.no_report and any(s.state == "done" for s in statuses):
-        draw = partial(draw_report, request.store.root, plan.study, plan.preset, night=plan.record["night"])
+        draw = partial(draw_report, request.store.root, plan.study, plan.preset, night=plan.record.night)
     if options.json:
         page = draw() if draw else None
         more = {"report": str(page) if page else None, "stopped": stopped}

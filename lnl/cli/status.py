@@ -13,6 +13,7 @@ from typing import Any
 
 from lnl.cli.progress import Row, arm_row, duration
 from lnl.storage.currency import BY_CODE
+from lnl.storage.plan_record import CellRecord
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, sources_of
 from lnl.study.status import Status, by_state
@@ -23,7 +24,7 @@ PILOT = 3  # replicates from which a measured spread is used in place of an assu
 
 def is_complete(plan: Plan, arms: Collection[str] | None, statuses: Sequence[Status]) -> bool:
     """Return whether these trials are done, and the searches (of these arms, if given) have spent their budgets."""
-    searched = all(cell["finished"] == plan.search.suggestions for cell in searches(plan, arms) if plan.search)
+    searched = all(cell.finished == plan.search.suggestions for cell in searches(plan, arms) if plan.search)
     return searched and all(status.state in ("done", "stale") for status in statuses)
 
 
@@ -32,10 +33,10 @@ def as_json(plan: Plan, statuses: Sequence[Status], store: Store, current: Curre
     return {
         "study": plan.study,
         "preset": plan.preset,
-        "night": plan.record["night"],
+        "night": plan.record.night,
         "plan": plan.hash,
         "counts": by_state(statuses),
-        "search": plan.record["search"],
+        "search": plan.record.search and plan.record.search.model_dump(mode="json"),
         "trials": [
             {
                 "trial": status.planned.id,
@@ -75,14 +76,14 @@ def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
         change = f"(stale: the {status.changed} changed)" if status.changed else ""
         print(f"{status.state:8}{cost}  {name}  {setting}  {change}".rstrip())
-    night = f", night {plan.record['night']}" if plan.record["night"] else ""
+    night = f", night {plan.record.night}" if plan.record.night else ""
     print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {totals(statuses)}")
 
 
 def print_summary(plan: Plan, statuses: Sequence[Status], store: Store, current: Current) -> None:
     """Print how many trials are in which state, and the verdicts."""
     print(totals(statuses))
-    print_verdicts(contrasts(plan, store, current), plan.record["looks"])
+    print_verdicts(contrasts(plan, store, current), plan.record.looks)
 
 
 def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]]:
@@ -90,9 +91,9 @@ def contrasts(plan: Plan, store: Store, current: Current) -> list[dict[str, Any]
     from analysis import statistics
     from analysis.results import results_of_plan
 
-    if not plan.record["contrasts"]:
+    if not plan.record.contrasts:
         return []
-    frame = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current)).contrasts()
+    frame = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current)).contrasts()
     return [{name: _plain(value) for name, value in row.items()} for row in statistics.records(frame)]
 
 
@@ -141,10 +142,10 @@ def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     """Print what the planned replicates can show of each declared contrast, from the spread of results so far."""
     from analysis.verdicts import ALPHA, FEWEST_REPLICATES, POWER, level_per_look
 
-    declared, looks = contrasts(plan, store, current), plan.record["looks"]
+    declared, looks = contrasts(plan, store, current), plan.record.looks
     if not declared:
         return
-    count = (looks or [plan.record["replicates"]])[-1]
+    count = (looks or [plan.record.replicates])[-1]
     replicates, family = _count(count, "replicate"), _count(len(declared), "contrast")
     if count < FEWEST_REPLICATES:
         least = f"{FEWEST_REPLICATES} (--replicates {FEWEST_REPLICATES})"
@@ -231,10 +232,9 @@ def arm_rows(statuses: Sequence[Status]) -> list[Row]:
     return rows
 
 
-def searches(plan: Plan, arms: Collection[str] | None) -> list[dict[str, Any]]:
+def searches(plan: Plan, arms: Collection[str] | None) -> list[CellRecord]:
     """Return the plan's searches, of the chosen arms (None: of all)."""
-    cells = plan.record["search"]["cells"] if plan.search else []
-    return [cell for cell in cells if arms is None or cell["arm"] in arms]
+    return [cell for cell in plan.record.cells if arms is None or cell.arm in arms]
 
 
 def print_searches(plan: Plan, arms: Collection[str] | None, statuses: Sequence[Status]) -> None:
@@ -242,11 +242,11 @@ def print_searches(plan: Plan, arms: Collection[str] | None, statuses: Sequence[
     cost = {status.planned.arm: status.seconds for status in statuses if status.seconds is not None}
     left, unknown = 0.0, False
     for cell in searches(plan, arms):
-        budget = plan.record["search"]["suggestions"]
-        print(f"search  {_search_text(cell, budget)}")
-        trials = (budget - cell["finished"]) * plan.record["search"]["replicates"]
-        unknown |= trials > 0 and cell["arm"] not in cost
-        left += trials * cost.get(cell["arm"], 0.0)
+        search = plan.record.require_search()
+        print(f"search  {_search_text(cell, search.suggestions)}")
+        trials = (search.suggestions - cell.finished) * search.replicates
+        unknown |= trials > 0 and cell.arm not in cost
+        left += trials * cost.get(cell.arm, 0.0)
     if left:
         rest = ", and that of arms without a timed trial" if unknown else ""
         print(f"Work left in the searches: about {duration(left)}, one trial at a time{rest}.")
@@ -254,13 +254,13 @@ def print_searches(plan: Plan, arms: Collection[str] | None, statuses: Sequence[
         print("Work left in the searches: not known before a trial of their arms has been timed.")
 
 
-def _search_text(cell: Mapping[str, Any], budget: int) -> str:
-    name = " ".join([cell["searched_arm"], *(f"{key}={value}" for key, value in cell["setting"].items())])
-    outcome = f"over {', '.join(cell['space'])}"
-    if cell["winner"] is not None:
-        values = ", ".join(f"{key}={_short(value)}" for key, value in cell["winner"]["params"].items())
-        outcome = f"best: suggestion {cell['winner']['number']}, {values}"
-    return f"{name}: {cell['finished']} of {budget} suggestions, {outcome}"
+def _search_text(cell: CellRecord, budget: int) -> str:
+    name = " ".join([cell.searched_arm, *(f"{key}={value}" for key, value in cell.setting.items())])
+    outcome = f"over {', '.join(cell.space)}"
+    if cell.winner is not None:
+        values = ", ".join(f"{key}={_short(value)}" for key, value in cell.winner.params.items())
+        outcome = f"best: suggestion {cell.winner.number}, {values}"
+    return f"{name}: {cell.finished} of {budget} suggestions, {outcome}"
 
 
 def _short(value: Any) -> str:

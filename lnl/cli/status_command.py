@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         status.print_json(plan, statuses, request.store, current)
     else:
-        print_table(arm_table(status.arm_rows(statuses), plan.record["selection"]))
+        print_table(arm_table(status.arm_rows(statuses), plan.record.selection))
         status.print_summary(plan, statuses, request.store, current)
     status.tell_missing_data(statuses, current)
     if not options.json:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lnl import methods
+from lnl.dotted import flatten
 from lnl.trial.config import Trial
 from lnl.trial.reports import metrics_of
 from lnl.trial.run import Execution, run
@@ -37,18 +38,10 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
         if checkpoint := tune.get_checkpoint():
             with checkpoint.as_directory() as folder:
                 state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
-        for row in run(start.override(_dotted(config)), Execution(), state):
+        for row in run(start.override(flatten(config)), Execution(), state):
             with tempfile.TemporaryDirectory() as folder:
                 torch.save(row.snapshot(), Path(folder) / "state.pt")
                 tune.report(metrics_of(row), checkpoint=tune.Checkpoint.from_directory(folder))
 
     train.__name__ = method
     return train
-
-
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"noise": {"rate": .4}} -> {"noise.rate": .4}"""
-    fields: dict[str, Any] = {}
-    for key, value in config.items():
-        fields |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return fields

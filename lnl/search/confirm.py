@@ -15,8 +15,10 @@ import pandas as pd
 
 from lnl.search.rows import all_rows, frozen_trials, on_current_data, rows_of, winner
 from lnl.storage.outcomes import counting
+from lnl.storage.plan_record import ContrastRecord, PanelRecord, WinnerRecord
 from lnl.storage.store import Store
-from lnl.study.plan import Cell, Plan, Planned, trials_record, with_prerequisites
+from lnl.study.plan import Cell, Plan, Planned, with_prerequisites
+from lnl.study.recording import prerequisite_records, trial_records
 from lnl.trial.provenance import Current
 
 logger = logging.getLogger(__name__)
@@ -51,42 +53,44 @@ def confirmed(plan: Plan, store: Store, current: Current | None = None) -> Plan:
     It is trained on the study's replicates beside the arm itself, is compared with it, and stands for it in a second
     copy of every contrast and of every panel that goes across factors.
     """
-    if plan.search is None:
+    if plan.search is None or plan.record.search is None:
         return plan
     cells = []
     stored = all_rows(store, plan.study)
     best: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell, declared in zip(plan.cells, plan.record["search"]["cells"], strict=True):
+    for cell, declared in zip(plan.cells, plan.record.cells, strict=True):
         rows = on_current_data(rows_of(stored, cell), cell, current or Current())
         rows = counting(rows, plan.search.suggestions)
         row = winner(rows) if len(rows) == plan.search.suggestions else None
-        record = {**declared, "finished": len(rows), "importance": importances(rows, cell)}
+        best_suggestion = None
         if row is not None:
-            params = json.loads(row["params"])
-            record["winner"] = {"number": int(row["number"]), "params": params, "values": list(row["values"])}
+            number, params, values = int(row["number"]), json.loads(row["params"]), tuple(row["values"])
+            best_suggestion = WinnerRecord(number=number, params=params, values=values)
             best.setdefault(cell.searched_arm, {})[cell.setting] = params
-        cells.append(record)
-    record = {**plan.record, "search": {**plan.record["search"], "cells": cells}}
-    return _with_searched_arms(replace(plan, record=record), best) if best else replace(plan, record=record)
+        changes = {"finished": len(rows), "importance": importances(rows, cell), "winner": best_suggestion}
+        cells.append(declared.model_copy(update=changes))
+    search = plan.record.search.model_copy(update={"cells": tuple(cells)})
+    plan = replace(plan, record=plan.record.model_copy(update={"search": search}))
+    return _with_searched_arms(plan, best) if best else plan
 
 
 def _with_searched_arms(plan: Plan, best: Best) -> Plan:
     """The plan with an arm for each searched arm that has a winner."""
     by_id = {planned.id: planned for planned in plan.trials}
-    own = [by_id[entry["trial"]] for entry in plan.record["trials"]]
+    own = [by_id[planned.trial] for planned in plan.record.trials]
     source = {cell.searched_arm: cell.arm for cell in plan.cells if cell.searched_arm in best}
     searched = _searched_trials(plan, own, source, best)
     declared = sorted([*own, *searched], key=lambda planned: planned.trial.replicate)
     trials = with_prerequisites(declared)
     stand_ins = _stand_ins(plan, best)
-    record = {
-        **plan.record,
+    changes = {
         "arms": _arms(plan, source, best),
         "panels": _panels(plan, source, stand_ins),
         "contrasts": _contrasts(plan, source, stand_ins),
-        **trials_record(declared, trials),
+        "trials": trial_records(declared),
+        "prerequisites": prerequisite_records(trials),
     }
-    return replace(plan, trials=trials, record=record)
+    return replace(plan, trials=trials, record=plan.record.model_copy(update=changes))
 
 
 def _searched_trials(plan: Plan, own: Sequence[Planned], source: Mapping[str, str], best: Best) -> list[Planned]:
@@ -121,44 +125,47 @@ def _stand_ins(plan: Plan, best: Best) -> StandIns:
 
 def _arms(plan: Plan, source: Mapping[str, str], best: Best) -> dict[str, Any]:
     """The declared arms, and the searched ones with the values of the base setting, or else of their first."""
-    arms = dict(plan.record["arms"])
+    arms = dict(plan.record.arms)
     for arm in source:
         values = best[arm].get("{}", next(iter(best[arm].values())))
         arms[arm] = {**arms[source[arm]], **values}
     return arms
 
 
-def _panels(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> dict[str, Any]:
+def _panels(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> dict[str, PanelRecord]:
     """A panel for each arm beside its searched ones, the declared panels, and copies of these with searched arms."""
-    declared = plan.record["panels"]
-    curves = next(iter(declared.values()))["curves"]
-    panels: dict[str, Any] = {}
+    declared = plan.record.panels
+    curves = next(iter(declared.values())).curves
+    panels: dict[str, PanelRecord] = {}
     for arm in dict.fromkeys(source.values()):
-        arms = [arm, *(searched[arm] for searched in stand_ins.values() if arm in searched)]
+        arms = (arm, *(searched[arm] for searched in stand_ins.values() if arm in searched))
         title = f"{arm.replace('_', ' ')}: own and searched values"
-        panels[f"search_{arm}"] = {"title": title, "arms": arms, "across": [], "curves": curves, "reference": arm}
+        panels[f"search_{arm}"] = PanelRecord(title=title, arms=arms, curves=curves, reference=arm)
     panels |= declared
     for sampler, searched in stand_ins.items():
         for name, panel in declared.items():
-            arms = [searched[arm] for arm in panel["arms"] if arm in searched]
-            if panel["across"] and arms:
-                title = f"{panel['title']}, values searched by {sampler}"
-                panels[f"{name}_{sampler}"] = {**panel, "title": title, "arms": arms, "reference": arms[0]}
+            arms = tuple(searched[arm] for arm in panel.arms if arm in searched)
+            if panel.across and arms:
+                changes = {
+                    "title": f"{panel.title}, values searched by {sampler}",
+                    "arms": arms,
+                    "reference": arms[0],
+                }
+                panels[f"{name}_{sampler}"] = panel.model_copy(update=changes)
     return panels
 
 
-def _contrasts(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> list[dict[str, Any]]:
+def _contrasts(plan: Plan, source: Mapping[str, str], stand_ins: StandIns) -> tuple[ContrastRecord, ...]:
     """Each searched arm against its source and those of other samplers, the declared contrasts, and copies of these."""
-    declared = plan.record["contrasts"]
-    any_size = {"direction": "any", "smallest_effect": 0.0}
-    contrasts = [{"arm": arm, "against": source[arm], **any_size} for arm in source]
+    declared = plan.record.contrasts
+    contrasts = [ContrastRecord(arm=arm, against=source[arm]) for arm in source]
     for first, second in itertools.combinations(stand_ins.values(), 2):
-        contrasts += [{"arm": first[arm], "against": second[arm], **any_size} for arm in first if arm in second]
+        contrasts += [ContrastRecord(arm=first[arm], against=second[arm]) for arm in first if arm in second]
     contrasts += declared
     for searched in stand_ins.values():
         contrasts += [
-            {**contrast, "arm": searched[contrast["arm"]], "against": searched[contrast["against"]]}
+            contrast.model_copy(update={"arm": searched[contrast.arm], "against": searched[contrast.against]})
             for contrast in declared
-            if {contrast["arm"], contrast["against"]} <= set(searched)
+            if contrast.arms <= searched.keys()
         ]
-    return contrasts
+    return tuple(contrasts)

@@ -37,7 +37,7 @@ def score_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Score 
     row = final.iloc[0]
     seconds, epochs = float(row["seconds"]), int(row["epochs_done"])
     if diverged(final).all():
-        chance = float(accuracies(final, plan.record["search"]["selection"]).iloc[0])
+        chance = float(accuracies(final, plan.record.require_search().selection).iloc[0])
         return Score(chance, seconds, epochs, diverged=True)
     of_validation = [("split", "=", "validation"), ("metric", "=", "accuracy"), ("attempt", "=", int(row["attempt"]))]
     curve, _ = store.read("epochs", plan.study, ["epoch", "value"], of_validation, files=f"{trial.id}-*")
@@ -45,7 +45,7 @@ def score_of(store: Store, plan: Plan, trial: Trial, current: Current) -> Score 
         return None
     scores = curve.sort_values("epoch")["value"].tolist()
     rules = selection_rules(scores, scores)
-    accuracy = rules[f"accuracy_{plan.record['search']['selection']}"]
+    accuracy = rules[f"accuracy_{plan.record.require_search().selection}"]
     return None if accuracy is None else Score(float(accuracy), seconds, epochs, diverged=False)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+
+from lnl.storage.plan_record import read_records
 
 SCHEMA_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")
@@ -191,12 +192,12 @@ def renamed(trials: pd.DataFrame, plans: pd.DataFrame) -> pd.DataFrame:
     preset before others.
     """
     names: dict[Any, str] = {}
-    for preset, text in zip(plans["preset"], plans["plan"], strict=True):
-        plan = json.loads(text)
-        for entry in [*plan.get("prerequisites", []), *plan.get("trials", [])]:
-            names[entry["trial"]] = names[entry["trial"], preset] = entry["arm"]
-    arms = [
+    for preset, plan in zip(plans["preset"], read_records(plans), strict=True):
+        arms = {planned.trial: planned.arm for planned in plan.prerequisites}
+        arms |= {planned.trial: planned.arm for planned in plan.trials}
+        names |= arms | {(trial, preset): arm for trial, arm in arms.items()}
+    shown = [
         names.get((trial, preset), names.get(trial, arm))
         for trial, preset, arm in zip(trials["trial"], trials["preset"], trials["arm"], strict=True)
     ]
-    return trials.assign(arm=pd.Series(arms, index=trials.index, dtype=object))
+    return trials.assign(arm=pd.Series(shown, index=trials.index, dtype=object))

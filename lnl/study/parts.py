@@ -10,15 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.dataclasses import dataclass as settings
 from pydantic.dataclasses import is_pydantic_dataclass
 
-from lnl import replicates as replicates_module
 from lnl.declaring import declared
+from lnl.replicates import REPLICATES_PER_NIGHT
 from lnl.space import Choice, Integer, Uniform
 
 _STRICT = ConfigDict(extra="forbid")
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
-SEARCH_REPLICATES = (
-    replicates_module.A_NIGHT
-)  # searches have the replicates from here on: none sees those of a study or a night
+SEARCH_REPLICATES = REPLICATES_PER_NIGHT  # the first replicate of searches: none sees those of a study or a night
 
 
 def _plain(value: Any) -> Any:
@@ -116,11 +114,12 @@ class Preset:
 
     @model_validator(mode="after")
     def _consistent(self) -> Preset:
-        _check_looks(self.looks or ())
+        check_looks(self.looks or ())
         return self
 
 
-def _check_looks(looks: Sequence[int]) -> None:
-    """Raise `ValueError` where no verdict can come of them."""
-    if looks and (looks[0] < FEWEST_AT_A_LOOK or any(one >= other for one, other in itertools.pairwise(looks))):
+def check_looks(looks: Sequence[int]) -> None:
+    """Raise `ValueError` where no verdict can come of these looks."""
+    rising = all(earlier < later for earlier, later in itertools.pairwise(looks))
+    if looks and (looks[0] < FEWEST_AT_A_LOOK or not rising):
         raise ValueError(f"looks are rising numbers of replicates, from {FEWEST_AT_A_LOOK} on, not {list(looks)}")

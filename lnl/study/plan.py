@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from lnl.space import Space
 from lnl.storage.currency import Sources, sources_text
 from lnl.storage.places import canonical, now, short_hash
+from lnl.storage.plan_record import PlanRecord
 from lnl.study.parts import Search
-from lnl.training.task import Noise
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
 
@@ -57,50 +57,49 @@ class Cell:
     def holds(self, key: str, params: Mapping[str, Any]) -> bool:
         """Whether the field is searched beside these values, the others being the arm's own."""
         conditions = self.space[key].when.items()
-        return all((params[one] if one in params else _get(self.trial, one)) in values for one, values in conditions)
+        values = {other: params[other] if other in params else self.trial.value(other) for other, _ in conditions}
+        return all(values[other] in allowed for other, allowed in conditions)
 
     @property
     def default(self) -> dict[str, Any]:
         """The arm's own values of the fields that are searched there."""
-        return {key: _get(self.trial, key) for key in self.space if self.holds(key, {})}
+        return {key: self.trial.value(key) for key in self.space if self.holds(key, {})}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be run, and the words to store it under."""
 
-    study: str
-    preset: str
-    trials: tuple[Planned, ...]
-    record: Mapping[str, Any]  # JSON-able; see `Study.plan`
+    trials: tuple[Planned, ...]  # prerequisites before what starts from them
+    record: PlanRecord
     search: Search | None = None
     cells: tuple[Cell, ...] = ()
+
+    @property
+    def study(self) -> str:
+        """The name of its study."""
+        return self.record.study
+
+    @property
+    def preset(self) -> str:
+        """The name of its preset; "base" for the study as declared."""
+        return self.record.preset
 
     def of_arms(self, arms: Sequence[str] | None) -> set[str]:
         """Ids of these arms' trials (None: of all), with those that they start from."""
         by_id = {planned.id: planned.trial for planned in self.trials}
-        entries = self.record["trials"]  # where two arms are the same, under both
-        waiting = [entry["trial"] for entry in entries if arms is None or entry["arm"] in arms]
+        entries = self.record.trials  # where two arms are the same, under both
+        waiting = [entry.trial for entry in entries if arms is None or entry.arm in arms]
         ids = set()
         while waiting:
             ids.add(trial := waiting.pop())
             waiting += [before.id for before in by_id[trial].prerequisites.values()]
         return ids
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        return short_hash(canonical(self.record))
-
-
-def trials_record(declared: Iterable[Planned], trials: Iterable[Planned]) -> dict[str, Any]:
-    """The part of a plan's record that lists its trials; `trials`: the declared ones with their prerequisites."""
-    return {
-        "trials": [
-            {"trial": p.id, "arm": p.arm, "setting": json.loads(p.setting), "replicate": p.trial.replicate}
-            for p in declared
-        ],
-        "prerequisites": [{"trial": p.id, "arm": p.arm} for p in trials if p.prerequisite],
-    }
+        """Names the plan: equal for equal records."""
+        return short_hash(canonical(self.record.as_json()))
 
 
 def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
@@ -122,24 +121,6 @@ def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
     return tuple(ordered.values())
 
 
-def _said(base: Trial, factor: str, value: Any) -> Any:
-    """A level as plans name it: of settings with fields of their own only what differs from the defaults."""
-    return _get(base.override({factor: value}), factor) if isinstance(value, Mapping) else value
-
-
-def _get(trial: Trial, key: str) -> Any:
-    """The value at a dotted key; of the method its name."""
-    key = "method.name" if key == "method" else key
-    place: Any = trial.model_dump(mode="json")
-    for part in key.split("."):
-        if not isinstance(place, Mapping) or part not in place:
-            raise ValueError(f"Factor '{key}' is no field of the trial.")
-        place = place[part]
-    if key == "noise":
-        return {name: value for name, value in place.items() if value != getattr(Noise(), name)}
-    return place
-
-
 def sources_of(plan: Plan, current: Current) -> dict[str, Sources]:
     """The code and data that the plan's trials, by id, and its searches, by name, would use now."""
     trials = {planned.id: current.sources(planned.trial) for planned in plan.trials}
@@ -152,7 +133,7 @@ def plan_row(plan: Plan, git_commit: str | None, current: Current | None = None)
         "study": plan.study,
         "preset": plan.preset,
         "plan_hash": plan.hash,
-        "plan": json.dumps(plan.record),  # in declared order: figures and tables keep it
+        "plan": json.dumps(plan.record.as_json()),  # in declared order: figures and tables keep it
         "current": sources_text(sources_of(plan, current or Current())),
         "submitted_at": now(),
         "git_commit": git_commit,

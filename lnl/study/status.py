@@ -50,7 +50,7 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
         "classes",
         "transition",
         "data_hash",
-        f"accuracy_{plan.record['selection']}",
+        f"accuracy_{plan.record.selection}",
         "seconds",
         "code_hash",
         "sources_hash",
@@ -68,7 +68,7 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
     finished = is_outcome(rows) if len(rows) else pd.Series(dtype=bool)
     timings = rows[finished] if len(rows) else rows
     pace = _Pace(timings)
-    rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record["selection"]), diverged=diverged(rows))
+    rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record.selection), diverged=diverged(rows))
     by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
     held = {trial for (_, trial), lease in leases(store, plan.study).items() if lease["alive"]}
     statuses = []

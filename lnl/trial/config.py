@@ -19,6 +19,7 @@ from pydantic import (
 
 from lnl import data, methods, networks
 from lnl.declaring import declared, sentence
+from lnl.dotted import assign, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.training import learner
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 else:  # a name, or {"name": …, field: value}
     MethodConfig = Annotated[SerializeAsAny[BaseModel], BeforeValidator(methods.configure)]
 
-METHOD = ("method", "method.name")
+METHOD_KEYS = ("method", "method.name")
 
 
 @declared
@@ -173,18 +174,26 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         with one sentence for unknown keys and impossible values.
         """
         settings = self.model_dump(mode="json")
-        for key, value in sorted(changes.items(), key=lambda item: item[0] not in METHOD):
-            if key in METHOD and isinstance(value, str):
+        for key, value in sorted(changes.items(), key=lambda item: item[0] not in METHOD_KEYS):
+            if key in METHOD_KEYS and isinstance(value, str):
                 settings["method"] = {"name": value}
                 continue
-            *parents, last = key.split(".")
-            place = settings
-            for parent in parents:
-                if not isinstance(place.get(parent), dict):
-                    place[parent] = {}
-                place = place[parent]
-            place[last] = copy.deepcopy(value)  # a later key may reach into it, and it belongs to the caller
+            assign(settings, key, copy.deepcopy(value))  # a later key may reach into it, and it belongs to the caller
         return parse(settings)
+
+    def value(self, key: str) -> Any:
+        """The value of a dotted field as plans store it: of the method its name, of the noise only what was changed.
+
+        Raises `ValueError` where there is no such field.
+        """
+        settings = self.model_dump(mode="json")
+        try:
+            value = lookup(settings, "method.name" if key == "method" else key)
+        except KeyError:
+            raise ValueError(f"'{key}' is not a field of a trial.") from None
+        if key == "noise":
+            return {name: level for name, level in value.items() if level != getattr(Noise(), name)}
+        return value
 
     @property
     def total_epochs(self) -> int:

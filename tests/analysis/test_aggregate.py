@@ -328,9 +328,9 @@ def test_two_factorials_that_share_arms_are_both_found():
 def test_what_a_search_found_is_no_factor(tmp_path):
     simulated.searched(tmp_path)
     study = load(tmp_path, simulated.STUDY)
-    values = study.plan["arms"]["full_tpe"]
-    study.plan["arms"]["both"] = {**study.plan["arms"]["stopped_gradient"], **values}
-    assert [one.factors for one in factorials(study.plan["arms"])] == [("stopped_gradient", "full_tpe")]
+    values = study.plan.arms["full_tpe"]
+    study.plan.arms["both"] = {**study.plan.arms["stopped_gradient"], **values}
+    assert [one.factors for one in factorials(study.plan.arms)] == [("stopped_gradient", "full_tpe")]
     assert declared_factorials(study) == []
 
 
@@ -445,7 +445,7 @@ def test_ranks_against_the_rows(results):
 
 def test_effects_against_the_rows(results):
     study, rows = results
-    (factorial,) = factorials(study.plan["arms"])
+    (factorial,) = factorials(study.plan.arms)
     frame = effects(study, factorial, "last")
     base = rows[rows["setting"] == {}].pivot(index="replicate", columns="arm", values="value")
     expected = {
@@ -469,7 +469,7 @@ def test_effects_against_the_rows(results):
 def test_diverged_runs_stay_as_chance_and_are_counted(tmp_path):
     lost = {"status": "failed", "failure_class": "nan"}
     study, rows = written(tmp_path, replicates=2, arms={arm: ARMS[arm] for arm in ("full", "a", "b", "ab")}, ab=lost)
-    (residual,) = effects(study, factorials(study.plan["arms"])[0], "last").query("kind == 'residual'")["value"]
+    (residual,) = effects(study, factorials(study.plan.arms)[0], "last").query("kind == 'residual'")["value"]
     base = rows[rows["setting"] == {}].groupby("arm")["value"].mean()
     assert residual == pytest.approx(0.1 - base["a"] - base["b"] + base["full"])
     caption = across_figures(study, "last")["factorial-a-b"].caption
@@ -491,10 +491,8 @@ def test_other_noise_draws_are_never_paired(tmp_path):
         scipy.stats.mannwhitneyu(a, b).statistic for a, b in zip(table(rows, "a").T, table(rows, "full").T, strict=True)
     ]
     assert mean["probability"] == pytest.approx(np.mean(u) / 16) and not mean["paired"]
-    frame = effects(study, factorials(study.plan["arms"])[0], "last")
-    cells = [
-        rows.loc[(rows["arm"] == arm) & (rows["place"] == SETTINGS.index({})), "value"] for arm in study.plan["arms"]
-    ]
+    frame = effects(study, factorials(study.plan.arms)[0], "last")
+    cells = [rows.loc[(rows["arm"] == arm) & (rows["place"] == SETTINGS.index({})), "value"] for arm in study.plan.arms]
     error = sum(scipy.stats.sem(cell) ** 2 for cell in cells)
     freedom = error**2 / sum(scipy.stats.sem(cell) ** 4 / 3 for cell in cells)
     residual = frame.iloc[-1]

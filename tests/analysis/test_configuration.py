@@ -12,6 +12,7 @@ from analysis.report.build import build
 from analysis.report.sentences import verdict_in_words
 from analysis.results import Results
 from lnl import Noise, Study, Trial
+from lnl.storage.plan_record import PlanRecord
 from lnl.study.parts import Contrast
 from lnl.trial.config import Trial as Whole
 from tests import simulated
@@ -20,16 +21,16 @@ from tests.analysis.test_report import row, text_of
 BASE = {"method": "supervised", "dataset": "digits", "network": "small_convnet", "labels": 100, "epochs": 2, "steps": 5}
 
 
-def planned(arms: dict[str, dict[str, Any]], contrasts: list[tuple[str, str]] = []) -> dict[str, Any]:  # noqa: B006
+def planned(arms: dict[str, dict[str, Any]], contrasts: list[tuple[str, str]] = []) -> PlanRecord:  # noqa: B006
     declared = [Contrast(arm, against=against) for arm, against in contrasts]
     base = Trial(**BASE, noise=Noise("symmetric", 0.4))
     study = Study(name="quick", question="?", base=base, arms=arms, replicates=1, contrasts=declared)
-    return json.loads(json.dumps(study.plan().record))
+    return study.plan().record
 
 
-def rows(plan: dict[str, Any], **parameters: int) -> pd.DataFrame:
+def rows(plan: PlanRecord, **parameters: int) -> pd.DataFrame:
     """Of every arm in the base setting, as workers write them."""
-    base = Whole.model_validate(plan["base"])
+    base = Whole.model_validate(plan.base)
     about = [
         {
             "arm": arm,
@@ -39,7 +40,7 @@ def rows(plan: dict[str, Any], **parameters: int) -> pd.DataFrame:
             ),
             "parameters": parameters.get(arm, 1000),
         }
-        for arm, overrides in plan["arms"].items()
+        for arm, overrides in plan.arms.items()
     ]
     return pd.DataFrame(about)
 

@@ -26,6 +26,7 @@ from analysis.verdicts import (
     power,
     replicates_needed,
 )
+from lnl.storage.plan_record import ContrastRecord
 
 LOOKS = (4, 6, 8, 10)
 
@@ -43,9 +44,7 @@ def rows(arm, accuracies, replicates=None, **columns):
 def judge(*arms, looks=(), smallest_effect=0.0, missing=(), selection="last"):
     """Contrasts of all further arms against the first; `missing`: (arm, replicate, status)."""
     first, *others = [frame["arm"].iloc[0] for frame in arms]
-    declared = [
-        {"arm": arm, "against": first, "direction": "any", "smallest_effect": smallest_effect} for arm in others
-    ]
+    declared = [ContrastRecord(arm=arm, against=first, smallest_effect=smallest_effect) for arm in others]
     absent = pd.DataFrame(list(missing), columns=["arm", "replicate", "status"])
     return judge_contrasts(declared, pd.concat(arms, ignore_index=True), absent, selection, looks)
 
@@ -306,9 +305,7 @@ def test_verdicts_at_the_very_edge_of_five_percent():
 def test_holm_is_over_all_declared_contrasts_also_those_without_results():
     full, part = arms(0.011, 0.01)  # p = .043
     assert judge(full, part).iloc[0]["verdict"] == "helps"
-    declared = [
-        {"arm": arm, "against": "full", "direction": "any", "smallest_effect": 0.0} for arm in ("part", "absent")
-    ]
+    declared = [ContrastRecord(arm=arm, against="full") for arm in ("part", "absent")]
     nothing = pd.DataFrame(columns=["arm", "replicate", "status"])
     frame = judge_contrasts(declared, pd.concat([full, part]), nothing, "last")
     assert frame["p_holm"].iloc[0] == pytest.approx(2 * frame["p"].iloc[0]) and np.isnan(frame["p_holm"].iloc[1])

@@ -9,6 +9,7 @@ import pytest
 
 from analysis import load
 from analysis.results import LoadError
+from lnl.storage.plan_record import PLANNED_COLUMNS
 from tests import simulated
 
 
@@ -26,11 +27,11 @@ def study(root):
 
 @pytest.mark.slow
 def test_every_planned_trial_is_there_once(study):
-    planned = pd.DataFrame(study.plan["trials"])
+    planned = pd.DataFrame(study.plan.trial_rows(), columns=PLANNED_COLUMNS)
     assert study.trials["trial"].tolist() == planned["trial"].tolist()
     assert study.trials["setting"].tolist() == planned["setting"].tolist()
     assert study.missing.empty and study.left.empty and study.unreadable == {}
-    assert study.preset == "digits" and study.plan["question"].startswith("Which parts")
+    assert study.preset == "digits" and study.plan.question.startswith("Which parts")
 
 
 def test_a_panel_holds_its_arms_and_its_settings_only(study):
@@ -48,8 +49,8 @@ def test_a_panel_holds_its_arms_and_its_settings_only(study):
 
 
 def test_the_base_level_stands_among_the_declared_ones_by_size(study):
-    study.plan["factors"]["method.temperature"] = [0.1, 1.0]
-    study.plan["base_levels"]["method.temperature"] = 0.5
+    study.plan.factors["method.temperature"] = [0.1, 1.0]
+    study.plan.base_levels["method.temperature"] = 0.5
     assert study.levels("method.temperature") == [0.1, 0.5, 1.0]
 
 
@@ -213,7 +214,7 @@ def test_only_metrics_of_that_split_are_given(study):
 def test_a_plan_without_any_row_yet(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan())
     study = load(tmp_path, simulated.STUDY)
-    assert study.trials.empty and len(study.missing) == len(study.plan["trials"])
+    assert study.trials.empty and len(study.missing) == len(study.plan.trials)
     assert study.panel("noise_and_labels").empty and study.epochs(["test/accuracy"]).empty
     assert study.contrasts()["difference"].isna().all()
     assert study.plot("frozen_head") == {}

@@ -629,7 +629,7 @@ def test_nights_never_share_a_replicate_with_each_other_a_study_or_a_search() ->
         replicates = {planned.trial.replicate for planned in plan.trials}
         assert len(replicates) == 1000 and not replicates & (seen | set(range(1000, 2000)))
         assert max(replicates) < 2**31, "they are stored as int32"
-        assert plan.record["night"] == (night and night.isoformat())
+        assert plan.record.night == (night and night.isoformat())
         seen |= replicates
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declared.plan(replicates=1001, night=date(2026, 11, 20))
@@ -672,7 +672,7 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     for preset in (None, *declared.presets):
         plan = declared.plan(preset, night=date(2026, 11, 21))
         assert {planned.trial.method_name for planned in plan.trials} == set(methods.names())
-        assert plan.record["replicates"] == (REPLICATES_TO_JUDGE if preset == "smoke" else REPLICATES)
+        assert plan.record.replicates == (REPLICATES_TO_JUDGE if preset == "smoke" else REPLICATES)
     twins = [arm for arm, own in declared.arms.items() if not set(own) - {"replicate"}]
     assert len(twins) == 2
 

@@ -100,7 +100,7 @@ def test_results_elsewhere_are_named_by_the_environment(path, monkeypatch, tmp_p
 def test_the_fixture_is_complete(name):
     study = load(FIXTURE, name)
     finished, in_base = TRIALS[name]
-    assert len(study.trials) == len(study.plan["trials"]) == finished
+    assert len(study.trials) == len(study.plan.trials) == finished
     assert (study.trials["setting"].map(len) == 0).sum() == in_base
     assert study.missing.empty and study.left.empty and study.unreadable == {}
     curves = study.epochs(["test/accuracy"])

@@ -604,7 +604,7 @@ def closest_of(preset: str, arm: str, selection: str) -> list[tuple[papers.Entry
     """What the registry has for an arm of the study `paper_tables`, in its base, and in what it differs."""
     plan = find_study("paper_tables").plan(preset)
     ours = next(planned.trial for planned in plan.trials if planned.arm == arm and planned.setting == "{}")
-    said = plan.record["arms"][arm]
+    said = plan.record.arms[arm]
     stated = {key.removeprefix("method."): value for key, value in said.items() if key.startswith("method.")}
     config = ours.model_dump(mode="json")
     return [

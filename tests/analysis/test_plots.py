@@ -24,6 +24,7 @@ from analysis.figures.curves import curve_multiples, learning_curves, metric_cur
 from analysis.figures.inside import RIGHT_COLOUR, WRONG_COLOUR, _component_shares, _histogram_mean, _tsne, embeddings
 from analysis.figures.panels import _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
+from lnl.storage.plan_record import PanelRecord
 from tests import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures(study):
-    return {panel: study.plot(panel) for panel in study.plan["panels"]}
+    return {panel: study.plot(panel) for panel in study.plan.panels}
 
 
 def lines_of(axes, width):
@@ -150,7 +151,8 @@ def crowd(study):
         [of_full.assign(arm=name, accuracy_last=of_full["accuracy_last"] - 0.005 * i) for i, name in enumerate(names)]
     )
     trials["arm"] = pd.Categorical(trials["arm"], names, ordered=True)
-    looks = arm_looks(type("Crowd", (), {"plan": {"arms": {name: {"x": i} for i, name in enumerate(names)}}}))
+    plan = study.plan.model_copy(update={"arms": {name: {"x": i} for i, name in enumerate(names)}})
+    looks = arm_looks(dataclasses.replace(study, plan=plan))
     curves = study.epochs(["test/accuracy"]).drop(columns=["arm", "replicate"])
     return trials, curves.merge(trials[["trial", "arm", "replicate", "noise.rate"]], on="trial"), looks
 
@@ -285,7 +287,8 @@ def test_an_arm_has_one_colour_in_all_figures(study, figures):
 
 
 def test_more_arms_than_colours_differ_by_line(study):
-    many = arm_looks(type("Many", (), {"plan": {"arms": {"full": {}, **{f"arm{i}": {"x": i} for i in range(14)}}}}))
+    plan = study.plan.model_copy(update={"arms": {"full": {}, **{f"arm{i}": {"x": i} for i in range(14)}}})
+    many = arm_looks(dataclasses.replace(study, plan=plan))
     assert len({(look.colour, look.line) for look in many.values()}) == 15
 
 
@@ -392,10 +395,11 @@ def test_coefficients_start_where_there_are_some(arrays, insights):
 
 
 def test_mean_coefficients_of_right_and_wrong_labels(instructive, arrays):
-    panel = {"curves": ["oracle/coefficient_histogram", "test/accuracy"], "across": [], "arms": ["full", "frozen_head"]}
-    instructive.plan["panels"]["coefficients"] = {**panel, "title": "Coefficients", "reference": "full"}
+    curves, arms = ("oracle/coefficient_histogram", "test/accuracy"), ("full", "frozen_head")
+    panel = PanelRecord(title="Coefficients", arms=arms, curves=curves, reference="full")
+    instructive.plan.panels["coefficients"] = panel
     drawn = instructive.plot("coefficients")
-    del instructive.plan["panels"]["coefficients"]
+    del instructive.plan.panels["coefficients"]
     assert list(drawn) == ["curves", "coefficient", "arms"]
     plot = drawn["coefficient"]
     assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["frozen head"]  # the other arm has none
@@ -558,13 +562,11 @@ def test_metrics_that_nobody_or_not_everybody_recorded_are_named(study):
 
 
 def test_more_factors_than_a_figure_shows_are_refused(study):
-    study.plan["panels"]["deep"] = {
-        **study.plan["panels"]["ratios"],
-        "across": ["labels", "noise.rate", "unlabelled_ratio"],
-    }
+    across = {"across": ("labels", "noise.rate", "unlabelled_ratio")}
+    study.plan.panels["deep"] = study.plan.panels["ratios"].model_copy(update=across)
     with pytest.raises(ValueError, match="at most 2 crossed factors"):
         study.plot("deep")
-    del study.plan["panels"]["deep"]
+    del study.plan.panels["deep"]
 
 
 @pytest.mark.slow
@@ -682,9 +684,10 @@ def test_a_dollar_sign_in_a_name_is_one(study):
     """It was matplotlib's mathtext, whose error ended the report."""
     name = "$\\nosuch{$"
     trials = study.trials.assign(arm=study.trials["arm"].replace("frozen_head", name))
-    plan = {**study.plan, "arms": {"full": {}, name: {"labels": 1}, "stopped_gradient": {"labels": 2}}}
-    panel = {**study.plan["panels"]["frozen_head"], "arms": ["full", name, "stopped_gradient"]}
-    found = dataclasses.replace(study, trials=trials, plan={**plan, "panels": {"frozen_head": panel}})
+    panel = study.plan.panels["frozen_head"].model_copy(update={"arms": ("full", name, "stopped_gradient")})
+    arms = {"full": {}, name: {"labels": 1}, "stopped_gradient": {"labels": 2}}
+    plan = study.plan.model_copy(update={"arms": arms, "panels": {"frozen_head": panel}})
+    found = dataclasses.replace(study, trials=trials, plan=plan)
     plot = found.plot("frozen_head")["arms"]
     labels = [label.get_text() for axes in plot.figure.axes for label in axes.get_yticklabels()]
     assert name in labels and plot.png().startswith(b"\x89PNG")

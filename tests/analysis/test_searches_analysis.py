@@ -1,6 +1,7 @@
 """Simulated searches: what was tried, what a budget buys, every figure against its rows, and the page."""
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ from analysis.report.sentences import flip_sentence, search_sentences, search_wa
 from analysis.results import LoadError
 from analysis.searches import parameter_names, search_stem
 from analysis.tables.study import search_table
+from lnl.space import Integer
 from lnl.storage.store import Store
 from tests import simulated
 from tests.analysis.test_page import IN_A_BROWSER, assert_it_fits
@@ -99,9 +101,9 @@ def test_suggestions_are_rows_with_their_values_and_their_test_accuracy(study, s
     assert (full["seconds"] == 60).all() and full["seconds"].equals(full["spent"])
     truth = [simulated.landscape(params) for params in full.loc[full["state"] == "complete", "params"]]
     np.testing.assert_allclose(full.loc[full["state"] == "complete", "test"], truth, atol=0.02)
-    winner = study.cells[0]["winner"]
-    assert full.loc[winner["number"], "params"] == winner["params"]
-    assert full.loc[winner["number"], "accuracy"] == winner["values"][0] == full["accuracy"].max()
+    winner = study.cells[0].winner
+    assert full.loc[winner.number, "params"] == winner.params
+    assert full.loc[winner.number, "accuracy"] == winner.values[0] == full["accuracy"].max()
 
 
 def test_only_the_plans_searches_count_and_of_them_the_first_that_came_to_a_result(tmp_path):
@@ -175,7 +177,7 @@ def test_a_suggestion_that_cannot_be_read_is_told_like_every_other_file(tmp_path
 def test_a_study_without_a_search_has_none(tmp_path):
     simulated.Simulation(tmp_path).submit(simulated.plan(1, panels=["frozen_head"]))
     study = load(tmp_path, simulated.STUDY)
-    assert study.cells == [] and study.suggestions().empty and study.plot_search() == {}
+    assert study.cells == () and study.suggestions().empty and study.plot_search() == {}
     assert study.suggestions()["accuracy"].dtype == float and study.suggestions()["counts"].dtype == bool
     with pytest.raises(LoadError, match=r"no search 'full_tpe'.*\(none\)"):
         study.plot_search(FULL)
@@ -449,11 +451,9 @@ def test_a_budgets_worth_is_drawn_for_all_searches_of_a_setting(study, suggestio
 @pytest.mark.slow
 def test_a_searched_arm_has_one_colour_before_and_after_its_search_is_over(study):
     looks = arm_looks(study)
-    before = {
-        **study.plan,
-        "arms": {name: study.plan["arms"][name] for name in simulated.plan(1, ["frozen_head"])["arms"]},
-    }
-    assert arm_looks(type("Before", (), {"plan": before})) == looks
+    arms = {name: study.plan.arms[name] for name in simulated.plan(1, ["frozen_head"])["arms"]}
+    before = dataclasses.replace(study, plan=study.plan.model_copy(update={"arms": arms}))
+    assert arm_looks(before) == looks
     assert len({(look.colour, look.line) for look in looks.values()}) == len(looks) == 5
     history = study.plot_search(FULL)["history"].figure.axes[0]
     confirmed = study.plot("search")["arms"].figure.axes[0]
@@ -503,7 +503,7 @@ def test_ticks_are_round_and_inside():
     assert texts == ["0.001", "0.003", "0.01", "0.03"]
     np.testing.assert_allclose(places, np.log10([0.001, 0.003, 0.01, 0.03]))
     assert of_range(1e-6, 1e-1, True)[1] == ["1e-6", "0.0001", "0.01"]
-    assert of_range(1, 30, True, "integer")[1] == ["1", "3", "10", "30"]
+    assert of_range(1, 30, True, Integer)[1] == ["1", "3", "10", "30"]
     assert of_range(0.2, 0.3, True)[1] == ["0.2", "0.3"]
     assert of_range(0.1, 0.9, False)[1] == ["0.2", "0.4", "0.6", "0.8"]
     assert of_range(1, 3, False, "integer")[1] == ["1", "2", "3"]
@@ -543,7 +543,7 @@ def test_the_audit_table_adds_up(study, suggestions):
     table = search_table(study, suggestions, "last")
     row = dict(zip(table.header, table.rows[0], strict=True))
     full = of(suggestions, FULL)
-    best = full.loc[study.cells[0]["winner"]["number"]]
+    best = full.loc[study.cells[0].winner.number]
     assert (row["arm"], row["sampler"], row["complete / pruned / failed"]) == ("full", "TPE", "22 / 2 / 1")
     assert row["epochs"] == str(22 * 5 + 2 * 2 + 5) and row["time"] == "25 min"
     assert row["own values: validation (%)"] == f"{100 * full.loc[0, 'accuracy']:.2f}"

@@ -32,7 +32,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def all_tables(study):
-    of_panels = {name: panel_table(study, name, "last") for name in study.plan["panels"]}
+    of_panels = {name: panel_table(study, name, "last") for name in study.plan.panels}
     return {"contrasts": contrasts_table(study, "last"), "rules": rules_table(study), **of_panels}
 
 
@@ -62,7 +62,7 @@ def test_contrasts_have_their_verdicts(study, all_tables):
 def test_every_rule_beside_the_others_and_how_far_the_oracle_is_ahead(study):
     base = study.trials[study.trials["setting"].map(len) == 0]
     table = rules_table(study)
-    assert [row[0] for row in table.rows] == [readable(arm) for arm in study.plan["arms"]]
+    assert [row[0] for row in table.rows] == [readable(arm) for arm in study.plan.arms]
     frame = table.frame.set_index("arm")
     for arm, trials in base.groupby("arm"):
         last, best = trials["accuracy_last"], trials["accuracy_best_test"]

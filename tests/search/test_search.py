@@ -151,9 +151,9 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_counts_the_first(store: Store
     larger = study.plan(search={"suggestions": 9})
     assert len(evaluate(larger, store)) == 6
     pd.testing.assert_frame_equal(suggestions(larger, store).head(6), before)
-    best = [confirmed(study.plan(search={"suggestions": n}), store).record["search"]["cells"][0] for n in (1, 9)]
-    assert best[0]["winner"]["number"] == 0 and best[0]["finished"] == 1
-    assert best[1]["winner"]["values"] == max(suggestions(larger, store)["values"])
+    best = [confirmed(study.plan(search={"suggestions": n}), store).record.cells[0] for n in (1, 9)]
+    assert best[0].winner.number == 0 and best[0].finished == 1
+    assert list(best[1].winner.values) == max(suggestions(larger, store)["values"])
 
 
 @pytest.mark.slow
@@ -222,8 +222,8 @@ def test_two_objectives(store: Store) -> None:
     evaluate(plan, store)
     rows = suggestions(plan, store)
     assert all(len(values) == 2 and values[1] == 2.0 for values in rows["values"])
-    found = confirmed(plan, store).record["search"]["cells"][0]["winner"]
-    assert found["values"][0] == max(values[0] for values in rows["values"])
+    found = confirmed(plan, store).record.cells[0].winner
+    assert found.values[0] == max(values[0] for values in rows["values"])
 
 
 # ----------------------------------------------------------------------------------------------- conditional spaces
@@ -245,7 +245,7 @@ def test_a_conditional_field_is_suggested_only_where_it_matters(store: Store) ->
         assert "method.contrastive_temperature" in params
     assert {params["method.head_gradient"] for params in suggestions(plan, store)["params"]} == {"flow", "scale"}
     assert all("method.contrastive_temperature" not in one for one in suggestions(plan, store, 1)["params"])
-    assert "method.contrastive_temperature" not in plan.record["search"]["cells"][1]["space"]
+    assert "method.contrastive_temperature" not in plan.record.cells[1].space
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_a_search_in_which_everything_is_refused_ends(store: Store) -> None:
     assert searches.spent() and searches.searches[0].last_failure == "Class 3 is not in the probe."
     rows = rows_of(all_rows(store, plan.study), plan.cells[0])
     assert rows["refused"].tolist() == [False] + [True] * 6, "own values are never: something else is wrong then"
-    assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is None
+    assert confirmed(plan, store).record.cells[0].winner is None
 
 
 # --------------------------------------------------------------------------------------- killed, lost, made again
@@ -390,13 +390,13 @@ def test_accidents_are_suggested_again_by_the_next_run(store: Store) -> None:
             train(store, plan, planned, 0.5)
             searches.ended(planned.id, {"outcome": "done"})
     assert len(failed) == 2 and searches.spent() and searches.searches[0].last_failure == "Out of memory."
-    assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is None, "the budget is not spent"
+    assert confirmed(plan, store).record.cells[0].winner is None, "the budget is not spent"
     assert {planned.id for planned in evaluate(plan, store)} == set(failed.values())
     (store.root / "optuna.journal").unlink()
     assert evaluate(plan, store) == [], "they have succeeded since, also for a storage that is made again"
     states = [trial.state.name for trial in optuna_trials(plan, store)]
     assert (states.count("COMPLETE"), states.count("FAIL"), len(states)) == (6, 2, 8)
-    assert confirmed(plan, store).record["search"]["cells"][0]["winner"] is not None
+    assert confirmed(plan, store).record.cells[0].winner is not None
 
 
 @pytest.mark.slow
@@ -493,7 +493,7 @@ def test_a_removed_row_is_evaluated_again_from_its_trials(store: Store) -> None:
     evaluate(plan, store)
     before = suggestions(plan, store)
     store.suggestion_path(plan.study, plan.cells[0].name, 3).unlink()
-    assert confirmed(plan, store).record["search"]["cells"][0]["finished"] == 5
+    assert confirmed(plan, store).record.cells[0].finished == 5
     assert evaluate(plan, store) == [], "its trial is there"
     after = suggestions(plan, store)
     assert after["number"].tolist() == [0, 1, 2, 4, 5, 6]
@@ -579,7 +579,7 @@ def test_a_searched_arm_that_is_another_arm_is_run_with_its_own_name(store: Stor
     plan = declare(Search(suggestions=6, space=space, samplers=("random",), arms=("full",))).plan()
     evaluate(plan, store, lambda trial: 0.9 if trial.method.head_gradient == "scale" else 0.5)  # type: ignore[attr-defined]
     after = confirmed(plan, store)
-    by_arm = {arm: {e["trial"] for e in after.record["trials"] if e["arm"] == arm} for arm in after.record["arms"]}
+    by_arm = {arm: {e.trial for e in after.record.trials if e.arm == arm} for arm in after.record.arms}
     assert by_arm["full_random"] == by_arm["scaled"] != by_arm["full"]
     assert after.of_arms(["full", "full_random"]) == by_arm["full"] | by_arm["scaled"]
 
@@ -604,7 +604,7 @@ def test_the_arms_own_values_are_never_pruned(sampler: str, store: Store) -> Non
     rows = suggestions(plan, store)
     assert rows["state"].tolist() == ["pruned" if n in pruned else "complete" for n in range(8)]
     assert pruned and 0 not in pruned, "Optuna's median pruner lets five end first"
-    assert confirmed(plan, store).record["search"]["cells"][0]["finished"] == 8
+    assert confirmed(plan, store).record.cells[0].finished == 8
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -717,10 +717,10 @@ def test_the_winner_becomes_an_arm_on_replicates_that_no_search_has_seen(store: 
     contrasts = [Contrast("scaled", against="full", direction="hurts", smallest_effect=0.01)]
     study = declare(factors={"labels": [50, 100]}, contrasts=contrasts)
     plan = study.plan()
-    assert confirmed(plan, store).record["arms"].keys() == {"full", "scaled"}
+    assert confirmed(plan, store).record.arms.keys() == {"full", "scaled"}
     evaluate(plan, store)
     after = confirmed(plan, store)
-    assert list(after.record["arms"]) == ["full", "scaled", "full_tpe", "scaled_tpe"]
+    assert list(after.record.arms) == ["full", "scaled", "full_tpe", "scaled_tpe"]
     assert all(planned.trial.replicate < 2 for planned in after.trials)
     best = max(suggestions(plan, store).to_dict("records"), key=lambda row: row["values"])
     for arm in ("full", "scaled"):
@@ -731,15 +731,15 @@ def test_the_winner_becomes_an_arm_on_replicates_that_no_search_has_seen(store: 
     for planned in (p for p in after.trials if p.arm == "full_tpe"):
         assert planned.trial.method.temperature == best["params"]["method.temperature"]  # type: ignore[attr-defined]
         assert planned.trial.noise == BASE.noise
-    compared = {(c["arm"], c["against"], c["direction"]) for c in after.record["contrasts"]}
+    compared = {(c.arm, c.against, c.direction) for c in after.record.contrasts}
     assert compared == {
         ("full_tpe", "full", "any"),
         ("scaled_tpe", "scaled", "any"),
         ("scaled", "full", "hurts"),
         ("scaled_tpe", "full_tpe", "hurts"),
     }
-    assert list(after.record["panels"]) == ["search_full", "search_scaled", "all", "all_tpe"]
-    assert after.record["panels"]["all_tpe"]["arms"] == ["full_tpe", "scaled_tpe"]
+    assert list(after.record.panels) == ["search_full", "search_scaled", "all", "all_tpe"]
+    assert after.record.panels["all_tpe"].arms == ("full_tpe", "scaled_tpe")
     assert confirmed(plan, store).hash == after.hash, "the same rows give the same plan"
 
 
@@ -763,7 +763,7 @@ def test_own_values_that_win_are_the_searched_arm(store: Store) -> None:
     plan = declare(arms={"full": {}}).plan()
     evaluate(plan, store, lambda trial: 0.5)
     after = confirmed(plan, store)
-    by_arm = {arm: [e["trial"] for e in after.record["trials"] if e["arm"] == arm] for arm in after.record["arms"]}
+    by_arm = {arm: [e.trial for e in after.record.trials if e.arm == arm] for arm in after.record.arms}
     assert by_arm["full"] == by_arm["full_tpe"] and len(after.trials) == 2, "trained once"
 
 
@@ -778,10 +778,10 @@ def test_importance_sees_the_field_that_matters(store: Store) -> None:
 def test_presets_and_undeclared_searches(store: Store) -> None:
     presets = {"small": Preset(search={"suggestions": 2, "samplers": ["random"]})}
     study = declare(presets=presets)
-    assert study.plan("small").record["search"]["suggestions"] == 2
+    assert study.plan("small").record.search.suggestions == 2
     assert [cell.searched_arm for cell in study.plan("small").cells] == ["full_random", "scaled_random"]
     plain = Study(name="plain", question="?", base=BASE, replicates=1)
-    assert plain.plan().search is None and plain.plan().record["search"] is None
+    assert plain.plan().search is None and plain.plan().record.search is None
     asked = plain.plan(search={"parameters": ["method.lambda_mixmatch"]})
     assert [list(cell.space) for cell in asked.cells] == [["method.lambda_mixmatch"]]
 

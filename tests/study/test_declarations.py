@@ -118,10 +118,10 @@ def test_more_replicates_leave_the_declaration_where_it_was(tmp_path: Path) -> N
 
 def test_a_plan_of_an_older_version_was_submitted_when_it_says(tmp_path: Path) -> None:
     """Its file has no time of the first submission."""
-    plans = pd.DataFrame({"plan": [json.dumps(declare().plan().record)], "first_submitted_at": [hours(2)]})
     record = declare().plan().record
-    ended = {entry["trial"]: hours(1) for entry in record["trials"][:5]}
-    found = declarations(record, record["contrasts"], plans, ended)
+    about = {"study": record.study, "plan": json.dumps(record.as_json()), "first_submitted_at": hours(2)}
+    ended = {planned.trial: hours(1) for planned in record.trials[:5]}
+    found = declarations(record, record.contrasts, pd.DataFrame([about]), ended)
     assert found[["declared_after", "declared_of"]].iloc[0].tolist() == [5, 8]
 
 

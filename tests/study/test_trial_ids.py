@@ -1,4 +1,7 @@
-"""A trial's id names its results: whoever continues a study of last year must find the ones of last year."""
+"""A trial's id names its results: whoever continues a study of last year must find the ones of last year.
+
+A plan's record is what a report of last year's results starts from.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lnl.cli.studies import find_study
+from lnl.study.plan import Plan
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDED = Path(__file__).parents[1] / "golden" / "trial_ids.json"
@@ -29,8 +33,15 @@ def digests(study: str) -> Digests:
             lines[planned.arm].append(f"{planned.setting} {planned.trial.replicate} {planned.id}")
         for cell in plan.cells:
             lines[cell.arm].append(f"{cell.setting} {cell.name}")
+        lines["the record"] = [record_text(plan)]
         found[preset or "no preset"] = {arm: digest(lines[arm]) for arm in sorted(lines)}
     return found
+
+
+def record_text(plan: Plan) -> str:
+    """The record as the store keeps it, without the base, in which every new field of a method would stand."""
+    record = plan.record.as_json()
+    return json.dumps({name: value for name, value in record.items() if name not in ("base", "method_changes")})
 
 
 def digest(lines: list[str]) -> str:

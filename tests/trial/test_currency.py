@@ -41,7 +41,7 @@ from lnl.storage.tables import write_rows
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
-from lnl.trial.code_hash import hash_of, read_sources
+from lnl.trial.code_hash import Tree, read_sources
 from lnl.trial.provenance import Current
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ def test_what_changed_and_which_trials_are_stale(
     assert f"{2 * len(expected)} stale" in lines[-1] if expected else "stale" not in lines[-1]
 
     left_out = {arm for arm, why in expected.items() if why != CHANGED_CODE and arm in ARMS}
-    results = results_of_plan(store, dict(plan.record), plan.hash, sources_of(plan, current))
+    results = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current))
     assert set(results.trials["arm"]) == ARMS.keys() - left_out, "no mean over other data"
     assert set(results.missing["arm"]) == left_out and set(results.missing["status"]) <= {"stale"}
     assert bool(results.on_other_data) == bool(left_out)
@@ -291,7 +291,7 @@ def test_the_attempt_of_the_current_code_counts_wherever_it_stands(root: Path, t
     store.write_plan(plan_row(plan, None, current))
     assert set(read_results(tmp_path / "results", "currency").trials["accuracy_last"]) == {0.1}
     of_b = {name: sources._replace(code_hash="code B") for name, sources in sources_of(plan, current).items()}
-    assert set(results_of_plan(store, dict(plan.record), plan.hash, of_b).trials["accuracy_last"]) == {0.2}
+    assert set(results_of_plan(store, plan.record, plan.hash, of_b).trials["accuracy_last"]) == {0.2}
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
@@ -362,11 +362,9 @@ def test_a_search_refuses_suggestions_of_other_data(root: Path, tmp_path: Path) 
     store.write_attempt("searched", {**row, **sources}, [{"trial": planned.id, "attempt": 1, **curve}])
     searches.ended(planned.id, {"outcome": "done"})
     searches.close()
-    assert confirmed(plan, store, current).record["search"]["cells"][0]["finished"] == 1
+    assert confirmed(plan, store, current).record.cells[0].finished == 1
     write_images(root / "first.npz", seed=9)
-    assert confirmed(plan, store, Current(root)).record["search"]["cells"][0]["finished"] == 0, (
-        "no winner of other data"
-    )
+    assert confirmed(plan, store, Current(root)).record.cells[0].finished == 0, "no winner of other data"
     with pytest.raises(ValueError, match=r"search of arm 'base' have changed since 1 .* --new-search --search-seed"):
         Searches(plan, store, current=Current(root))
     again = study.plan(search={"seed": 1})
@@ -411,7 +409,7 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
 import pathlib, sys
 from lnl.trial.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
-before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
+before.write_text(before.read_text(encoding="utf-8") + "\\nUSES = 'EDITED'\\n", encoding="utf-8")
 print(code_hash("mixup"))
 print((snapshot(pathlib.Path("copy")) / "lnl/methods/mixup.py").read_text(encoding="utf-8").count("EDITED"))
 edited = pathlib.Path("lnl/functional/losses.py")
@@ -425,7 +423,7 @@ except RuntimeError as error:
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     code, edits, refusal = done.stdout.splitlines()
-    assert code == hash_of("mixup", read_sources(ROOT)) and edits == "0"
+    assert code == Tree(read_sources(ROOT)).hash("mixup") and edits == "0"
     assert refusal == f"{tmp_path / 'lnl/functional/losses.py'} has changed since this process started: start it again."
 
 
@@ -534,8 +532,8 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
     assert rows["status"].tolist() == ["ok", "ok"]
     sources = read_sources(ROOT)
     assert rows["code_hash"].to_dict() == {
-        "running": hash_of("supervised", sources),
-        "waiting": hash_of("gce", sources),
+        "running": Tree(sources).hash("supervised"),
+        "waiting": Tree(sources).hash("gce"),
     }
 
 

@@ -29,6 +29,7 @@ from lnl.cli.progress import interval
 from lnl.execution import job as execution_job
 from lnl.execution import worker
 from lnl.search.scores import score_of
+from lnl.storage.plan_record import SearchRecord
 from lnl.storage.store import Store
 from lnl.study.plan import Plan, Planned
 from lnl.study.status import reconcile
@@ -86,7 +87,7 @@ def execute(store: Store, plan: Plan, planned: Planned) -> dict[str, Any]:
         **{"trial": planned.trial.model_dump(mode="json"), "arm": planned.arm, "setting": planned.setting},
         **{"prerequisite": planned.prerequisite, "store": store.identity(), "run": "this run", "study": plan.study},
         **{"preset": plan.preset, "plan_hash": plan.hash, "sources": Current().sources(planned.trial)},
-        **{"selection": plan.record["selection"], "embeddings": 0, "rerun_stale": False},
+        **{"selection": plan.record.selection, "embeddings": 0, "rerun_stale": False},
     }
     reports: list[dict[str, Any]] = []
     job = execution_job.Job(**{**dict.fromkeys(execution_job.Job.__dataclass_fields__), **about})
@@ -95,7 +96,12 @@ def execute(store: Store, plan: Plan, planned: Planned) -> dict[str, Any]:
 
 
 def submit(store: Store, plan: Plan) -> None:
-    about = {"study": plan.study, "preset": plan.preset, "plan_hash": plan.hash, "plan": json.dumps(plan.record)}
+    about = {
+        "study": plan.study,
+        "preset": plan.preset,
+        "plan_hash": plan.hash,
+        "plan": json.dumps(plan.record.as_json()),
+    }
     store.write_plan({**about, "submitted_at": pd.Timestamp.now("UTC")})
 
 
@@ -174,7 +180,8 @@ def test_terminal_json_and_page_have_one_number(ran: tuple[int, Plan, Store]) ->
 @pytest.mark.slow
 def test_a_search_counts_divergence_as_the_same_chance(ran: tuple[int, Plan, Store]) -> None:
     classes, plan, store = ran
-    searching = replace(plan, record={**plan.record, "search": {"selection": "last"}})
+    search = SearchRecord(suggestions=1, selection="last")
+    searching = replace(plan, record=plan.record.model_copy(update={"search": search}))
     for planned in plan.trials:
         if planned.arm == "diverges":
             found = score_of(store, searching, planned.trial, Current())

@@ -169,8 +169,8 @@ def test_a_plan_trains_each_prerequisite_once_and_first() -> None:
             assert ids.index(before.id) < position
     prerequisites = [planned for planned in plan.trials if planned.prerequisite]
     assert [planned.arm for planned in prerequisites] == ["initialisation: simclr"] * 2
-    assert plan.record["prerequisites"] == [{"trial": p.id, "arm": p.arm} for p in prerequisites]
-    assert len(plan.record["trials"]) == 12
+    assert [(one.trial, one.arm) for one in plan.record.prerequisites] == [(p.id, p.arm) for p in prerequisites]
+    assert len(plan.record.trials) == 12
     chosen = plan.of_arms(["transfer"])
     assert len(chosen) == 4 + 2 and {p.id for p in prerequisites} <= chosen
 
