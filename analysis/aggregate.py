@@ -1,4 +1,4 @@
-"""Statistics across settings, and the effects and interactions of factorial ablations.
+"""Statistics across settings: interquartile means, profiles, probabilities of improvement, and ranks.
 
 The unit of analysis is one replicate, here through all settings: what a replicate's runs give together is one number,
 and intervals are over replicates.  So nothing is assumed of how the settings of one replicate hang together, and arms
@@ -165,7 +165,7 @@ def linear(cells: Sequence[ArrayLike], coefficients: ArrayLike, paired: bool) ->
 
 
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores whose difference is the arithmetic's are ties."""
+    """Round scores to what arithmetic resolves, so that equal ones are ties."""
     return np.round(scores / ROUNDING_ERROR) * ROUNDING_ERROR
 
 
@@ -177,7 +177,7 @@ class Grid:
     """Arms that all have all of some settings: for each a table of accuracies, replicates × settings, without gaps."""
 
     accuracies: dict[str, pd.DataFrame]
-    hashes: dict[str, pd.DataFrame]  # likewise, the stored hashes of `PAIRING` as one tuple
+    hashes: dict[str, pd.DataFrame]  # likewise, the stored hashes of `PAIRING_HASHES` as one tuple
     settings: list[dict[str, Any]]
     reference: str
     trials: pd.DataFrame  # rows of the study, of these arms in these settings

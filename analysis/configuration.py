@@ -59,7 +59,7 @@ class Remark(NamedTuple):
     differences: dict[str, tuple[str, str]]
 
     def in_words(self) -> str:
-        """`batch size (64, 128) and learning rate (0.03, 0.01)`."""
+        """Describe the differences: `batch size (64, 128) and learning rate (0.03, 0.01)`."""
         return listed(f"{name} ({first}, {second})" for name, (first, second) in self.differences.items())
 
 
@@ -78,7 +78,7 @@ def configurations(plan: PlanRecord, trials: pd.DataFrame) -> dict[str, Fields]:
 
 
 def _planned_fields(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fields:
-    """The base with an arm's overrides."""
+    """Return the base's fields with an arm's overrides."""
     fields, changes = flatten(base), flatten(overrides)
     name = changes.pop("method", None) or changes.get("method.name")
     if name is not None and name != fields.get("method.name"):
@@ -89,7 +89,7 @@ def _planned_fields(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Fi
 
 
 def parameter_counts(trials: pd.DataFrame) -> dict[str, int]:
-    """Arm -> weights that it trains in the base setting, where a row tells."""
+    """Return how many weights each arm trains in the base setting, where a row tells."""
     rows = in_base(trials[trials["parameters"].notna()]) if len(trials) else trials
     return {str(arm): int(counts.iloc[0]) for arm, counts in rows.groupby("arm")["parameters"]}
 
@@ -107,7 +107,7 @@ def compared_arms(plan: PlanRecord) -> list[tuple[str, str]]:
 
 
 def remarks(plan: PlanRecord, trials: pd.DataFrame) -> list[Remark]:
-    """What arms that are compared differ in beyond what their overrides say, pair by pair; see `WORDS`.
+    """What arms that are compared differ in beyond what their overrides say, pair by pair; see `COMPARED_FIELDS`.
 
     A field counts where an arm has another value than the base and its overrides do not name it: then a default of
     another method brought it.  Numbers of parameters count where the methods differ and no override names the network.
@@ -146,12 +146,12 @@ def _is_known(fields: Fields, field: str) -> bool:
 
 
 def value_of(fields: Fields, field: str) -> Any:
-    """Of a field, or what its absence means."""
+    """Return a field's value, or what its absence means."""
     return fields.get(field, ABSENT_MEANS.get(field))
 
 
 def remark_sentences(remarks_found: Sequence[Remark]) -> Iterator[str]:
-    """One for all arms that differ from the same arm in the same."""
+    """Yield a sentence for all arms that differ from the same arm in the same fields."""
     groups: dict[tuple[str, str], list[str]] = {}
     for remark in remarks_found:
         groups.setdefault((remark.against, remark.in_words()), []).append(readable(remark.arm))
@@ -197,7 +197,7 @@ def base_sentence(study: Results) -> str:
 
 
 def base_table(study: Results) -> Table:
-    """The base configuration, in plain words."""
+    """Tabulate the base configuration in plain words."""
     rows = [list(row) for row in _base_rows(study)]
     caption = "The base configuration, from which the arms differ."
     if all(changed_fields(study.plan, arm) for arm in study.plan.arms):
@@ -206,7 +206,7 @@ def base_table(study: Results) -> Table:
 
 
 def method_table(study: Results) -> Table:
-    """Every field of the base's method."""
+    """Tabulate every field of the base's method."""
     fields = {key: value for key, value in flatten(study.plan.base).items() if key.startswith("method.")}
     rows = [[key, value_in_words(value)] for key, value in fields.items() if key != "method.name"]
     caption = f"All settings of {fields.get('method.name', 'the method')} in the base, as --set names them."
@@ -235,7 +235,7 @@ def arms_table(study: Results) -> Table:
 
 
 def failures_table(study: Results) -> Table:
-    """Why trials failed or diverged, in the words of their newest attempts."""
+    """Tabulate why trials failed or diverged, in the words of their newest attempts."""
     columns = ["arm", "failure_class", "failure_message"]
     broken = study.trials[outcomes.diverged(study.trials)]
     parts = [part[columns] for part in (broken.drop_duplicates("trial"), study.missing) if len(part)]
@@ -270,7 +270,7 @@ def _arms_counted(counts: pd.Series) -> str:
 
 
 def changed_fields(plan: PlanRecord, arm: str) -> Fields:
-    """An arm's overrides without those that say what the base says."""
+    """Return an arm's overrides without those that repeat the base."""
     base, overrides = flatten(plan.base), flatten(plan.arms[arm])
     if "method.name" in overrides:
         overrides = {"method": overrides.pop("method.name"), **overrides}
@@ -279,7 +279,7 @@ def changed_fields(plan: PlanRecord, arm: str) -> Fields:
 
 
 def changes_in_words(changes: Mapping[str, Any]) -> str:
-    """`method: gce; learning rate: 0.01`, or `nothing`."""
+    """Describe overrides: `method: gce; learning rate: 0.01`, or `nothing`."""
     start = {key.removeprefix(INIT_FROM): value for key, value in changes.items() if key.startswith(INIT_FROM)}
     parts = [_change(key, value) for key, value in changes.items() if not key.startswith(INIT_FROM)]
     if start:
@@ -373,7 +373,7 @@ def _plan_rows(study: Results) -> Iterator[tuple[str, str]]:
 
 
 def _initialisation(base: Mapping[str, Any]) -> str:
-    """Where the backbone starts, unless it is new."""
+    """Describe where the backbone starts, unless its weights are drawn at random."""
     if base.get("weights"):
         return f", which starts from the weights {base['weights']}"
     if start := base.get("init_from"):
@@ -414,6 +414,7 @@ def _training(base: Fields) -> str:
 
 
 def value_in_words(value: Any) -> str:
+    """Name a field's value: `none`, `yes`, `0.03`, or a list's values."""
     if value is None:
         return "none"
     if isinstance(value, bool | np.bool_):

@@ -41,29 +41,21 @@ IDLE = "idle"
 RUN_EVENTS = ["run_started", "run_resized", "run_ended"]
 TIME_COLUMNS = ("started_at", "ended_at", "device", "gpus", "cpus")
 TRIAL_COLUMNS = (
-    "trial",
-    "attempt",
-    "preset",
-    "arm",
-    "replicate",
-    "search",
-    "status",
-    "failure_class",
-    "seconds",
+    *("trial", "attempt", "preset", "arm", "replicate", "search", "status", "failure_class", "seconds"),
     *TIME_COLUMNS,
 )
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Of a study, or of some of it.  Hours are NaN where no row tells them."""
+    """The device-hours of a study, or of a part of it.  Hours are NaN where no row tells them."""
 
     study: str
     spent: pd.DataFrame  # arm, unit, kind, reason, device, hours: one row per attempt, two where part of it was of use
-    idle: dict[str, float]  # unit -> hours that runs could have used and nothing did
-    runs: int  # that said what they could use
-    silent: int  # runs that did not
-    unended: int  # of all; still running, or killed
+    idle: dict[str, float]  # unit -> hours that runs could have used and no attempt did
+    runs: int  # whose machines are known
+    silent: int  # runs whose machines are not known
+    unended: int  # runs without an end: still running, or killed
     unreadable: LeftOut
 
     def arms(self) -> pd.DataFrame:
@@ -82,14 +74,14 @@ class Ledger:
         return frame.sort_values(["unit", "total"], ascending=False, kind="stable", ignore_index=True)
 
     def devices(self) -> pd.DataFrame:
-        """Attempts and hours per kind of device."""
+        """Return attempts and hours for each kind of device."""
         counted = self.spent.assign(device=self.spent["device"].fillna("device not known"))
         hours = counted.groupby(["unit", "device"])["hours"].agg(_known_sum)
         attempts = counted.drop_duplicates(["trial", "attempt"]).groupby(["unit", "device"]).size()
         return pd.DataFrame({"attempts": attempts, "hours": hours}).reset_index()
 
     def units(self) -> list[str]:
-        """Those that occur."""
+        """Return the units that occur."""
         return [unit for unit in DEVICE_HOURS.values() if unit in self.idle or (self.spent["unit"] == unit).any()]
 
     def table(self) -> Table:
@@ -119,7 +111,7 @@ class Ledger:
         )
 
     def sentences(self) -> Iterator[str]:
-        """What the table does not say."""
+        """Yield what the table does not say."""
         for unit in self.units():
             failed = self.spent[(self.spent["kind"] == "failed") & (self.spent["unit"] == unit)]
             if len(failed):
@@ -262,7 +254,7 @@ def _idle_hours(runs: Sequence[Mapping[str, Any]], attempts: pd.DataFrame) -> di
 
 
 def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Devices per unit of the runs' machines, each machine once."""
+    """Return the devices per unit of the runs' machines, each machine counted once."""
     clusters: list[tuple[frozenset[str], dict[str, float]]] = []
     for part in parts:
         hosts, largest = part["hosts"], dict(part["resources"])
@@ -285,7 +277,7 @@ def _capacity(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _unused(devices: float, attempts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> float:
-    """Device-hours between two times that these attempts leave."""
+    """Return the device-hours between two times that these attempts leave unused."""
     inside = attempts[(attempts["started_at"] < end) & (attempts["ended_at"] > start)]
     steps = [(start, 0.0), (end, 0.0)]
     for begins, ends, held in zip(inside["started_at"], inside["ended_at"], inside["held"], strict=True):
@@ -310,12 +302,12 @@ def _hours_cells(spent: pd.DataFrame) -> list[str]:
 
 
 def _known_sum(hours: pd.Series) -> float:
-    """NaN where nothing is known."""
+    """Return the sum of known hours; NaN where none is known."""
     return float(hours.sum(min_count=1))
 
 
 def _hours_text(hours: float) -> str:
-    """Three digits: 0.00231, 4.56, 1,230"""
+    """Format hours with three digits: 0.00231, 4.56, 1,230."""
     if np.isnan(hours):
         return "not known"
     if 0 < hours < 0.0001:

@@ -121,7 +121,7 @@ class Results:
         return sorted([*declared, base]) if numbers else [*declared, base]
 
     def rule(self, selection: str | None) -> str:
-        """The selection rule to use: the one given, else the plan's."""
+        """Return the selection rule to use: the one given, else the plan's."""
         return statistics.check_selection(selection or self.plan.selection)
 
     def contrasts(self, selection: str | None = None) -> pd.DataFrame:
@@ -176,7 +176,7 @@ class Results:
         return frame.assign(epochs=numbers["epochs"], diverged=numbers["diverged"]).astype({**kinds, **floats})
 
     def _suggestions_of(self, cell: CellRecord, tests: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-        """Rows of one search.  `tests`: trial -> its test accuracy."""
+        """Yield the rows of one search.  `tests`: trial -> its test accuracy."""
         search = self.plan.require_search()
         of_cell = self.suggested[self.suggested["search"] == cell.search].sort_values("number", kind="stable")
         counted = set(counting(of_cell, search.suggestions)["number"])
@@ -201,7 +201,7 @@ class Results:
             }
 
     def declared_panel(self, name: str) -> PanelRecord:
-        """A panel as the plan has it.  Raises LoadError for an unknown one."""
+        """Return a panel as the plan has it.  Raises LoadError for an unknown one."""
         panels = self.plan.panels
         if name not in panels:
             raise LoadError(f"The study {self.name!r} has no panel {name!r}: choose one of {', '.join(panels)}.")
@@ -240,7 +240,7 @@ def results_of_plan(
     current: Mapping[str, Sources],
     unreadable: LeftOut | None = None,
 ) -> Results:
-    """A plan's record, submitted or not, and its results.
+    """Join a plan's record, submitted or not, with its results.
 
     `current`: the code and data that its trials, by id, and searches, by name, would use; of a stored plan those when
     it was submitted.  Results on other data are left out, and count as not run: no mean and no pair goes over two
@@ -286,7 +286,7 @@ def results_of_plan(
 
 
 def _sources_of_suggestions(suggested: pd.DataFrame, current: Mapping[str, Sources]) -> dict[str, Sources]:
-    """Trial -> the code and data of the search that it was made for."""
+    """Map each trial of a search to the code and data that the search would use."""
     return {
         trial: current[search]
         for search, trials in zip(suggested["search"], suggested["trials"], strict=True)
@@ -345,7 +345,7 @@ def first_replicate_of(plan: PlanRecord) -> int:
 
 
 def in_base(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of these trials that are in the base setting."""
+    """Return those of these trials that are in the base setting."""
     return rows[~rows["setting"].map(bool).astype(bool)]
 
 
@@ -389,12 +389,12 @@ def _level(factor: str, value: Any) -> Any:
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
-    """A JSON object; none where there is no text."""
+    """Parse a JSON object; an empty one where there is no text."""
     return dict(json.loads(text)) if isinstance(text, str) and text else {}
 
 
 def _as_list(values: Any) -> list[Any]:
-    """A list column's value; none where it is null."""
+    """Return a list column's value; an empty list where it is null."""
     return [] if values is None else list(values)
 
 

@@ -1,4 +1,4 @@
-"""Best value so far, and rankings that flip with the number of suggestions."""
+"""What a search buys with its budget: the best value so far, and rankings that turn with the number of suggestions."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _expectation(values: NDArray[np.float64], weights: NDArray[np.float64]) -> N
 def ranking_flips(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Pairs of searches whose order at some budget is not that at the largest budget that both have.
 
-    `curves`: name -> `best_so_far`, all in one setting.  Only leads in expected test accuracy of more than `MATTERS`
+    `curves`: name -> `best_so_far`, all in one setting.  Only leads in expected test accuracy of more than `LEAST_LEAD`
     count, on both sides.  `first` to `until`: budgets at which `early` leads, by at most `lead`; `late` leads from
     `since` on, by `final_lead` at `budget`.
     """

@@ -31,12 +31,12 @@ def search_name(cell: CellRecord) -> str:
 
 
 def search_title(cell: CellRecord) -> str:
-    """`robmix tpe, 20 % noise`."""
+    """Name a search in a heading: `robmix tpe, 20 % noise`."""
     return readable(search_name(cell)) + (f", {setting_name(cell.setting)}" if cell.setting else "")
 
 
 def search_stem(cell: CellRecord) -> str:
-    """What its figures are named by."""
+    """Return the stem by which the figures of a search are named."""
     return search_name(cell) + "".join(f"-{factor}-{level}" for factor, level in cell.setting.items())
 
 
@@ -51,26 +51,26 @@ def parameter_names(parameters: Sequence[str]) -> dict[str, str]:
 
 
 def value_name(value: Any) -> str:
-    """Three digits of a number."""
+    """Format a value; of a number three digits."""
     if isinstance(value, float):
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     return "none" if value is None else str(value)
 
 
 def parameters_in_words(params: Mapping[str, Any]) -> str:
-    """`learning rate 0.01, threshold 0.5`."""
+    """Name values: `learning rate 0.01, threshold 0.5`."""
     shown = parameter_names(list(params))
     return ", ".join(f"{shown[key]} {value_name(value)}" for key, value in params.items())
 
 
 def shown_suggestions(suggestions: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
-    """A cell's suggestions that count, and those that failed on the way."""
+    """Return a cell's suggestions that count, and those that failed on the way."""
     rows = suggestions[suggestions["search"] == cell.search]
     return rows[rows["counts"] | (rows["state"] == "failed")].sort_values("number", ignore_index=True)
 
 
 def complete_suggestions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those that were trained to their end."""
+    """Return the suggestions that were trained to their end."""
     return rows[(rows["state"] == "complete") & rows["accuracy"].notna()]
 
 
@@ -83,14 +83,14 @@ def best_suggestion(rows: pd.DataFrame, cell: CellRecord) -> pd.DataFrame:
 
 
 def searched_parameters(rows: pd.DataFrame, cell: CellRecord) -> list[str]:
-    """Fields that any suggestion has, the most important first."""
+    """Return the fields that any suggestion has, the most important first."""
     tried = {key for params in rows["params"] for key in params}
     keys = [key for key in cell.space if key in tried]
     return sorted(keys, key=lambda key: -cell.importance.get(key, 0.0))
 
 
 def searches_by_setting(study: Results) -> dict[str, list[CellRecord]]:
-    """The plan's searches by the setting they are in, in words."""
+    """Return the plan's searches by the setting that they are in, in words."""
     by_setting: dict[str, list[CellRecord]] = {}
     for cell in study.cells:
         by_setting.setdefault(setting_name(cell.setting), []).append(cell)

@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 
 
 def check_selection(selection: str) -> str:
-    """The rule itself.  Raises ValueError for an unknown one."""
+    """Return the rule itself.  Raises ValueError for an unknown one."""
     if selection not in SELECTION_RULES:
         raise ValueError(f"Unknown selection rule {selection!r}: choose one of {', '.join(SELECTION_RULES)}.")
     return selection
@@ -74,7 +74,7 @@ def shared_rule(selections: Iterable[str]) -> str:
 
 
 def is_finished(trials: pd.DataFrame) -> pd.Series:
-    """Trials that are finished: trained to their end, or diverged."""
+    """Return whether each trial is finished: trained to its end, or diverged."""
     return is_outcome(trials).astype(bool)
 
 
@@ -110,7 +110,7 @@ def welch_difference(values: ArrayLike, against: ArrayLike) -> Estimate:
 
 
 def variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unbiased variance on the last axis; NaN for one value."""
+    """Return the unbiased variance on the last axis; NaN for one value."""
     if values.shape[-1] < 2:
         return np.full(values.shape[:-1], np.nan)
     return np.asarray(values.var(-1, ddof=1))
@@ -139,7 +139,7 @@ def t_interval(value: NDArray[np.float64], variance: NDArray[np.float64], freedo
 
 
 def correlation(values: ArrayLike, against: ArrayLike) -> float:
-    """Pearson's, NaN where three pairs or any spread is lacking."""
+    """Return Pearson's correlation, NaN where three pairs or any spread is lacking."""
     values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)
     if len(values) < 3 or np.ptp(values) == 0 or np.ptp(against) == 0:
         return float("nan")
@@ -173,7 +173,7 @@ def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Compari
 def disagreement(hashes: Sequence[NDArray[np.object_]]) -> str:
     """Why replicates that arms share cannot be compared one by one; empty where they can.
 
-    `hashes`: those of `PAIRING` of each arm, (..., 3), aligned by replicate, the first axis.
+    `hashes`: those of `PAIRING_HASHES` of each arm, (..., 3), aligned by replicate, the first axis.
 
     A hash may be absent: earlier versions did not store those of a trial that diverged in its first epoch.  It says
     neither yes nor no, and the other replicates decide: a draw is a function of the configuration and the replicate's
@@ -240,5 +240,5 @@ def rule_table(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries."""
+    """Return the rows as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

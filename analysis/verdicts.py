@@ -31,9 +31,7 @@ ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
 FEWEST_REPLICATES = 4  # that allow a verdict
 MOST_REPLICATES = 1000  # that are worth naming as needed
-ASSUMED_DEVIATION = (
-    0.004  # of a difference not measured yet: of two runs of 0.28 points each, the median of public logs
-)
+ASSUMED_DEVIATION = 0.004  # of a difference not measured yet: of runs of 0.28 points each, the median of public logs
 OPEN_VERDICTS = ("undecided", "no verdict")  # which more replicates may change; the second: `why` there is none yet
 VERDICTS = ("helps", "hurts", "equivalent", *OPEN_VERDICTS)
 FUTILE_BELOW = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
@@ -47,8 +45,8 @@ CONTRAST_COLUMNS = (  # of `judge_contrasts`
 )
 
 
-class Look(NamedTuple):
-    """One contrast at one look."""
+class ContrastAtLook(NamedTuple):
+    """One contrast as it stood at one look."""
 
     replicates: int  # of each arm that were asked for by then
     comparison: Comparison
@@ -214,7 +212,7 @@ def judge_contrasts(
     planned = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
     counts = planned.groupby("arm")["replicate"].max() + 1
     rows: list[dict[str, Any]] = []
-    taken: list[list[Look]] = []
+    taken: list[list[ContrastAtLook]] = []
     for contrast in declared:
         pair = [contrast.arm, contrast.against]
         arm, against = (trials[trials["arm"] == name] for name in pair)
@@ -225,7 +223,7 @@ def judge_contrasts(
         reached = [
             count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
         ]  # in order: what waits for a small count waits for a larger one
-        done = [Look(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
+        done = [ContrastAtLook(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
         enough = [look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES]
         rows.append(
             {
@@ -251,12 +249,14 @@ def judge_contrasts(
 
 
 def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str) -> Comparison:
-    """The comparison of the first so many replicates."""
+    """Compare the first so many replicates."""
     first, first_against = (rows[rows["replicate"] < count] for rows in (arm, against))
     return statistics.compare(first, first_against, selection)
 
 
-def _with_verdicts(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int]) -> pd.DataFrame:
+def _with_verdicts(
+    frame: pd.DataFrame, taken: Sequence[Sequence[ContrastAtLook]], looks: Sequence[int]
+) -> pd.DataFrame:
     """The contrasts with p values and verdicts, and the look that decided.  `taken`: looks of each that count."""
     steps = [_judge(frame, taken, looks, step) for step in range(1, len(looks or (0,)) + 1)]
     for column in ("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", *(["p"] if looks else [])):
@@ -328,7 +328,7 @@ def declared_late(row: Mapping[str, Any]) -> str:
 
 
 def _trials_of_arms(record: PlanRecord) -> dict[str, list[str]]:
-    """Trials of each arm in the base setting, by replicate."""
+    """Return the trials of each arm in the base setting, by replicate."""
     trials: dict[str, list[str]] = {}
     for planned in sorted(record.trials, key=lambda planned: planned.replicate):
         if not planned.setting:
@@ -349,7 +349,7 @@ def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
 
 
 def _why(whole: Comparison, waiting: int, enough: bool) -> str:
-    """Why there can be no verdict, if so."""
+    """Say why there can be no verdict, if so."""
     fewest = min(whole.n, whole.n_against)
     if not fewest:
         return "no finished replicates of both arms in the base setting"
@@ -363,8 +363,10 @@ def _why(whole: Comparison, waiting: int, enough: bool) -> str:
     return "" if enough else f"lost trials left fewer than {FEWEST_REPLICATES} replicates at every look so far"
 
 
-def _judge(frame: pd.DataFrame, taken: Sequence[Sequence[Look]], looks: Sequence[int], step: int) -> pd.DataFrame:
-    """p values and verdicts as they stood after that many looks."""
+def _judge(
+    frame: pd.DataFrame, taken: Sequence[Sequence[ContrastAtLook]], looks: Sequence[int], step: int
+) -> pd.DataFrame:
+    """Return p values and verdicts as they stood after that many looks."""
     rows = []
     for contrast, of_contrast in zip(statistics.records(frame), taken, strict=True):
         seen = [look.comparison for look in of_contrast if not looks or look.replicates <= looks[step - 1]]

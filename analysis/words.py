@@ -45,12 +45,12 @@ def readable(name: str) -> str:
 
 
 def factor_name(factor: str) -> str:
-    """As it stands on an axis or in a caption."""
+    """Name a factor as it stands on an axis or in a caption."""
     return FACTOR_NAMES.get(factor, readable(factor.rpartition(".")[2]))
 
 
 def level_name(factor: str, level: Any) -> str:
-    """With its unit: 0.4 of the noise rate is 40 %."""
+    """Name a level with its unit: 0.4 of the noise rate is 40 %."""
     if factor == "unlabelled_ratio" and isinstance(level, int | float):
         return f"1 : {level:g}"
     if factor == "noise.rate" and isinstance(level, int | float):
@@ -61,11 +61,12 @@ def level_name(factor: str, level: Any) -> str:
 
 
 def setting_name(setting: Mapping[str, Any]) -> str:
-    """`{"labels": 40, "noise.rate": 0.1}` -> `40 labels, 10 % noise`."""
+    """Name a setting: `{"labels": 40, "noise.rate": 0.1}` -> `40 labels, 10 % noise`."""
     return ", ".join(level_phrase(factor, level) for factor, level in setting.items()) or "base"
 
 
 def level_phrase(factor: str, level: Any) -> str:
+    """Name a level together with its factor: `40 labels`, `10 % noise`."""
     if factor == "noise":
         return level_name(factor, level)
     if factor in ("labels", "probe"):
@@ -78,13 +79,14 @@ def level_phrase(factor: str, level: Any) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """As it stands on an axis: test/accuracy is test accuracy (%)."""
+    """Name a metric as it stands on an axis: test/accuracy is test accuracy (%)."""
     split, _, name = metric.partition("/")
     shown = {"train": "training"}.get(split, split)
     return METRIC_NAMES.get(metric, f"{shown} {readable(name)}" + " (%)" * metric.endswith(PERCENT_METRICS))
 
 
 def axis_scale(metric: str) -> float:
+    """Return by what a metric is multiplied on its axis: shares are shown in percent."""
     return 100.0 if metric.endswith(PERCENT_METRICS) else 1.0
 
 
@@ -105,18 +107,18 @@ def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
 
 
 def count_sentence(counts: Sequence[int]) -> str:
-    """How many replicates stand behind each point."""
+    """Say how many replicates stand behind each point."""
     low, high = min(counts), max(counts)
     return f"n = {low} {plural('replicate', low)}" if low == high else f"n = {low} to {high} replicates"
 
 
 def plural(noun: str, count: int) -> str:
-    """The noun as it follows the count."""
+    """Return the noun as it follows the count."""
     return noun if count == 1 else noun + "s"
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 trial`, `3 trials`."""
+    """Count in words: `1 trial`, `3 trials`."""
     return f"{count} {plural(noun, count)}"
 
 
@@ -129,36 +131,39 @@ def difference_text(difference: float, low: float, high: float) -> str:
 
 
 def points(fraction: float) -> str:
-    """A difference in percentage points, signed: −0.004 -> `−0.40`."""
+    """Format a difference in percentage points, signed: −0.004 -> `−0.40`."""
     text = f"{100 * fraction:+.2f}"
     return ("0.00" if float(text) == 0 else text).replace("-", "−")
 
 
 def p_text(p: float) -> str:
-    """`p = 0.004`, `p < 0.001`."""
+    """Format a p value: `p = 0.004`, `p < 0.001`."""
     return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
 
 
 def group_name(column: str, level: Any) -> str:
+    """Name an arm, or a level together with its factor."""
     return readable(level) if column == "arm" else level_phrase(column, level)
 
 
 def metric_in_text(metric: str) -> str:
+    """Name a metric on one line."""
     return metric_name(metric).replace("\n", " ")
 
 
 def capitalised(text: str) -> str:
-    """With a capital letter."""
+    """Return the text with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def listed(parts: Iterable[str]) -> str:
+    """Join parts in a sentence: `a, b and c`."""
     *first, last = list(parts)
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def settings_in_words(settings: Mapping[str, Any]) -> str:
-    """Values of settings with fields of their own, kind and rate first: rows keep their keys in another order."""
+    """Name the values of nested settings, kind and rate first, since rows keep their keys in another order."""
     keys = sorted(settings, key=lambda key: (key != "kind", key != "rate", key))
     return " ".join(
         settings_in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys

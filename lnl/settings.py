@@ -1,4 +1,9 @@
-"""What all settings of methods have in common: they are frozen, and each field says in a docstring what it means."""
+"""What all settings of methods have in common: they are frozen, and each field says in a docstring what it means.
+
+Fields that matter only beside a value of another field, such as an optimizer's `milestones` or a division's
+`neighbours`, lie flat beside it and say so.  As a union, discriminated by that value, they would have other dotted keys
+(in `--set`, arms and searches), and configurations that are stored with all fields could not be read any more.
+"""
 
 from __future__ import annotations
 

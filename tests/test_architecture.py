@@ -36,6 +36,7 @@ def test_imports_run_as_declared():
         ),
         ("lnl/study/plan.py", "import ray", "Ray only in execution"),
         ("lnl/search/searches.py", "import ray", "Ray only in execution"),
+        ("lnl/execution/runner.py", "import ray", "Ray is imported once its environment is prepared"),
         ("lnl/execution/runner.py", "import optuna", "Optuna only in search"),
         ("lnl/methods/simclr.py", "from ray import tune", "Ray only in execution"),
     ],

@@ -1,7 +1,4 @@
-"""Figures and tables across settings, and of factorial ablations; numbers from `analysis.aggregate`.
-
-As in `analysis.figures.panels`: rows in, a `Plot` out; frames hold fractions, axes show percent.
-"""
+"""Figures across settings and of factorial ablations; numbers from `analysis.aggregate` and `analysis.factorials`."""
 
 from __future__ import annotations
 
@@ -279,12 +276,12 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _pitch(names: Sequence[str]) -> float:
-    """Inches from row to row."""
+    """Return the inches from row to row."""
     return 0.42 if len(names) <= 12 else 0.3
 
 
 def _spread_equal(values: pd.Series) -> np.ndarray:
-    """Heights in [0.4, 1.6] that keep equal values apart."""
+    """Return heights in [0.4, 1.6] that keep equal values apart."""
     return 1 + 0.6 * (values.groupby(values).cumcount() / max(values.value_counts().max() - 1, 1) * 2 - 1).to_numpy()
 
 

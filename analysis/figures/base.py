@@ -43,9 +43,7 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
 NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
-MOST_ARMS_TOGETHER = (
-    7  # arms in one pair of axes, each with a colour of its own; of more of them each has a row, or its own axes
-)
+MOST_ARMS_TOGETHER = 7  # in one pair of axes, each with a colour of its own; of more each has a row, or its own axes
 PAGE_WIDTH = 9.6  # inches; the report shows them at about 100 px each
 # Okabe & Ito (2008), without yellow, which is too light for lines; the base arm is black
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -71,7 +69,7 @@ def drawing() -> Iterator[None]:
 
 
 def colour_map(name: str) -> Colormap:
-    """In 256 colours, whatever the user's matplotlibrc says."""
+    """Return a colour map of 256 colours, whatever the user's matplotlibrc says."""
     return matplotlib.colormaps[name].resampled(256)
 
 
@@ -90,7 +88,7 @@ class Plot:
         return self._rendered("pdf", {"CreationDate": None, "Producer": None, "Creator": None})
 
     def _rendered(self, kind: str, metadata: Mapping[str, None]) -> bytes:
-        """The same rows give the same bytes: no date, no version."""
+        """Render the figure; the same rows give the same bytes, as no date or version is written."""
         file = io.BytesIO()
         with drawing():
             self.figure.savefig(file, format=kind, dpi=200, metadata=dict(metadata))
@@ -104,7 +102,7 @@ class Plot:
 
 
 class Plots(dict[str, Plot]):
-    """Figures by name; a notebook shows them below each other."""
+    """Figures by name, which a notebook shows below each other."""
 
     def _repr_html_(self) -> str:
         return "".join(plot._repr_html_() for plot in self.values())
@@ -119,12 +117,13 @@ class Look:
 
 
 def annotate_right(axes: Axes, position: float, text: str, beside: float = 8, **look: Any) -> None:
-    """Text so many points right of the axes, at a height in data."""
+    """Write a text so many points right of the axes, at a height in data."""
     place: Any = dict(xycoords=axes.get_yaxis_transform(), xytext=(beside, 0), textcoords="offset points")
     axes.annotate(text, (1, position), va="center", fontsize=8.5, annotation_clip=False, **place, **look)
 
 
 def panels_width(panels: int) -> float:
+    """Return the inches of a figure with so many panels side by side, at most the page's."""
     return min(PAGE_WIDTH, 1.6 + 1.8 * panels)
 
 
@@ -156,6 +155,7 @@ def level_looks(values: Sequence[Any]) -> dict[Any, Look]:
 
 
 def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
+    """Return an empty figure of these inches, without pyplot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -169,7 +169,7 @@ def laid_out(figure: Figure) -> Figure:
 
 
 def used_levels(rows: pd.DataFrame, column: str) -> list[Any]:
-    """Categories that occur, in declared order."""
+    """Return the categories that occur, in declared order."""
     return list(rows[column].cat.remove_unused_categories().cat.categories)
 
 
@@ -179,7 +179,7 @@ def within_percent(low: float, high: float) -> tuple[float, float]:
 
 
 def legend_above(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
-    """Above the axes, read row by row."""
+    """Draw a legend above the axes, read row by row."""
     widths = [7 + len(name) for name, _ in entries]  # in characters, of which an inch holds about 12
     room = int(12 * figure.get_figwidth())
     columns = len(entries) if sum(widths) <= room else max(1, room // max(widths))

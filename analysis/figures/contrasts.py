@@ -1,4 +1,4 @@
-"""Figures of contrasts: forests of intervals."""
+"""Figures of differences: declared contrasts, selection rules, and the forest that others draw beside theirs."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ def draw_forest(
 
 
 def pairing_sentence(compared: pd.DataFrame) -> str:
+    """Say whether differences are of pairs, as the end of a sentence."""
     paired = compared.loc[compared["difference"].notna(), "paired"].astype(bool)
     if paired.empty:
         return "."
@@ -122,5 +123,6 @@ def pairing_sentence(compared: pd.DataFrame) -> str:
 
 
 def band_sentence(compared: pd.DataFrame) -> str:
+    """Explain the grey band, where one is drawn."""
     declared = (compared["smallest_effect"] > 0) & compared["difference"].notna()
     return " Grey band: smaller than the smallest effect declared to matter." if declared.any() else ""

@@ -1,4 +1,4 @@
-"""The figure of device-hours."""
+"""The figure of what a study cost: device-hours of each arm."""
 
 from __future__ import annotations
 

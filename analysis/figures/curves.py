@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Learning curves: metrics by epoch, with the replicates behind their mean."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _draw_groups(
 
 
 def _lacking_sentences(rows: pd.DataFrame, metrics: Sequence[str], colour: str) -> Iterator[str]:
-    """Metrics that no trial recorded, then the groups that lack one."""
+    """Yield which metrics no trial recorded, then which groups lack one."""
     present = set(rows["metric"])
     yield from (f" Not recorded by any trial: {metric_in_text(name)}." for name in metrics if name not in present)
     for metric in metrics:
@@ -132,6 +132,7 @@ def _lacking_sentences(rows: pd.DataFrame, metrics: Sequence[str], colour: str) 
 
 
 def draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, band: bool) -> None:
+    """Draw replicates, faint or as a band, and their mean in bold."""
     epochs = lines.index.to_numpy()
     if band:
         low, high = lines.min(axis=1), lines.max(axis=1)
@@ -193,7 +194,7 @@ def by_replicate(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 def multiples_by_metric(
     rows: pd.DataFrame, metrics: Sequence[str], looks: Mapping[Any, Look], colour: str, kind: str
 ) -> Plots:
-    """A figure per metric that was recorded."""
+    """Draw a figure for each metric that was recorded."""
     present = [metric for metric in metrics if (rows["metric"] == metric).any()]
     names = {metric: f"{kind}-{metric.rpartition('/')[2]}" for metric in present}
     return Plots({names[metric]: curve_multiples(rows, metric, looks, colour) for metric in present})

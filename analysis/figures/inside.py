@@ -1,4 +1,4 @@
-"""Figures of what happens inside methods."""
+"""Figures of what methods believe of the labels, and of the features that they learn."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
 
 
 def _spread_epochs(by_epoch: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """At most `MOMENTS` epochs, the first and the last among them."""
+    """Choose at most `MOST_EPOCHS` epochs, the first and the last among them."""
     epochs = sorted(by_epoch)
     chosen = np.unique(np.linspace(0, len(epochs) - 1, min(MOST_EPOCHS, len(epochs))).round().astype(int))
     return {epochs[i]: by_epoch[epochs[i]] for i in chosen}

@@ -1,4 +1,4 @@
-"""Strips of nights: a cell's means with the band in which the nights before expect them."""
+"""Figures of nights: the means of a cell, with the band in which the nights before expect them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Figures: one function per kind, from rows to a `Plot`: the figure, the frame that it draws, and its caption.
-
-Replicates are faint, means are bold, bars are 95 % t intervals; an arm has one colour in every figure of its study.
-Frames hold fractions; the axes show percent.  No pyplot, no global state.
-"""
+"""Figures of a panel: accuracy by arm and by level, and its curves."""
 
 from __future__ import annotations
 
@@ -120,7 +116,7 @@ class _LevelAxis:
         return cls(factor, dict(zip(levels, positions, strict=True)), joined, scale, narrowest, beside, points_beside)
 
     def x(self, levels: Iterable[Any], arm: str) -> list[float]:
-        """Where an arm's means stand."""
+        """Return where an arm's means stand."""
         return [self.positions[level] + self.beside[arm] for level in levels]
 
     def label(self, axes: Axes, inches: float) -> None:

@@ -1,7 +1,6 @@
 """Figures of a search: what it tried, what that was worth, and what more of it would have bought.
 
-As in `analysis.figures.panels`: rows in, a `Plot` out; frames hold fractions, axes show percent.  A *cell* is one
-search of the plan: one arm in one setting with one sampler.  Rows are those of `Results.suggestions`.
+A *cell* is one search of the plan: one arm in one setting with one sampler.  Rows are those of `Results.suggestions`.
 """
 
 from __future__ import annotations
@@ -166,13 +165,13 @@ class _Slices:
         self.limits = {metric: accuracy_limits(self.done[metric].dropna()) for metric in ("accuracy", "test")}
 
     def positions(self, key: str) -> pd.Series:
-        """Where the suggestions stand; within a choice apart, by number."""
+        """Return where the suggestions stand; within a choice they stand apart, by number."""
         space = self.cell.space[key]
         x = positions(self.rows, key, space)
         return x + 0.5 * (self.rows["number"] / self.last - 0.5) if isinstance(space, Choice) else x
 
     def draw(self, axes: Axes, metric: str, key: str, x: pd.Series) -> dict[str, tuple[str, Style]]:
-        """One parameter against one metric; returns the entries of the legend."""
+        """Draw one parameter against one metric and return the entries of the legend."""
         low, high = self.limits[metric]
         margin = 4 * (high - low) + 0.4
         below = self.done[metric] < low
@@ -533,7 +532,7 @@ def _surface(done: pd.DataFrame, cell: CellRecord, keys: Sequence[str]) -> tuple
 
 
 def _has_area(points: np.ndarray) -> bool:
-    """Whether (n, 2) points do not all lie on a line."""
+    """Return whether (n, 2) points do not all lie on a line."""
     try:
         return bool(
             ConvexHull((points - points.mean(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)).volume > 1e-3

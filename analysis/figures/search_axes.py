@@ -1,4 +1,4 @@
-"""Axes, marks and names that figures of searches share."""
+"""Axes and marks that the figures of searches share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BELOW_MARK: Style = {"marker": "v", "markersize": 5, "linestyle": "", "markeredg
 
 
 def _part_of(name: str, low: float, high: float) -> Colormap:
-    """The part of a colour map that can be seen on white."""
+    """Return the part of a colour map that can be seen on white."""
     return LinearSegmentedColormap.from_list(f"{name} part", colour_map(name)(np.linspace(low, high, 64)))
 
 
@@ -54,19 +54,19 @@ def position(space: Space, value: Any) -> float:
 
 
 def positions(rows: pd.DataFrame, key: str, space: Space) -> pd.Series:
-    """Of every suggestion; NaN where it has no value of that field."""
+    """Return the position of every suggestion; NaN where it has no value of that field."""
     return rows["params"].map(lambda params: position(space, params[key]) if key in params else np.nan).astype(float)
 
 
 def axis_ends(space: Space) -> tuple[float, float]:
-    """The lowest and the highest place."""
+    """Return the lowest and the highest position."""
     if isinstance(space, Choice):
         return 0.0, len(space.values) - 1.0
     return position(space, space.low), position(space, space.high)
 
 
 def axis_ticks(space: Space) -> tuple[list[float], list[str]]:
-    """Places and their names."""
+    """Return the positions of ticks and their names."""
     low, high = axis_ends(space)
     if isinstance(space, Choice):
         return list(range(len(space.values))), [value_name(value) for value in space.values]
@@ -94,7 +94,7 @@ def axis_floor(values: pd.Series) -> float:
 
 
 def draw_complete(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> list[tuple[str, Style]]:
-    """Complete suggestions, those with a diverged replicate as crosses."""
+    """Draw complete suggestions, those with a diverged replicate as crosses."""
     entries = []
     for name, marker, chosen in (("complete", "o", done["diverged"] == 0), ("diverged", "x", done["diverged"] > 0)):
         if chosen.any():
@@ -106,7 +106,7 @@ def draw_complete(axes: Axes, x: pd.Series, done: pd.DataFrame, colour: Any) -> 
 
 
 def draw_own_and_best(axes: Axes, x: str, rows: pd.DataFrame, cell: CellRecord, look: Look) -> list[tuple[str, Style]]:
-    """The arm's own values as a ring, the winner as a star."""
+    """Draw the arm's own values as a ring and the winner as a star."""
     done = complete_suggestions(rows)
     own, best = done[done["own"].astype(bool)], best_suggestion(rows, cell)
     entries = []
@@ -141,6 +141,7 @@ def _in_space(space: Space, value: Any) -> bool:
 
 
 def accuracy_limits(values: pd.Series) -> tuple[float, float]:
+    """Return the lowest accuracy that is shown and the highest."""
     return (axis_floor(values), float(values.max())) if len(values) else (0.0, 1.0)
 
 
@@ -160,14 +161,14 @@ def draw_x_axis(axes: Axes, space: Space) -> None:
 
 
 def draw_tick(axes: Axes, x: float, y: float, text: str) -> None:
-    """A value beside its upright axis."""
+    """Write a value beside its upright axis."""
     axes.plot([x - 0.02, x], [y, y], color=DARK_GREY, linewidth=0.8, zorder=1)
     box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
     axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5, zorder=6, bbox=box)
 
 
 def folded(name: str) -> str:
-    """On two lines where it is long."""
+    """Break a long name into two lines."""
     middle = len(name) // 2
     breaks = [i for i, letter in enumerate(name) if letter == " "]
     if len(name) < 12 or not breaks:
@@ -185,7 +186,7 @@ def unfinished_sentence(cell: CellRecord) -> str:
 
 
 def legend_of_marks(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Above the axes."""
+    """Draw a legend of marks above the axes."""
     handles = [
         Line2D([], [], **{key: value for key, value in style.items() if key != "zorder"}) for _, style in entries
     ]

@@ -1,1 +1,1 @@
-"""Nightly sweeps: the rule that compares nights, the difference between two, and its text."""
+"""Nightly sweeps: the rule that judges a night, the difference between nights, and its text."""

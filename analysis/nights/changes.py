@@ -31,7 +31,7 @@ def changes_of_cells(
 
 
 def _changes(pair: tuple[pd.DataFrame, pd.DataFrame], configs: Sequence[Mapping[str, str]]) -> list[str]:
-    """What changed between the trials of a cell then and now."""
+    """Describe what changed between the trials of a cell then and now."""
     before, now = (finished_trials(trials) for trials in pair)
     changes = [*_changed_facts(before, now)]
     if now["git_dirty"].eq(True).any():
@@ -52,7 +52,7 @@ def _changed_facts(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
 
 
 def _shortened(column: str, values: Sequence[str]) -> str:
-    """The first three of these values; of hashes their beginnings."""
+    """Name the first three of these values; of hashes their beginnings."""
     length = 7 if column == "git_commit" else 12 if column.endswith("hash") else None
     return ", ".join(value[:length] for value in values[:3]) or "none"
 
@@ -71,7 +71,7 @@ def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
 
 
 def _commits(was: Sequence[str], is_: Sequence[str]) -> str:
-    """How many commits lie between, where this code's repository knows."""
+    """Say how many commits lie between two, where this code's repository knows them."""
     if len(was) != 1 or len(is_) != 1 or not all(re.fullmatch("[0-9a-f]{7,64}", commit) for commit in (*was, *is_)):
         return ""
     command = ["git", "rev-list", "--count", f"{was[0]}..{is_[0]}"]

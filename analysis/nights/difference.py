@@ -93,7 +93,7 @@ class Difference:
 
     @property
     def deeper(self) -> list[str]:
-        """Commands."""
+        """Return the commands that show more."""
         logs = [f"lnl logs {self.study} --preset {shlex.quote(self.preset)}{self.storage}"] if self.crashed else []
         return [f"lnl report {self.study} {self.report}{self.storage}", *logs]
 
@@ -154,7 +154,7 @@ def _title_of_night(study: str, night: Night, before: Sequence[Night]) -> str:
 
 
 def _judged_cells(judged: Mapping[Cell, CellVerdict]) -> pd.DataFrame:
-    """A row for each cell with enough replicates and nights before."""
+    """Return a row for each cell with enough replicates and nights before."""
     rows = [
         {"arm": arm, "setting": setting, **verdict._asdict()}
         for (arm, setting), verdict in judged.items()
@@ -164,7 +164,7 @@ def _judged_cells(judged: Mapping[Cell, CellVerdict]) -> pd.DataFrame:
 
 
 def _too_few(verdict: CellVerdict) -> str:
-    """Why a cell is not judged."""
+    """Say why a cell is not judged."""
     if verdict.n < REPLICATES_TO_JUDGE:
         return f"it takes {REPLICATES_TO_JUDGE} replicates"
     return f"{FEWEST_NIGHTS} quiet nights make a reference"
@@ -275,7 +275,7 @@ def _crashed_in_the_other(before: Night) -> Iterator[str]:
 
 
 def _in_one_only(before: Night, now: Night) -> Iterator[str]:
-    """Cells that only one of the two has."""
+    """Name the cells that only one of the two has."""
     if only := set(now.cells) - set(before.cells):
         yield f"Only here: {cell_names(sorted(only))}."
     if only := set(before.cells) - set(now.cells):

@@ -1,4 +1,4 @@
-"""The rows of a night."""
+"""A night: its plan, its trials and their states, as the store has them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ from lnl.storage.plan_record import PLANNED_COLUMNS, PlanRecord, read_records
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 
-MOST_NIGHTS = 60  # nights from which it is known which were quiet
-CRASHES = ("code_error", "oom", "timeout", "data_error")  # a crash; a preempted trial is nobody's fault
-
-
-RECORDED_FACTS = {  # of a trial's row: what may have changed
+MOST_NIGHTS = 60  # that are read, to know which of them were quiet
+CRASHES = ("code_error", "oom", "timeout", "data_error")  # failures of the code; not so a preempted trial
+RECORDED_FACTS = {  # column of a trial's row -> what it is called where it has changed
     "code_hash": "code",
     "git_commit": "commit",
     "data_hash": "data",
@@ -54,11 +52,11 @@ class Night:
 
     @property
     def finished(self) -> bool:
-        """Whether anything is."""
+        """Whether any trial has finished."""
         return bool((self.trials["state"] == "finished").any())
 
     def values(self) -> dict[Cell, Values]:
-        """Accuracies of the cells that have some."""
+        """Return the accuracies of each cell that has some."""
         scores = self.trials["score"].to_numpy(float)
         known = {cell: scores[places] for cell, places in self._places.items()}
         known = {cell: values[~np.isnan(values)] for cell, values in known.items()}
@@ -66,19 +64,19 @@ class Night:
 
     @property
     def cells(self) -> list[Cell]:
-        """In the order of the plan."""
+        """The cells in the order of the plan."""
         return list(self._places)
 
     def of(self, cell: Cell) -> pd.DataFrame:
-        """Its trials; none where the plan does not have it."""
+        """Return the trials of a cell; none where the plan does not have it."""
         return self.trials.iloc[self._places.get(cell, [])]
 
     def planned(self, cell: Cell) -> int:
-        """How many trials it was to have."""
+        """Return how many trials of a cell were planned."""
         return len(self._places.get(cell, []))
 
     def counts(self, chosen: pd.Series) -> Counter[Cell]:
-        """How many of these trials each cell has."""
+        """Return how many of these trials each cell has."""
         return Counter(cells_of(self.trials[chosen]))
 
     @cached_property
@@ -90,11 +88,12 @@ class Night:
 
 
 def cells_of(trials: pd.DataFrame) -> list[Cell]:
+    """Return the cell of each of these trials."""
     return list(zip(trials["arm"], trials["setting"], strict=True))
 
 
 def night_of_plan(name: str, plan: PlanRecord, rows: pd.DataFrame) -> Night:
-    """`rows`: the newest of each trial, with their scores."""
+    """Join a plan with its results.  `rows`: the newest of each trial, with their scores."""
     trials = _with_states(pd.DataFrame(plan.trial_rows(), columns=PLANNED_COLUMNS), rows)
     also: list[tuple[str, str, dict[str, Any]]] = [(start.trial, start.arm, {}) for start in plan.prerequisites]
     before = pd.DataFrame(also, columns=["trial", "arm", "setting"])
@@ -177,14 +176,16 @@ def read_nights(
 
 
 def finished_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return those of these trials that have finished."""
     return trials[trials["state"] == "finished"]
 
 
 def cell_name(cell: Cell) -> str:
-    """An arm and where it is."""
+    """Name an arm and its setting: `robmix labels=40`."""
     setting = json.loads(cell[1])
     return " ".join([cell[0], *(f"{key}={value}" for key, value in setting.items())])
 
 
 def cell_names(cells: Any) -> str:
+    """Name several cells."""
     return ", ".join(cell_name(cell) for cell in cells)

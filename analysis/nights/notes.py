@@ -1,4 +1,4 @@
-"""What is told of a night beside its moves: crashes, what is missing, what diverged, what took longer, and twins."""
+"""Notes on a night beside its moves: crashes, what is missing, what diverged, what took longer, and twins."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _crashes_by_cell(night: Night) -> dict[Cell, _Crash]:
 
 
 def left_out_note(count: int) -> Iterator[str]:
-    """Results that no mean may hold beside the others."""
+    """Say how many results on replaced data are left out of all means."""
     if count:
         yield f"{counted(count, 'result')} on other data, which have been replaced since, left out."
 
@@ -97,6 +97,7 @@ def missing_notes(night: Night, of: str = "") -> Iterator[str]:
 
 
 def coming_and_going_notes(nights: Sequence[Night]) -> Iterator[str]:
+    """Name the cells that no night before had, and those that the last one had and this one lacks."""
     earlier = {cell for night in nights[:-1] for cell in night.cells}
     if new := [cell for cell in nights[-1].cells if cell not in earlier and len(nights) > 1]:
         yield f"New: {cell_names(new)}."
@@ -118,7 +119,7 @@ def diverged_notes(nights: Sequence[Night]) -> Iterator[str]:
 
 
 def slower_notes(nights: Sequence[Night], judged: Mapping[Cell, CellVerdict]) -> Iterator[str]:
-    """Cells that took much longer than usual on the same device."""
+    """Name the cells that took much longer than usual on the same device."""
     by_name = {night.name: night for night in nights}
     parts = []
     for cell, verdict in judged.items():

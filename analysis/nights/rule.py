@@ -30,7 +30,7 @@ Values = NDArray[np.float64]
 
 
 class CellVerdict(NamedTuple):
-    """A cell on one night."""
+    """How a cell on one night compares with the nights before."""
 
     mean: float  # of tonight, outlying replicates counted as far as they count
     n: int
@@ -79,7 +79,7 @@ class _Sample:
         return len(self.values) >= REPLICATES_TO_JUDGE
 
     def clamped(self, limit: float) -> _Sample:
-        """The sample with no replicate farther from the median than this."""
+        """Return the sample with no replicate farther from the median than the limit."""
         if self.farthest <= limit:
             return self
         centre = np.median(self.values)
@@ -144,15 +144,15 @@ def judge_nights(
     return verdicts
 
 
-Comparison = tuple[list[_Sample], list[_Sample]]  # reference nights, and the fresh ones
+_Compared = tuple[list[_Sample], list[_Sample]]  # reference nights, and the fresh ones
 
 
 def _comparisons(
     samples: Mapping[Cell, _Sample], histories: Mapping[Cell, _History], k: int
-) -> tuple[dict[Cell, Comparison], dict[Cell, Comparison]]:
+) -> tuple[dict[Cell, _Compared], dict[Cell, _Compared]]:
     """What is compared for each of the two questions, of cells whose reference is long enough."""
-    alone: dict[Cell, Comparison] = {}
-    together: dict[Cell, Comparison] = {}
+    alone: dict[Cell, _Compared] = {}
+    together: dict[Cell, _Compared] = {}
     for cell, sample in samples.items():
         history = histories[cell]
         if not sample.judgeable:
@@ -162,7 +162,7 @@ def _comparisons(
             before = history.quiet[-1][1]
             together[cell] = [night for _, night in history.reference(k, span=2)], [before, sample]
 
-    def long_enough(asked: Mapping[Cell, Comparison]) -> dict[Cell, Comparison]:
+    def long_enough(asked: Mapping[Cell, _Compared]) -> dict[Cell, _Compared]:
         return {cell: pair for cell, pair in asked.items() if len(pair[0]) >= FEWEST_NIGHTS}
 
     return long_enough(alone), long_enough(together)
@@ -212,10 +212,10 @@ def _not_judged(night: CellNight, history: _History) -> CellVerdict:
     return CellVerdict(sample.mean, len(sample.values), nan, nan, nan, nan, "", 1, "", names, nan)
 
 
-def _predictions(comparisons: Mapping[Cell, Comparison]) -> dict[Cell, _Prediction]:
-    """How far the fresh nights of each cell lie from its reference nights."""
+def _predictions(comparisons: Mapping[Cell, _Compared]) -> dict[Cell, _Prediction]:
+    """Compare the fresh nights of each cell with what its reference nights predict."""
     deviations = _deviations({cell: reference for cell, (reference, _) in comparisons.items()})
-    clamped: dict[Cell, Comparison] = {}
+    clamped: dict[Cell, _Compared] = {}
     for cell, (reference, fresh) in comparisons.items():
         limit = OUTLIER_LIMIT * deviations[cell][0]
         clamped[cell] = [night.clamped(limit) for night in reference], [night.clamped(limit) for night in fresh]
@@ -230,7 +230,7 @@ def _predictions(comparisons: Mapping[Cell, Comparison]) -> dict[Cell, _Predicti
 
 
 def _mean_and_count(nights: Sequence[_Sample]) -> tuple[float, int]:
-    """The mean over all replicates, and how many these are."""
+    """Return the mean over all replicates, and how many these are."""
     n = sum(len(night.values) for night in nights)
     return sum(len(night.values) * night.mean for night in nights) / n, n
 

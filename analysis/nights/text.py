@@ -1,4 +1,4 @@
-"""The difference between nights in words, Markdown and JSON."""
+"""The difference between nights as text: for a terminal, in Markdown and in JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lnl.storage.places import canonical
 
 
 def headline(difference: Difference) -> str:
-    """How many of how many moved."""
+    """Say how many cells of how many moved."""
     words = [] if difference.finished else [f"Nothing finished {'tonight' if difference.night else 'here'}"]
     for direction in ("down", "up"):
         if count := int((difference.cells["moved"] == direction).sum()):
@@ -48,7 +48,7 @@ def _p_value_text(row: Mapping[str, Any]) -> str:
 
 
 def _evidence(difference: Difference, row: Mapping[str, Any]) -> str:
-    """Beside a moved cell: from what, how sure."""
+    """Say what a moved cell is compared with, and how sure the move is."""
     if difference.night is None:
         pairing = "paired" if row["paired"] else "unpaired"
         n = f"n = {row['n']} and {row['n_against']}"
@@ -76,7 +76,7 @@ def _twin_sentence(twin: Mapping[str, Any]) -> str:
 
 
 def terminal_lines(difference: Difference) -> Iterator[str]:
-    """For a terminal."""
+    """Yield the lines for a terminal."""
     yield difference.title
     yield headline(difference)
     for row in statistics.records(difference.moved):
@@ -98,7 +98,7 @@ def _notes(difference: Difference) -> Iterator[str]:
 
 
 def markdown(difference: Difference) -> str:
-    """For a message or an issue."""
+    """Return the difference for a message or an issue."""
     parts = [f"### {difference.title}", headline(difference)]
     if len(difference.moved) or difference.crashed:
         table = ["| cell | moved | |", "|--|--|--|"]
@@ -123,12 +123,12 @@ def markdown(difference: Difference) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Nothing that a method printed may end a table or begin a heading."""
+    """Return a text in which nothing that a method printed ends a table or begins a heading."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def json_record(difference: Difference) -> dict[str, Any]:
-    """All of it, JSON-able."""
+    """Return the whole difference, JSON-able."""
     cells = [
         {**{name: _json_value(value) for name, value in row.items()}, "setting": json.loads(row["setting"])}
         for row in statistics.records(difference.cells)

@@ -1,5 +1,4 @@
-"""Reported beside measured: for every arm and setting of a study the closest number that a paper has, and all in which
-the two differ.
+"""Reported numbers beside measured ones: for each arm and setting the closest that a paper has, and how they differ.
 
 They are compared, by whether the reported value lies in the 95 % interval of ours, only where nothing but the number of
 runs differs.  A protocol that is not known counts as different, and so do a method's parameters where the registry
@@ -75,7 +74,7 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
     """
     rule = study.rule(selection)
     rows = []
-    for (arm, setting), trials in _cells(study):
+    for (arm, setting), trials in _by_arm_and_setting(study):
         scores = statistics.accuracy(trials, rule).dropna()
         if not len(scores):
             continue
@@ -118,7 +117,7 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     ranked: list[tuple[tuple[float, ...], int, Entry]] = []
     for number, entry in enumerate(entries()):
         kind = SIMILAR_NOISE.get(entry.noise, entry.noise)
-        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_kind(noise), _kind(noise))
+        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_noise_kind(noise), _noise_kind(noise))
         if not same or entry.measure not in COMPARED_MEASURES:
             continue
         symmetric = kind == "symmetric"
@@ -129,7 +128,7 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
                 for key, value in entry.settings.items()
                 if isinstance(value, str | bool)
             )
-            + (entry.initialisation != _start(config)),
+            + (entry.initialisation != _initial_weights(config)),
             entry.dataset != config["dataset"],
             _classes(entry.dataset) != _classes(config["dataset"]),
             entry.column != noise["column"],
@@ -164,20 +163,20 @@ def _differences(
         yield "evidence", "the reported number is recalled and not read"
     if entry.dataset != config["dataset"]:
         yield "data set", f"{config['dataset']} here, {entry.dataset} in the paper"
-    yield from _noise(entry, config)
-    yield from _images(entry, config)
-    yield from _network(entry, config)
-    yield from _method(entry, config, stated)
-    yield from _length(entry, config)
-    yield from _epoch_chosen(entry, config, selection)
-    yield from _runs(entry, n)
+    yield from _noise_differences(entry, config)
+    yield from _images_differences(entry, config)
+    yield from _network_differences(entry, config)
+    yield from _method_differences(entry, config, stated)
+    yield from _length_differences(entry, config)
+    yield from _selection_differences(entry, config, selection)
+    yield from _replicate_differences(entry, n)
 
 
-def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _noise_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     noise = config["noise"]
     share, ours = wrong_share(entry.noise, entry.rate, entry.include_true, entry.dataset), _our_share(config)
-    if entry.noise != _kind(noise):
-        yield "noise", f"noise {_kind(noise)} here, {entry.noise} in the paper"
+    if entry.noise != _noise_kind(noise):
+        yield "noise", f"noise {_noise_kind(noise)} here, {entry.noise} in the paper"
     if entry.column != noise["column"]:
         yield "noise", f"human labels {noise['column']} here, {entry.column} in the paper"
     if entry.noise == "semantic":
@@ -198,16 +197,16 @@ def _noise(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             "noise convention",
             f"symmetric noise: ours {_convention(noise)}, the paper's convention is not known",
         )
-    if entry.noise == _kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
+    if entry.noise == _noise_kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
         yield "noise", "asymmetric noise maps each data set's classes in its own way"
 
 
 def _convention(noise: Mapping[str, Any]) -> str:
-    """What our symmetric noise does with the true class."""
+    """Say what our symmetric noise does with the true class."""
     return TRUE_CLASS_CONVENTION[noise["include_true"]]
 
 
-def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _images_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.labels != config["labels"]:
         here, there = ("all" if count is None else f"{count}" for count in (config["labels"], entry.labels))
         yield "labels", f"{here} labels here, {there} in the paper"
@@ -222,19 +221,21 @@ def _images(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield "trusted images", f"{config['probe']} trusted images here, {there} in the paper"
 
 
-def _network(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _network_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.network is None:
         yield "network", f"{config['network']} here, the paper's network is not known"
     elif entry.network != config["network"]:
         yield "network", f"{config['network']} here, {entry.network} in the paper"
-    here, there = _start(config), entry.initialisation
+    here, there = _initial_weights(config), entry.initialisation
     if here != there:
         yield "initialisation", f"starts from {here or 'random weights'} here, {there or 'random weights'} in the paper"
     if config.get("resize"):
         yield "image size", f"images are resized to {config['resize']} pixels here"
 
 
-def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _method_differences(
+    entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     for key, value in entry.settings.items():
         if (here := lookup(config["method"], key, None)) != value:
             yield "variant" if isinstance(value, str | bool) else "settings", f"{key} {here} here, {value} in the paper"
@@ -244,7 +245,7 @@ def _method(entry: Entry, config: Mapping[str, Any], stated: Mapping[str, Any]) 
         yield "settings", f"set here, and not known of the paper: {', '.join(silent)}"
 
 
-def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _length_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry.epochs is None:
         yield "epochs", f"{config['epochs']} epochs here, the paper's are not known"
     elif entry.epochs != config["epochs"]:
@@ -254,7 +255,7 @@ def _length(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield "epochs", f"an epoch is {here} here, {there} in the paper"
 
 
-def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
+def _selection_differences(entry: Entry, config: Mapping[str, Any], selection: str) -> Iterator[tuple[str, str]]:
     if entry.selection == "unknown":
         yield "selection rule", f"{EPOCH_RULES[selection]} here, the paper's rule is not known"
     elif entry.selection != selection:
@@ -270,7 +271,7 @@ def _epoch_chosen(entry: Entry, config: Mapping[str, Any], selection: str) -> It
         yield "validation", f"validation labels: {here} here, {entry.validation} in the paper"
 
 
-def _runs(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
+def _replicate_differences(entry: Entry, n: int) -> Iterator[tuple[str, str]]:
     if entry.n is None:
         yield REPLICATES, "the paper's number of runs is not known"
     elif entry.n < FEWEST_REPLICATES:
@@ -310,7 +311,7 @@ def stated_settings(study: Results, arm: str, setting: str) -> dict[str, Any]:
 
 
 def table(study: Results, selection: str | None = None) -> Table:
-    """A study's arms and settings with the closest reported numbers."""
+    """Tabulate a study's arms and settings with the closest reported numbers."""
     frame = beside(study, selection)
     known = frame[frame["entry"].notna()]
     rows = [
@@ -352,9 +353,9 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
                 [
                     entry.where,
                     entry.name,
-                    _place(entry),
+                    _setting_text(entry),
                     entry.network or "not known",
-                    _rule(entry),
+                    _epoch_text(entry),
                     "not known" if entry.n is None else str(entry.n),
                     _reported(entry.value, entry.sd, entry.measure == "training loss"),
                     "" if measured_row is None else _measured(readable(measured_row["arm"]), measured_row),
@@ -366,8 +367,8 @@ def registry_table(name: str, study: Results | None = None, selection: str | Non
     return Table(caption, header, rows, pd.DataFrame(records))
 
 
-def _cells(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """Finished trials of each arm in each setting, in the plan's order."""
+def _by_arm_and_setting(study: Results) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Yield the finished trials of each arm in each setting, in the plan's order."""
     for (arm, place), rows in study.trials.groupby(["arm", study.trials["setting"].map(canonical)], sort=False):
         yield (str(arm), str(place)), rows
 
@@ -378,7 +379,7 @@ def _config(trials: pd.DataFrame) -> dict[str, Any]:
     return dict(json.loads(texts.iloc[0])) if len(texts) else {}
 
 
-def _start(config: Mapping[str, Any]) -> str:
+def _initial_weights(config: Mapping[str, Any]) -> str:
     """What the weights start from: a method, "imagenet", a file; empty: drawn at random."""
     start = config.get("init_from") or {}
     method = start.get("method", start.get("method.name", ""))
@@ -389,8 +390,8 @@ def _classes(dataset: str) -> int:
     return CLASSES.get(dataset, 10)
 
 
-def _kind(noise: Mapping[str, Any]) -> str:
-    """Of a configuration's noise: none where it has a rate, and that is 0."""
+def _noise_kind(noise: Mapping[str, Any]) -> str:
+    """Return a configuration's kind of noise: none where it has a rate of 0."""
     return "none" if noise["kind"] not in ("human", "semantic") and not noise["rate"] else str(noise["kind"])
 
 
@@ -417,7 +418,7 @@ def _compared(reported: float, mean: float, low: float, high: float, n: int, blo
     return f"in our interval, {away}" if low <= reported <= high else f"outside our interval, {away}"
 
 
-def _place(entry: Entry) -> str:
+def _setting_text(entry: Entry) -> str:
     """Data set, labels and noise, such as `cifar10, 50 % symmetric, true class among the draws`."""
     parts = [entry.dataset]
     if entry.labels:
@@ -437,14 +438,14 @@ def _place(entry: Entry) -> str:
     return ", ".join(parts)
 
 
-def _rule(entry: Entry) -> str:
+def _epoch_text(entry: Entry) -> str:
     if entry.selection == "unknown":
         return "not known"
     return EPOCH_RULES[entry.selection] + " (an oracle)" * (entry.selection == "best_test")
 
 
 def _measured(arm: str, row: Mapping[str, Any]) -> str:
-    """`dividemix: 94.50 [94.20, 94.80], n = 5`."""
+    """Format a mean of ours: `dividemix: 94.50 [94.20, 94.80], n = 5`."""
     return f"{arm}: {' '.join(filter(None, [percent(row['mean']), interval(row['low'], row['high'])]))}, n = {row['n']}"
 
 

@@ -1,4 +1,4 @@
-"""The registry itself: one TOML file per source in this folder, one `Entry` per number.
+"""The registry of reported numbers: one TOML file per source in this folder, one `Entry` per number.
 
 A file holds its tables as they are printed.  The cells of a row stand in one text, in the order of `columns`: "96.1",
 "92.9±0.2", or "-" where the paper has no number.  `unit` says what they are in: percent (unless said otherwise),
@@ -122,7 +122,7 @@ def papers() -> dict[str, Paper]:
 
 
 def paper(name: str) -> Paper:
-    """Raises PaperError for an unknown one."""
+    """Return a source by its name.  Raises PaperError for an unknown one."""
     if name not in papers():
         raise PaperError(f"There is no paper {name!r}: choose one of {', '.join(papers())}.")
     return papers()[name]
@@ -137,7 +137,9 @@ def notes(name: str) -> list[str]:
 @cache
 def entries() -> tuple[Entry, ...]:
     """All numbers, by paper, table, row and column.  Raises PaperError with the place of what cannot be right."""
-    return tuple(entry for source in papers().values() for table in source.tables for entry in _cells(source, table))
+    return tuple(
+        entry for source in papers().values() for table in source.tables for entry in _entries_of_table(source, table)
+    )
 
 
 def reported() -> pd.DataFrame:
@@ -145,7 +147,7 @@ def reported() -> pd.DataFrame:
     return pd.DataFrame([entry.model_dump() for entry in entries()], columns=list(Entry.model_fields))
 
 
-def _cells(source: Paper, table: Mapping[str, Any]) -> Iterator[Entry]:
+def _entries_of_table(source: Paper, table: Mapping[str, Any]) -> Iterator[Entry]:
     shared = {key: value for key, value in table.items() if key not in ("columns", "rows", "unit")}
     columns = table.get("columns", [{}])
     for row in table["rows"]:

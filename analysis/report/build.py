@@ -1,4 +1,4 @@
-"""Writing a page into its folder, in place of the one before."""
+"""Writing a report into its folder, in place of the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: sections, pictures and the HTML they become."""
+"""The report as a page: its sections and pictures, their files beside it, and the HTML."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """One panel, or what stands beside them, on the page.
+    """One panel, or something else that the page shows under a heading.
 
     `lead` comes first; `note` stands where there is nothing to draw; `more` (tables) and `asides`, by heading, are
     folded; `parts`, folded if `folded`, come last.
@@ -81,20 +81,20 @@ class Report:
 
     @property
     def loading(self) -> str:
-        """The study, loaded in Python."""
+        """The Python expression that loads the study."""
         root = str(self.study.root) if storage_flag(self.study.root) else default_storage()
         night = f", night={python_literal(self.study.night)}" if self.study.night else ""
         named = map(python_literal, (root, self.study.name, self.study.preset))
         return f"load({', '.join(named)}{night})"
 
     def section(self, name: str, title: str, **content: Any) -> Section:
-        """A section whose id no other has."""
+        """Return a section whose id no other has."""
         anchor = _free_name(name, lambda anchor: anchor not in self.anchors)
         self.anchors.add(anchor)
         return Section(anchor, title, **content)
 
     def picture(self, name: str, plot: Plot, code: str) -> Picture:
-        """Writes a figure and the rows that it draws."""
+        """Write a figure and the rows that it draws."""
         stem, png = self._stem(name, "png"), plot.png()
         self._write(f"{stem}.png", png)
         self._write(f"{stem}.pdf", plot.pdf())
@@ -104,13 +104,13 @@ class Report:
         return Picture(stem, source, width, plot.caption, len(plot.drawn), code)
 
     def pictures(self, prefix: str, drawn: Plots, code: str) -> list[Picture]:
-        """Writes figures by name.  `code`: Python that draws all of them."""
+        """Write figures by name.  `code`: a Python expression that draws all of them."""
         return [
             self.picture(f"{prefix}-{kind}", plot, f"{code}[{python_literal(kind)}]") for kind, plot in drawn.items()
         ]
 
     def tables(self, **named: Table) -> dict[str, Table]:
-        """Writes tables, by name; returns them by the stem of their files."""
+        """Write tables by name; return them by the stem of their files."""
         stems = {}
         for name, table in named.items():
             stems[stem := self._stem(name, "md")] = table
@@ -137,7 +137,7 @@ class Report:
 
 
 def python_literal(text: str) -> str:
-    """A text as Python spells it."""
+    """Return a text as Python spells it."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -148,5 +148,5 @@ def _free_name(name: str, is_free: Callable[[str], bool]) -> str:
 
 
 def _unbroken(value: Any) -> Any:
-    """Numbers stay together on the page."""
+    """Keep numbers on the page together with their units."""
     return unbroken(value) if type(value) is str else value  # markup stays as it is

@@ -1,4 +1,4 @@
-"""The report of a study: one self-contained page, with its figures and tables as files beside it.
+"""The sections of the report: each puts one question's figures, tables and sentences on the page.
 
 The same rows give the same bytes: nothing is dated but by the rows themselves.
 """

@@ -1,4 +1,4 @@
-"""Sentences of the page, from its numbers."""
+"""The sentences of the report, made from its numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def summary_sentences(study: Results) -> Iterator[str]:
 
 
 def verdict_counts(contrasts: pd.DataFrame) -> str:
-    """How many declared contrasts came out how."""
+    """Say how many declared contrasts have which verdict."""
     if contrasts.empty:
         return ""
     counts = {word: int((contrasts["verdict"] == word).sum()) for word in VERDICT_MARKS}
@@ -294,7 +294,7 @@ def noise_rows(trials: pd.DataFrame) -> list[list[str]]:
 
 
 def _first_few(parts: Iterable[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Name the first of them, and say how many more there are."""
     named = list(parts)
     more = len(named) - MOST_NAMED_SEARCHES
     return "; ".join([*named[:MOST_NAMED_SEARCHES], *([f"and {more} more"] if more > 0 else [])])

@@ -104,10 +104,12 @@ def effects_table(frame: pd.DataFrame, factorial: Factorial, rule: str) -> Table
 
 
 def factorial_stem(factorial: Factorial) -> str:
+    """Return the name by which figures and tables of a factorial are stored."""
     return "factorial-" + "-".join(factorial.factors)
 
 
 def term_name(term: Sequence[str]) -> str:
+    """Name an effect by its factors: `mixup × frozen head`."""
     return " × ".join(map(readable, term))
 
 
@@ -138,11 +140,13 @@ def _arm_names(arms: Sequence[str]) -> str:
 
 
 def factorial_rule_sentence(study: Results, factorial: Factorial, selection: str) -> str:
+    """Describe the selection rule for the arms of a factorial."""
     base = in_base(study.trials)
     return rule_sentence(selection, base[base["arm"].isin(factorial.arms)])
 
 
 def factorial_sentence(factorial: Factorial, rule: str) -> str:
+    """Describe a factorial, for captions."""
     return (
         f"Factorial of {_arm_names(factorial.factors)}: all {len(factorial.arms)} combinations, starting from "
         f"{readable(factorial.arms[0])}, in the base setting. {rule} An interaction × is how much the effect of one "
@@ -151,6 +155,7 @@ def factorial_sentence(factorial: Factorial, rule: str) -> str:
 
 
 def intervals_sentence(frame: pd.DataFrame) -> str:
+    """Describe the intervals of a factorial's effects."""
     first = frame.iloc[0]
     pairing = "replicate by replicate" if first["paired"] else "unpaired (Satterthwaite)"
     why = first["reason"]

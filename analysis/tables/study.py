@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX (booktabs): every number with n, interval and selection rule.  Accuracies in percent."""
+"""Tables of a study: panels, contrasts, selection rules, looks, searches, and what is missing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def contrasts_table(study: Results, selection: str) -> Table:
             f"{row['direction']}{' (late)' * bool(declared_late(row))}",
             percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
-            "" if row["why"] else _more_replicates(row["more"]),
+            "" if row["why"] else _more_text(row["more"]),
         ]
         for row in statistics.records(frame)
     ]
@@ -248,23 +248,23 @@ INTERVALS_SENTENCE = (
 P_VALUE_COLUMNS = ("p_holm", "p_equivalence_holm")
 
 
-def _more_replicates(count: float) -> str:
-    """Replicates that would decide, where that is known."""
+def _more_text(count: float) -> str:
+    """Say how many replicates would decide a contrast, where that is known."""
     return "" if np.isnan(count) else f"> {MOST_REPLICATES}" if count > MOST_REPLICATES else f"{count:.0f}"
 
 
 def _percent_or_nothing(fraction: float) -> str:
-    """In percent, or nothing."""
+    """Format a fraction in percent; nothing where there is none."""
     return "" if np.isnan(fraction) else percent(fraction)
 
 
 def _winner_name(row: Mapping[str, Any]) -> str:
-    """`7`, `own values`, or `7 so far`."""
+    """Name the winner: `7`, `own values`, or `7 so far`."""
     return ("own values" if row["own"] else f"{row['number']}") + " so far" * (not row["final"])
 
 
 def _duration(seconds: float) -> str:
-    """`95 s`, `34 min`, `2.3 h`."""
+    """Format a duration: `95 s`, `34 min`, `2.3 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -275,7 +275,7 @@ def _difference(row: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def _pairing(row: Mapping[str, Any], prefix: str = "") -> str:
-    """`yes, n = 4, ρ = 0.65` or `no (…), n = 4 and 3`."""
+    """Say whether replicates are pairs: `yes, n = 4, ρ = 0.65` or `no (…), n = 4 and 3`."""
     n, n_against, rho = row[f"{prefix}n"], row[f"{prefix}n_against"], row[f"{prefix}correlation"]
     if row[f"{prefix}paired"]:
         return f"yes, n = {n:g}" + ("" if np.isnan(rho) else f", ρ = {rho:.2f}".replace("-", "−"))

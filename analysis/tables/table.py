@@ -1,4 +1,4 @@
-"""A table that is Markdown, LaTeX, HTML or CSV."""
+"""A table that is Markdown, LaTeX (booktabs) or HTML: text cells, and the frame of numbers behind them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Table:
             statistics.shared_rule(self.frame["selection"].dropna())
 
     def markdown(self) -> str:
-        """As GitHub renders it."""
+        """Return the table as GitHub renders it."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         body = "\n".join("| " + " | ".join(map(_escape_markdown, line)) + " |" for line in lines)
         return f"{_escape_markdown(self.caption)}\n\n{body}\n"
@@ -100,23 +100,23 @@ class Table:
 
 
 def percent(fraction: float) -> str:
-    """`0.945` -> `94.50`."""
+    """Format a fraction in percent: `0.945` -> `94.50`."""
     return f"{100 * fraction:.2f}".replace("-", "−")
 
 
 def interval(low: float, high: float) -> str:
-    """In percent; nothing where there is none."""
+    """Format an interval in percent; nothing where there is none."""
     return "" if np.isnan(low) else f"[{percent(low)}, {percent(high)}]"
 
 
 def unbroken(text: str) -> str:
-    """No line break inside `95 %`, `n = 4` and `[0.12, 0.34]`."""
+    """Allow no line break inside `95 %`, `n = 4` and `[0.12, 0.34]`."""
     text = text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
     return re.sub(r"\[[^][]*\]", lambda match: match[0].replace(" ", "\u00a0"), text)
 
 
 def _escape_markdown(text: str) -> str:
-    """Nothing in a cell is markup."""
+    """Escape a text so that nothing in a cell is markup."""
     return re.sub(r"([\\`*<|~]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("\n", " "))
 
 

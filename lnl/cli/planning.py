@@ -26,7 +26,7 @@ class Request:
     arms: list[str] | None  # those to be run; None: all
     make_plan: Callable[..., Plan]  # `Study.plan` with the flags filled in
 
-    def build_plan(self, reached: Mapping[str, int]) -> Plan:
+    def build_plan(self, *, reached: Mapping[str, int]) -> Plan:
         """Return the plan with these replicate counts for arms that continue after a look."""
         return self.make_plan(reached=reached) if reached else self.plan
 
@@ -38,7 +38,7 @@ class Request:
         if self.plan.record.looks:
             from lnl.execution import sequential
 
-            return sequential.grown(self.build_plan, self.store, current, record)[0]
+            return sequential.plan_so_far(self.build_plan, self.store, current, record)[0]
         if self.plan.search is not None:
             from lnl.search import confirm
 

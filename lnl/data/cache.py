@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 
@@ -81,6 +81,15 @@ class Source:
     stamp: str  # changes with the files behind the data set
     read: Callable[[], Contents]
     local: bool = True  # all that `read` needs is on this machine; otherwise it is fetched first
+
+
+class ArrayRecord(TypedDict):
+    """What dataset.json says of one .npy file."""
+
+    shape: list[int]
+    dtype: str
+    bytes: int
+    sha256: str
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -189,7 +198,7 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
         raise _Unusable(str(error)) from error
 
 
-def _open_array(path: Path, expected: dict, verify: bool) -> np.ndarray:
+def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
     if size != expected["bytes"]:
@@ -204,13 +213,14 @@ def _open_array(path: Path, expected: dict, verify: bool) -> np.ndarray:
 
 
 def _build(folder: Path, name: str, source: Source) -> None:
+    """Read the source and write the cache, complete or not at all.  Raises `DataError`."""
     contents = source.read()
     _check_labels(name, contents)
     partial = folder.with_name(f".{folder.name}.partial")  # one name for all: only the holder of the lock writes here
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        arrays = {}
+        arrays: dict[str, ArrayRecord] = {}
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
             arrays[f"{split}_images"] = _write(
@@ -250,8 +260,8 @@ def _build(folder: Path, name: str, source: Source) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, what: str) -> dict:
-    """Streams contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum."""
+def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, what: str) -> ArrayRecord:
+    """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum."""
     total, rows, shape = hashlib.sha256(), 0, (count,)
     with path.open("wb") as file:
         for part in parts:
@@ -280,7 +290,8 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, wha
     return {"shape": list(shape), "dtype": np.dtype(dtype).name, "bytes": size, "sha256": total.hexdigest()}
 
 
-def _checksum(arrays: dict[str, dict]) -> str:
+def _checksum(arrays: Mapping[str, ArrayRecord]) -> str:
+    """One checksum over the types, shapes and contents of all arrays."""
     described = "".join(f"{key}{array['dtype']}{array['shape']}{array['sha256']}" for key, array in arrays.items())
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -317,7 +328,8 @@ def check_class_names(where: Path, names: Sequence[str]) -> None:
         raise DataError(f"{shown(where)}: two classes are called '{twice}': give each a name of its own.")
 
 
-def _size(shape: list[int]) -> str:
+def _size(shape: Sequence[int]) -> str:
+    """The shape of one image in words: C×H×W."""
     return "×".join(map(str, shape[1:]))
 
 

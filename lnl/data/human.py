@@ -91,7 +91,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{shown(path)} cannot be read ({reason(error)}): fetch it again.") from error
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path} holds something other than integers and was not loaded: fetch the published file again."
+            f"{path} holds something other than whole numbers and was not loaded: fetch the published file again."
         ) from error
 
 

@@ -1,13 +1,14 @@
-"""Sequential replicates: contrasts are judged at declared looks, and only arms of undecided ones go on to the next.
+"""Sequential replicates: contrasts are judged at declared looks, and only undecided ones get more replicates.
 
-The plan that results is a function of the declaration and of the rows alone, so that a driver that was killed, a second
-one and the report all find the same.  The error over looks and family: `analysis.verdicts`.
+`plan_so_far` is the plan that the results so far ask for.  It is a function of the declaration and of the rows alone,
+so that a driver that was killed, a second one and the report all find the same.  The error over looks and family is
+controlled in `analysis.verdicts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -34,15 +35,23 @@ def schedule(first: int, last: int) -> tuple[int, ...]:
     return (*range(first, last, BLOCK), last)
 
 
-def grown(make: Callable[..., Plan], store: Store, current: Current, record: bool = False) -> tuple[Plan, pd.DataFrame]:
+class BuildPlan(Protocol):
+    """The plan where arms that continue after a look have these replicate counts in the base setting."""
+
+    def __call__(self, *, reached: Mapping[str, int]) -> Plan: ...
+
+
+def plan_so_far(
+    build_plan: BuildPlan, store: Store, current: Current, record: bool = False
+) -> tuple[Plan, pd.DataFrame]:
     """The plan with as many replicates as the results so far ask for, and the contrasts as they stand.
 
-    `make(reached=…)`: the plan where arms that go on have these replicates in the base setting.  `record`: keep every
-    look on the way as an event, unless it is kept already: a driver may have been killed before it could.
+    `record`: store every look on the way as an event, unless it is stored already: an earlier driver may have been
+    killed before it could.
     """
     reached: dict[str, int] = {}
     while True:
-        plan = make(reached=reached)
+        plan = build_plan(reached=reached)
         contrasts = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current)).contrasts()
         if record:
             _record(store, plan, contrasts)
@@ -53,7 +62,7 @@ def grown(make: Callable[..., Plan], store: Store, current: Current, record: boo
 
 
 def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str, int]) -> dict[str, int]:
-    """`reached`, with the arms of contrasts that are undecided at a look sent on to the next one."""
+    """The replicate counts, with those of the arms of undecided contrasts raised to the next look."""
     further, level = dict(reached), next_level(contrasts, looks)
     for row in statistics.records(contrasts):
         later = [look for look in looks if look > row["looked"]]
@@ -63,11 +72,11 @@ def _further(contrasts: pd.DataFrame, looks: Sequence[int], reached: Mapping[str
     return further
 
 
-def look(make: Callable[..., Plan], plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
+def look(build_plan: BuildPlan, plan: Plan, store: Store, current: Current) -> tuple[str, Plan | None]:
     """Judge the results of a plan that has run: what they show, in words, and the plan that goes on, if one does."""
     results = results_of_plan(store, plan.record, plan.hash, sources_of(plan, current))
     contrasts = results.contrasts()
-    further, _ = grown(make, store, current, record=True)
+    further, _ = plan_so_far(build_plan, store, current, record=True)
     sentence = "No look yet"
     if contrasts["looked"].notna().any():
         counts = contrasts["verdict"].value_counts()
@@ -87,26 +96,26 @@ def _growing(plan: Plan, further: Plan) -> set[str]:
 
 
 def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
-    """Keep what a look showed as an event, unless there is no look in it, or the same was seen before."""
+    """Store what a look showed as an event, unless there was no look, or the same is stored already."""
     named = ["arm", "against", "n", "looked", "difference", "low", "high", "p_holm", "p_equivalence_holm", "verdict"]
-    seen: list[dict[str, Any]] = [
+    rows: list[dict[str, Any]] = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
         for row in statistics.records(contrasts[named])
     ]
     before = [_judgement(look["contrasts"]) for look in looks_taken(store, plan.study, plan.preset)]
-    if contrasts["looked"].notna().any() and _judgement(seen) not in before:
-        store.write_event(plan.study, "looked", preset=plan.preset, plan=plan.hash, **_declared(plan), contrasts=seen)
+    if contrasts["looked"].notna().any() and _judgement(rows) not in before:
+        store.write_event(plan.study, "looked", preset=plan.preset, plan=plan.hash, **_declared(plan), contrasts=rows)
 
 
 def _declared(plan: Plan) -> dict[str, Any]:
-    """What must stay as it is from the first look on."""
+    """What must not change after the first look."""
     record = plan.record
     family = [contrast.model_dump(mode="json") for contrast in record.contrasts]
     return {"looks": list(record.looks), "selection": record.selection, "family": family}
 
 
 def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Earlier versions said "undecided" for "no verdict", too: that is no other look."""
+    """What distinguishes one look from another; earlier versions wrote "undecided" for "no verdict", too."""
     return [["undecided" if row[name] == "no verdict" else row[name] for name in JUDGED] for row in contrasts]
 
 
@@ -125,7 +134,7 @@ def check_looks(store: Store, plan: Plan) -> None:
                 f"{', '.join(map(str, looks))}, and another number of replicates would void their error control: "
                 f"{again}, or use another --storage."
             )
-        if any(before[name] != said for name, said in _declared(plan).items()):
+        if any(before[name] != value for name, value in _declared(plan).items()):
             raise ValueError(
                 f"Results of {plan.study} (preset {plan.preset}) were already judged under other contrasts or another "
                 "selection rule, and a change would void their error control: declare what was declared, or use "
@@ -134,7 +143,7 @@ def check_looks(store: Store, plan: Plan) -> None:
 
 
 def declared_before(store: Store, study: str, preset: str) -> tuple[int, ...] | None:
-    """The looks of the newest plan that was submitted, if it has some; those of nights have none."""
+    """The looks of the plan that was submitted last, nights aside; None where it has none."""
     plans, broken = store.read("studies", filters=[("study", "==", study), ("preset", "==", preset)])
     tell_left_out(broken)
     own = [record for record in read_records(by_submission(plans)) if not record.night]

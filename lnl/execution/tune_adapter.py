@@ -124,8 +124,8 @@ def _worker(code: str, settings: bytes) -> Callable[[dict[str, Any]], None]:
         from lnl.execution.job import Job
         from lnl.execution.worker import execute
 
-        here = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
-        execute(Job.from_text(config["job"]["job"]), here, tune.report)
+        own = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
+        execute(Job.from_text(config["job"]["job"]), own, tune.report)
 
     return work
 

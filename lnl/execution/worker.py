@@ -138,24 +138,24 @@ def _train(assignment: Assignment, lease: Lease, number: int, report: Report) ->
 
 
 def _check_sources(job: Job, trial: Trial, current: Current) -> None:
-    """Raise `StorageError` where this machine has other code or data than the driver: its rows would not be the plan's.
+    """Raise `StorageError` where this machine has other code or data than the driver: its rows would not fit the plan.
 
-    Data that are not here are a matter of the trial, which will fail and say so.
+    Data that are missing here are no reason: the trial will fail and say so.
     """
-    here = current.sources(trial)
-    if here.code_hash != job.sources.code_hash:
+    own = current.sources(trial)
+    if own.code_hash != job.sources.code_hash:
         raise StorageError(
             f"{socket.gethostname()} runs another version of lnl ({Path(__file__).parents[1]}) than this driver: "
             "bring the same code to all nodes (`ray up` again, no PYTHONPATH of their own); then run again."
         )
-    for kind, ours, theirs in (
-        (f"the data set {trial.dataset}", here.data_hash, job.sources.data_hash),
-        ("the human labels, or the data of what its trials start from,", here.sources_hash, job.sources.sources_hash),
+    for what, own_hash, drivers_hash in (
+        (f"the data set {trial.dataset}", own.data_hash, job.sources.data_hash),
+        ("the human labels, or the data of what its trials start from,", own.sources_hash, job.sources.sources_hash),
     ):
-        if None not in (ours, theirs) and ours != theirs:
+        if None not in (own_hash, drivers_hash) and own_hash != drivers_hash:
             raise StorageError(
-                f"{socket.gethostname()} has another version of {kind} than this driver had when the run began "
-                f"(checksums {ours} and {theirs}): give all machines the same files; then run again."
+                f"{socket.gethostname()} has another version of {what} than this driver had when the run began "
+                f"(checksums {own_hash} and {drivers_hash}): give all machines the same files; then run again."
             )
 
 

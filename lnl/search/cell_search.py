@@ -223,12 +223,12 @@ class CellSearch:
             lease.release()
             return None
         try:
-            asked = self.cell.trial.override(params)
+            trial_with_values = self.cell.trial.override(params)
         except ValueError as error:  # values that cannot stand beside each other
             self._end(suggestion, "failed", message=str(error), refused=True)
             return None
         replicates = range(SEARCH_REPLICATES, SEARCH_REPLICATES + self.settings.replicates)
-        suggestion.trials = tuple(asked.override({"replicate": replicate}) for replicate in replicates)
+        suggestion.trials = tuple(trial_with_values.override({"replicate": replicate}) for replicate in replicates)
         declared = [
             Planned(
                 replicate, self.cell.searched_arm, self.cell.setting, search=self.cell.name, suggestion=trial.number

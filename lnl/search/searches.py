@@ -3,7 +3,7 @@
 A *suggestion* is one point of a search, trained on one or more replicates that
 belong to searches alone.  Optuna's storage is the memory of a search while it runs (a journal file in the results
 folder, or a database for drivers on several machines); the record of results is the table `suggestions`, whose row is
-written before Optuna is told, and from which a lost storage is made again.  What makes this safe to kill at any time:
+written before Optuna hears of it, and from which a lost storage is made again.  So a driver may be killed at any time:
 
 - A suggestion that is being evaluated has a lease, like a trial.  One that is running without a living holder is taken
   over by the next driver, with the same values, and its trials go on from their checkpoints.
@@ -132,7 +132,7 @@ class Searches:
 
     def _ready(self, suggestion: RunningSuggestion, planned: Planned) -> bool:
         """Whether all that it starts from is trained, and nobody else trains it."""
-        if not all(self._trained(one) for one in planned.trial.prerequisites.values()):
+        if not all(map(self._trained, planned.trial.prerequisites.values())):
             for before in with_prerequisites([planned]):  # its file may have been refused since: then it waits again
                 if before.id not in suggestion.waiting and not self._trained(before.trial):
                     suggestion.waiting[before.id] = before

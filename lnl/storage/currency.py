@@ -49,19 +49,19 @@ def why_stale(trials: pd.DataFrame, current: Mapping[str, Sources]) -> pd.Series
     or was written by an earlier version) is judged by those that it has.  Rows of data come before code: numbers of
     other data never stand beside current ones, those of other code may.
     """
-    now = [current.get(trial) for trial in trials["trial"]]
+    sources = [current.get(trial) for trial in trials["trial"]]
     reason = pd.Series("", trials.index, dtype=object)
     for name, why in (
         ("code_hash", CHANGED_CODE),
         ("sources_hash", CHANGED_SOURCES),
         ("data_hash", CHANGED_DATA),
     ):
-        wanted = pd.Series([one and getattr(one, name) for one in now], trials.index, dtype=object)
-        had = trials[name] if name in trials else pd.Series(None, trials.index, dtype=object)
-        changed = wanted.notna() & had.notna() & (wanted != had)
+        present = pd.Series([each and getattr(each, name) for each in sources], trials.index, dtype=object)
+        stored = trials[name] if name in trials else pd.Series(None, trials.index, dtype=object)
+        changed = present.notna() & stored.notna() & (present != stored)
         reason[changed] = why
         if why == CHANGED_CODE:
-            reason[changed & (wanted.map(_hash_rule) != had.map(_hash_rule))] = CHANGED_RULE
+            reason[changed & (present.map(_hash_rule) != stored.map(_hash_rule))] = CHANGED_RULE
     return reason
 
 

@@ -218,7 +218,7 @@ class LeaseState:
     def is_alive(self) -> bool:
         """Whether the holder is alive.  On this host the system knows.  Of another host the heartbeats tell:
 
-        - A heartbeat that this process has found unchanged for `EXPIRY_S` is the last one, whatever its date.
+        - A heartbeat that this process has seen unchanged for `EXPIRY_S` is the last one, whatever its date.
         - One that was seen to follow another is of a living holder, whatever its date.
         - A process that looks for the first time can only go by the date, and so clocks must agree to some seconds:
           the holder is dead where its heartbeat is more than `EXPIRY_S` away from now.  In the future, too, where the

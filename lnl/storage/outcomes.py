@@ -27,7 +27,7 @@ def accuracies(trials: pd.DataFrame, rule: str) -> pd.Series:
 
     Chance is 1/K of the K classes of the trial's data set.  Rows of earlier versions have no `classes`: theirs come
     from their transition matrix, which a trial that diverged in its first epoch lacks, else from the other rows, where
-    those of the same data set agree in theirs, else from the data set's name.  Where all that tells nothing (all
+    those of the same data set agree in theirs, else from the data set's name.  Where nothing of that is known (all
     trials on somebody's own data set diverged in their first epoch) the accuracy is NaN: such a replicate is left out,
     and the sentences that count those say so.
     """
@@ -39,13 +39,13 @@ def accuracies(trials: pd.DataFrame, rule: str) -> pd.Series:
 
 
 def _classes(trials: pd.DataFrame, among: pd.DataFrame) -> np.ndarray:
-    """How many classes the data set of each trial has, NaN where nothing tells; `among`: rows that may tell."""
+    """How many classes the data set of each trial has, NaN where unknown; `among`: rows from which it may be known."""
     own = [_classes_of(*row) for row in zip(trials["classes"], trials["transition"], strict=True)]
     of_name: dict[str, float] = dict(CLASSES)
     for name in set(trials.loc[np.isnan(own), "dataset"]):
         rows = among[among["dataset"] == name].drop_duplicates(["data_hash", "classes"])
-        told = {_classes_of(*row) for row in zip(rows["classes"], rows["transition"], strict=True)}
-        known = {count for count in told if not np.isnan(count)}
+        counts = {_classes_of(*row) for row in zip(rows["classes"], rows["transition"], strict=True)}
+        known = {count for count in counts if not np.isnan(count)}
         if known:
             of_name[name] = known.pop() if len(known) == 1 else np.nan
     named = [of_name.get(name, np.nan) for name in trials["dataset"]]

@@ -82,7 +82,7 @@ class Store:
         except OSError as error:
             raise _unreadable(path, reason(error)) from error
         if not re.fullmatch("[0-9a-f]{32}", name):
-            raise _unreadable(path, "it holds no name of a results folder")
+            raise _unreadable(path, "it does not hold the name of a results folder")
         return name
 
     def check_identity(self, expected: str) -> None:
@@ -100,7 +100,7 @@ class Store:
         return self.root / "logs" / partition(study) / f"{attempt_name(trial, attempt)}.txt"
 
     def write_log(self, study: str, trial: str, attempt: int, text: str) -> None:
-        """What an attempt said; without secrets, see `lnl.storage.logs`."""
+        """Store what an attempt printed, without secrets."""
         path, content = self.log_path(study, trial, attempt), printable(mask(text)).encode()
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -111,7 +111,10 @@ class Store:
         epochs: Sequence[Mapping[str, Any]],
         arrays: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """The trial row comes last: one that exists always has its curve and its arrays."""
+        """Store an attempt.  Its trial row is written last: one that exists always has its curve and its arrays.
+
+        Raises `Overtaken` where another process has written this attempt.
+        """
         trial, attempt = row["trial"], row["attempt"]
         if (path := self.attempt_path("trials", study, trial, attempt)).exists():
             raise already_there(path)
@@ -124,12 +127,13 @@ class Store:
         return self.root / "suggestions" / partition(study) / f"{part_name('suggestions', search, number)}.parquet"
 
     def write_suggestion(self, study: str, row: Mapping[str, Any]) -> None:
+        """Store a suggestion of a search."""
         write_rows(self.suggestion_path(study, row["search"], row["number"]), SUGGESTIONS, [row])
 
     def write_plan(self, row: Mapping[str, Any]) -> None:
-        """It becomes the newest of its study, whatever the clocks of those say that wrote the others.
+        """Store a plan as the newest of its study, whatever the clocks of other drivers say.
 
-        The same plan again keeps the time at which it was submitted first: contrasts were declared then.
+        A plan that was submitted before keeps the time of its first submission: its contrasts were declared then.
         """
         folder = self.root / "studies"
         name = part_name("studies", *(row[key] for key in PART_KEYS["studies"]))
@@ -147,6 +151,7 @@ class Store:
             write_rows(folder / f"{name}.parquet", STUDIES, [{**row, **about}])
 
     def write_event(self, study: str, kind: str, trial: str | None = None, **payload: Any) -> None:
+        """Store that something has happened, now."""
         at = now()
         path = self.root / "events" / f"{part_name('events', at, kind)}{uuid.uuid4().hex[:12]}.parquet"
         about = {"at": at, "study": study, "trial": trial, "kind": kind}
@@ -170,7 +175,7 @@ class Store:
         return is_requested
 
     def tidy(self, study: str, trial: str) -> None:
-        """Remove the working files of a trial that is finished, also half-written ones of a worker that was killed."""
+        """Remove the working files of a finished trial, also half-written ones of a worker that was killed."""
         checkpoint = self.checkpoint_path(study, trial)
         checkpoint.unlink(missing_ok=True)
         if isinstance(checkpoint, Path):
@@ -187,12 +192,12 @@ class Store:
         return self.root / "trained"
 
     def next_attempt(self, study: str, trial: str) -> int:
-        """One more than the newest attempt that has a part of its name, readable or not."""
+        """The number of a trial's next attempt: one more than that of its newest part, readable or not."""
         stems = [path.stem for path in listed(self.root / "trials" / partition(study), f"{trial}-*.parquet")]
-        return 1 + max((known[1] for stem in stems if (known := parse_attempt(stem))), default=0)
+        return 1 + max((parsed[1] for stem in stems if (parsed := parse_attempt(stem))), default=0)
 
     def logs(self, study: str) -> tuple[dict[str, Place], list[Place]]:
-        """Name of an attempt -> its log; and what lies beside these under another name."""
+        """The logs of a study, by the names of their attempts, and the files beside them under other names."""
         paths = listed(self.root / "logs" / partition(study), "*.txt")
         known = {path.stem: path for path in paths if parse_attempt(path.stem)}
         return known, [path for path in paths if path.stem not in known and not path.name.startswith(".")]

@@ -147,14 +147,14 @@ def read_table(
     query = Query(table, _wanted(table, columns), filters)
     many = [path for path in paths if holds_many(path.stem)]
     if table == "trials" and files == "*" and not check and not many:
-        found = _read_joined(paths, query)
+        batches = _read_joined(paths, query)
     else:
-        found = _read_all([path for path in paths if not holds_many(path.stem)], query)
-        own = set(paths).difference(many, *(rows.left_out for rows in found))
-        found += _read_many(many, own, query)
-    _warn_of_newer_schema(folder, max((rows.newest_schema for rows in found), default=0))
-    tables = [query.wanted.empty_table(), *(part for rows in found for part in rows.tables)]
-    left_out = {path: why for rows in found for path, why in rows.left_out.items()}
+        batches = _read_all([path for path in paths if not holds_many(path.stem)], query)
+        own = set(paths).difference(many, *(rows.left_out for rows in batches))
+        batches += _read_many(many, own, query)
+    _warn_of_newer_schema(folder, max((rows.newest_schema for rows in batches), default=0))
+    tables = [query.wanted.empty_table(), *(part for rows in batches for part in rows.tables)]
+    left_out = {path: why for rows in batches for path, why in rows.left_out.items()}
     return pa.concat_tables(tables).combine_chunks().to_pandas(), dict(sorted(left_out.items()))
 
 
@@ -219,7 +219,7 @@ def _read_many(paths: Sequence[Place], taken: set[Place], query: Query) -> Itera
 
 
 def _twice(part: pa.Table, path: Place, table: str, taken: set[Place]) -> np.ndarray:
-    """Which rows of a part of many keys are there before, in this part or in another, which `taken` grows by."""
+    """Which rows of a part of many keys have come before, in this part or another; `taken` grows by its keys."""
     rows = part.select(ROW_KEYS[table]).to_pandas()
     twice = rows.duplicated().to_numpy(copy=True)
     for key, inside in rows.groupby(list(PART_KEYS[table]), sort=False).indices.items():
@@ -252,12 +252,12 @@ def _study(path: Place) -> str:
 
 def _read_joined(paths: Sequence[Place], query: Query) -> list[Rows]:
     """As `_read_all`, of all trials, from the joined files as far as these go."""
-    found: list[Rows] = []
+    batches: list[Rows] = []
     for folder, inside in groupby(paths, key=lambda path: path.parent):
         rows, others = _joined(folder, list(inside))
-        found.append(Rows([query.of_rows(rows)], _newest(rows["schema_version"]), {}))
-        found += _read_all(others, query)
-    return found
+        batches.append(Rows([query.of_rows(rows)], _newest(rows["schema_version"]), {}))
+        batches += _read_all(others, query)
+    return batches
 
 
 def _joined(folder: Place, paths: Sequence[Place]) -> tuple[pa.Table, list[Place]]:

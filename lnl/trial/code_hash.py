@@ -21,7 +21,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 from lnl.trial.definitions import Definition, Dotted, Module
@@ -55,17 +55,6 @@ def read_sources(root: Path) -> dict[str, bytes]:
 
 ROOT = Path(__file__).parents[2]  # the folder that holds the package
 SOURCES = read_sources(ROOT)
-
-
-@cache
-def code_hash(method: str) -> str:
-    """Hash of the code that can change the numbers of a trial of `method`, as this process has read it at its start."""
-    return _own_tree().hash(method)
-
-
-def hash_of(method: str, sources: Mapping[str, bytes]) -> str:
-    """As `code_hash`, of a package with this text.  Raises `LookupError` for an unknown method."""
-    return Tree(sources).hash(method)
 
 
 def joined(hashes: Sequence[str]) -> str:
@@ -128,14 +117,14 @@ class Tree:
         if f"{METHODS}.{method}" not in self.sources:
             raise LookupError(f"There is no method '{method}' in {METHODS.replace('.', '/')}.")
         roots = [*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES)]
-        found = [part for root in roots for part in self.stands_for(_dotted(root), _part(root))]
+        found = [target for root in roots for target in self.stands_for(_dotted(root), _part(root))]
         found += self._effects(start for root in roots for start in accumulate(_dotted(root), "{}.{}".format))
-        found += [fact for reader in self.sources if _within(reader, READERS) for fact in self._module(reader).facts]
-        counted = {part: None for part in found if isinstance(part, Definition)}
+        found += [fact for reader in self.sources if _part(reader) == READERS for fact in self._module(reader).facts]
+        counted = {target: None for target in found if isinstance(target, Definition)}
         waiting = list(counted)
         while waiting:
-            new = {part: None for part in self.uses(waiting.pop()) if isinstance(part, Definition)}
-            waiting += [part for part in new if part not in counted]
+            new = {target: None for target in self.uses(waiting.pop()) if isinstance(target, Definition)}
+            waiting += [target for target in new if target not in counted]
             counted |= new
         return list(counted)
 
@@ -147,14 +136,16 @@ class Tree:
             name = waiting.pop()
             if name in self.sources and name not in effects:
                 module = self._module(name)
-                effects[name] = [one for one in module.effects if not (one.name and _part(f"{name}.{one.name}"))]
+                effects[name] = [
+                    effect for effect in module.effects if not (effect.name and _part(f"{name}.{effect.name}"))
+                ]
                 waiting += module.imported
-        return [effect for of_module in effects.values() for effect in of_module]
+        return list(chain.from_iterable(effects.values()))
 
     def _used(self, definition: Definition) -> list[Definition | str]:
         """What the marks in a definition's text stand for."""
         user = _part(definition.module.name)
-        return [part for path in definition.written[1] for part in ("§", *self.stands_for(path, user))]
+        return [target for path in definition.written[1] for target in ("§", *self.stands_for(path, user))]
 
     def _resolved(self, path: Dotted, user: str) -> list[Definition | str]:
         """The definitions behind a dotted name, and as texts the names of what is not followed, attributes of what is.
@@ -167,11 +158,11 @@ class Tree:
             if path[0] != PACKAGE:
                 found[".".join(path)] = None
                 continue
-            module, rest = self._split(path)
+            module, rest = self.split(path)
             followed = _part(".".join((module.name, *rest[:1]))) in ("", user)
             bound = module.names.get(rest[0], []) if rest else []
-            definitions = [one for one in bound if isinstance(one, Definition)]
-            further: list[Dotted] = [(*one, *rest[1:]) for one in bound if not isinstance(one, Definition)]
+            definitions = [target for target in bound if isinstance(target, Definition)]
+            further: list[Dotted] = [(*home, *rest[1:]) for home in bound if not isinstance(home, Definition)]
             if not followed and not further:
                 found[".".join(rest or path[-1:])] = None
             elif definitions:
@@ -182,18 +173,13 @@ class Tree:
             waiting += [path for path in further if path not in waiting]
         return list(found)
 
-    def _split(self, path: Dotted) -> tuple[Module, Dotted]:
+    def split(self, path: Dotted) -> tuple[Module, Dotted]:
         """The module that a dotted name of the package begins with, and what is asked of it."""
         end = max(end for end in range(len(path) + 1) if ".".join(path[:end]) in self.sources)
         return self._module(".".join(path[:end])), path[end:]
 
     def _module(self, name: str) -> Module:
         return _read(name, *self.sources[name])
-
-
-@cache
-def _own_tree() -> Tree:
-    return Tree(SOURCES)
 
 
 @lru_cache(maxsize=512)
@@ -204,11 +190,7 @@ def _read(name: str, is_folder: bool, text: bytes) -> Module:
 
 def _part(name: str) -> str:
     """The part of `APART` in which something lies; empty where it lies in none."""
-    return next((part for part in APART if _within(name, part)), "")
-
-
-def _within(name: str, part: str) -> bool:
-    return f"{name}.".startswith(f"{part}.")
+    return next((part for part in APART if f"{name}.".startswith(f"{part}.")), "")
 
 
 def _module_name(path: str) -> str:
@@ -221,3 +203,15 @@ def _dotted(name: str) -> Dotted:
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+_OWN = Tree(SOURCES)
+
+
+@cache
+def code_hash(method: str) -> str:
+    """Hash of the code that can change the numbers of a trial of `method`, as this process has read it at its start.
+
+    Raises `LookupError` for an unknown method.
+    """
+    return _OWN.hash(method)

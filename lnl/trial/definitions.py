@@ -18,8 +18,8 @@ from importlib.util import resolve_name
 from itertools import accumulate
 
 FACTS = {"class_names", "flip", "mean", "std"}  # what a reader of a data set says of its images
-FIELD_CHECKS = {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}  # they refuse values
-FIELD_TEXTS = {"title", "description", "examples"}
+FIELD_WORDS = {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}  # they refuse values,
+FIELD_WORDS |= {"title", "description", "examples"}  # or say what a field is; neither changes a value
 MESSAGES = ("print(", "warnings.warn(", "logger.", "logging.")  # how calls begin that only say something
 UNREAD = ("SEARCH", "__all__")  # how names end that no training reads: of search spaces, of what a module exports
 
@@ -60,6 +60,7 @@ class Module:
         self.names: dict[str, list[Definition | Dotted]] = defaultdict(list)  # a dotted name: it is imported
         self.imported: set[str] = set()  # by any statement: dotted names and all that they begin with
         self.effects: list[Definition] = []  # what may do more than bind a name
+        self.facts: list[Definition] = []  # what functions give to names in `FACTS`
         for statement in ast.parse(text).body:
             trim = _Trim()
             nodes = _listed(trim.visit(statement))
@@ -74,14 +75,6 @@ class Module:
         """What a global name stands for here; nothing for a built-in one."""
         from_star = "*" in self.names and not hasattr(builtins, name)
         return [(*self.name.split("."), name)] if name in self.names or from_star else []
-
-    @cached_property
-    def facts(self) -> list[Definition]:
-        """What functions that read a data set give to names in `FACTS`."""
-        bound = [definition for name in list(self.names) for definition in self.names[name]]
-        functions = [one for one in bound if isinstance(one, Definition) and isinstance(one.node, ast.FunctionDef)]
-        facts = [(function, _facts(function.node, self.name)) for function in functions]
-        return [Definition(self, f"facts of {one.name}", node, one.imports) for one, node in facts if node.body]
 
     def _imports(self, nodes: Sequence[ast.Import | ast.ImportFrom]) -> Imports:
         imports: dict[str, list[Dotted]] = defaultdict(list)
@@ -106,6 +99,8 @@ class Module:
             self.names[name].append(definition)
         if not _only_binds(node):
             self.effects.append(definition)
+        if isinstance(node, ast.FunctionDef) and (facts := _facts(node, self.name)).body:
+            self.facts.append(Definition(self, f"facts of {node.name}", facts, imports))
 
 
 def _bound(node: ast.stmt) -> list[str]:
@@ -140,7 +135,7 @@ def _scopes(table: symtable.SymbolTable, top: bool = True) -> tuple[set[str], se
     return used, local
 
 
-def _facts(function: ast.stmt, module: str) -> ast.FunctionDef:
+def _facts(function: ast.FunctionDef, module: str) -> ast.FunctionDef:
     """A function that does only what a reader does for the values of `FACTS`; without any, one without body."""
     values: list[ast.expr] = []
     for node in ast.walk(function):
@@ -156,7 +151,6 @@ def _facts(function: ast.stmt, module: str) -> ast.FunctionDef:
         if wanted & _names(assignment.targets):
             wanted |= _names([assignment])
             body.insert(0, assignment)
-    assert isinstance(function, ast.FunctionDef)
     name = f"{module.rpartition('.')[2]}_facts"  # two readers may say the same
     return ast.FunctionDef(name, function.args, body, decorator_list=[], lineno=0)
 
@@ -228,7 +222,7 @@ class _Trim(ast.NodeTransformer):
         if f"{name}(".startswith(MESSAGES):
             _drop_texts(node)
         elif name in ("Field", "pydantic.Field"):
-            node.keywords = [word for word in node.keywords if word.arg not in FIELD_CHECKS | FIELD_TEXTS]
+            node.keywords = [word for word in node.keywords if word.arg not in FIELD_WORDS]
         return self.generic_visit(node)
 
 

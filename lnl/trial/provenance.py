@@ -50,7 +50,7 @@ class Trial(Protocol):
 class Current:
     """What new trials would use now: the code of this process and the data sets below `root`.
 
-    Data are looked at once: whoever wants to see a file that was replaced since makes another one.
+    Each data set is looked up once; to see a file that was replaced since, make another `Current`.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -67,14 +67,14 @@ class Current:
         return self._known[key]
 
     def _sources(self, trial: Trial, before: Sequence[Sources]) -> Sources:
-        code = [code_hash(trial.method_name), *(one.code_hash for one in before)]
+        code = [code_hash(trial.method_name), *(source.code_hash for source in before)]
         if trial.weights is not None:
-            with contextlib.suppress(OSError, ValueError):  # of a file that cannot be read the trial tells
+            with contextlib.suppress(OSError, ValueError):  # the trial itself reports a file that cannot be read
                 path = machine.expanded(trial.weights)
                 status = path.stat()
                 code.append(_file_hash(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         read = [self.checksum(*key) for key in _keys(trial)]
-        everything = [*read, *(one.sources_hash for one in before)]
+        everything = [*read, *(source.sources_hash for source in before)]
         known = [part for part in everything if part is not None]
         return Sources(joined(code), read[0], _joined(known) if len(known) == len(everything) else None)
 

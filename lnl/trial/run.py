@@ -1,7 +1,8 @@
-"""One trial: its configuration (frozen, validated, hashed) and `run`, a generator of one row per epoch.
+"""`run`: train and evaluate one trial, as a generator of one row per epoch.
 
-Everything in `Trial` is identity: it may change the result, and it is hashed into the trial's id.  Everything in
-`Execution` is not: where and how fast the trial runs never changes its id.
+Everything in a `Trial` is identity: it may change the result, and it is hashed into the trial's id.  Everything in
+`Execution` is not: where and how fast the trial runs never changes its id.  Prerequisites of a trial are read from
+their files or, without a folder for these, run here first; hence they are in this file and not in one below it.
 """
 
 from __future__ import annotations

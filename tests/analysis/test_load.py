@@ -226,3 +226,11 @@ def test_analysis_needs_neither_torch_nor_ray():
     code = f"import sys, analysis.report.build; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
     assert done.stdout.strip() == "[]"
+
+
+def test_loading_needs_no_library_that_draws_or_tests():
+    """What figures and verdicts need is imported when the first one is asked for."""
+    heavy = "{'matplotlib', 'scipy', 'sklearn', 'jinja2', 'torch', 'ray', 'optuna'}"
+    code = f"import sys; from analysis import load; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
+    assert done.stdout.strip() == "[]"

@@ -78,19 +78,19 @@ def counts(plan, setting="{}"):
 @pytest.mark.slow
 def test_arms_of_undecided_contrasts_go_on_to_the_next_look_and_others_stop(tmp_path):
     study, store = declare(), Store(tmp_path)
-    plan, _ = sequential.grown(study.plan, store, CURRENT)
+    plan, _ = sequential.plan_so_far(study.plan, store, CURRENT)
     assert counts(plan) == dict.fromkeys(BASE, 4)  # nothing has run: the first look asks for four
     finish(store, plan)
-    plan, contrasts = sequential.grown(study.plan, store, CURRENT)
+    plan, contrasts = sequential.plan_so_far(study.plan, store, CURRENT)
     verdicts = dict(zip(contrasts["arm"], contrasts["verdict"], strict=True))
     assert verdicts == {"better": "helps", "same": "equivalent", "unclear": "undecided"}
     assert counts(plan) == {"cross_entropy": 6, "better": 4, "same": 4, "unclear": 6}
     assert counts(plan, '{"noise.rate":0.4}') == dict.fromkeys(BASE, 4)  # contrasts are judged in the base setting
     finish(store, plan)
-    plan, _ = sequential.grown(study.plan, store, CURRENT)
+    plan, _ = sequential.plan_so_far(study.plan, store, CURRENT)
     assert counts(plan) == {"cross_entropy": 8, "better": 4, "same": 4, "unclear": 8}
     finish(store, plan)
-    final, contrasts = sequential.grown(study.plan, store, CURRENT)
+    final, contrasts = sequential.plan_so_far(study.plan, store, CURRENT)
     assert final.hash == plan.hash  # after the last look nothing is added
     assert contrasts.set_index("arm")["look"].to_dict() == pytest.approx(
         {"better": 4, "same": 4, "unclear": np.nan}, nan_ok=True
@@ -100,7 +100,7 @@ def test_arms_of_undecided_contrasts_go_on_to_the_next_look_and_others_stop(tmp_
 def test_a_look_waits_for_every_trial_that_it_asks_for(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan(), skip=[("unclear", 2)])
-    plan, contrasts = sequential.grown(study.plan, store, CURRENT)
+    plan, contrasts = sequential.plan_so_far(study.plan, store, CURRENT)
     assert counts(plan) == dict.fromkeys(BASE, 4)
     row = contrasts.set_index("arm").loc["unclear"]
     assert (row["verdict"], row["why"]) == ("no verdict", "3 replicates are too few: a verdict needs 4")
@@ -111,9 +111,9 @@ def test_decisions_of_earlier_looks_stand_though_more_replicates_follow(tmp_path
     """The base goes on for another contrast; what was decided at four replicates is decided by those four."""
     study, store = declare(), Store(tmp_path)
     for _ in LOOKS:
-        plan, _ = sequential.grown(study.plan, store, CURRENT)
+        plan, _ = sequential.plan_so_far(study.plan, store, CURRENT)
         finish(store, plan)
-    contrasts = sequential.grown(study.plan, store, CURRENT)[1].set_index("arm")
+    contrasts = sequential.plan_so_far(study.plan, store, CURRENT)[1].set_index("arm")
     assert contrasts.loc["better", ["verdict", "look", "n"]].tolist() == ["helps", 4, 4]
     assert contrasts.loc["unclear", "looked"] == 8
 
@@ -127,7 +127,7 @@ def test_a_hopeless_contrast_stops_early(tmp_path):
     flat = [np.random.default_rng([replicate, 3]).normal() for replicate in range(4)]
     scores["unclear"] -= SPREAD["unclear"] * float(np.mean(flat))  # an estimate of zero
     finish(store, study.plan(), scores=scores)
-    assert counts(sequential.grown(study.plan, store, CURRENT)[0]) == dict.fromkeys(BASE, 4)
+    assert counts(sequential.plan_so_far(study.plan, store, CURRENT)[0]) == dict.fromkeys(BASE, 4)
 
 
 @pytest.mark.slow
@@ -175,13 +175,13 @@ def seen(store):
 def test_a_look_that_a_driver_was_killed_before_it_kept_is_kept_by_the_next(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
-    plan, _ = sequential.grown(study.plan, store, CURRENT)  # the next driver's; `plan` and `status` keep nothing
+    plan, _ = sequential.plan_so_far(study.plan, store, CURRENT)  # the next driver's; `plan` and `status` keep nothing
     assert seen(store) == []
     finish(store, plan)
     sequential.look(study.plan, plan, store, CURRENT)
     decided = [(4, "helps"), (4, "equivalent")]
     assert seen(store) == [[*decided, (4, "undecided")], [*decided, (6, "undecided")]]
-    sequential.grown(study.plan, store, CURRENT, record=True)
+    sequential.plan_so_far(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 2
 
 
@@ -213,7 +213,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     study, store = declare(), Store(tmp_path)
     plan = study.plan()
     finish(store, plan, skip=[(arm, replicate) for arm in ("same", "unclear") for replicate in range(4)])
-    _, contrasts = sequential.grown(study.plan, store, CURRENT)
+    _, contrasts = sequential.plan_so_far(study.plan, store, CURRENT)
     rows = contrasts[["arm", "against", *sequential.JUDGED[2:]]].astype(object)
     kept = rows.where(rows.notna(), None).to_dict("records")
     for row in kept:
@@ -221,7 +221,7 @@ def test_a_look_that_an_earlier_version_kept_is_the_same_look(tmp_path):
     assert [row["verdict"] for row in kept] == ["helps", "undecided", "undecided"]
     about = {"preset": "base", "plan": plan.hash, "looks": plan.record.looks, "contrasts": kept}
     store.write_event(plan.study, "looked", **about)
-    sequential.grown(study.plan, store, CURRENT, record=True)
+    sequential.plan_so_far(study.plan, store, CURRENT, record=True)
     assert len(seen(store)) == 1
 
 
@@ -237,7 +237,7 @@ def test_before_the_first_look_the_arms_that_it_waits_for_are_named(tmp_path):
 def test_the_report_reads_the_plan_that_grew(tmp_path):
     study, store = declare(), Store(tmp_path)
     finish(store, study.plan())
-    plan, _ = sequential.grown(study.plan, store, CURRENT)
+    plan, _ = sequential.plan_so_far(study.plan, store, CURRENT)
     finish(store, plan)
     store.write_plan(
         {

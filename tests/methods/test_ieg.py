@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from lnl.data import DataError
 from lnl.functional import losses, schedules, targets
 from lnl.methods import ieg
-from lnl.methods.ieg import Batch, Config, Method
+from lnl.methods.ieg import Config, IegBatch, Method
 from lnl.trial.config import Trial
 
 Make = Callable[..., Method]
@@ -166,7 +166,7 @@ def test_objective_against_numpy(make: Make, views: int, normalised: bool) -> No
         return torch.rand(*shape, generator=generator)
 
     size, total = 4, 4 * (1 + views)
-    batch = Batch(
+    batch = IegBatch(
         views=[draw(size, 1, 1, 3) for _ in range(views)],
         given=torch.eye(3)[torch.tensor([0, 1, 2, 0])],
         guess=draw(size, 3).softmax(-1),
@@ -200,7 +200,7 @@ def test_objective_against_numpy(make: Make, views: int, normalised: bool) -> No
 # ----------------------------------------------------------------------------------------------------------- one batch
 
 
-def first(method: Method, size: int = 12) -> Batch:
+def first(method: Method, size: int = 12) -> IegBatch:
     return method.batch(method.task.labelled[:size], method.task.probe)
 
 

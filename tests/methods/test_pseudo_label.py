@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lnl.methods.pseudo_label import Batch
+from lnl.methods.pseudo_label import PseudoLabelBatch
 from lnl.networks import Network
 
 
@@ -37,14 +37,14 @@ def test_loss_against_numpy(method: Any, weight: float) -> None:
     assert 0 < len(confident) < 8
     supervised = np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(labelled, labels, strict=True)])
     expected = supervised + weight * -np.log(confident).sum() / 8
-    batch = Batch(*(torch.tensor(x) for x in (labelled, labels, unlabelled)), torch.arange(8), weight)
+    batch = PseudoLabelBatch(*(torch.tensor(x) for x in (labelled, labels, unlabelled)), torch.arange(8), weight)
     assert method.objective(identity(), batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_guess_is_a_label_and_carries_no_gradient_itself(method: Any) -> None:
     logits = torch.tensor([[4.0] + [0.0] * 9]).requires_grad_()
     labelled, labels = torch.zeros(1, 10), torch.tensor([3])
-    method.objective(identity(), Batch(labelled, labels, logits, torch.tensor([0]), 1.0)).backward()
+    method.objective(identity(), PseudoLabelBatch(labelled, labels, logits, torch.tensor([0]), 1.0)).backward()
     assert_close(logits.grad, logits.softmax(-1).detach() - torch.eye(10)[:1])
 
 
@@ -53,7 +53,7 @@ def test_only_the_labelled_pass_moves_the_statistics(method: Any) -> None:
     expected = copy.deepcopy(network)
     labelled, unlabelled = torch.randn(2, 8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected(labelled)
-    method.objective(network, Batch(labelled, torch.arange(8), unlabelled, torch.arange(8), 1.0))
+    method.objective(network, PseudoLabelBatch(labelled, torch.arange(8), unlabelled, torch.arange(8), 1.0))
     for mine, wanted in zip(network.buffers(), expected.buffers(), strict=True):
         assert torch.equal(mine, wanted)
 

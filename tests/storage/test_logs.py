@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 from lnl.cli.main import main
+from lnl.execution import attempt, worker
 from lnl.execution import job as execution_job
-from lnl.execution import worker
 from lnl.storage import logs
 from lnl.storage.logs import HALF, Output
 from lnl.storage.secrets import mask, masked
 from lnl.storage.store import Store
 from lnl.trial import provenance
-from lnl.trial import run as trial_run
 from lnl.trial.config import Trial
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +207,7 @@ def test_no_secret_reaches_a_file_of_the_results(tmp_path: Path, monkeypatch: py
         yield
 
     store = Store(tmp_path)
-    monkeypatch.setattr(trial_run, "run", run)
+    monkeypatch.setattr(attempt, "run", run)
     last = execute(store, job_of(store, small()))
     assert last["outcome"] == "failed" and last["message"].startswith("RuntimeError: 401 from https://me:***@host")
     assert_clean(last["message"])
@@ -296,8 +295,8 @@ def test_a_mistake_gets_one_sentence(
 
 def test_copies_of_logs_are_told_and_are_no_attempts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path)
-    for attempt in (1, 2):
-        store.write_log("quick", "crashed", attempt, "a log without a row\n")
+    for number in (1, 2):
+        store.write_log("quick", "crashed", number, "a log without a row\n")
     for name in ("crashed-1 (conflicted copy).txt", "notes.txt"):
         (tmp_path / "logs" / "study=quick" / name).write_text("mine", encoding="utf-8")
     assert main(["logs", "quick", "--storage", str(tmp_path)]) == 0

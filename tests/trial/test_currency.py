@@ -41,7 +41,7 @@ from lnl.storage.tables import write_rows
 from lnl.study.parts import Search
 from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
-from lnl.trial.code_hash import hash_of, read_sources
+from lnl.trial.code_hash import Tree, read_sources
 from lnl.trial.provenance import Current
 
 ROOT = Path(__file__).parents[2]
@@ -409,7 +409,7 @@ def test_the_hash_is_that_of_the_text_that_was_there_when_the_process_began(tmp_
 import pathlib, sys
 from lnl.trial.code_hash import code_hash, snapshot
 before = pathlib.Path("lnl/methods/mixup.py")
-before.write_text(before.read_text(encoding="utf-8") + "\\nEDITED = 1\\n", encoding="utf-8")
+before.write_text(before.read_text(encoding="utf-8") + "\\nUSES = 'EDITED'\\n", encoding="utf-8")
 print(code_hash("mixup"))
 print((snapshot(pathlib.Path("copy")) / "lnl/methods/mixup.py").read_text(encoding="utf-8").count("EDITED"))
 edited = pathlib.Path("lnl/functional/losses.py")
@@ -423,7 +423,7 @@ except RuntimeError as error:
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     code, edits, refusal = done.stdout.splitlines()
-    assert code == hash_of("mixup", read_sources(ROOT)) and edits == "0"
+    assert code == Tree(read_sources(ROOT)).hash("mixup") and edits == "0"
     assert refusal == f"{tmp_path / 'lnl/functional/losses.py'} has changed since this process started: start it again."
 
 
@@ -532,8 +532,8 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
     assert rows["status"].tolist() == ["ok", "ok"]
     sources = read_sources(ROOT)
     assert rows["code_hash"].to_dict() == {
-        "running": hash_of("supervised", sources),
-        "waiting": hash_of("gce", sources),
+        "running": Tree(sources).hash("supervised"),
+        "waiting": Tree(sources).hash("gce"),
     }
 
 
