@@ -59,7 +59,7 @@ PAGES = (  # whose blocks are run
 )
 OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
 OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
-    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "ray", "."),
+    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
     *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
 MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
@@ -275,39 +275,55 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
 
-    def check(line: str) -> None:
+    return CommandCheck(tmp_path).check
+
+
+@dataclass(frozen=True)
+class CommandCheck:
+    """Checks a command without running it: its program, its arguments, and the files that it names."""
+
+    folder: Path  # where studies that pages write are
+
+    def check(self, line: str) -> None:
         for command in joined_commands(line):
             for word in command:
                 if word.split("/")[0] in FOLDERS and "/" in word:
-                    assert (REPOSITORY / word).exists() or (tmp_path / word).exists(), f"there is no {word}"
-            check_program(command[0], command[1:])
+                    assert (REPOSITORY / word).exists() or (self.folder / word).exists(), f"there is no {word}"
+            self.program(command[0], command[1:])
 
-    def check_program(program: str, arguments: list[str]) -> None:
-        if program == "lnl" and (len(arguments) == 1 or "--help" in arguments):  # a sentence names a command
-            with pytest.raises(SystemExit, match=r"^0$"):
-                main([*arguments, "--help"])
-        elif program == "lnl":
-            check_study(parsed(lambda: main(arguments)))
-        elif program == "python":
-            if arguments[0].startswith(("studies/", "cluster/")):
-                check_study(parsed(lambda: run_file(arguments)), arguments[0])
-            else:
-                assert arguments[0] in ("-m", "-c") or arguments[0].startswith("benchmarks/"), arguments
-        elif program == "ray" and arguments[0] == "submit" and len(arguments) > 1:
-            _, _, study, *further = arguments
-            check_program("python", [study, *further[further.index("--") + 1 :]] if "--" in further else [study])
-        elif program == "ray" and arguments[0] == "exec":
-            check(arguments[2])
-        elif program == "ray" and arguments[:2] == ["job", "submit"] and "--" in arguments:
-            check(shlex.join(arguments[arguments.index("--") + 1 :]))
-        elif program == "make":
-            makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-            for target in arguments:
-                assert "=" in target or re.search(rf"^{target}:", makefile, re.MULTILINE), f"no target {target}"
+    def program(self, program: str, arguments: list[str]) -> None:
+        known = {"lnl": self.lnl, "python": self.python, "ray": self.ray, "make": self.make}
+        if program in known:
+            known[program](arguments)
         else:
             assert program in OTHER_PROGRAMS, f"unknown program {program}"
 
-    return check
+    def lnl(self, arguments: list[str]) -> None:
+        if len(arguments) == 1 or "--help" in arguments:  # a sentence names a command
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main([*arguments, "--help"])
+        else:
+            check_study(parsed(lambda: main(arguments)))
+
+    def python(self, arguments: list[str]) -> None:
+        if arguments[0].startswith(("studies/", "cluster/")):
+            check_study(parsed(lambda: run_file(arguments)), arguments[0])
+        else:
+            assert arguments[0] in ("-m", "-c") or arguments[0].startswith("benchmarks/"), arguments
+
+    def ray(self, arguments: list[str]) -> None:
+        if arguments[0] == "submit" and len(arguments) > 1:
+            _, _, study, *further = arguments
+            self.python([study, *further[further.index("--") + 1 :]] if "--" in further else [study])
+        elif arguments[0] == "exec":
+            self.check(arguments[2])
+        elif arguments[:2] == ["job", "submit"] and "--" in arguments:
+            self.check(shlex.join(arguments[arguments.index("--") + 1 :]))
+
+    def make(self, arguments: list[str]) -> None:
+        makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+        for target in arguments:
+            assert "=" in target or re.search(rf"^{target}:", makefile, re.MULTILINE), f"no target {target}"
 
 
 def joined_commands(line: str) -> Iterator[list[str]]:

@@ -146,12 +146,14 @@ def accuracy_limits(values: pd.Series) -> tuple[float, float]:
 
 
 def padded_ends(space: Space) -> tuple[float, float]:
+    """Return the ends of an axis, with room beside the outermost values."""
     low, high = axis_ends(space)
     room = 0.5 if isinstance(space, Choice) else 0.04 * (high - low)
     return low - room, high + room
 
 
 def draw_x_axis(axes: Axes, space: Space) -> None:
+    """Set ticks, limits and grid of a parameter on the horizontal axis."""
     positions, texts = axis_ticks(space)
     long = isinstance(space, Choice) and sum(map(len, texts)) > 24
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
@@ -178,10 +180,12 @@ def folded(name: str) -> str:
 
 
 def best_name(cell: CellRecord) -> str:
+    """Return what the leading suggestion is called: a winner once its search has ended."""
     return "winner" if cell.winner else "best so far"
 
 
 def unfinished_sentence(cell: CellRecord) -> str:
+    """Return the sentence of a caption that says that a search goes on; empty once it has ended."""
     return "" if cell.winner else " The search is not finished."
 
 
