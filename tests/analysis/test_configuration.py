@@ -140,8 +140,9 @@ def test_arms_that_are_one_training_are_told() -> None:
     assert list(configuration.same_training_sentences(plan, rows(plan))) == [
         "full and again are one configuration, drawn afresh: whatever differs between them is chance."
     ]
-    shared = [{**entry, "arm": "full_tpe"} for entry in plan["trials"] if entry["arm"] == "full"]
-    searched = {**plan, "arms": {**plan["arms"], "full_tpe": {}}, "trials": plan["trials"] + shared}
+    shared = tuple(trial.model_copy(update={"arm": "full_tpe"}) for trial in plan.trials if trial.arm == "full")
+    arms = {**plan.arms, "full_tpe": {}}
+    searched = plan.model_copy(update={"arms": arms, "trials": plan.trials + shared})
     told = list(configuration.same_training_sentences(searched, rows(plan)))
     assert "full and full tpe are one training: the same trials count under both names." in told
 
