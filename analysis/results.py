@@ -32,7 +32,7 @@ from lnl.storage.files import shown
 from lnl.storage.outcomes import counting, is_outcome
 from lnl.storage.part_names import attempt_name
 from lnl.storage.places import Place, place
-from lnl.storage.plan_record import PLANNED_COLUMNS, CellRecord, PanelRecord, PlanRecord, read_record, read_records
+from lnl.storage.plan_record import PLANNED_COLUMNS, CellRecord, PanelRecord, PlanRecord, read_records
 from lnl.storage.store import Store, by_submission
 from lnl.storage.tables import LeftOut
 
@@ -217,12 +217,13 @@ def read_results(root: str | Place, study: str, preset: str | None = None, night
     store = Store(place(root))
     plans, unreadable = store.read("studies")
     row = newest_plan(plans, unreadable, store.root, study, preset, night)
-    plan = read_record(row["plan"], study)
-    submitted = read_records(plans[(plans["study"] == study) & (plans["preset"] == row["preset"])])
+    of_preset = plans[(plans["study"] == study) & (plans["preset"] == row["preset"])]
+    submitted = dict(zip(of_preset.index, read_records(of_preset), strict=True))
+    plan = submitted[row.name]
     results = results_of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
     if results.on_other_data:
         warnings.warn(results.on_other_data, stacklevel=3)  # the caller of `load`, or of the report
-    return replace(results, earlier=_earlier_replicates(plan, submitted))
+    return replace(results, earlier=_earlier_replicates(plan, list(submitted.values())))
 
 
 def _earlier_replicates(plan: PlanRecord, submitted: Sequence[PlanRecord]) -> tuple[int, ...]:

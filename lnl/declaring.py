@@ -1,4 +1,4 @@
-"""What is wrong with a declaration, in one sentence: which field, the nearest that there is, and where it stands."""
+"""Errors of a declaration in one sentence: which field is wrong, the nearest valid name, and the line of the file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 T = TypeVar("T")
-_NO_PLACE = ("lnl", "pydantic")  # packages in which nobody declares anything
+_INTERNAL = ("lnl", "pydantic")  # packages whose frames are not where a study is declared
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class DeclarationError(ValueError, SystemExit):
-    """A declaration that cannot be meant.
+    """An invalid declaration.
 
     A script that stops on it (`python FILE`) ends with its sentence and without a traceback, as on any `SystemExit`;
     everywhere else it is a `ValueError`.
@@ -31,9 +31,9 @@ class DeclarationError(ValueError, SystemExit):
 
 
 def declared(kind: type[T]) -> type[T]:
-    """Let a mistake in a call of this class be a `DeclarationError` with the file and the line of the call.
+    """Make an error in a call of this class a `DeclarationError` with the file and the line of the call.
 
-    Only calls are changed: what is read from a store or from the command line is validated as before.
+    Only calls are affected: what is read from a store or from the command line is validated as before.
     """
     plain = kind.__init__
 
@@ -57,9 +57,9 @@ def declared(kind: type[T]) -> type[T]:
 
 
 def _where(kind: type) -> str:
-    """The call in a study's file; only the class where there is no file."""
+    """The file and line of the call; only the class where there is no file."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NO_PLACE:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL:
         frame = frame.f_back  # type: ignore[assignment]
     call = f"{kind.__name__}(…): "
     if frame is None or not os.path.isfile(frame.f_code.co_filename):  # a notebook's cell, or a prompt
@@ -69,7 +69,7 @@ def _where(kind: type) -> str:
 
 
 def sentence(error: ValidationError, kind: type, given: Any) -> str:
-    """The first of pydantic's complaints, before it that of an unknown key beside it, with the nearest there is."""
+    """The first of pydantic's errors as a sentence; an unknown key beside it comes first, with the nearest one."""
     complaints = error.errors()
     beside = complaints[0]["loc"][:-1]
     first = min(complaints, key=lambda one: one["loc"][:-1] != beside or one["type"] not in _UNKNOWN)
@@ -87,16 +87,16 @@ def sentence(error: ValidationError, kind: type, given: Any) -> str:
 
 
 def unknown_key(name: str, known: Sequence[str], parents: Sequence[str] = ()) -> str:
-    """With the nearest of the known ones, or all of them."""
+    """The sentence for an unknown key, with the nearest of the known ones, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{'.'.join([*parents, close[0]])}'?" if close else f"there are {', '.join(known)}."
     return f"Unknown key '{'.'.join([*parents, name])}': {hint}"
 
 
 def fields_at(kind: Any, path: Sequence[Any], given: Any) -> list[str]:
-    """Names of the fields at a place such as (), ("noise",), ("method", "optimizer"), sorted; none where it has none.
+    """The sorted names of the fields at a path such as (), ("noise",) or ("method", "optimizer"); empty without any.
 
-    `given` is the plain data that is validated: which method's fields there are stands in it.
+    `given` is the plain data that is validated: it names the method, and with it the method's fields.
     """
     for part in path:
         fields = _fields(kind)
@@ -109,9 +109,9 @@ def fields_at(kind: Any, path: Sequence[Any], given: Any) -> list[str]:
 
 
 def _fields(kind: Any) -> dict[str, Any] | None:
-    """Field -> class, of a pydantic model or a dataclass; None where it is neither.
+    """Field -> class, of a pydantic model or a dataclass; None for other classes.
 
-    Where any model may stand, the validator that makes one takes the place of the class.
+    Where a field takes any model, its value here is the validator that constructs one.
     """
     if found := getattr(kind, "__pydantic_fields__", None):
         makers = {
@@ -124,7 +124,7 @@ def _fields(kind: Any) -> dict[str, Any] | None:
 
 
 def _class(annotation: Any) -> Any:
-    """What stands within Annotated[…] and beside None; other unions stay as they are."""
+    """The class within Annotated[…] and beside None; other unions are returned as they are."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _class(inside[0])
@@ -135,6 +135,6 @@ def _class(annotation: Any) -> Any:
 
 
 def _element(kind: Any) -> Any:
-    """Of a list, a tuple or a dictionary."""
+    """The class of the elements of a list, a tuple or a dictionary."""
     inside = [one for one in typing.get_args(kind) if one is not Ellipsis]
     return _class(inside[-1]) if inside else None

@@ -1,6 +1,6 @@
-"""Whose replicates are which: a study's own are those below 1,000, its searches' the next, then every night has 1,000.
+"""Ranges of replicate indices: 0-999 of a study, 1000-1999 of its searches, then 1000 for each night.
 
-So nights are independent draws of a study, live in one results folder, and never share a trial.
+So nights are independent draws of a study, share one results folder, and never share a trial.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ REPLICATES_PER_NIGHT = 1000  # the most that a plan may ask for
 
 
 def parse(text: str) -> date:
-    """An ISO date, or `today`, in UTC.  Raises `ValueError` for anything else, and for dates out of range."""
+    """Read an ISO date, or `today` (in UTC).  Raises `ValueError` for anything else, and for dates out of range."""
     if text == "today":
         return datetime.now(UTC).date()
     try:
         night = date.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no night: give a date such as 2026-11-21, or today.") from None
+        raise ValueError(f"'{text}' is not a date: give one such as 2026-11-21, or today.") from None
     first_replicate(night)
     return night
 
 
 def first_replicate(night: date | None) -> int:
-    """Of a night; of the study itself where there is none.  Raises `ValueError` for dates out of range."""
+    """The first replicate index of a night, or of the study itself (None).  Raises `ValueError` out of range."""
     if night is None:
         return 0
     if not FIRST <= night <= LAST:
-        raise ValueError(f"Nights are counted from {FIRST} to {LAST}: {night} is none of them.")
+        raise ValueError(f"A night must be between {FIRST} and {LAST}, not {night}.")
     return ((night - FIRST).days + 2) * REPLICATES_PER_NIGHT

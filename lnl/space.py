@@ -1,6 +1,6 @@
 """The vocabulary of search spaces: what may be tried for one field of a trial.  Pure data.
 
-A space maps dotted fields of `Trial`, in the words of `--set`, to what may be tried for them:
+A space maps dotted fields of `Trial`, spelled as in `--set`, to what may be tried for them:
 
     SEARCH = {
         "method.lambda_u": Uniform(1.0, 150.0, log=True),
@@ -9,8 +9,8 @@ A space maps dotted fields of `Trial`, in the words of `--set`, to what may be t
         "probe": Integer(10, 500, log=True),
     }
 
-`when` makes a field conditional: it is searched only where another one has one of these values, be that a value that
-is searched (declared earlier in the space) or one that the arm fixes.
+`when` makes a field conditional: it is searched only where another field has one of these values, whether that field is
+searched, too (then it must come earlier in the space), or is fixed by the arm.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Uniform:
 @declared
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in [low, high], both included; `log`: uniform in its logarithm.
+    """An integer in [low, high], both included; `log`: uniform in its logarithm.
 
     Raises `ValueError` for an empty range.
     """
@@ -60,7 +60,9 @@ class Integer:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log)
         if not (isinstance(self.low, int) and isinstance(self.high, int)):
-            raise ValueError(f"A range of whole numbers has whole ends, not {self.low} and {self.high}: use Uniform.")
+            raise ValueError(
+                f"A range of integers must have integer ends, not {self.low} and {self.high}: use Uniform."
+            )
 
     def __contains__(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
@@ -69,7 +71,7 @@ class Integer:
 @declared
 @dataclass(frozen=True)
 class Choice:
-    """One of the values: numbers, texts, truth values or None.  Raises `ValueError` where there is none to choose."""
+    """One of the values: numbers, strings, booleans or None.  Raises `ValueError` where the list is empty."""
 
     values: tuple[Any, ...]
     when: Condition = field(default_factory=dict)
@@ -77,13 +79,15 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError("A choice needs at least one value.")
-        if odd := [value for value in self.values if not isinstance(value, str | int | float | bool | None)]:
-            raise ValueError(f"A choice is among numbers, texts, truth values and None, not {odd[0]!r}.")
+        if unsupported := [value for value in self.values if not isinstance(value, str | int | float | bool | None)]:
+            raise ValueError(
+                f"The values of a choice must be numbers, strings, booleans or None, not {unsupported[0]!r}."
+            )
         if len({(type(value), value) for value in self.values}) < len(self.values):
-            raise ValueError(f"A choice names each value once, not {self.values}.")
+            raise ValueError(f"The values of a choice must differ, not {self.values}.")
 
     def __contains__(self, value: Any) -> bool:
-        return any(type(value) is type(mine) and value == mine for mine in self.values)
+        return any(type(value) is type(choice) and value == choice for choice in self.values)
 
 
 Space = Uniform | Integer | Choice
@@ -91,24 +95,24 @@ Space = Uniform | Integer | Choice
 
 def _check_range(low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"A range has finite ends, not {low} and {high}.")
+        raise ValueError(f"A range must have finite ends, not {low} and {high}.")
     if low >= high:
-        raise ValueError(f"The range from {low} to {high} is empty: give a low end below the high one.")
+        raise ValueError(f"The range from {low} to {high} is empty: give a lower end below the upper one.")
     if log and low <= 0:
-        raise ValueError(f"There is no logarithm of {low}: start a log range above 0, or leave `log` out.")
+        raise ValueError(f"A log range must start above 0, not at {low}: raise its lower end, or leave `log` out.")
 
 
 def as_json(space: Space) -> dict[str, Any]:
-    """{"kind": "uniform", "low": 0.1, "high": 10.0, "log": true}, with `when` where there is one."""
-    said: dict[str, Any] = {"kind": type(space).__name__.lower(), **asdict(space)}
-    said["when"] = {key: list(values) for key, values in space.when.items()}
+    """Plain data such as {"kind": "uniform", "low": 0.1, "high": 10.0, "log": true}, with `when` where there is one."""
+    stored: dict[str, Any] = {"kind": type(space).__name__.lower(), **asdict(space)}
+    stored["when"] = {key: list(values) for key, values in space.when.items()}
     if isinstance(space, Choice):
-        said["values"] = list(space.values)
-    return {name: value for name, value in said.items() if name != "when" or value}
+        stored["values"] = list(space.values)
+    return {name: value for name, value in stored.items() if name != "when" or value}
 
 
 def from_json(stored: Any) -> Space:
-    """What `as_json` made into plain data.  Raises `ValueError` for anything else; a space stays what it is."""
+    """The space that `as_json` turned into plain data; a space is returned as it is.  Raises `ValueError` otherwise."""
     if isinstance(stored, Uniform | Integer | Choice):
         return stored
     kinds = {kind.__name__.lower(): kind for kind in (Uniform, Integer, Choice)}

@@ -7,7 +7,7 @@ arms are one configuration on other replicates: their difference must hold zero,
 
 from lnl import Contrast, Noise, Preset, Study, Trial
 
-ROBMIX = {
+ROBMIX: dict[str, dict[str, object]] = {
     "mixmatch_only": {"method.topology": "mixmatch_only"},
     "alternating": {"method.topology": "alternating_epoch"},
     "frozen_head": {"method.head_update": "frozen"},
@@ -20,7 +20,7 @@ ROBMIX = {
     "two_alternating": {"method.optimizers": "two_owner", "method.sync": "alternate"},
     "projection_only": {"method.optimizers": "per_module", "method.updated": "projection"},
 }
-DIVIDEMIX = {
+DIVIDEMIX: dict[str, dict[str, object]] = {
     "first_network": {"method.ensemble": "first"},
     "no_co_training": {"method.co_divide": False, "method.co_guess": False, "method.ensemble": "first"},
     "no_refinement": {"method.refine": False},
@@ -56,9 +56,14 @@ PROPAGATION = {
 
 SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20}
 # MixMatch's constants for so short a training, as in `robmix_ablation`, and averages that it can fill.
-SHORT = {"method.batch_size": 32, "method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
-FILLED = {"method.batch_size": 32, "method.optimizer.average": 0.95}
-ON_DIGITS = {
+SHORT: dict[str, object] = {
+    "method.batch_size": 32,
+    "method.lambda_u": 25.0,
+    "method.ramp": 0.3,
+    "method.optimizer.average": 0.95,
+}
+FILLED: dict[str, object] = {"method.batch_size": 32, "method.optimizer.average": 0.95}
+ON_DIGITS: dict[str, dict[str, object]] = {
     **{arm: {"method.batch_size": 32} for arm in ("canary", "canary_again", *METHODS, *OTHERS)},
     **{f"dividemix_{switch}": {"method.batch_size": 32} for switch in DIVIDEMIX},
     **{f"robmix_{switch}": SHORT for switch in ROBMIX},

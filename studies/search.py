@@ -15,7 +15,7 @@ TRAINED = [name for name in methods.names() if "optimizer" in methods.load(name)
 SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20, "epochs": 32}
 # MixMatch's constants for so short a training, as in `robmix_ablation`, and averages that it can fill.
 SHORT = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
-ON_DIGITS = {
+ON_DIGITS: dict[str, dict[str, object]] = {
     **{name: {"method.batch_size": 32} for name in TRAINED},
     "mixmatch": {"method.batch_size": 32, **SHORT},
     "robmix": {"method.batch_size": 32, **SHORT},

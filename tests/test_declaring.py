@@ -60,7 +60,10 @@ BASE = Trial(method="supervised", dataset="digits", network="small_convnet", lab
             "Study(…): panel 'p' names arm 'bold', which the study does not have.",
         ),
         (lambda: Contrast("a", against="b", smallest_effect=1.5), "less than or equal to 1, not 1.5"),
-        (lambda: Contrast("a", against="a"), "Contrast(…): a contrast compares two arms, and both are 'a'"),
+        (
+            lambda: Contrast("a", against="a"),
+            "Contrast(…): a contrast must compare two different arms, and both are 'a'",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_file_and_line(make: Callable[[], Any], sentence: str) -> None:

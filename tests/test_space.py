@@ -31,16 +31,16 @@ def test_what_a_space_holds(space: Space, inside: tuple[Any, ...], outside: tupl
     ("make", "words"),
     [
         (lambda: Uniform(1.0, 1.0), "from 1.0 to 1.0 is empty"),
-        (lambda: Uniform(2.0, 1.0), "give a low end below the high one"),
+        (lambda: Uniform(2.0, 1.0), "give a lower end below the upper one"),
         (lambda: Integer(8, 1), "from 8 to 1 is empty"),
-        (lambda: Uniform(0.0, 1.0, log=True), "no logarithm of 0.0"),
-        (lambda: Integer(-1, 5, log=True), "no logarithm of -1"),
+        (lambda: Uniform(0.0, 1.0, log=True), "must start above 0, not at 0.0"),
+        (lambda: Integer(-1, 5, log=True), "must start above 0, not at -1"),
         (lambda: Uniform(0.0, math.inf), "finite ends"),
         (lambda: Uniform(math.nan, 1.0), "finite ends"),
         (lambda: Integer(0.5, 2), "use Uniform"),
         (lambda: Choice(()), "at least one value"),
-        (lambda: Choice(((1, 2), (3, 4))), "numbers, texts, truth values and None"),
-        (lambda: Choice((0.5, 0.5)), "each value once"),
+        (lambda: Choice(((1, 2), (3, 4))), "numbers, strings, booleans or None"),
+        (lambda: Choice((0.5, 0.5)), "must differ"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_one_sentence(make: Callable[[], Space], words: str) -> None:

@@ -90,8 +90,7 @@ class _PlanRun:
         self.cluster: Cluster | None = None
 
     def run(self) -> RunResult:
-        self._check_trials()
-        statuses = self._statuses()
+        statuses = self._checked_statuses()
         job_of = submit(self.plan, self.store, self.current, self.rerun_stale)
         stopped: str | None = None
         with contextlib.ExitStack() as stack:
@@ -110,17 +109,18 @@ class _PlanRun:
         _tidy(self.store, self.plan.study, finished)
         return RunResult(statuses, stopped)
 
-    def _check_trials(self) -> None:
-        """Load each data set, build each network and make each split once, before anything is scheduled."""
-        todo = self._todo()
+    def _checked_statuses(self) -> list[Status]:
+        """How the plan stands, once each data set to be used was loaded, each network built and each split made."""
+        todo = self._to_run(self._statuses())
         checks.check(todo, self.settings.data, read=True)
         self.current = Current(self.settings.data)  # with data sets that were fetched: only now are results compared
-        checked = {planned.id for planned in todo}
-        more = [planned for planned in self._todo() if planned.id not in checked]
+        statuses, checked = self._statuses(), {planned.id for planned in todo}
+        more = [planned for planned in self._to_run(statuses) if planned.id not in checked]
         checks.check(more, self.settings.data, read=True)
+        return statuses
 
-    def _todo(self) -> list[Planned]:
-        return [status.planned for status in self._statuses() if status.state in self.states]
+    def _to_run(self, statuses: Sequence[Status]) -> list[Planned]:
+        return [status.planned for status in statuses if status.state in self.states]
 
     def _statuses(self) -> list[Status]:
         statuses = reconcile(self.plan, self.store, self.current)

@@ -1,7 +1,7 @@
-"""What can be known of trials before anything is trained: do they fit their data, their network and their method?
+"""Validate trials before anything is trained: do they fit their data, their network and their method?
 
-A method's own demands are asked of its constructor, on a stand-in: a task of a few blank images with the real classes,
-epochs and kinds of images, and a network of a few weights.  That takes milliseconds a configuration.
+Whether a configuration suits its method is checked by constructing the method on a stand-in: a task of a few blank
+images with the real classes, epochs and image sizes, and a network of a few weights.  That takes milliseconds each.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from lnl.training.learner import Head, NetworkBuilder
 from lnl.training.streams import Streams
 from lnl.trial.config import Trial
 
-DRAWN = ("symmetric", "asymmetric", "asymmetric_block", "pair")  # kinds of noise that need nothing but labels
+GENERATED_NOISE = ("symmetric", "asymmetric", "asymmetric_block", "pair")  # kinds of noise that need nothing but labels
 WIDTH = 4  # of the stand-in's features
 
 
 def check(todo: Iterable[Planned], root: Path | None, *, read: bool) -> None:
-    """Raise `DataError` with one sentence that names the arm where a trial cannot be trained as it is asked for.
+    """Raise `DataError` with one sentence that names the arm where a trial cannot be trained as configured.
 
-    `read`: load the data, which may be fetched for it, and a network's trained weights.  Otherwise nothing is fetched
-    or prepared: what needs data that are not at hand is not checked.
+    `read`: load the data (fetch them if needed) and the trained weights of networks.  Otherwise nothing is fetched or
+    prepared, and what needs data that are not available is not checked.
     """
     checks = _Checks(root, read)
     for planned in todo:
@@ -50,7 +50,7 @@ def _place(planned: Planned) -> str:
 
 
 class _Checks:
-    """Each question is asked once: replicates, and most arms, share their data, split and network."""
+    """Each check is made once: replicates, and most arms, share their data, split and network."""
 
     def __init__(self, root: Path | None, read: bool) -> None:
         self.root, self.read = root, read
@@ -100,7 +100,7 @@ class _Checks:
         asked, classes = trial.noise, len(dataset.class_names)
         if asked.column and self.read:
             data.human_labels(dataset, asked.column, self.root)
-        if asked.kind in DRAWN:
+        if asked.kind in GENERATED_NOISE:
             mapping = noise.asymmetric_map(dataset.name, classes) if asked.kind == "asymmetric" else None
             noise.corrupt(torch.arange(classes), asked.kind, asked.rate, classes, Streams(0)["noise"], mapping=mapping)
 
@@ -129,7 +129,7 @@ class _Builder(NetworkBuilder):
 
 
 def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices) -> None:
-    """Make the trial's method as `lnl.trial.run.assemble` does, before its first step."""
+    """Construct the trial's method as `lnl.trial.run.assemble` does, on a stand-in."""
     module, device = methods.load(trial.method_name), torch.device("cpu")
     labelled, probe = (_one_of_each(index, dataset.train_labels) for index in (split.labelled, split.probe))
     if "probe" not in module.USES:

@@ -20,7 +20,7 @@ SEARCH_REPLICATES = REPLICATES_PER_NIGHT  # the first replicate of searches: non
 
 
 def _plain(value: Any) -> Any:
-    """Plain data, as plans are stored: of `Noise(…)` and the like what differs from the defaults."""
+    """The value as plain data; of `Noise(…)` and other settings only the fields that differ from their defaults."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if is_pydantic_dataclass(type(value)):
@@ -37,7 +37,7 @@ Levels = Annotated[list[Any], BeforeValidator(_plain)]
 @declared
 @settings(frozen=True, config=_STRICT)
 class Contrast:
-    """A declared comparison of two arms: its direction, and how large a difference must be to matter."""
+    """A declared comparison of two arms: its direction, and the smallest difference that matters."""
 
     arm: str
     against: str
@@ -47,14 +47,14 @@ class Contrast:
     @model_validator(mode="after")
     def _of_two(self) -> Contrast:
         if self.arm == self.against:
-            raise ValueError(f"a contrast compares two arms, and both are '{self.arm}': name another one")
+            raise ValueError(f"a contrast must compare two different arms, and both are '{self.arm}': name another one")
         return self
 
 
 @declared
 @settings(frozen=True, config=_STRICT)
 class Panel:
-    """A part of a study that becomes one figure: arms across factors, the first arm the reference of differences."""
+    """A part of a study that becomes one figure: arms across factors; differences are taken from the first arm."""
 
     title: str
     arms: tuple[str, ...]
@@ -65,7 +65,7 @@ class Panel:
 @declared
 @settings(frozen=True, config=_STRICT)
 class Search:
-    """A search nested in every arm: as many suggestions for each, the arm's own values the first.
+    """A search nested in every arm: equally many suggestions for each, the first of them the arm's own values.
 
     Suggestions are chosen by validation accuracy, never by the test set.  The best of each arm is then trained beside
     the arm itself on the study's replicates, none of which the search has seen.
@@ -87,13 +87,13 @@ class Search:
     @model_validator(mode="after")
     def _consistent(self) -> Search:
         if self.pruner != "none" and self.replicates > 1:
-            raise ValueError("a pruner looks at one curve: search with 1 replicate a suggestion, or without a pruner")
+            raise ValueError("a pruner follows one curve: search with 1 replicate per suggestion, or without a pruner")
         if self.pruner != "none" and len(self.objectives) > 1:
-            raise ValueError("a pruner looks at one objective: search for accuracy alone, or without a pruner")
+            raise ValueError("a pruner follows one objective: search for accuracy alone, or without a pruner")
         if "cmaes" in self.samplers and len(self.objectives) > 1:
-            raise ValueError("CMA-ES has one objective: choose another sampler, or search for accuracy alone")
+            raise ValueError("CMA-ES supports one objective: choose another sampler, or search for accuracy alone")
         if not self.samplers or len(set(self.samplers)) < len(self.samplers):
-            raise ValueError("a search needs a sampler, and each but once")
+            raise ValueError("a search needs at least one sampler, and each only once")
         if self.parameters is not None and not self.parameters:
             raise ValueError("a search needs at least one parameter")
         return self
@@ -122,4 +122,4 @@ def check_looks(looks: Sequence[int]) -> None:
     """Raise `ValueError` where no verdict can come of these looks."""
     rising = all(earlier < later for earlier, later in itertools.pairwise(looks))
     if looks and (looks[0] < FEWEST_AT_A_LOOK or not rising):
-        raise ValueError(f"looks are rising numbers of replicates, from {FEWEST_AT_A_LOOK} on, not {list(looks)}")
+        raise ValueError(f"looks must be rising numbers of replicates, at least {FEWEST_AT_A_LOOK}, not {list(looks)}")

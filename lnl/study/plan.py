@@ -19,7 +19,7 @@ from lnl.trial.provenance import Current
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial's place in a plan."""
+    """A trial and its place in a plan."""
 
     trial: Trial
     arm: str
@@ -35,7 +35,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a search is nested: one arm in one setting with one sampler."""
+    """The unit of a search: one arm in one setting with one sampler."""
 
     name: str  # study/preset/arm_sampler, the setting, and a hash of all that makes two suggestions comparable
     arm: str
@@ -68,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and the words to store it under."""
+    """The trials to run, and the record that is stored with their results."""
 
     trials: tuple[Planned, ...]  # prerequisites before what starts from them
     record: PlanRecord
@@ -103,9 +103,9 @@ class Plan:
 
 
 def with_prerequisites(declared: Sequence[Planned]) -> tuple[Planned, ...]:
-    """The declared trials with those that they start from, each once and before them.
+    """The declared trials with their prerequisites, each once and before the trials that start from it.
 
-    One that the study has as an arm of its own keeps that arm; the others are named after what they are for.
+    A prerequisite that is also an arm of the study keeps that arm; the others are named after their role.
     """
     arms = {planned.id: planned for planned in reversed(declared)}
     ordered: dict[str, Planned] = {}

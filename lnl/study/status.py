@@ -1,4 +1,4 @@
-"""Where each trial of a plan stands, by what the store holds."""
+"""The state of each trial of a plan, according to the store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ State = Literal["done", "failed", "missing", "stale", "running"]
 
 @dataclass(frozen=True)
 class Status:
-    """A planned trial beside what the store has of it."""
+    """A planned trial and what the store holds of it."""
 
     planned: Planned
     state: State
@@ -36,9 +36,9 @@ class Status:
 
 
 def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[Status]:
-    """Done, failed, stale (done by other code or data), running (leased by a living process) or missing, per trial.
+    """The state of each trial: done, stale (done by other code or data), running (leased), failed or missing.
 
-    `failed` are accidents (out of memory, errors), which the next run tries again; a method that diverged is done.
+    A trial that failed by accident (out of memory, an error) is tried again by the next run; one that diverged is done.
     `current`: what a new trial would use; by default this process's code and the default folder of data.
     """
     columns = [
@@ -95,7 +95,7 @@ def _known(value: float) -> float | None:
 
 
 class _Pace:
-    """Seconds of an epoch as measured, by method, data set and network, on the device that was used last."""
+    """Measured seconds per epoch, by method, data set and network, on the device that was used last."""
 
     def __init__(self, timings: pd.DataFrame) -> None:
         """`timings`: rows of finished trials."""
@@ -111,14 +111,14 @@ class _Pace:
                 self.measured |= (totals["seconds"] / totals["epochs_done"]).to_dict()
 
     def seconds(self, trial: Trial, preset: str) -> float | None:
-        """Of the same preset where it has been timed: others may make longer epochs."""
+        """The expected seconds of a trial, by the same preset if it was timed: others may have longer epochs."""
         kind = (trial.method_name, trial.dataset, trial.network)
         pace = self.measured.get((*kind, preset), self.measured.get(kind))
         return None if pace is None else pace * trial.total_epochs
 
 
 def by_state(statuses: Sequence[Status]) -> dict[str, int]:
-    """How many trials are in each state."""
+    """The number of trials in each state."""
     return {
         state: sum(status.state == state for status in statuses)
         for state in ("done", "stale", "running", "failed", "missing")

@@ -1,4 +1,4 @@
-"""The configuration of one trial."""
+"""The configuration of one trial: what is trained, on which data, and by which method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import (
 
 from lnl import data, methods, networks
 from lnl.declaring import declared, sentence
-from lnl.dotted import assign, lookup
+from lnl.dotted import assign, first_part, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.training import learner
@@ -28,7 +28,7 @@ from lnl.training.task import Noise, Validation
 if TYPE_CHECKING:
 
     class MethodConfig:
-        """For type checkers: what a trial's method may be given as, and what it is read as."""
+        """For type checkers: the types that may be assigned to a trial's method, and the type that is read."""
 
         def __get__(self, trial: object, kind: type | None = None) -> BaseModel: ...
         def __set__(self, trial: object, value: str | Mapping[str, Any] | BaseModel) -> None: ...
@@ -83,14 +83,14 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def _storable(cls, name: str | None) -> str | None:
         if name is not None and printable(name) != name:
             raise ValueError(
-                f"the name '{printable(name)}' is not UTF-8, as results are: rename the file or its folder"
+                f"the name '{printable(name)}' is not valid UTF-8 and cannot be stored: rename the file or its folder"
             )
         return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Trial:
         if self.init_from is not None and self.weights is not None:
-            raise ValueError("init_from and weights both say where the backbone starts: give one of them")
+            raise ValueError("init_from and weights both set where the backbone starts: give only one of them")
         if self.init_from is not None and not {"method", "method.name"} & self.init_from.keys():
             raise ValueError("init_from needs a method, such as {'method': 'simclr', 'epochs': 200}")
         before = self.prerequisites  # refuses unknown fields of prerequisites, too
@@ -108,7 +108,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
 
     def _check_initialisation(self, source: Trial) -> None:
-        """Raise `ValueError` where it does not fit, or has seen of the images what this trial may not."""
+        """Raise `ValueError` where the source does not fit, or has seen what this trial must not see."""
         if (source.network, source.resize) != (self.network, self.resize):
             raise ValueError(
                 f"init_from trains {source.network}, which cannot start {self.network}: choose one network"
@@ -116,9 +116,9 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         same = ["validation", "probe"]
         if "labels" in methods.load(source.method_name).USES:
             same += ["labels", "noise"]  # else it could know right labels of images that are wrongly labelled here
-        said = {key.partition(".")[0] for key in self.init_from or ()}
+        given = {first_part(key) for key in self.init_from or ()}
         for name in same if source.dataset == self.dataset else []:
-            if name in said and (name == "noise" or getattr(source, name) != getattr(self, name)):
+            if name in given and (name == "noise" or getattr(source, name) != getattr(self, name)):
                 raise ValueError(
                     f"init_from has another {name} than the trial that starts from it: leave init_from.{name} out, "
                     "so that both see the same images and labels"
@@ -129,24 +129,24 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def prerequisites(self) -> dict[str, Trial]:
-        """Trials that are trained before this one: its `initialisation`, the `teacher` of its semantic noise."""
-        found = {}
+        """The trials that are trained before this one: its `initialisation`, the `teacher` of its semantic noise."""
+        required = {}
         fresh: dict[str, Any] = {"init_from": None, "weights": None}
-        again = {"replicate": self.replicate}
+        same_replicate = {"replicate": self.replicate}
         if self.init_from is not None:
             method = self.init_from.get("method", self.init_from.get("method.name"))
             uses = methods.load(methods.configure(method).name).USES  # type: ignore[attr-defined]
-            silent = {} if "labels" in uses else {"noise": asdict(Noise())}
-            found["initialisation"] = self.override({**fresh, **silent, **self.init_from, **again})
+            clean = {} if "labels" in uses else {"noise": asdict(Noise())}
+            required["initialisation"] = self.override({**fresh, **clean, **self.init_from, **same_replicate})
         if self.noise.teacher is not None:
             fresh |= {"noise": asdict(Noise()), "method": "supervised", "unlabelled_ratio": None}
-            found["teacher"] = self.override({**fresh, **self.noise.teacher, **again})
-        if len(found) == 2 and found["initialisation"].noise == self.noise:  # one teacher for both
-            whole = found["teacher"].model_dump(mode="json", exclude={"replicate"})
-            found["initialisation"] = found["initialisation"].model_copy(
+            required["teacher"] = self.override({**fresh, **self.noise.teacher, **same_replicate})
+        if len(required) == 2 and required["initialisation"].noise == self.noise:  # one teacher for both
+            whole = required["teacher"].model_dump(mode="json", exclude={"replicate"})
+            required["initialisation"] = required["initialisation"].model_copy(
                 update={"noise": Noise("semantic", teacher=whole)}
             )
-        return found
+        return required
 
     @property
     def method_name(self) -> str:
@@ -159,13 +159,15 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return short_hash(canonical(self.identity()))
 
     def identity(self) -> dict[str, Any]:
+        """The fields that differ from the method's defaults, and the identities of its prerequisites."""
         default = Trial(method=methods.configure(self.method_name))
-        said = self.model_dump(mode="json")
+        settings = self.model_dump(mode="json")
         before = {name: trial.identity() for name, trial in self.prerequisites.items()}
-        if before:  # they are what counts, not the fields in which they were said to differ
-            said = {**said, "init_from": None, "noise": {**said["noise"], "teacher": None}, "prerequisites": before}
-        mine = _difference(said, default.model_dump(mode="json"))
-        return {**mine, "method": {"name": self.method_name, **mine.get("method", {})}}
+        if before:  # what they are counts, not the fields by which they were declared
+            noise = {**settings["noise"], "teacher": None}
+            settings = {**settings, "init_from": None, "noise": noise, "prerequisites": before}
+        changed = _difference(settings, default.model_dump(mode="json"))
+        return {**changed, "method": {"name": self.method_name, **changed.get("method", {})}}
 
     def override(self, changes: Mapping[str, Any]) -> Trial:
         """A copy with dotted fields changed: {"noise.rate": 0.4, "method.temperature": 0.1}.
@@ -197,24 +199,25 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of the run: pre-training epochs come on top."""
+        """The epochs of the run, those of pre-training included."""
         return self.epochs + getattr(self.method, "pretrain_epochs", 0)
 
 
 def parse(settings: Mapping[str, Any]) -> Trial:
-    """A trial from plain data.  Raises `ValueError` with one sentence."""
+    """Read a trial from plain data.  Raises `ValueError` with one sentence."""
     try:
         return Trial.model_validate(dict(settings))
     except ValidationError as error:
         raise ValueError(sentence(error, Trial, settings)) from None
 
 
-def _difference(mine: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in mine.items():
+def _difference(settings: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested settings that differ from the default ones."""
+    changed: dict[str, Any] = {}
+    for key, value in settings.items():
         if isinstance(value, Mapping) and isinstance(default.get(key), Mapping):
             if inner := _difference(value, default[key]):
-                found[key] = inner
+                changed[key] = inner
         elif key not in default or value != default[key]:
-            found[key] = value
-    return found
+            changed[key] = value
+    return changed

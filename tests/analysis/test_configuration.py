@@ -140,9 +140,8 @@ def test_arms_that_are_one_training_are_told() -> None:
     assert list(configuration.same_training_sentences(plan, rows(plan))) == [
         "full and again are one configuration, drawn afresh: whatever differs between them is chance."
     ]
-    shared = tuple(trial.model_copy(update={"arm": "full_tpe"}) for trial in plan.trials if trial.arm == "full")
-    arms = {**plan.arms, "full_tpe": {}}
-    searched = plan.model_copy(update={"arms": arms, "trials": plan.trials + shared})
+    shared = tuple(one.model_copy(update={"arm": "full_tpe"}) for one in plan.trials if one.arm == "full")
+    searched = plan.model_copy(update={"arms": {**plan.arms, "full_tpe": {}}, "trials": plan.trials + shared})
     told = list(configuration.same_training_sentences(searched, rows(plan)))
     assert "full and full tpe are one training: the same trials count under both names." in told
 

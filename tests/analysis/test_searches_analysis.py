@@ -20,7 +20,8 @@ from analysis.report.sentences import flip_sentence, search_sentences, search_wa
 from analysis.results import LoadError
 from analysis.searches import parameter_names, search_stem
 from analysis.tables.study import search_table
-from lnl.space import Integer
+from lnl.space import Choice, Integer, Uniform
+from lnl.storage.plan_record import CellRecord
 from lnl.storage.store import Store
 from tests import simulated
 from tests.analysis.test_page import IN_A_BROWSER, assert_it_fits
@@ -496,8 +497,8 @@ def test_diverged_suggestions_are_crosses(tmp_path):
 
 
 def test_ticks_are_round_and_inside():
-    def of_range(low, high, log, kind="uniform"):
-        return axis_ticks({"kind": kind, "low": low, "high": high, "log": log})
+    def of_range(low, high, log, kind=Uniform):
+        return axis_ticks(kind(low, high, log))
 
     places, texts = of_range(0.0005, 0.05, True)
     assert texts == ["0.001", "0.003", "0.01", "0.03"]
@@ -506,8 +507,8 @@ def test_ticks_are_round_and_inside():
     assert of_range(1, 30, True, Integer)[1] == ["1", "3", "10", "30"]
     assert of_range(0.2, 0.3, True)[1] == ["0.2", "0.3"]
     assert of_range(0.1, 0.9, False)[1] == ["0.2", "0.4", "0.6", "0.8"]
-    assert of_range(1, 3, False, "integer")[1] == ["1", "2", "3"]
-    choice = {"kind": "choice", "values": [1, True, None, 0.00012]}
+    assert of_range(1, 3, False, Integer)[1] == ["1", "2", "3"]
+    choice = Choice((1, True, None, 0.00012))
     assert axis_ticks(choice)[1] == ["1", "True", "none", "0.00012"]
     assert position(choice, True) == 1 and position(choice, 1) == 0
 
@@ -515,7 +516,8 @@ def test_ticks_are_round_and_inside():
 def test_names_of_fields_are_short_unless_two_would_be_the_same():
     named = parameter_names(["method.optimizer.learning_rate", "method.head.learning_rate", "noise.rate", "probe"])
     assert list(named.values()) == ["optimizer learning rate", "head learning rate", "noise rate", "probe"]
-    assert search_stem(simulated.cell("full", setting={"labels": 40})) == "full_tpe-labels-40"
+    cell = CellRecord.model_validate(simulated.cell("full", setting={"labels": 40}))
+    assert search_stem(cell) == "full_tpe-labels-40"
 
 
 # --------------------------------------------------------------------------------------------------------------- page

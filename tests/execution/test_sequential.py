@@ -267,7 +267,7 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     with pytest.raises(ValueError, match="leaves no room after the first look at 4 replicates"):
         sequential.schedule(2, 4)
     for looks in ((3, 5), (4, 4), (6, 4)):
-        with pytest.raises(ValueError, match="looks are rising numbers of replicates, from 4 on"):
+        with pytest.raises(ValueError, match="looks must be rising numbers of replicates, at least 4"):
             declare(looks=looks)
     assert declare(presets={"smoke": Preset(replicates=2)}).plan("smoke").record.looks == ()
     assert declare(presets={"small": Preset(base={"epochs": 1})}).plan("small").record.looks == (4, 6, 8)

@@ -98,7 +98,7 @@ def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(
 ) -> None:
     assert main(["plan", str(store / "quick.py"), "--set", change]) == 2
     said = capsys.readouterr().err
-    assert "caf\\udce9" in said and "is not UTF-8, as results are: rename" in said and "codec" not in said
+    assert "caf\\udce9" in said and "is not valid UTF-8 and cannot be stored: rename" in said and "codec" not in said
 
 
 def test_what_git_says_in_another_alphabet_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
