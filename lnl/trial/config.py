@@ -108,7 +108,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
 
     def _check_initialisation(self, source: Trial) -> None:
-        """Raise `ValueError` where the source does not fit, or was trained on images or labels that this trial must not see."""
+        """Raise `ValueError` where the source does not fit, or has seen images or labels that this trial must not."""
         if (source.network, source.resize) != (self.network, self.resize):
             raise ValueError(
                 f"init_from trains {source.network}, which cannot start {self.network}: choose one network"
