@@ -90,7 +90,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @model_validator(mode="after")
     def _consistent(self) -> Trial:
         if self.init_from is not None and self.weights is not None:
-            raise ValueError("init_from and weights both set where the backbone starts: give only one of them")
+            raise ValueError("init_from and weights both set where the backbone starts: give one of them")
         if self.init_from is not None and not {"method", "method.name"} & self.init_from.keys():
             raise ValueError("init_from needs a method, such as {'method': 'simclr', 'epochs': 200}")
         before = self.prerequisites  # refuses unknown fields of prerequisites, too

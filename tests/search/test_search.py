@@ -636,7 +636,7 @@ def test_the_arms_own_values_are_never_pruned(sampler: str, store: Store) -> Non
         ({"arms": ("fulll",)}, "The search names arm 'fulll', which is not planned: there are full, scaled."),
         ({"pruner": "asha", "replicates": 2}, "a pruner follows one curve"),
         ({"pruner": "median", "objectives": ("accuracy", "seconds")}, "a pruner follows one objective"),
-        ({"samplers": ["cmaes"], "objectives": ("accuracy", "seconds")}, "CMA-ES has one objective"),
+        ({"samplers": ["cmaes"], "objectives": ("accuracy", "seconds")}, "CMA-ES supports one objective"),
         ({"samplers": ["anneal"]}, "Search: samplers.0: Input should be 'tpe', 'random'"),
         ({"suggestions": 0}, "Search: suggestions: Input should be greater than or equal to 1"),
         ({"budget": 3}, "A search has no field 'budget': there are suggestions, "),
