@@ -130,7 +130,7 @@ class Attempt:
         traceback.print_exc()  # all of it, into the log
         if isinstance(error, Unusable) and isinstance(error.reason, checkpoints.Refused) and error.path is not None:
             checkpoints.set_aside(self.store, self.job.study, error.trial, error.path, error.reason)
-        failure_class, message = _failure(error)
+        failure_class, message = failure_of(error)
         is_broken = isinstance(error, torch.AcceleratorError) and failure_class != "oom"
         refused = isinstance(error, data.Unfit)
         return Ending("failed", failure_class, message, refused, error if is_broken else None)
@@ -221,8 +221,8 @@ def _curve(history: Sequence[CurvePoint], split: str) -> list[float]:
     return [value for _, _, part, metric, value, _ in history if (part, metric) == (split, "accuracy")]
 
 
-def _failure(error: Exception) -> tuple[str, str]:
-    """The failure class and the message of a failed attempt."""
+def failure_of(error: Exception) -> tuple[str, str]:
+    """Return the failure class and the message of an attempt that ended in this error."""
     if isinstance(error, Diverged):
         return "nan", str(error)
     if isinstance(error, torch.OutOfMemoryError) or (

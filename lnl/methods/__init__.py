@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeGuard, cast
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -35,12 +35,16 @@ class Method(Protocol):
         """Backbone features, for evaluation by neighbours. (B, C, H, W) -> (B, D)."""
 
 
-@runtime_checkable
 class HasBeliefs(Protocol):
     """A method that can tell what it has come to think of the training labels."""
 
     def beliefs(self) -> Beliefs:
         """The method's present opinion of each training label, see `Beliefs`."""
+
+
+def has_beliefs(method: Method) -> TypeGuard[HasBeliefs]:
+    """Whether a method has beliefs to tell.  (Not `isinstance`, which remembers its first answer for a class.)"""
+    return hasattr(method, "beliefs")
 
 
 class MakesMethod(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl.functional import graph, noise
-from lnl.methods import HasBeliefs, Method
+from lnl.methods import Method, has_beliefs
 from lnl.training.task import Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
@@ -73,7 +73,7 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
     labels, the mixture, the transition matrix.
     """
-    if not isinstance(method, HasBeliefs):
+    if not has_beliefs(method):
         return {}, {}
     beliefs = method.beliefs()
     given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]

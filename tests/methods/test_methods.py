@@ -25,6 +25,7 @@ from lnl.functional import transition
 from lnl.space import Choice
 from lnl.training import task
 from lnl.training.learner import Learner, Optimizer
+from lnl.trial import run as trial_run
 from lnl.trial.config import Trial, parse
 from lnl.trial.evaluation import diagnose
 from lnl.trial.run import Execution, Row, run
@@ -521,7 +522,7 @@ def test_poisoned_truth(method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     """With garbage instead of all true labels, the test set's included, training and predictions are the same."""
 
     def states(poison: bool) -> tuple[list[Any], set[float]]:
-        prepare = task.prepare
+        prepare = trial_run.prepare
 
         def poisoned(*arguments: Any, **settings: Any) -> tuple[task.Task, task.Truth]:
             seen, truth = prepare(*arguments, **settings)
@@ -530,7 +531,7 @@ def test_poisoned_truth(method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 
         with monkeypatch.context() as patch:
             if poison:
-                patch.setattr(task, "prepare", poisoned)
+                patch.setattr(trial_run, "prepare", poisoned)
             rows = list(run(tiny(method, {"validation.images": 20})))
         return list(leaves(rows[-1].snapshot()["parts"])), {row.metrics["test", "cross_entropy"] for row in rows}
 

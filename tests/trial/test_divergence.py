@@ -26,8 +26,8 @@ from analysis import load, statistics
 from lnl import Contrast, Study, methods
 from lnl.cli import status
 from lnl.cli.progress import interval
+from lnl.execution import attempt, worker
 from lnl.execution import job as execution_job
-from lnl.execution import worker
 from lnl.search.scores import score_of
 from lnl.storage.plan_record import SearchRecord
 from lnl.storage.store import Store
@@ -311,7 +311,7 @@ def test_weights_that_are_broken_from_the_start_are_no_divergence(tiny: Any, tmp
     torch.save(state, path := tmp_path / "weights.pt")
     with pytest.raises(Exception, match="The weights that training starts from are no finite numbers") as error:
         next(run(tiny("supervised", {"weights": str(path)})))
-    assert worker._failure(error.value)["failure_class"] == "data_error"  # type: ignore[arg-type]
+    assert attempt.failure_of(error.value)[0] == "data_error"
 
 
 # --------------------------------------------------------------------------------------------------- earlier results
