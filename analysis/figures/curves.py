@@ -94,6 +94,7 @@ def _curves(
     return Plot(laid_out(figure), frame, caption)
 
 
+@drawing()
 def _curve_axes(metrics: Sequence[str], columns: int, stacked: bool) -> tuple[Figure, np.ndarray]:
     """Axes by metric, then by column; metrics without columns of their own stand side by side."""
     if stacked:

@@ -62,7 +62,7 @@ class Mismatch(NamedTuple):
     """One difference of protocol."""
 
     what: str  # in a word, for tables
-    said: str  # in a sentence's words
+    text: str  # part of a sentence
 
 
 def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
@@ -92,10 +92,10 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
                     **{"entry": number, "paper": entry.paper, "where": entry.where, "name": entry.name},
                     **{"reported": entry.value, "sd": entry.sd, "n_reported": entry.n},
                     "differs_in": list(dict.fromkeys(mismatch.what for mismatch in differences)),
-                    "mismatches": [mismatch.said for mismatch in differences],
+                    "mismatches": [mismatch.text for mismatch in differences],
                     "comparable": not blocking,
                     "comparison": _compared(entry.value, mean, low, high, len(scores), blocking)
-                    + "".join(f"; {mismatch.said}" for mismatch in differences if not blocking),
+                    + "".join(f"; {mismatch.text}" for mismatch in differences if not blocking),
                 }
             )
         if not nearest:

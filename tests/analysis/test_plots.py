@@ -669,12 +669,12 @@ def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
 def test_every_function_that_makes_a_figure_draws_under_our_own_settings():
     """Those of searches, nights, ledgers and across settings, too."""
     makers, bare = [], []
-    for path in sorted((ROOT / "analysis").glob("*.py")):
+    for path in sorted((ROOT / "analysis").rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.FunctionDef) or node.name == "_figure":
+            if not isinstance(node, ast.FunctionDef) or node.name == "new_figure":
                 continue
             calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
-            if calls & {"_figure", "Figure", "plots._figure"}:
+            if calls & {"new_figure", "Figure"}:
                 makers.append(node.name)
                 bare += [f"{path.name}: {node.name}"] * ("drawing()" not in map(ast.unparse, node.decorator_list))
     assert len(makers) > 20 and not bare

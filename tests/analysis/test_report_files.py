@@ -106,7 +106,7 @@ def test_what_the_page_prints_can_be_run(page: Path) -> None:
     words = shlex.split(command[1])
     options = words[words.index("--preset") + 1], words[words.index("--storage") + 1]
     assert options == ("../../../escaped/<b>", str(page.parents[2]))
-    code = re.search(r"load\(.*?\)(?=\.contrasts)", shown)
+    code = re.search(r"load\(.*?\)(?=\.plot_contrasts)", shown)
     assert code is not None and eval(code[0], {"load": load}).name == simulated.STUDY
 
 

@@ -321,7 +321,7 @@ def test_a_mistake_gets_one_sentence(
 
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_gets_one_sentence(tmp_path: Path) -> None:
-    done = execute(declare(tmp_path), tmp_path / "results", "--address", "127.0.0.1:1")
+    done = execute(declare(tmp_path), tmp_path / "results", "--address", "127.0.0.1:1", workers=())
     assert done.returncode == 1, done.stdout + done.stderr
     assert "No Ray cluster answers at '127.0.0.1:1'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
