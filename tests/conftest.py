@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from this run")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups, which even a `tryfirst` of ours comes after
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Long tests first, then slow ones, so that what ends the run is small; and who shares a process.
 
     `--dist loadgroup` gives the tests of a group to one process.  A group is a file; of its slow tests each is a group
@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long, slow = ({groups[item] for item in items if item.get_closest_marker(name)} for name in ("long", "slow"))
     places = {group: place for place, group in enumerate(dict.fromkeys(groups.values()))}
     items.sort(key=lambda item: (groups[item] not in long, groups[item] not in slow, places[groups[item]]))
+    yield
 
 
 def _shares(item: pytest.Item) -> bool:

@@ -53,15 +53,14 @@ def test_robmix_learns_from_labels_of_which_two_in_five_are_wrong() -> None:
 
 
 def test_a_robust_loss_beats_cross_entropy_where_half_of_the_labels_are_wrong() -> None:
-    """Two arms of studies/noise_rates.py, its preset digits at the base: 50 % symmetric noise, 60 epochs."""
+    """Two arms of studies/noise_rates.py, preset digits, at the base: 50 % symmetric noise, three of its replicates."""
     trials: dict[str, list[Trial]] = {"cross_entropy": [], "gce": []}
     for planned in study.plan("digits").trials:
         if planned.arm in trials and planned.setting == "{}":
             trials[planned.arm].append(planned.trial)
     accuracies = {}
     for arm, mine in trials.items():
-        assert [trial.replicate for trial in mine] == [0, 1, 2, 3, 4]
-        rows = [list(run(trial))[-1] for trial in mine]
+        rows = [list(run(trial))[-1] for trial in mine if trial.replicate < 3]
         accuracies[arm] = np.array([row.metrics["test", "accuracy"] for row in rows])
     difference = paired_difference(accuracies["gce"], accuracies["cross_entropy"])
     assert difference.low > 0, difference

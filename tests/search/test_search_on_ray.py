@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -92,17 +91,12 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     assert (trained["status"] == "preempted").sum() == 1 and len(trained) == BUDGET + 1 + 2
 
 
-@pytest.mark.parametrize("victim", ["driver", "ray"])
-def test_the_same_command_goes_on_after_a_kill(tmp_path: Path, victim: str) -> None:
+def test_the_same_command_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
+    """A killed Ray ends the driver in order: tests/execution/test_runner.py."""
     storage, study = tmp_path / "results", declare(tmp_path)
     driver = launch(study, storage, environment(), "--checkpoint-seconds", "0")
     in_the_middle(storage, driver)
-    if victim == "driver":
-        os.kill(driver.pid, signal.SIGKILL)
-    else:
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            if process.name() in ("gcs_server", "raylet"):
-                process.kill()
+    os.kill(driver.pid, signal.SIGKILL)
     output, _ = driver.communicate(timeout=LONGEST_S)
     assert driver.returncode != 0, output
     wait_for(lambda: quiet(storage), "the workers' end")
