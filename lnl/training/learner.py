@@ -7,8 +7,9 @@ look at gradients before they use them call its parts: `gradients` (one list per
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -165,9 +166,10 @@ class Learner:
     def gradients(self, objective: Callable[[Network, Batch], Tensor], batch: Batch) -> tuple[Tensor, Gradients]:
         """Value (detached) and gradient of an objective (network, batch) -> scalar, in training mode."""
         self.network.train()
-        with self._precision():
-            loss = objective(self.network, batch)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        with self._kernels():
+            with self._precision():
+                loss = objective(self.network, batch)
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return loss.detach(), list(gradients)
 
     def apply(self, gradients: Gradients, owner: str | None = None) -> None:
@@ -293,6 +295,15 @@ class Learner:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
+    def _kernels(self) -> AbstractContextManager[None]:
+        """On CPUs, bfloat16 without oneDNN: its gradient of a convolution's weights reads memory that nobody wrote.
+
+        Seen with torch 2.14 in `wide_resnet37_2` on images of 8 × 8, see tests/networks/test_networks.py.
+        """
+        if self.precision == "bfloat16" and self.device.type == "cpu":
+            return without_onednn()
+        return nullcontext()
+
     # ------------------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> State:
@@ -343,3 +354,18 @@ def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -
         for tensor, _ in parameters:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
     return optimizer
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Compute without oneDNN, PyTorch's fast kernels on CPUs."""
+    flags = torch.backends.mkldnn.flags(enabled=False)
+    with warnings.catch_warnings():  # of a flag for Intel GPUs, which is set along with this one
+        warnings.simplefilter("ignore", UserWarning)
+        flags.__enter__()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            flags.__exit__(None, None, None)

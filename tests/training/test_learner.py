@@ -101,6 +101,19 @@ def test_half_precision_reaches_the_objective() -> None:
 # ------------------------------------------------------------------------------------------------------------ updates
 
 
+@pytest.mark.slow
+def test_gradients_in_half_precision_read_no_memory_that_nobody_wrote() -> None:
+    """What is freed before is full of NaN: with oneDNN one gradient in four of torch 2.14 had some of it."""
+    builder = NetworkBuilder("wide_resnet37_2", 3, 8, torch.device("cpu"), "bfloat16", Streams(0))
+    built = Learner.classifier(builder, Optimizer(kind="sgd"), 10, 10)
+    images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    for _ in range(20):
+        freed = [torch.full((size,), float("nan")) for size in (1000, 5000, 20_000, 36_864, 73_728, 147_456) * 20]
+        del freed
+        _, gradients = built.gradients(objective, (images, labels))
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_a_gradient_of_none_leaves_a_tensor_alone_and_one_of_zeros_decays_kernels(kind: str) -> None:
     """Known answer (weight 1, rate 0.1, decay 0.5): 0.95 for sgd and adamw; adam's decay is a gradient, so 1 - rate."""
