@@ -16,7 +16,6 @@ changes no hash.  Renaming one is an edit.  Hashes begin with `RULE`, which is r
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from functools import cache, lru_cache
 from itertools import accumulate, chain
 from pathlib import Path
 
+from lnl.storage.places import short_hash
 from lnl.trial.definitions import Definition, Dotted, Module
 
 RULE = "2-"  # before it: whole files, with all that they import, and no prefix
@@ -59,13 +59,13 @@ SOURCES = read_sources(ROOT)
 
 def joined(hashes: Sequence[str]) -> str:
     """One hash of several: of a trial's code and of the code of what it starts from.  A single one stays as it is."""
-    return hashes[0] if len(hashes) == 1 else RULE + _short("".join(hashes))
+    return hashes[0] if len(hashes) == 1 else RULE + short_hash("".join(hashes))
 
 
 @cache
 def sources_digest() -> str:
     """Digest of the text of all modules as this process has read them: equal where two machines run the same code."""
-    return _short(repr(sorted(SOURCES.items())))
+    return short_hash(repr(sorted(SOURCES.items())))
 
 
 def snapshot(folder: Path) -> Path:
@@ -105,11 +105,13 @@ class Tree:
         hashes = dict.fromkeys(written, "")
         while True:
             refined = {
-                definition: _short("\n".join([text, *(use if isinstance(use, str) else hashes[use] for use in uses)]))
+                definition: short_hash(
+                    "\n".join([text, *(use if isinstance(use, str) else hashes[use] for use in uses)])
+                )
                 for definition, (text, uses) in written.items()
             }
             if len(set(refined.values())) == len(set(hashes.values())):
-                return RULE + _short("".join(sorted(set(refined.values()))))
+                return RULE + short_hash("".join(sorted(set(refined.values()))))
             hashes = refined
 
     def counted(self, method: str) -> list[Definition]:
@@ -199,10 +201,6 @@ def _module_name(path: str) -> str:
 
 def _dotted(name: str) -> Dotted:
     return tuple(name.split("."))
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 _OWN = Tree(SOURCES)
