@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, model_validator
 
 import lnl
 from lnl.declaring import declared
+from lnl.study.arms import is_of_method
 from lnl.study.crossing import cross
 from lnl.study.parts import Contrast, Levels, Overrides, Panel, Preset, Search, check_looks
 from lnl.study.plan import Plan
@@ -40,6 +41,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
     question: str
     base: Trial
+    shared: Overrides = Field(default_factory=dict)  # fields of the method, for every arm whose method has them
     arms: dict[str, Overrides] = {"base": {}}
     factors: dict[str, Levels] = Field(default_factory=dict)
     panels: dict[str, Panel] = Field(default_factory=dict)
@@ -54,6 +56,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         check_looks(self.looks)
+        _check_shared(self)
         _check_arms(self)
         _check_panels(self)
         _check_presets(self)
@@ -74,9 +77,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  Fields of the method that they or the preset's base set
-        in dotted form, such as "method.batch_size", hold for every arm, also for one of another method, unless the arm
-        sets them itself.  Those that stand in an object of the whole method, such as the base trial's, are that
+        `changes`: dotted overrides of the base, last to apply.  Fields of the method that they, the preset's base or
+        `shared` set in dotted form, such as "method.batch_size", hold for every arm whose method has them, unless the
+        arm sets them itself.  Those that stand in an object of the whole method, such as the base trial's, are that
         method's alone.
         `looks`: in place of the declared ones; the first is the number of replicates.  `reached`: of arms that go on to
         later looks, their replicates in the base setting.  `search`: fields of its search, last to apply; a study that
@@ -84,9 +87,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         override "replicate" shifts its replicates, so that one configuration may be drawn afresh under a second name.
         `arms`, `method`: only these arms, or those of this method, are to be run; the plan has all.
 
-        Raises `ValueError` for unknown presets and keys, for looks or a search that cannot be, where an arm that is to
-        be run is of a method without a field that was set for all, and where two arms are the same configuration (they
-        would count as evidence twice).
+        Raises `ValueError` for unknown presets and keys, for looks or a search that cannot be, where a field is
+        set for all that no arm's method has, and where two arms are the same configuration (they would count as
+        evidence twice).
         """
         resolved = resolve(self, Request(preset, changes, replicates, looks, reached, search, night, arms, method))
         crossed = cross(resolved)
@@ -106,6 +109,15 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     def main(self) -> None:
         """Run the study's command line: `python studies/<name>.py --plan --preset digits …`."""
         raise SystemExit(lnl.study_main(self))
+
+
+def _check_shared(study: Study) -> None:
+    """Raise `ValueError` where something is shared that is no field of a method: the base has that already."""
+    if wrong := [key for key in study.shared if not is_of_method(key)]:
+        raise ValueError(
+            f"shared: '{wrong[0]}' is no field of the method, such as 'method.batch_size': set it in the base, which "
+            "all arms start from"
+        )
 
 
 def _check_arms(study: Study) -> None:
