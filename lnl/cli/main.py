@@ -14,16 +14,19 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from lnl.cli import (
+    copy_command,
     diff_command,
     doctor_command,
     ledger_command,
     logs_command,
     methods_command,
+    new_command,
     plan_command,
     report_command,
     run_command,
     search_command,
     status_command,
+    studies_command,
 )
 from lnl.cli.flags import ERROR, INCOMPLETE, USAGE, Parser, unknown_name
 from lnl.cli.studies import end_loading
@@ -43,6 +46,9 @@ COMMANDS = (  # in the order of `lnl --help`
     ledger_command,
     diff_command,
     logs_command,
+    studies_command,
+    copy_command,
+    new_command,
     methods_command,
     doctor_command,
 )
