@@ -39,19 +39,34 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     """One question, declared in one file."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
+    """results are stored under it: small letters, digits and _"""
     question: str
+    """the title of its report"""
     base: Trial
-    shared: Overrides = Field(default_factory=dict)  # fields of the method, for every arm whose method has them
+    """the trial from which all others differ"""
+    shared: Overrides = Field(default_factory=dict)
+    """fields of the method, such as "method.batch_size", for every arm whose method has them"""
     arms: dict[str, Overrides] = {"base": {}}
+    """what is compared: by name, what each changes of the base"""
     factors: dict[str, Levels] = Field(default_factory=dict)
+    """dotted fields that are crossed with the arms, and their levels"""
     panels: dict[str, Panel] = Field(default_factory=dict)
+    """parts that become one figure each; none: every arm is crossed with every factor"""
     replicates: Annotated[int, Field(ge=1)] = 5
+    """of each arm in each setting"""
     contrasts: list[Contrast] = Field(default_factory=list)
+    """declared comparisons, which get a verdict"""
     presets: dict[str, Preset] = Field(default_factory=dict)
+    """the same study at other sizes, by name"""
     selection: Literal["last", "last10", "val_selected"] = "last"
-    looks: tuple[int, ...] = ()  # replicates after which contrasts are judged; those that are undecided get more
+    """how a trial's accuracy is read from its curve: the last epoch, the mean of the last ten, or the epoch that
+    validation chooses"""
+    looks: tuple[int, ...] = ()
+    """replicates after which contrasts are judged; those that are undecided get more"""
     search: Search | None = None
-    embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
+    """a search of the parameters of every arm"""
+    embeddings: Annotated[int, Field(ge=0)] = 0
+    """test images whose features replicate 0 keeps, over the epochs"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
