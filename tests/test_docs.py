@@ -57,7 +57,11 @@ PAGES = (  # whose blocks are run
     "benchmarks/README.md",
     "analysis/notebooks/README.md",
 )
-OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
+OTHER_PAGES = (
+    "CHANGELOG.md",
+    "docs/methods.md",
+    "docs/reference.md",
+)  # without commands of their own; their links are checked
 OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
     *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
     *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),

@@ -22,6 +22,7 @@ from lnl.cli import (
     methods_command,
     new_command,
     plan_command,
+    reference_command,
     report_command,
     run_command,
     search_command,
@@ -50,6 +51,7 @@ COMMANDS = (  # in the order of `lnl --help`
     copy_command,
     new_command,
     methods_command,
+    reference_command,
     doctor_command,
 )
 
