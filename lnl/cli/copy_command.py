@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lnl.cli.flags import COMPLETE, STUDY_HELP, Commands
+from lnl.cli.flags import COMPLETE, Commands
 from lnl.cli.output import write_new
-from lnl.cli.studies import SHIPPED, study_file
+from lnl.cli.studies import SHIPPED, add_study_argument, study_file
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "put a study that comes with lnl into studies/ here, to edit it"
     parser = commands.add_parser("copy", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     parser.set_defaults(command=run)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lnl.cli.flags import COMPLETE, Commands
+from lnl.cli.flags import COMPLETE, Commands, add_completed_argument
 from lnl.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     parser = commands.add_parser("methods", help="list the methods, or one method's switches")
-    parser.add_argument("name", nargs="?")
+    add_completed_argument(parser, "name", _method_files, nargs="?")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(command=run)
+
+
+def _method_files() -> list[str]:
+    """The names of the methods, without importing one."""
+    return [path.stem for path in (Path(__file__).parents[1] / "methods").glob("[a-z]*.py")]
 
 
 def run(options: argparse.Namespace) -> int:

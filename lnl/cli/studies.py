@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lnl.cli.flags import UsageError, unknown_name
+from lnl.cli.flags import UsageError, add_completed_argument, unknown_name
 from lnl.system.own_analysis import users_modules_first
 
 if TYPE_CHECKING:  # imports torch, which commands that only read results do without
@@ -25,6 +26,11 @@ def find_study(name: str) -> Study:
     Raises `UsageError` where there is no such file, or no study in it.
     """
     return _load(study_file(name))
+
+
+def add_study_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a study, for which a shell completes names and files."""
+    add_completed_argument(parser, "study", study_files, help="a study's name (studies/<name>.py) or file")
 
 
 def study_file(name: str) -> Path:
