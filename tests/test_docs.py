@@ -64,7 +64,7 @@ OTHER_PAGES = (
     "docs/reference.md",
 )  # without commands of their own; their links are checked
 OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
-    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
+    *("aws", "sbatch", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
     *("eval", "python3"),
     *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
