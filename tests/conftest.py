@@ -18,6 +18,7 @@ from lnl import methods
 from lnl.methods import Method
 from lnl.system import user_code
 from lnl.training.task import Noise, Task, Truth
+from lnl.trial import code_hash
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, assemble
 
@@ -65,6 +66,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         monkeypatch.setattr(user_code, name, {})
     modules = set(sys.modules)
     yield tmp_path
+    methods.load.cache_clear()
+    code_hash._hash.cache_clear()
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
