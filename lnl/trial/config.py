@@ -68,7 +68,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @classmethod
     def _known_network(cls, name: str) -> str:
         if user_code.is_reference(name):
-            user_code.load(name := user_code.normalised(name))
+            networks.own.builder(name := user_code.normalised(name))
         elif name not in networks.names():
             raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}, or a file")
         return name
