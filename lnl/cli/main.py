@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from lnl.cli import (
+    check_command,
     diff_command,
     doctor_command,
     ledger_command,
@@ -44,6 +45,7 @@ COMMANDS = (  # in the order of `lnl --help`
     diff_command,
     logs_command,
     methods_command,
+    check_command,
     doctor_command,
 )
 

@@ -34,7 +34,7 @@ def _methods() -> Table:
 
     costs = catalogue.costs()
     table = Table("method", "what it is", "uses", Column("cost", justify="right"), box=None)
-    for method in map(catalogue.entry, methods.names()):
+    for method in map(catalogue.entry, [*methods.names(), *methods.installed()]):
         cost = f"{costs[method.name]:.1f}" if method.name in costs else ""
         table.add_row(method.name, escape(method.title), ", ".join(method.uses), cost)
     return table

@@ -245,7 +245,18 @@ def run(
     Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
     unfit data, and `lnl.storage.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
     """
-    seen, truth = draw(trial, execution)
+    yield from train(trial, execution, *draw(trial, execution), state, tell)
+
+
+def train(
+    trial: Trial,
+    execution: Execution,
+    seen: Task,
+    truth: Truth,
+    state: Snapshot | None = None,
+    tell: Callable[[Mapping[str, object]], None] = lambda facts: None,
+) -> Iterator[Row]:
+    """As `run`, on what was drawn for the trial."""
     tell(truth.facts)
     method = build(trial, execution, seen)
     parts = stateful_parts(method)
