@@ -17,7 +17,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, check_class_names, file_stamp, find
+from lnl.data.cache import file_stamp, find
+from lnl.data.dataset import CHUNK, Contents, DataError, Source, Split
+from lnl.data.inspection import check_class_names
 from lnl.storage.files import open_file, reason, shown
 from lnl.system import machine
 
