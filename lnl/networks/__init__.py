@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lnl.networks import own
 from lnl.networks import weights as trained
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
 from lnl.networks.wide_resnet import WideResNet
+from lnl.system import user_code
 
 if TYPE_CHECKING:
     from lnl.networks.vision import Headless
@@ -40,7 +42,17 @@ class Resized(nn.Module):
 
 
 if TYPE_CHECKING:
-    Backbone = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29 | Headless | Resized
+    Backbone = (
+        SmallConvNet
+        | ConvNet002
+        | CoTeachingCNN
+        | PreActResNet18
+        | WideResNet
+        | ResNet29
+        | Headless
+        | Resized
+        | own.OwnBackbone
+    )
 
 
 def _vision(name: str, *arguments: str | int) -> Any:
@@ -76,7 +88,7 @@ _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit
 
 
 def names() -> list[str]:
-    """The names that `backbone` accepts."""
+    """The names of the package's own backbones; `backbone` accepts a reference to a user's own, too, see `own`."""
     return list(_BACKBONES)
 
 
@@ -89,7 +101,8 @@ def backbone(name: str, channels: int, size: int, weights: str | None = None, re
 
     Raises ValueError for an unknown name, images that are too small, and weights that cannot be had or do not fit.
     """
-    if name not in _BACKBONES:
+    make = own.builder(name) if user_code.is_reference(name) else _BACKBONES.get(name)
+    if make is None:
         raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(_BACKBONES)}.")
     seen = resize or (224 if name == "vit_b_16" else size)
     smallest = _SMALLEST.get(name, 8)
@@ -101,7 +114,7 @@ def backbone(name: str, channels: int, size: int, weights: str | None = None, re
         raise ValueError(
             f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
         )
-    network = _BACKBONES[name](channels, seen)
+    network = make(channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
