@@ -10,6 +10,7 @@ import logging
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,21 +23,28 @@ from lnl.storage.files import open_file, reason, shown
 logger = logging.getLogger(__name__)
 
 NEEDED, OPTIONAL = ("x_train", "y_train", "x_test", "y_test"), ("x_unlabelled", "class_names", "flip")
+Inputs = Callable[[Path, Mapping[str, np.ndarray], str], np.ndarray]  # the array of this name, checked
 
 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
+    return source_of(name, root, "npz", read)
+
+
+def source_of(name: str, root: Path, kind: str, reader: Callable[[Path], Contents]) -> Source:
+    """The source `kind:PATH`, whose one .npz file `reader` reads.  Raises `DataError`."""
     path = find(name.partition(":")[2], root, name)
     if path.is_dir():
         raise DataError(
             f"{shown(name)}: {shown(path)} is not a file: name a .npz file, or use 'folder:' for a folder of images."
         )
-    key = f"npz-{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-    return Source(key, file_stamp(path), partial(read, path))
+    key = f"{kind}-{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return Source(key, file_stamp(path), partial(reader, path))
 
 
-def read(path: Path) -> Contents:
-    """The contents of one file.  Raises `DataError`."""
+def read(path: Path, inputs: Inputs | None = None) -> Contents:
+    """The contents of one file, whose arrays x_… are `images`, or what `inputs` says.  Raises `DataError`."""
+    inputs = inputs or images
     try:
         with open_file(path) as content, np.load(content, allow_pickle=False) as file:
             names = list(file.files)
@@ -64,23 +72,23 @@ def read(path: Path) -> Contents:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test.")
     train_labels, test_labels = _labels(path, arrays, "y_train"), _labels(path, arrays, "y_test")
-    images = chunks(_images(path, arrays, "x_train"))
+    train = chunks(inputs(path, arrays, "x_train"))
     if "x_unlabelled" in arrays:
-        unlabelled = _images(path, arrays, "x_unlabelled")
+        unlabelled = inputs(path, arrays, "x_unlabelled")
         if len(train_labels) != len(arrays["x_train"]):  # otherwise an unlabelled image would get a label
             raise DataError(
                 f"{path}: x_train has {len(arrays['x_train'])} images but y_train has {len(train_labels)} labels."
             )
-        if unlabelled.shape[1:] != (shape := _images(path, arrays, "x_train").shape[1:]):
+        if unlabelled.shape[1:] != (shape := inputs(path, arrays, "x_train").shape[1:]):
             raise DataError(
                 f"{path}: x_unlabelled has images {_words(unlabelled.shape[1:])}, but those of x_train are "
                 f"{_words(shape)}: make them equal."
             )
-        images = chain(images, chunks(unlabelled))
+        train = chain(train, chunks(unlabelled))
         train_labels = np.concatenate([train_labels, np.full(len(unlabelled), -1)])
     return Contents(
-        train=Split(images, train_labels),
-        test=Split(chunks(_images(path, arrays, "x_test")), test_labels),
+        train=Split(train, train_labels),
+        test=Split(chunks(inputs(path, arrays, "x_test")), test_labels),
         class_names=_class_names(path, arrays, train_labels),
         flip=_flip(path, arrays),
     )
@@ -97,20 +105,22 @@ def _flip(path: Path, arrays: dict[str, np.ndarray]) -> bool:
     return bool(flip.item())
 
 
-def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+def images(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     """The array `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
-    images = arrays[key]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+    array = arrays[key]
+    if array.dtype.kind == "f" and array.ndim == 2:
+        raise DataError(f"{path}: {key} holds vectors: name the data set features:{path.name}, not npz:{path.name}.")
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise DataError(
-            f"{path}: {key} is {images.dtype}{images.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
+            f"{path}: {key} is {array.dtype}{array.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
         )
-    if images.ndim == 3:
-        return images[:, None]
-    if images.shape[3] > 4:
+    if array.ndim == 3:
+        return array[:, None]
+    if array.shape[3] > 4:
         raise DataError(
-            f"{path}: {key} has shape {images.shape}, but colour channels come last: store it as (N, H, W, C)."
+            f"{path}: {key} has shape {array.shape}, but colour channels come last: store it as (N, H, W, C)."
         )
-    return images.transpose(0, 3, 1, 2)
+    return array.transpose(0, 3, 1, 2)
 
 
 def _labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
