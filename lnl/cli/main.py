@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lnl.cli import (
     diff_command,
     doctor_command,
+    embed_command,
     ledger_command,
     logs_command,
     methods_command,
@@ -44,6 +45,7 @@ COMMANDS = (  # in the order of `lnl --help`
     diff_command,
     logs_command,
     methods_command,
+    embed_command,
     doctor_command,
 )
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lnl.networks import weights as trained
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
+from lnl.networks.efficientnet_lite import EfficientNetLite0, renamed
 from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
@@ -41,9 +42,8 @@ class Resized(nn.Module):
 
 
 if TYPE_CHECKING:
-    ImageBackbone = (
-        SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29 | Headless | Resized
-    )
+    Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
+    ImageBackbone = Small | Headless | EfficientNetLite0 | Resized
     Backbone = ImageBackbone | MLP | Linear
 
 
@@ -74,10 +74,18 @@ _OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "vit_b_16": lambda _, size: _vision("vit_b_16", size),
     "swin_t": lambda *_: _vision("swin_t"),
     "convnext_tiny": lambda *_: _vision("convnext_tiny"),
+    "efficientnet_lite0": lambda *_: EfficientNetLite0(),
 }
 _OF_VECTORS: dict[str, Callable[[int], MLP | Linear]] = {"mlp": MLP, "linear": Linear}  # name: length -> backbone
-_SMALLEST = {"co_teaching_cnn": 28, "vit_b_16": 16, "swin_t": 32, "convnext_tiny": 32}  # pixels; all others: 8
+_SMALLEST = {  # pixels; all others: 8
+    "co_teaching_cnn": 28,
+    "vit_b_16": 16,
+    "swin_t": 32,
+    "convnext_tiny": 32,
+    "efficientnet_lite0": 32,
+}
 _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation per channel, of pixels in [0, 1]
 
 
 def names() -> list[str]:
@@ -115,6 +123,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     network = _OF_IMAGES[name](channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
+        state = renamed(state) if name == "efficientnet_lite0" else state
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
 
@@ -128,6 +137,16 @@ def _of_vectors(name: str, length: int, weights: str | None, resize: int | None)
     if weights is not None:
         trained.load(network, trained.read(weights), weights)
     return network
+
+
+def normalisation(name: str) -> Moments | None:
+    """Mean and deviation of the images on which a network's pre-trained weights were trained, as published.
+
+    None for networks that no published weights are read for: these saw a data set of their own.
+    """
+    if name == "efficientnet_lite0":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # pixels in [-1, 1]
+    return ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if name in _IMAGENET else None
 
 
 class Network(nn.Module):

@@ -126,8 +126,7 @@ class Learner:
         self.network = network.build(heads, replica)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if optimizer.average else None
         self.precision, self.device = network.precision, network.device
-        numbers = math.prod(network.shape) if network.resize is None else network.shape[0] * network.resize**2
-        self.evaluation_batch = max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
+        self.evaluation_batch = evaluation_batch(network.shape, network.resize)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
         self.owned = {
@@ -324,6 +323,12 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.done = state["done"]
+
+
+def evaluation_batch(shape: tuple[int, ...], resize: int | None) -> int:
+    """How many images or vectors of a shape go through a network at a time without gradient."""
+    numbers = math.prod(shape) if resize is None else shape[0] * resize**2
+    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
 
 
 def trained_backbone(parts: Mapping[str, State]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 from lnl import networks
 from lnl.networks import (
     Network,
+    efficientnet_lite,
     heads,
     interleave,
     preact_bottleneck,
@@ -114,7 +116,7 @@ def test_layout(name: str, size: int, convolutions: int, width: int, million_pro
 @pytest.mark.parametrize("size", [8, 28])
 @pytest.mark.parametrize("name", [name for name in networks.names() if name not in VECTORS])
 def test_any_image_size(name: str, size: int) -> None:
-    resize = 32 if name in ("co_teaching_cnn", "swin_t", "convnext_tiny") else None
+    resize = 32 if name in ("co_teaching_cnn", "swin_t", "convnext_tiny", "efficientnet_lite0") else None
     with torch.device("meta"):
         backbone = networks.backbone(name, (1, size, size), resize=resize).eval()
         assert backbone(torch.empty(2, 1, size, size)).shape == (2, backbone.width)
@@ -299,6 +301,43 @@ def test_vision_transformer_sees_224_pixels() -> None:
             networks.backbone("vit_b_16", (1, 8, 8), resize=40)
 
 
+def test_efficientnet_lite0_computes_what_the_published_code_does() -> None:
+    """Recorded: features by efficientnet_lite_pytorch 0.1.0 with these weights, whose state dict has the same order."""
+    backbone = networks.backbone("efficientnet_lite0", (3, 64, 64)).eval()
+    state = {}
+    for place, (name, tensor) in enumerate(backbone.state_dict().items()):
+        waves = torch.cos(torch.arange(tensor.numel(), dtype=torch.float64) * (1 + place / 7)).reshape(tensor.shape)
+        if tensor.ndim > 1:
+            waves = waves * (3 / tensor[0].numel()) ** 0.5
+        elif tensor.ndim:
+            waves = (1 + waves / 2) if name.endswith(("weight", "var")) else waves / 2
+        state[name] = waves.to(tensor.dtype)
+    backbone.load_state_dict(state)
+    images = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) / 5).reshape(1, 3, 64, 64).float()
+    with torch.no_grad():
+        features = backbone(images)[0]
+    recorded = torch.tensor([0.40921, 0.0, 0.25429, 0.0, 0.0, 0.01971, 0.0, 0.65401])
+    torch.testing.assert_close(features[::160], recorded, atol=2e-5, rtol=0)
+
+
+def test_efficientnet_lite0_reads_the_names_of_the_published_weights(tmp_path: Path) -> None:
+    published = {
+        "_conv_stem.weight": "stem.convolution.weight",
+        "_bn0.running_var": "stem.norm.running_var",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.depthwise.convolution.weight",
+        "_blocks.15._bn0.bias": "blocks.15.expand.norm.bias",
+        "_blocks.15._bn1.weight": "blocks.15.depthwise.norm.weight",
+        "_blocks.15._bn2.weight": "blocks.15.project.norm.weight",
+        "_conv_head.weight": "head.convolution.weight",
+        "_bn1.bias": "head.norm.bias",
+    }
+    renamed = efficientnet_lite.renamed(dict.fromkeys([*published, "_fc.bias"], torch.zeros(1)))
+    assert list(renamed) == [*published.values(), "fc.bias"]
+    with torch.device("meta"):
+        own = networks.backbone("efficientnet_lite0", (3, 32, 32)).state_dict()
+    assert set(published.values()) <= set(own)
+
+
 def test_networks_of_vectors() -> None:
     mlp, linear = (networks.backbone(name, (20,)) for name in VECTORS)
     vectors = torch.randn(3, 20)
@@ -381,6 +420,17 @@ def test_weights_of_our_own_networks_from_a_file(name: str, tmp_path: Path) -> N
     torch.save(first.state_dict(), path)
     second = networks.backbone(name, (1, 8, 8), weights=path).eval()
     torch.testing.assert_close(second(images), first(images), atol=0, rtol=0)
+
+
+def test_weights_from_a_file_of_safetensors(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.safetensors")
+    first = networks.backbone("small_convnet", (1, 8, 8))
+    save_file(first.state_dict(), path)
+    second = networks.backbone("small_convnet", (1, 8, 8), weights=path).state_dict()
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.state_dict().items())
+    Path(path).write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"weights.safetensors cannot be read \(SafetensorError\)"):
+        networks.backbone("small_convnet", (1, 8, 8), weights=path)
 
 
 def test_bad_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
