@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.trial is None) == (options.network is None) or (options.trial and options.weights):
         raise UsageError("Give --network, with --weights of a pre-trained one, or --trial RESULTS/ID alone.")
-    dataset = data.load(_name(options.images), options.data)
+    dataset = data.with_given_labels(data.load(_name(options.images), options.data), options.data)
     embedder = _embedder(options, dataset)
     file = options.out or Path(f"{_plain(dataset.name)}-{_plain(embedder.network)}.npz")
     if file.suffix != ".npz":

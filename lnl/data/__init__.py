@@ -17,15 +17,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lnl.data import cifar, digits, features, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, expanded, opened
+from lnl.data.cache import cached, expanded, opened
+from lnl.data.dataset import DataError, Dataset, Source, Unfit
 from lnl.storage.files import printable, reason, shown
 
-__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "outline", "present"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Unfit",
+    "given_column",
+    "given_labels",
+    "load",
+    "names",
+    "outline",
+    "present",
+    "with_given_labels",
+]
 
 _SOURCES = {
     "digits": digits.source,
@@ -123,9 +136,46 @@ def outline(name: str, root: Path | None = None) -> Dataset | None:
     )
 
 
-def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:
-    """CIFAR-10N/100N (Wei et al. 2022): (N,) int64 in the order of `dataset.train_labels`.  Raises `DataError`."""
-    return human.read(dataset, kind, _root(root))
+def given_column(dataset: Dataset, column: str) -> str:
+    """The name of a column of labels that people gave to the data set's images; "" asks for the only one.
+
+    Raises `Unfit` where there is no such column, or more than one to choose from.
+    """
+    columns = [*dataset.given, *human.COLUMNS.get(dataset.name, ())]
+    if not columns:
+        raise Unfit(
+            f"{dataset.name} has no labels that people gave: choose another kind of noise, or store such labels with "
+            "it as docs/your-data.md says."
+        )
+    if column in columns:
+        return column
+    if column:
+        raise Unfit(f"{dataset.name} has no given labels '{column}': choose one of {', '.join(columns)}.")
+    if len(columns) > 1:
+        raise Unfit(
+            f"{dataset.name} has several columns of given labels: set noise.column to one of {', '.join(columns)}."
+        )
+    return columns[0]
+
+
+def given_labels(dataset: Dataset, column: str, root: Path | None = None) -> np.ndarray:
+    """A column of labels that people gave, "" for the only one: (N,) int64 in the order of `dataset.train_labels`.
+
+    -1 stands where there is none.  They come with the data set, or are CIFAR-10N and CIFAR-100N (Wei et al. 2022),
+    which lie in a file of their own.  Raises `DataError`.
+    """
+    column = given_column(dataset, column)
+    return dataset.given[column] if column in dataset.given else human.read(dataset, column, _root(root))
+
+
+def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
+    """The data set with all columns of labels that people gave, those of CIFAR-10N and CIFAR-100N where they are here.
+
+    Raises `DataError` where these are damaged.
+    """
+    root = _root(root)
+    columns = human.COLUMNS.get(dataset.name, ()) if human.is_here(dataset.name, root) else ()
+    return replace(dataset, given={**dataset.given, **{name: human.read(dataset, name, root) for name in columns}})
 
 
 def _root(root: Path | None) -> Path:

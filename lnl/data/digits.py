@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data.cache import Contents, Source, Split, chunks
+from lnl.data.dataset import Contents, Source, Split, chunks
 
 
 def source(name: str, root: Path) -> Source:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import npz
-from lnl.data.cache import DataError, Source
+from lnl.data.dataset import DataError, Source
 
 
 def source(name: str, root: Path) -> Source:

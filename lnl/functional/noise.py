@@ -6,7 +6,8 @@
                       super-classes of CIFAR-100, though only 6 of its 100 flips stay inside one
     pair              the next class, i -> i+1 mod K; from rate 0.5 on the wrong label is the more frequent one
     instance          depends on the image (Xia et al. 2020, "Part-dependent label noise", algorithm 2)
-    human             labels that people gave (CIFAR-10N, CIFAR-100N)
+    given             labels that people gave, as the data set has them
+    human             the same: CIFAR-10N and CIFAR-100N were the first
     semantic          labels that a network gave (Lee et al. 2019, RoG)
 
 Each label has its own row of uniform numbers: whether it flips, where to, and how hard its image is.  So the noise of a
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic")
+KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "given", "semantic")
+ANNOTATED = ("human", "given", "semantic")  # kinds whose labels are not drawn, but there
 CHUNK = 1024  # images in float64 at a time
 
 # Patrini et al. 2017, section 5: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
@@ -44,8 +46,8 @@ class Corrupted:
     """Given labels.  `transition[i, j]` is the realised share of true class i that is labelled j."""
 
     labels: Tensor  # (N,) int64
-    transition: Tensor  # (K, K) float64, rows sum to 1; the identity's row where a class does not occur
-    rate: float  # realised share of wrong labels
+    transition: Tensor | None  # (K, K) float64, rows sum to 1; the identity's row where a class does not occur
+    rate: float | None  # realised share of wrong labels; it and the matrix are None where a true label is not known
     hash: str  # first 16 hexadecimal digits of the SHA-256 of the labels
 
 
@@ -68,12 +70,12 @@ def corrupt(
     `rate`.  N leaves out the classes that map to themselves.  `include_true` (symmetric): the new label is uniform over
     all K classes as in DivideMix (Li et al. 2020), so that the realised rate is about rate · (K-1)/K.  `images`
     (N, C, H, W), or vectors (N, D), are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,),
-    the labels themselves, by human and semantic noise.
+    the labels themselves, by `ANNOTATED` kinds; with these, a true label may be -1: not known.
     """
     _check(labels, kind, rate, classes, include_true)
     if kind == "none":
         return _corrupted(labels, labels, classes)
-    if kind in ("human", "semantic"):
+    if kind in ANNOTATED:
         complete = annotated is not None and annotated.shape == labels.shape
         if annotated is None or not complete or annotated.min() < 0 or annotated.max() >= classes:
             raise ValueError(
@@ -142,7 +144,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
         raise ValueError(f"There is no noise '{kind}': choose one of {', '.join(KINDS)}.")
     if not 0 <= rate <= 1:
         raise ValueError(f"The noise rate {rate} is not a share of the labels: choose it from 0 to 1.")
-    if rate and kind in ("none", "human", "semantic"):
+    if rate and kind in ("none", *ANNOTATED):
         raise ValueError(f"Noise '{kind}' takes no rate, but got {rate}: leave the rate at 0 or choose another kind.")
     if include_true and kind != "symmetric":
         raise ValueError(f"include_true belongs to symmetric noise: leave it out for '{kind}'.")
@@ -151,7 +153,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
             f"Noise cannot be put on {labels.dtype} {tuple(labels.shape)} of {classes} classes: "
             "pass int64 (N,) of two classes or more."
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < (-1 if kind in ANNOTATED else 0) or labels.max() >= classes:
         raise ValueError(
             f"True labels go from {int(labels.min())} to {int(labels.max())}: noise needs them in 0..{classes - 1}."
         )
@@ -242,9 +244,10 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _corrupted(labels: Tensor, given: Tensor, classes: int) -> Corrupted:
     """The given labels (N,) with what was realised, compared with the true ones (N,)."""
+    known = bool((labels >= 0).all())
     return Corrupted(
         labels=given,
-        transition=transition_matrix(labels, given, classes),
-        rate=(given != labels).double().mean().item(),
+        transition=transition_matrix(labels, given, classes) if known else None,
+        rate=(given != labels).double().mean().item() if known else None,
         hash=hashlib.sha256(given.numpy().tobytes()).hexdigest()[:16],
     )

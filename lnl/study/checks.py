@@ -56,6 +56,7 @@ class _Checks:
         self.root, self.read = root, read
         self.datasets: dict[str, data.Dataset | None] = {}
         self.splits: dict[object, draw.SplitIndices] = {}
+        self.given: dict[tuple[str, str], np.ndarray | None] = {}
         self.asked: set[object] = set()
 
     def of(self, trial: Trial) -> None:
@@ -65,7 +66,9 @@ class _Checks:
             return
         if self._new("network", trial.dataset, trial.network, trial.weights, trial.resize):
             self._network(trial, dataset)
-        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation)
+        column = trial.noise.given_column
+        given = None if column is None else self._given(dataset, column)
+        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, column)
         if key not in self.splits:
             self.splits[key] = draw.split(
                 dataset,
@@ -74,12 +77,21 @@ class _Checks:
                 unlabelled_ratio=trial.unlabelled_ratio,
                 probe=trial.probe,
                 validation=trial.validation,
+                given=given,
             )
         if self._new("noise", trial.dataset, repr(trial.noise)):
             self._noise(trial, dataset)
         of_method = (trial.epochs, trial.steps, trial.method_name, repr(trial.method))
         if self._new("method", key, trial.network, repr(trial.vector_views), *of_method):
-            _construct(trial, dataset, self.splits[key])
+            _construct(trial, dataset, self.splits[key], dataset.train_labels if given is None else given)
+
+    def _given(self, dataset: data.Dataset, column: str) -> np.ndarray | None:
+        """The labels that people gave; None where they lie in a file that is not to be read yet."""
+        if (dataset.name, column) not in self.given:
+            is_here = data.given_column(dataset, column) in dataset.given
+            labels = data.given_labels(dataset, column, self.root) if is_here or self.read else None
+            self.given[dataset.name, column] = labels
+        return self.given[dataset.name, column]
 
     def _dataset(self, name: str) -> data.Dataset | None:
         if self.read:
@@ -98,8 +110,6 @@ class _Checks:
 
     def _noise(self, trial: Trial, dataset: data.Dataset) -> None:
         asked, classes = trial.noise, len(dataset.class_names)
-        if asked.column and self.read:
-            data.human_labels(dataset, asked.column, self.root)
         if asked.kind in GENERATED_NOISE:
             mapping = noise.asymmetric_map(dataset.name, classes) if asked.kind == "asymmetric" else None
             noise.corrupt(torch.arange(classes), asked.kind, asked.rate, classes, Streams(0)["noise"], mapping=mapping)
@@ -128,14 +138,19 @@ class _Builder(NetworkBuilder):
         return networks.Network(_Backbone(self.shape[0]), {name: head(WIDTH) for name, head in heads.items()})
 
 
-def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices) -> None:
-    """Construct the trial's method as `lnl.trial.run.assemble` does, on a stand-in."""
+def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, given: np.ndarray) -> None:
+    """Construct the trial's method as `lnl.trial.run.assemble` does, on a stand-in.
+
+    `given`: the labels to train on (N,), -1 where there is none.
+    """
     module, device = methods.load(trial.method_name), torch.device("cpu")
-    labelled, probe = (_one_of_each(index, dataset.train_labels) for index in (split.labelled, split.probe))
+    labelled, probe = _one_of_each(split.labelled, given), _one_of_each(split.probe, dataset.train_labels)
     if "probe" not in module.USES:
         labelled, probe = np.concatenate([labelled, probe]), probe[:0]
     parts = [labelled, split.unlabelled[:2], probe]
-    labels = torch.from_numpy(np.asarray(dataset.train_labels[np.concatenate(parts)], dtype=np.int64))
+    seen_labels = np.where(given < 0, dataset.train_labels, given)
+    seen_labels[split.probe] = dataset.train_labels[split.probe]
+    labels = torch.from_numpy(np.asarray(seen_labels[np.concatenate(parts)], dtype=np.int64))
     places = torch.arange(len(labels)).split([len(part) for part in parts])
     labels[places[1]] = -1
     seen = task.Task(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.declaring import declared
+from lnl.functional.noise import ANNOTATED
 
 PART = 1024  # images in one forward pass that trains nothing
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
@@ -34,12 +35,13 @@ class Noise:
     `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
     `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is
     rate·(K-1)/K).
-    `column`: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
+    `column`: which of the labels that people gave; it may be left out of `given` where the data set has one column.
+    `human` is another name of `given` (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
     """
 
-    kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic"] = (
-        "none"
-    )
+    kind: Literal[
+        "none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "given", "semantic"
+    ] = "none"
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     exact: bool = True
     include_true: bool = False
@@ -47,21 +49,29 @@ class Noise:
     teacher: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind in ("none", "human", "semantic") and self.rate:
+        if self.kind in ("none", *ANNOTATED) and self.rate:
             raise ValueError(
                 f"noise.rate is {self.rate}, but kind '{self.kind}' takes no rate: leave it at 0 or choose another kind"
             )
         if self.include_true and self.kind != "symmetric":
             raise ValueError(f"noise.include_true belongs to kind 'symmetric': leave it out with '{self.kind}'")
-        if (self.column is None) == (self.kind == "human"):
+        if self.column is None if self.kind == "human" else self.column is not None and self.kind != "given":
             raise ValueError(
-                "noise.column names the human labels (such as 'worse'): give it with kind 'human' and only then"
+                "noise.column names the human labels (such as 'worse'): give it with kind 'human', or with 'given', "
+                "and only then"
             )
+        if self.column == "":
+            raise ValueError("noise.column is empty: leave it out, or name a column of given labels")
         if (self.teacher is None) == (self.kind == "semantic") or (self.teacher and "labels" not in self.teacher):
             raise ValueError(
                 "noise.teacher says how the labels' network is trained, such as {'labels': 2500}: "
                 "give it with kind 'semantic' and only then"
             )
+
+    @property
+    def given_column(self) -> str | None:
+        """The column of given labels that is asked for, "" for the only one; None where none is."""
+        return self.column or "" if self.kind in ("human", "given") else None
 
 
 @declared

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lnl import networks
-from lnl.data import DataError, Dataset, Unfit
+from lnl.data import DataError, Dataset, Unfit, npz
 from lnl.functional.image_operations import normalise
 from lnl.networks import Moments
 from lnl.storage import checkpoints
@@ -55,6 +55,7 @@ class Embedder:
             "resize": self.resize,
             "weights": digest(*self.backbone.state_dict().values()),
             "normalisation": self.normalisation or (dataset.mean, dataset.std),
+            "given": {column: digest(torch.from_numpy(labels)) for column, labels in dataset.given.items()},
         }
         return {"images": dataset.name, "weights_from": self.weights, **content, "key": short_hash(canonical(content))}
 
@@ -144,21 +145,19 @@ def embed(
             tell(done, images)
         features[split] = np.concatenate(pieces)
     arrays = _arrays(dataset, features["train"], features["test"])
-    arrays["provenance"] = np.array(json.dumps(provenance))
+    arrays[npz.PROVENANCE] = np.array(json.dumps(provenance))
     write_atomically(file, partial(_save, arrays))
     shutil.rmtree(parts, ignore_errors=True)
 
 
 def _arrays(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of a data set as `lnl.data.npz` reads them, with features in place of images."""
+    arrays = {"x_test": test, "y_test": dataset.test_labels, "class_names": np.array(dataset.class_names)}
+    if dataset.given:  # beside these the truth may be unknown
+        given = {f"{npz.GIVEN}_{column}": labels for column, labels in dataset.given.items()}
+        return {**arrays, "x_train": train, "y_train": dataset.train_labels, **given}
     labelled = dataset.train_labels >= 0
-    arrays = {
-        "x_train": train[labelled],
-        "y_train": dataset.train_labels[labelled],
-        "x_test": test,
-        "y_test": dataset.test_labels,
-        "class_names": np.array(dataset.class_names),
-    }
+    arrays |= {"x_train": train[labelled], "y_train": dataset.train_labels[labelled]}
     return arrays if labelled.all() else {**arrays, "x_unlabelled": train[~labelled]}
 
 
@@ -170,7 +169,7 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
 def _key(file: Path) -> str | None:
     """The key of what a file was made of; None where it does not say, or is not one of ours."""
     with suppress(OSError, ValueError, KeyError, TypeError), open_file(file) as content, np.load(content) as arrays:
-        return str(json.loads(str(arrays["provenance"]))["key"])
+        return str(json.loads(str(arrays[npz.PROVENANCE]))["key"])
     return None
 
 

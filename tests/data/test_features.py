@@ -63,7 +63,7 @@ def test_vectors_without_a_label_come_last(write: Write) -> None:
         ({"x_test": np.zeros((20, 4))}, "training images are 5, but test images are 4: make them equal"),
         ({"x_test": np.full((20, 5), np.nan)}, "row 0 of x_test has entries that are no finite numbers"),
         ({"x_test": np.full((20, 5), 1e300)}, "row 0 of x_test has entries that are no finite numbers"),
-        ({"y_train": np.arange(59) % 3}, "has 60 images but 59 labels"),
+        ({"y_train": np.arange(59) % 3}, "x_train has 60 images but y_train has 59 labels"),
         ({"x_unlabelled": np.ones((4, 6))}, "x_unlabelled has images 6, but those of x_train are 5: make them equal"),
     ],
 )

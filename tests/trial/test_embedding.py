@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,24 @@ def test_images_without_a_label_stay_without(tmp_path: Path, embedder: Embedder)
     embedding.embed(data.load("npz:some.npz", tmp_path), embedder, tmp_path / "made.npz", CPU)
     made = data.load("features:made.npz", tmp_path)
     assert list(made.train_labels) == [0, 1] * 6 + [-1] * 18
+
+
+@pytest.mark.parametrize("truth", ["known", "of some", "unknown"])
+def test_given_labels_go_along(tmp_path: Path, embedder: Embedder, truth: str) -> None:
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (30, 8, 8), np.uint8), np.arange(30) % 2
+    columns = {"y_train_given_ann": generator.integers(-1, 2, 30), "y_train_given_bob": generator.integers(-1, 2, 30)}
+    true = {"known": {"y_train": labels}, "of some": {"y_train": np.where(labels, labels, -1)}, "unknown": {}}[truth]
+    np.savez(tmp_path / "some.npz", x_train=images, x_test=images[:4], y_test=labels[:4], **true, **columns)
+    before = data.load("npz:some.npz", tmp_path)
+    embedding.embed(before, embedder, tmp_path / "made.npz", CPU)
+    after = data.load("features:made.npz", tmp_path)
+    assert list(after.given) == ["ann", "bob"] and after.truth_known == before.truth_known == (truth == "known")
+    assert all(np.array_equal(after.given[name], before.given[name]) for name in after.given)
+    assert np.array_equal(after.train_labels, before.train_labels)
+    relabelled = replace(before, given={**before.given, "ann": 1 - before.given["bob"]})
+    with pytest.raises(data.DataError, match="is there, and not made of these images"):
+        embedding.embed(relabelled, embedder, tmp_path / "made.npz", CPU)
 
 
 def test_pre_trained_weights_have_their_own_normalisation(digits: data.Dataset, tmp_path: Path) -> None:
