@@ -17,6 +17,7 @@ from lnl.cli import (
     check_command,
     diff_command,
     doctor_command,
+    embed_command,
     ledger_command,
     logs_command,
     methods_command,
@@ -46,6 +47,7 @@ COMMANDS = (  # in the order of `lnl --help`
     logs_command,
     methods_command,
     check_command,
+    embed_command,
     doctor_command,
 )
 

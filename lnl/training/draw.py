@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lnl import data as datasets
-from lnl.functional import augment, noise
+from lnl.functional import noise
+from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import VIEWS, Noise, Task, Truth, Validation
+from lnl.training.task import Noise, Task, Truth, Validation, VectorViews
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def prepare(
     steps: int | None,
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
+    vector_views: VectorViews | None = None,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
@@ -184,17 +186,7 @@ def prepare(
     corrupted = _corrupted(
         data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
     )
-    views = {
-        name: augment.pipeline(
-            name,
-            size=data.train_images.shape[-1],
-            channels=data.train_images.shape[1],
-            flip=data.flip,
-            mean=data.mean,
-            std=data.std,
-        )
-        for name in VIEWS
-    }
+    transforms = views.of(data, vector_views or VectorViews(), device)
     # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
     layout = torch.randperm(len(used), generator=streams["split/layout"])
@@ -216,12 +208,12 @@ def prepare(
         classes=len(data.class_names),
         epochs=epochs,
         steps=steps,
-        views=views,
+        views=transforms,
     )
     held_out_images, held_out_labels = _held_out(data, parts, validation, noise_settings, annotated, streams)
 
     def normalised(images: np.ndarray) -> Tensor:
-        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+        return transforms["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
 
     truth = Truth(
         labels=true.to(device),
@@ -277,7 +269,7 @@ def _held_out(
     annotated: np.ndarray | None,
     streams: Streams,
 ) -> tuple[np.ndarray, Tensor]:
-    """Images (V, C, H, W) uint8 and labels (V,) of the validation set, clean or noisy as its settings say."""
+    """Images (V, …) as stored and labels (V,) of the validation set, clean or noisy as its settings say."""
     from_train = validation.source == "train"
     images, labels = (data.train_images, data.train_labels) if from_train else (data.test_images, data.test_labels)
     index = parts.validation

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.declaring import declared
-from lnl.functional import augment
 from lnl.functional.noise import ANNOTATED
 
 PART = 1024  # images in one forward pass that trains nothing
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
-VIEWS = get_args(View)
+VIEWS: tuple[View, ...] = get_args(View)
+Transform = Callable[[Tensor, torch.Generator], Tensor]  # images as they are stored -> views, see `lnl.training.views`
 
 
 @declared
@@ -88,9 +88,27 @@ class Validation:
             raise ValueError("validation.labels 'noisy' needs validation.images")
 
 
+@declared
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class VectorViews:
+    """How views of vectors differ from the vectors: the share of features that are dropped, and Gaussian noise.
+
+    Noise is in standard deviations of a feature.  The view `weak` has the weak strengths, `none` has neither, and all
+    others have the strong ones.
+    """
+
+    weak_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    strong_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    weak_noise: Annotated[float, Field(ge=0)] = 0.0
+    strong_noise: Annotated[float, Field(ge=0)] = 0.0
+
+
 @dataclass(frozen=True)
 class Task:
-    """All that a method may see of a trial's data.  Tensors live on the training device."""
+    """All that a method may see of a trial's data.  Tensors live on the training device.
+
+    The images may be vectors: (N, D) float32 instead of (N, C, H, W) uint8, and their views (B, D) float32.
+    """
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64: the given label, -1 for unlabelled images
@@ -100,7 +118,7 @@ class Task:
     classes: int
     epochs: int
     steps: int | None  # optimizer steps per epoch; None: one pass over the larger part
-    views: Mapping[str, augment.Augmentation]
+    views: Mapping[View, Transform]
 
     def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
         """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""
@@ -172,6 +190,15 @@ class Truth:
     validation_images: Tensor
     validation_labels: Tensor
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
+
+
+def only_images(task: Task, lesson: str) -> None:
+    """Raise `Unfit` where the task holds vectors, from which a method cannot learn its `lesson`, half a sentence.
+
+    Methods that make sense on images only call it in their constructor.
+    """
+    if task.images.ndim == 2:
+        raise Unfit(f"{lesson}, and a data set of vectors has no images: choose another method or data set.")
 
 
 def to_draw_from(pool: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.system import user_code
 from lnl.training import learner
-from lnl.training.task import Noise, Validation
+from lnl.training.task import Noise, Validation, VectorViews
 
 if TYPE_CHECKING:
 
@@ -58,6 +58,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
     noise: Noise = Noise()
     validation: Validation = Validation()
+    vector_views: VectorViews = VectorViews()  # of a data set of vectors, in place of augmentations
     probe: Annotated[int, Field(ge=0)] = 0  # trusted images, for methods that use them
     epochs: Annotated[int, Field(ge=1)] = 100
     steps: Annotated[int, Field(ge=1)] | None = None  # optimizer steps an epoch; None: one pass over the larger part

@@ -109,6 +109,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         steps=trial.steps,
         semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
+        vector_views=trial.vector_views,
     )
 
 
@@ -127,12 +128,10 @@ def build(trial: Trial, execution: Execution, seen: Task) -> Method:
     initial = _backbone(source, _trained_parts(source, execution), execution) if source else None
     _set_threads(execution)
     device = execution.torch_device()
-    _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(
         trial.network,
-        channels,
-        size,
+        tuple(seen.images.shape[1:]),
         device,
         trial.precision,
         streams,
