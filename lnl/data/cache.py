@@ -51,6 +51,8 @@ class Dataset:
     std: tuple[float, ...]
     flip: bool  # whether a mirrored image keeps its class
     checksum: str  # first 16 hexadecimal digits of a SHA-256 over the four arrays
+    train_files: tuple[str, ...] | None = None  # names of the images (N,); None: they have none
+    test_files: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,15 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
             std=tuple(facts["std"]),
             flip=facts["flip"],
             checksum=facts["checksum"],
+            train_files=_names(facts.get("train_files")),
+            test_files=_names(facts.get("test_files")),
         )
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise _Unusable(str(error)) from error
+
+
+def _names(listed: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if listed is None else tuple(listed)
 
 
 def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:

@@ -7,6 +7,7 @@ unlabelled images of ratio 1:1 are among those of 1:5.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from lnl import data as datasets
 from lnl.functional import augment, noise
 from lnl.training.streams import Streams, digest
-from lnl.training.task import VIEWS, Noise, Task, Truth, Validation
+from lnl.training.task import VIEWS, Noise, Origin, Task, Truth, Validation
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def prepare(
             "noise_realised": corrupted.rate,
             "transition": corrupted.transition.tolist(),
             "classes": len(data.class_names),
+            "class_names": json.dumps(data.class_names, ensure_ascii=False),
             "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
@@ -197,6 +199,8 @@ def prepare(
             "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
             "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
         },
+        images=Origin(np.arange(len(data.train_labels)), data.train_files).at(used),
+        tested=Origin(np.arange(len(data.test_labels)), data.test_files).at(parts.test),
     )
     return task, truth
 
