@@ -132,9 +132,9 @@ class Results:
 
     def trials_with(self, kind: Kept) -> pd.DataFrame:
         """The rows of `trials` that have kept their predictions, beliefs or weights."""
-        names = map(attempt_name, self.trials["trial"], self.trials["attempt"])
+        names = list(map(attempt_name, self.trials["trial"], self.trials["attempt"]))
         have = kept.attempts_with(Store(self.root), self.name, [kind])[kind]
-        return self.trials[[name in have for name in names]]
+        return self.trials[np.isin(np.array(names, dtype=str), list(have))]
 
     def _kept(self, kind: Kept, trial: str) -> pd.DataFrame:
         """A table of one trial, in the order of its file."""

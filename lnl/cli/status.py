@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from statistics import fmean
 from typing import Any
@@ -69,6 +69,8 @@ def print_json(
 
 def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
     """Print a line for each trial with its state and its measured or expected cost, then their sum."""
+    from analysis.words import listed
+
     width = max((len(status.planned.arm) for status in statuses), default=0)
     for status in statuses:
         planned = status.planned
@@ -76,7 +78,7 @@ def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
         name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
         change = f"(stale: the {status.changed} changed)" if status.changed else ""
-        lack = f"(without {_listed(status.lacks)})" if status.lacks else ""
+        lack = f"(without {listed(status.lacks)})" if status.lacks else ""
         print(f"{status.state:8}{cost}  {name}  {setting}  {change}{lack}".rstrip())
     night = f", night {plan.record.night}" if plan.record.night else ""
     print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {totals(statuses)}")
@@ -216,23 +218,19 @@ def _stale_text(statuses: Sequence[Status]) -> str:
 
 def _unkept_sentence(statuses: Sequence[Status]) -> str:
     """Which trials are done without what they are to keep by now, and what to do about it."""
+    from analysis.words import listed
+
     lacking = [status for status in statuses if status.lacks]
     if not lacking:
         return ""
-    kinds = _listed(dict.fromkeys(kind for status in lacking for kind in status.lacks))
+    kinds = listed(dict.fromkeys(kind for status in lacking for kind in status.lacks))
     arms = list(dict.fromkeys(status.planned.arm for status in lacking))
-    of_arms = f" (arms {_listed(arms)})" if len(arms) > 1 else f" (arm {arms[0]})"
+    of_arms = f" (arms {listed(arms)})" if len(arms) > 1 else f" (arm {arms[0]})"
     trials, have = ("trial was", "has") if len(lacking) == 1 else ("trials were", "have")
     return (
         f" {len(lacking)} {trials} finished before {kinds} were to be kept, and {have} none{of_arms}: --rerun-unkept "
         "trains them again."
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    """a, b and c."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def tell_missing_data(statuses: Sequence[Status], current: Current) -> None:
