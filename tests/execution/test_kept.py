@@ -15,6 +15,7 @@ from analysis.notebook import LoadedStudy
 from analysis.results import LoadError
 from lnl import Study
 from lnl.cli import status
+from lnl.cli.doctor import examine
 from lnl.execution import worker
 from lnl.execution.job import RunSettings
 from lnl.execution.submit import submit
@@ -114,15 +115,20 @@ def test_training_does_not_depend_on_what_is_kept(store: Store, plan: Plan, tmp_
 
 
 @pytest.mark.slow
-def test_a_damaged_table_is_told_in_one_sentence(store: Store, plan: Plan) -> None:
-    train(store, plan, ["predictions"])
+def test_a_damaged_file_is_told_in_one_sentence(store: Store, plan: Plan) -> None:
+    train(store, plan, ["predictions", "weights"])
     study, trial = loaded(store), plan.trials[0].id
-    path = study.kept_path("predictions", trial)
-    assert isinstance(path, Path)
-    path.write_bytes(path.read_bytes()[:-20])
+    for kind in ("predictions", "weights"):
+        path = study.kept_path(kind, trial)
+        assert isinstance(path, Path)
+        path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LoadError, match=r"predictions/.+ cannot be read \(.+\): remove it; --rerun-unkept") as raised:
         study.predictions(trial)
     assert "\n" not in str(raised.value)
+    with pytest.raises(LoadError, match=r"weights/.+ cannot be used \(.+\): remove it; --rerun-unkept"):
+        study.weights(trial)
+    told = [problem for problem in examine(store)[1] if trial in problem]
+    assert len(told) == 2 and all("--rerun-unkept" in problem for problem in told)
 
 
 @pytest.mark.parametrize("flags", [["--keep", "logits"], ["--keep=weights,"]])
