@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, model_validator
 
 import lnl
 from lnl.declaring import declared
+from lnl.storage.part_names import Kept
 from lnl.study.crossing import cross
 from lnl.study.parts import Contrast, Levels, Overrides, Panel, Preset, Search, check_looks
 from lnl.study.plan import Plan
@@ -50,6 +51,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     looks: tuple[int, ...] = ()  # replicates after which contrasts are judged; those that are undecided get more
     search: Search | None = None
     embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
+    keep: tuple[Kept, ...] = ()  # what every trial keeps at its end; no part of a trial's id, nor of the plan
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -181,6 +182,18 @@ class Beliefs:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where images stand in their data set."""
+
+    index: np.ndarray  # (N,) among its training images, or its test images
+    files: Sequence[str] | None = None  # (N,) their names; None where the data set has none
+
+    def at(self, positions: np.ndarray) -> Origin:
+        """Of the images at these positions (n,)."""
+        return Origin(self.index[positions], self.files and [self.files[position] for position in positions])
+
+
+@dataclass(frozen=True)
 class Truth:
     """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
 
@@ -190,6 +203,8 @@ class Truth:
     validation_images: Tensor
     validation_labels: Tensor
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
+    images: Origin  # of Task.images, among the training images
+    tested: Origin  # of test_images
 
 
 def only_images(task: Task, lesson: str) -> None:
