@@ -95,6 +95,11 @@ def names() -> list[str]:
     return [*_OF_IMAGES, *_OF_VECTORS]
 
 
+def takes_images(name: str) -> bool:
+    """Whether a backbone takes images; the others take vectors."""
+    return name not in _OF_VECTORS
+
+
 def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize: int | None = None) -> Backbone:
     """A backbone for inputs of one `shape`: images (B, C, size, size), or vectors (B, D) -> (B, backbone.width).
 
@@ -114,7 +119,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
         )
     if len(shape) == 1:
         return _of_vectors(name, shape[0], weights, resize)
-    if name in _OF_VECTORS:
+    if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
     seen = resize or (224 if name == "vit_b_16" else size)
@@ -132,7 +137,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
 
 
 def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
-    if name not in _OF_VECTORS:
+    if takes_images(name):
         raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
     if resize is not None:
         raise ValueError("resize is for images, and the data set has vectors: leave it out.")
