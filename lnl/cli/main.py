@@ -15,9 +15,11 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from lnl.cli import (
+    check_command,
     copy_command,
     diff_command,
     doctor_command,
+    embed_command,
     ledger_command,
     logs_command,
     methods_command,
@@ -52,6 +54,8 @@ COMMANDS = (  # in the order of `lnl --help`
     copy_command,
     new_command,
     methods_command,
+    check_command,
+    embed_command,
     reference_command,
     doctor_command,
 )

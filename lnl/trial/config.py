@@ -22,8 +22,9 @@ from lnl.declaring import declared, sentence
 from lnl.dotted import assign, first_part, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
+from lnl.system import user_code
 from lnl.training import learner
-from lnl.training.task import Noise, Validation
+from lnl.training.task import Noise, Validation, VectorViews
 
 if TYPE_CHECKING:
 
@@ -64,6 +65,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """how the given labels differ from the true ones"""
     validation: Validation = Validation()
     """images kept apart to choose an epoch or a suggestion"""
+    vector_views: VectorViews = VectorViews()
+    """of a data set of vectors, in place of augmentations"""
     probe: Annotated[int, Field(ge=0)] = 0
     """trusted images, for methods that use them; others find them, with their right labels, among the labelled ones"""
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -78,8 +81,10 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in networks.names():
-            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}")
+        if user_code.is_reference(name):
+            networks.own.builder(name := user_code.normalised(name))
+        elif name not in networks.names():
+            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}, or a file")
         return name
 
     @field_validator("dataset")
@@ -162,7 +167,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def method_name(self) -> str:
-        """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
+        """Which method runs it, see `lnl.methods.load`; every `Config` has it as its field `name`."""
         return str(self.method.name)  # type: ignore[attr-defined]
 
     @property
