@@ -21,7 +21,6 @@ import re
 import runpy
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,6 +34,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import lnl
+from tests.forked import run_script
 from tests.make_fixture import FIXTURE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -181,27 +181,40 @@ class Checkout:
             text = block.text if block.language == "python" else patched(path.read_text(encoding="utf-8"), block)
             path.write_text(text, encoding="utf-8")
         elif block.language == "python":
-            self._execute(block, [sys.executable, "-c", block.text], 0)
+            script = self.root / f"{block.line}-{Path(block.page).stem}.py"
+            script.write_text(block.text, encoding="utf-8")
+            self._execute(block, block.text, [str(script)], 0)
+            script.unlink()
         elif block.language == "sh":
             *others, last = block.commands()
-            for command in others:
-                self._execute(block, ["bash", "-c", command], 0)
-            self._execute(block, ["bash", "-c", last], block.exit_code)
+            for command, code in [*((other, 0) for other in others), (last, block.exit_code)]:
+                self._execute(block, command.partition(" #")[0].rstrip(), python_script(command), code)
 
-    def _execute(self, block: Block, command: list[str], code: int) -> None:
-        text = command[-1].partition(" #")[0].rstrip()
+    def _execute(self, block: Block, text: str, script: list[str] | None, code: int) -> None:
+        """Run a Python script with its arguments, or, where there is none, a shell's command."""
         if text in self.done:
             return
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-        running = subprocess.Popen(command, cwd=self.root, env=self.environment, start_new_session=True, **pipes)
         try:
-            said, _ = running.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)  # what it has started, too
-            said = f"{running.communicate()[0]}\nIt was ended after {TIMEOUT} seconds."
-        if running.returncode != code:
-            raise Failed(f"{block}: {text}\nended with {running.returncode}\n{said}")
+            if script:
+                done = run_script(script, self.environment, self.root, TIMEOUT)
+            else:
+                about = {"cwd": self.root, "env": self.environment, "timeout": TIMEOUT, "capture_output": True}
+                done = subprocess.run(["bash", "-c", text], encoding="utf-8", check=False, **about)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
+        if done.returncode != code:
+            raise Failed(f"{block}: {text}\nended with {done.returncode}\n{done.stdout}{done.stderr}")
         self.done.add(text)
+
+
+def python_script(command: str) -> list[str] | None:
+    """The Python script that a shell's command runs, and its arguments; None where a shell is needed."""
+    first, *others = words = shlex.split(command, comments=True)
+    if set(command.partition(" #")[0]) & set("&|;<>$*?~"):
+        return None
+    if first == "lnl":
+        return [str(Path(sys.executable).parent / "lnl"), *others]
+    return others if first == "python" and words[1].endswith(".py") else None
 
 
 def patched(text: str, block: Block) -> str:

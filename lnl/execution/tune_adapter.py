@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -76,6 +77,9 @@ class TuneAdapter:
         self._suggest.running.clear()
         with _interrupts(self._events), processes.scratch("tune") as scratch:
             tuner = self._tuner(str(scratch))
+            if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
+                # To count callbacks for these statistics Ray imports wandb and MLflow, which takes seconds.
+                usage.tag_callbacks = lambda callbacks: False
             try:
                 tuner.fit()
             except ray.exceptions.RayError as error:
