@@ -27,24 +27,24 @@ class Noise:
     """How the given labels differ from the true ones.  `lnl.functional.noise` defines each kind.
 
     Semantic noise (Lee et al. 2019, RoG): the labels that a network gives which was trained on a few clean ones.
-    `teacher` holds the fields in which that network's trial differs from the trial that learns from its labels.
-    By default it is the same data set, network and length with `supervised`; its number of labels must be given, such
-    as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces.
-
-    `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
-    `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is
-    rate·(K-1)/K).
-    `column`: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
     """
 
     kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic"] = (
         "none"
     )
+    """which wrong label an image gets"""
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of the labels that are drawn anew; kinds none, human and semantic take none"""
     exact: bool = True
+    """exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`"""
     include_true: bool = False
+    """symmetric only: the true class may be drawn again (the DivideMix convention: the real rate is rate·(K-1)/K)"""
     column: str | None = None
+    """human only: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine)"""
     teacher: dict[str, Any] | None = None
+    """semantic only: the fields in which the trial of the network that labels differs from the one that learns from
+    it.  By default it is the same data set, network and length with `supervised`; its number of labels must be given,
+    such as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces."""
 
     def __post_init__(self) -> None:
         if self.kind in ("none", "human", "semantic") and self.rate:
@@ -70,8 +70,11 @@ class Validation:
     """Images kept apart to choose an epoch: how many, cut from which split, with which labels."""
 
     images: Annotated[int, Field(ge=0)] = 0
+    """how many, all classes together"""
     source: Literal["train", "test"] = "train"
+    """the split from which they are cut"""
     labels: Literal["clean", "noisy"] = "clean"
+    """whether they have their right labels, or wrong ones as often as the training images"""
 
     def __post_init__(self) -> None:
         if self.labels == "noisy" and not self.images:
