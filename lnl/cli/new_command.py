@@ -45,6 +45,11 @@ KINDS = {
         _fill_study,
         _add_study_flags,
     ),
+    "method": Kind(
+        "a method of your own: a loss, its parameters, and what a search may try",
+        Path("."),
+        ("lnl check {path}", "lnl methods {path}"),
+    ),
 }
 
 
