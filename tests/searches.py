@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lnl.storage.store import Store
 from tests.execution.test_runner import LONGEST_S, ONE_WORKER, wait_for
+from tests.forked import run_script
 
 
 def arguments(study: Path, storage: Path, *flags: str) -> list[str]:
@@ -40,14 +41,8 @@ def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: s
 def execute(
     study: Path, storage: Path, environment: Mapping[str, str], *flags: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments(study, storage, *flags),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LONGEST_S,
-        env=swift(environment),
-        cwd=study.parent,
-    )
+    _, *command = arguments(study, storage, *flags)
+    return run_script(command, swift(environment), study.parent, LONGEST_S)
 
 
 def swift(environment: Mapping[str, str]) -> dict[str, str]:

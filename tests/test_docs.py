@@ -21,7 +21,6 @@ import re
 import runpy
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,6 +34,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import lnl
+from tests.forked import run_script
 from tests.make_fixture import FIXTURE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -57,9 +57,15 @@ PAGES = (  # whose blocks are run
     "benchmarks/README.md",
     "analysis/notebooks/README.md",
 )
-OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
+RUN_FROM_A_WHEEL = ("docs/first-study.md",)  # by tests/test_wheel.py, in an empty folder
+OTHER_PAGES = (
+    "CHANGELOG.md",
+    "docs/methods.md",
+    "docs/reference.md",
+)  # without commands of their own; their links are checked
 OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
-    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
+    *("aws", "sbatch", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
+    *("eval", "python3"),
     *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
 MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
@@ -122,17 +128,18 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-ALL_BLOCKS = {page: blocks(page) for page in PAGES}
+CHECKED = (*PAGES, *RUN_FROM_A_WHEEL)
+ALL_BLOCKS = {page: blocks(page) for page in CHECKED}
 
 
 def test_every_page_is_here() -> None:
     pages = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/*.md")}
     pages |= {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("*.md")}
-    assert pages <= {*PAGES, *OTHER_PAGES}
+    assert pages <= {*CHECKED, *OTHER_PAGES}
     assert not [page for page in OTHER_PAGES if blocks(page)], "a page with blocks belongs to those that are run"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_every_block_says_what_it_is(page: str) -> None:
     for block in ALL_BLOCKS[page]:
         assert block.language in ("python", "diff", "sh", "text"), f"{block}: unknown language '{block.language}'"
@@ -155,6 +162,7 @@ class Checkout:
 
     root: Path
     environment: dict[str, str]
+    python: Path = Path(sys.executable)
     outcomes: dict[str, Future[None]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)  # commands that have ended well: what two pages say is run once
 
@@ -181,27 +189,41 @@ class Checkout:
             text = block.text if block.language == "python" else patched(path.read_text(encoding="utf-8"), block)
             path.write_text(text, encoding="utf-8")
         elif block.language == "python":
-            self._execute(block, [sys.executable, "-c", block.text], 0)
+            script = self.root / f"{block.line}-{Path(block.page).stem}.py"
+            script.write_text(block.text, encoding="utf-8")
+            self._execute(block, block.text, [str(script)], 0)
+            script.unlink()
         elif block.language == "sh":
             *others, last = block.commands()
-            for command in others:
-                self._execute(block, ["bash", "-c", command], 0)
-            self._execute(block, ["bash", "-c", last], block.exit_code)
+            for command, code in [*((other, 0) for other in others), (last, block.exit_code)]:
+                self._execute(block, command.partition(" #")[0].rstrip(), python_script(command), code)
 
-    def _execute(self, block: Block, command: list[str], code: int) -> None:
-        text = command[-1].partition(" #")[0].rstrip()
+    def _execute(self, block: Block, text: str, script: list[str] | None, code: int) -> None:
+        """Run a Python script with its arguments, or, where there is none, a shell's command."""
         if text in self.done:
             return
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-        running = subprocess.Popen(command, cwd=self.root, env=self.environment, start_new_session=True, **pipes)
         try:
-            said, _ = running.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)  # what it has started, too
-            said = f"{running.communicate()[0]}\nIt was ended after {TIMEOUT} seconds."
-        if running.returncode != code:
-            raise Failed(f"{block}: {text}\nended with {running.returncode}\n{said}")
+            if script and self.python == Path(sys.executable):
+                done = run_script(script, self.environment, self.root, TIMEOUT)
+            else:
+                about = {"cwd": self.root, "env": self.environment, "timeout": TIMEOUT, "capture_output": True}
+                command = ["bash", "-c", text] if block.language == "sh" else [str(self.python), *script]
+                done = subprocess.run(command, encoding="utf-8", check=False, **about)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
+        if done.returncode != code:
+            raise Failed(f"{block}: {text}\nended with {done.returncode}\n{done.stdout}{done.stderr}")
         self.done.add(text)
+
+
+def python_script(command: str) -> list[str] | None:
+    """The Python script that a shell's command runs, and its arguments; None where a shell is needed."""
+    first, *others = words = shlex.split(command, comments=True)
+    if set(command.partition(" #")[0]) & set("&|;<>$*?~"):
+        return None
+    if first == "lnl":
+        return [str(Path(sys.executable).parent / "lnl"), *others]
+    return others if first == "python" and words[1].endswith(".py") else None
 
 
 def patched(text: str, block: Block) -> str:
@@ -269,11 +291,13 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
     for block in all_blocks():
         if block.file and block.language == "python" and block.file.startswith("studies/"):
             path = tmp_path / block.file
-            path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
+    for path in new_studies():
+        shutil.copy(REPOSITORY / "lnl" / "cli" / "templates" / "study.py", tmp_path / path)
 
     return CommandCheck(tmp_path).check
 
@@ -340,6 +364,12 @@ def joined_commands(line: str) -> Iterator[list[str]]:
             command.append(word)
 
 
+def new_studies() -> set[str]:
+    """The files that `lnl new study` writes where a page calls it."""
+    texts = [block.text for block in all_blocks() if block.language == "sh"]
+    return {f"studies/{name}.py" for text in texts for name in re.findall(r"^lnl new study (\w+)", text, re.MULTILINE)}
+
+
 def all_blocks() -> Iterator[Block]:
     for found in ALL_BLOCKS.values():
         yield from found
@@ -390,7 +420,7 @@ def find(name: str) -> lnl.Study:
     return find_study(name)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_commands_that_are_not_run_are_understood(page: str, parse: Callable[[str], None]) -> None:
     commands = [(block, line) for block in ALL_BLOCKS[page] if block.language == "sh" for line in block.commands()]
     checked = [f"{block}: {command}" for block, command in commands if block.not_run is not None]
@@ -403,7 +433,7 @@ def test_commands_that_are_not_run_are_understood(page: str, parse: Callable[[st
     print("\n".join(checked))  # shown by `pytest -s`, and where the test fails
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_commands_within_sentences_are_understood(page: str, parse: Callable[[str], None]) -> None:
     for token in tokens(page):
         for part in token.children or ():
@@ -437,9 +467,9 @@ def test_a_wrong_command_is_noticed(command: str, why: str, parse: Callable[[str
 # --------------------------------------------------------------------------------------------------- links, and README
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_files_that_sentences_name_are_there(page: str) -> None:
-    written = {block.file for block in all_blocks()}
+    written = {block.file for block in all_blocks()} | new_studies()
     for token in tokens(page):
         for part in token.children or ():
             name = part.content.rstrip("/")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lnl.data import npz
+from lnl.data import features, npz
 from lnl.data.cache import ARRAYS, ArrayRecord, checksum, moments
 from lnl.data.dataset import Dataset
 from lnl.data.inspection import check_labels
@@ -28,7 +28,7 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     flip: bool = True,
 ) -> Dataset:
-    """A data set of images (N, H, W, C), or grey (N, H, W), uint8, with their mean, deviation and checksum.
+    """A data set of images (N, H, W, C), or grey (N, H, W), uint8, or of vectors (N, D), floating point.
 
     `y_train`: true classes (N,), whole numbers from 0 on; they may be left out where `given` is there: labels that
     people gave, by the name of their column, (N,) with -1 for none.  `x_clean` and `y_clean`: further images whose
@@ -40,7 +40,8 @@ def from_arrays(
     others["class_names"] = None if class_names is None else np.array(class_names)
     arrays = {"x_train": x_train, "x_test": x_test, "y_test": y_test, "flip": np.array(flip)}
     arrays |= columns | {name: array for name, array in others.items() if array is not None}
-    contents = npz.contents(WHERE, {name: np.asarray(array) for name, array in arrays.items()})
+    inputs = features.vectors if np.ndim(x_train) == 2 else npz.images
+    contents = npz.contents(WHERE, {name: np.asarray(array) for name, array in arrays.items()}, inputs)
     check_labels(WHERE, contents)
     train_images, test_images = (np.concatenate(list(split.images)) for split in (contents.train, contents.test))
     of_data = (train_images, contents.train.labels, test_images, contents.test.labels)

@@ -177,7 +177,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
             arrays[f"{split}_images"] = _write(
-                partial / f"{split}_images.npy", surveys[split].of(part.images), len(part.labels), np.uint8, what
+                partial / f"{split}_images.npy", surveys[split].of(part.images), len(part.labels), None, what
             )
             arrays[f"{split}_labels"] = _write(
                 partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
@@ -223,8 +223,11 @@ def _build(folder: Path, name: str, source: Source) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, what: str) -> ArrayRecord:
-    """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum."""
+def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type | None, what: str) -> ArrayRecord:
+    """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum.
+
+    `dtype` None: images or vectors, whose type is that of the first part.
+    """
     total, rows, shape = hashlib.sha256(), 0, (count,)
     with path.open("wb") as file:
         for part in parts:
@@ -232,6 +235,7 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, wha
                 shape = (count, *part.shape[1:])
                 if len(shape) == 4 and (shape[1] not in CHANNELS or shape[2] != shape[3]):
                     raise DataError(f"{what} has images {_size(list(shape))}, but training takes {TRAINABLE}.")
+                dtype = dtype or (np.float32 if len(shape) == 2 else np.uint8)
                 header = {
                     "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                     "fortran_order": False,
@@ -267,8 +271,11 @@ def _size(shape: Sequence[int]) -> str:
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: (N, C, H, W) uint8 -> two (C,).
 
-    A channel of one value only has deviation 1: centred it is 0 whatever it is divided by.
+    Of vectors (N, D) float32 those of each feature, two (D,).  A channel or feature of one value only has deviation 1:
+    centred it is 0 whatever it is divided by.
     """
+    if images.ndim == 2:
+        return _moments_of_vectors(images)
     total = np.zeros(images.shape[1], np.uint64)
     squares = np.zeros(images.shape[1], np.uint64)  # whole numbers: exact in any order of summation
     for part in chunks(images):
@@ -278,3 +285,11 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total / count
     std = np.sqrt(squares / count - mean**2) / 255
     return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())
+
+
+def _moments_of_vectors(vectors: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per feature: (N, D) float32 -> two (D,), computed in float64."""
+    mean = sum(part.sum(0, dtype=np.float64) for part in chunks(vectors)) / len(vectors)
+    squares = sum(np.square(part - mean).sum(0) for part in chunks(vectors))  # of differences: nothing cancels
+    std = np.sqrt(squares / len(vectors))
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1).tolist())

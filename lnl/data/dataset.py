@@ -20,7 +20,7 @@ class Unfit(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images as uint8 (N, C, H, W), read-only and memory-mapped; labels as int64 (N,)."""
+    """Images as uint8 (N, C, H, W), or vectors as float32 (N, D), read-only and memory-mapped; labels as int64 (N,)."""
 
     name: str
     train_images: np.ndarray
@@ -28,7 +28,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]; of vectors per feature
     std: tuple[float, ...]
     flip: bool  # whether a mirrored image keeps its class
     checksum: str  # first 16 hexadecimal digits of a SHA-256 over the four arrays
@@ -39,6 +39,11 @@ class Dataset:
     remarks: tuple[str, ...] = ()  # sentences on what a reader of results should know, such as images that stand twice
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, (C, H, W), or of one vector, (D,)."""
+        return tuple(self.train_images.shape[1:])
+
+    @property
     def truth_known(self) -> bool:
         """Whether the true class is known of every training image that has a given label."""
         return not any(((self.train_labels < 0) & (labels >= 0)).any() for labels in self.given.values())
@@ -46,7 +51,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Images in contiguous chunks (n, C, H, W) uint8, so that no split is held in memory twice; labels (N,) int64."""
+    """Images in contiguous chunks, so that no split is held in memory twice; labels (N,) int64.
+
+    A chunk is (n, C, H, W) uint8, or (n, D) float32 of vectors.
+    """
 
     images: Iterable[np.ndarray]
     labels: np.ndarray
@@ -78,6 +86,6 @@ class Source:
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, C, H, W) in any memory order -> contiguous pieces of at most `CHUNK` images."""
+    """(N, …) in any memory order -> contiguous pieces of at most `CHUNK` images."""
     for start in range(0, len(images), CHUNK):
         yield np.ascontiguousarray(images[start : start + CHUNK])

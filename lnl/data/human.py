@@ -29,6 +29,11 @@ COLUMNS = {  # data set -> our name of a column -> its name in the published fil
 }
 
 
+def is_here(name: str, root: Path) -> bool:
+    """Whether the human labels of the data set called `name` lie in the folder of data."""
+    return any(is_there(root / file) for file in _FILES.get(name, ()))
+
+
 def read(dataset: Dataset, column: str, root: Path) -> np.ndarray:
     """The column of human labels of the training images of CIFAR-10 or CIFAR-100: (N,) int64.
 

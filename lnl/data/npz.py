@@ -3,7 +3,8 @@
 Optional: `x_unlabelled` (further training images without label), `class_names` (K texts), `flip` (one truth value).
 
 `y_train_given`, or several `y_train_given_NAME`, hold labels that people gave: whole numbers (N,), -1 for none.  Beside
-them `y_train`, the true labels, may be left out; `x_clean` and `y_clean` are then images whose labels are true.
+them `y_train`, the true labels, may be -1 where they are unknown, or be left out; `x_clean` and `y_clean` are then
+images whose labels are true.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,21 +31,29 @@ logger = logging.getLogger(__name__)
 NEEDED, OPTIONAL = ("x_train", "x_test", "y_test"), ("x_unlabelled", "class_names", "flip")
 TRUE, GIVEN = "y_train", "y_train_given"  # the true labels, and those that people gave
 CLEAN = ("x_clean", "y_clean")
+PROVENANCE = "provenance"  # what a file was made of, for people
+Inputs = Callable[[str, Mapping[str, np.ndarray], str], np.ndarray]  # the array of this name, checked
 
 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
+    return source_of(name, root, "npz", read)
+
+
+def source_of(name: str, root: Path, kind: str, reader: Callable[[Path], Contents]) -> Source:
+    """The source `kind:PATH`, whose one .npz file `reader` reads.  Raises `DataError`."""
     path = find(name.partition(":")[2], root, name)
     if path.is_dir():
         raise DataError(
             f"{shown(name)}: {shown(path)} is not a file: name a .npz file, or use 'folder:' for a folder of images."
         )
-    key = f"npz-{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-    return Source(key, file_stamp(path), partial(read, path))
+    key = f"{kind}-{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return Source(key, file_stamp(path), partial(reader, path))
 
 
-def read(path: Path) -> Contents:
-    """The contents of one file.  Raises `DataError`."""
+def read(path: Path, inputs: Inputs | None = None) -> Contents:
+    """The contents of one file, whose arrays x_… are `images`, or what `inputs` says.  Raises `DataError`."""
+    inputs = inputs or images
     try:
         with open_file(path) as content, np.load(content, allow_pickle=False) as file:
             names = list(file.files)
@@ -65,22 +74,23 @@ def read(path: Path) -> Contents:
             f"{shown(path)} cannot be read as .npz file of plain arrays ({reason(error)}): "
             "write it anew with numpy.savez."
         ) from error
-    if unknown := [key for key in names if key not in arrays]:
+    if unknown := [key for key in names if key not in (*arrays, PROVENANCE)]:
         optional = ", ".join((*OPTIONAL, GIVEN, f"{GIVEN}_NAME", *CLEAN))
         logger.warning("%s has %s, which are not used: the optional arrays are %s.", path, ", ".join(unknown), optional)
-    return contents(str(path), arrays)
+    return contents(str(path), arrays, inputs)
 
 
-def contents(where: str, arrays: Mapping[str, np.ndarray]) -> Contents:
+def contents(where: str, arrays: Mapping[str, np.ndarray], inputs: Inputs) -> Contents:
     """What arrays with these names hold.  Raises `DataError`, which names `where` they come from."""
     _check_presence(where, arrays)
+    arrays = {key: inputs(where, arrays, key) if key.startswith("x_") else array for key, array in arrays.items()}
     given = _given(where, arrays)
-    images, true = _training(where, arrays)
+    parts, true = _training(where, arrays)
     given = {name: _padded(labels, len(true)) for name, labels in given.items()}
     known = [true, *given.values()]
     return Contents(
-        train=Split(chain.from_iterable(map(chunks, images)), true),
-        test=Split(chunks(_images(where, arrays, "x_test")), _labels(where, arrays, "y_test")),
+        train=Split(chain.from_iterable(map(chunks, parts)), true),
+        test=Split(chunks(arrays["x_test"]), _labels(where, arrays, "y_test")),
         class_names=_class_names(where, arrays, np.concatenate(known)),
         flip=_flip(where, arrays),
         given=given,
@@ -127,23 +137,24 @@ def _training(where: str, arrays: Mapping[str, np.ndarray]) -> tuple[list[np.nda
 
     The images of x_train come first, then those without a label, then the clean ones.
     """
-    images = [_images(where, arrays, "x_train")]
-    true = _labels(where, arrays, TRUE) if TRUE in arrays else np.full(len(images[0]), -1)
-    _check_count(where, "x_train", len(images[0]), TRUE, len(true))
+    parts = [arrays["x_train"]]
+    lowest = -1 if any(key.startswith(GIVEN) for key in arrays) else 0  # then the truth of some may be unknown
+    true = _labels(where, arrays, TRUE, lowest) if TRUE in arrays else np.full(len(parts[0]), -1)
+    _check_count(where, "x_train", len(parts[0]), TRUE, len(true))
     for key, of_labels in (("x_unlabelled", None), CLEAN):
         if key not in arrays:
             continue
-        further = _images(where, arrays, key)
+        further = arrays[key]
         labels = np.full(len(further), -1) if of_labels is None else _labels(where, arrays, of_labels)
         _check_count(where, key, len(further), of_labels, len(labels))
-        if further.shape[1:] != (shape := images[0].shape[1:]):
+        if further.shape[1:] != (shape := parts[0].shape[1:]):
             raise DataError(
                 f"{where}: {key} has images {_words(further.shape[1:])}, but those of x_train are {_words(shape)}: "
                 "make them equal."
             )
-        images.append(further)
+        parts.append(further)
         true = np.concatenate([true, labels])
-    return images, true
+    return parts, true
 
 
 def _check_count(where: str, images_key: str, images: int, labels_key: str | None, labels: int) -> None:
@@ -170,20 +181,24 @@ def _flip(where: str, arrays: Mapping[str, np.ndarray]) -> bool:
     return bool(flip.item())
 
 
-def _images(where: str, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+def images(where: str, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     """The array `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
-    images = arrays[key]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+    array = arrays[key]
+    if array.dtype.kind == "f" and array.ndim == 2:
         raise DataError(
-            f"{where}: {key} is {images.dtype}{images.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
+            f"{where}: {key} holds vectors: name the data set features:{Path(where).name}, not npz:{Path(where).name}."
         )
-    if images.ndim == 3:
-        return images[:, None]
-    if images.shape[3] > 4:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise DataError(
-            f"{where}: {key} has shape {images.shape}, but colour channels come last: store it as (N, H, W, C)."
+            f"{where}: {key} is {array.dtype}{array.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
         )
-    return images.transpose(0, 3, 1, 2)
+    if array.ndim == 3:
+        return array[:, None]
+    if array.shape[3] > 4:
+        raise DataError(
+            f"{where}: {key} has shape {array.shape}, but colour channels come last: store it as (N, H, W, C)."
+        )
+    return array.transpose(0, 3, 1, 2)
 
 
 def _labels(where: str, arrays: Mapping[str, np.ndarray], key: str, lowest: int = 0) -> np.ndarray:

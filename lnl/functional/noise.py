@@ -69,8 +69,8 @@ def corrupt(
     `exact`: round(rate · N) labels flip, each class by its share (largest remainders); otherwise each with probability
     `rate`.  N leaves out the classes that map to themselves.  `include_true` (symmetric): the new label is uniform over
     all K classes as in DivideMix (Li et al. 2020), so that the realised rate is about rate · (K-1)/K.  `images`
-    (N, C, H, W) are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,), the labels
-    themselves, by `ANNOTATED` kinds; with these, a true label may be -1: not known.
+    (N, C, H, W), or vectors (N, D), are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,),
+    the labels themselves, by `ANNOTATED` kinds; with these, a true label may be -1: not known.
     """
     _check(labels, kind, rate, classes, include_true)
     if kind == "none":
@@ -209,8 +209,9 @@ def _apportion(rate: float, sizes: Tensor, ties: Tensor) -> Tensor:
 def _instance_law(images: Tensor | None, labels: Tensor, classes: int, generator: Generator) -> Tensor:
     """Xia et al. 2020, algorithm 2: P(wrong class | image) = softmax(x W_y) without y, W_y ~ N(0, 1) of (CHW, K).
 
-    (N, C, H, W), (N,) -> (N, K) float64.  Pixels are standardised per channel over `images`.  The law depends on this
-    scaling: with pixels in 0..255 or 0..1 most flips of a class would go to one and the same wrong class.
+    (N, C, H, W), (N,) -> (N, K) float64.  Pixels are standardised per channel over `images`, vectors (N, D) per
+    feature.  The law depends on this scaling: with pixels in 0..255 or 0..1 most flips of a class would go to one and
+    the same wrong class.
     """
     if images is None or len(images) != len(labels):
         raise ValueError(f"Instance noise needs the images: pass one for each of the {len(labels)} labels.")
@@ -227,16 +228,18 @@ def _instance_law(images: Tensor | None, labels: Tensor, classes: int, generator
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel: (N, C, H, W) -> two (C, 1, 1) float64."""
+    """Mean and deviation per channel or feature: (N, C, …) -> two (C, 1, …) float64."""
     total, squares = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    others = (0, *range(2, images.ndim))
     for part in images.split(CHUNK):
-        total = total + part.double().sum((0, 2, 3))
-        squares = squares + part.double().square().sum((0, 2, 3))
+        total = total + part.double().sum(others)
+        squares = squares + part.double().square().sum(others)
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std > 0, std, 1)  # a constant channel is 0 after centring, whatever it is divided by
-    return mean[:, None, None], std[:, None, None]
+    shape = (-1, *[1] * (images.ndim - 2))
+    return mean.view(shape), std.view(shape)
 
 
 def _corrupted(labels: Tensor, given: Tensor, classes: int) -> Corrupted:

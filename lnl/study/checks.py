@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lnl import data, methods, networks
-from lnl.functional import augment, noise
+from lnl.functional import noise
 from lnl.study.plan import Planned
-from lnl.training import draw, task
+from lnl.training import draw, task, views
 from lnl.training.learner import Head, NetworkBuilder
 from lnl.training.streams import Streams
 from lnl.trial.config import Trial
@@ -81,7 +81,8 @@ class _Checks:
             )
         if self._new("noise", trial.dataset, repr(trial.noise)):
             self._noise(trial, dataset)
-        if self._new("method", key, trial.epochs, trial.steps, trial.method_name, repr(trial.method)):
+        of_method = (trial.epochs, trial.steps, trial.method_name, repr(trial.method))
+        if self._new("method", key, trial.network, repr(trial.vector_views), *of_method):
             _construct(trial, dataset, self.splits[key], dataset.train_labels if given is None else given)
 
     def _given(self, dataset: data.Dataset, column: str) -> np.ndarray | None:
@@ -103,10 +104,9 @@ class _Checks:
         return new
 
     def _network(self, trial: Trial, dataset: data.Dataset) -> None:
-        _, channels, size, _ = dataset.train_images.shape
         weights = trial.weights if self.read else None
         with torch.device("meta") if weights is None else nullcontext():
-            networks.backbone(trial.network, channels, size, weights, trial.resize)
+            networks.backbone(trial.network, dataset.shape, weights, trial.resize)
 
     def _noise(self, trial: Trial, dataset: data.Dataset) -> None:
         asked, classes = trial.noise, len(dataset.class_names)
@@ -135,7 +135,7 @@ class _Backbone(nn.Module):
 @dataclass(frozen=True)
 class _Builder(NetworkBuilder):
     def build(self, heads: Mapping[str, Head], replica: str = "") -> networks.Network:
-        return networks.Network(_Backbone(self.channels), {name: head(WIDTH) for name, head in heads.items()})
+        return networks.Network(_Backbone(self.shape[0]), {name: head(WIDTH) for name, head in heads.items()})
 
 
 def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, given: np.ndarray) -> None:
@@ -153,10 +153,8 @@ def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, gi
     labels = torch.from_numpy(np.asarray(seen_labels[np.concatenate(parts)], dtype=np.int64))
     places = torch.arange(len(labels)).split([len(part) for part in parts])
     labels[places[1]] = -1
-    _, channels, size, _ = dataset.train_images.shape
-    view = augment.pipeline("none", size=size, channels=channels, flip=dataset.flip, mean=dataset.mean, std=dataset.std)
     seen = task.Task(
-        images=torch.zeros(len(labels), channels, size, size, dtype=torch.uint8),
+        images=torch.from_numpy(np.zeros((len(labels), *dataset.shape), dataset.train_images.dtype)),
         labels=labels,
         labelled=places[0],
         unlabelled=places[1],
@@ -164,11 +162,12 @@ def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, gi
         classes=len(dataset.class_names),
         epochs=trial.epochs,
         steps=trial.steps,
-        views=dict.fromkeys(task.VIEWS, view),
+        views=views.of(dataset, trial.vector_views, device),
     )
-    for builder in (_Builder, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network
+    stand_ins = (_Builder,) if len(dataset.shape) == 3 else ()  # networks of vectors are made as quickly
+    for builder in (*stand_ins, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network
         try:
-            of_trial = (trial.network, channels, size, device, trial.precision)
+            of_trial = (trial.network, dataset.shape, device, trial.precision)
             network = builder(*of_trial, Streams(0), resize=trial.resize, trains=False)
             module.Method(trial.method, seen, network, Streams(0))
             return

@@ -7,6 +7,7 @@ unlabelled images of ratio 1:1 are among those of 1:5.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lnl import data as datasets
-from lnl.functional import augment, noise
+from lnl.functional import noise
+from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import VIEWS, Noise, Task, Truth, Validation
+from lnl.training.task import Noise, Origin, Task, Truth, Validation, VectorViews
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def prepare(
     steps: int | None,
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
+    vector_views: VectorViews | None = None,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
@@ -184,17 +187,7 @@ def prepare(
     corrupted = _corrupted(
         data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
     )
-    views = {
-        name: augment.pipeline(
-            name,
-            size=data.train_images.shape[-1],
-            channels=data.train_images.shape[1],
-            flip=data.flip,
-            mean=data.mean,
-            std=data.std,
-        )
-        for name in VIEWS
-    }
+    transforms = views.of(data, vector_views or VectorViews(), device)
     # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
     layout = torch.randperm(len(used), generator=streams["split/layout"])
@@ -216,12 +209,12 @@ def prepare(
         classes=len(data.class_names),
         epochs=epochs,
         steps=steps,
-        views=views,
+        views=transforms,
     )
     held_out_images, held_out_labels = _held_out(data, parts, validation, noise_settings, annotated, streams)
 
     def normalised(images: np.ndarray) -> Tensor:
-        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+        return transforms["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
 
     truth = Truth(
         labels=true.to(device),
@@ -233,6 +226,7 @@ def prepare(
             "noise_realised": corrupted.rate,
             "transition": None if corrupted.transition is None else corrupted.transition.tolist(),
             "classes": len(data.class_names),
+            "class_names": json.dumps(data.class_names, ensure_ascii=False),
             "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
@@ -240,6 +234,8 @@ def prepare(
             "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
             "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
         },
+        images=Origin(np.arange(len(data.train_labels)), data.train_files).at(used),
+        tested=Origin(np.arange(len(data.test_labels)), data.test_files).at(parts.test),
     )
     return task, truth
 
@@ -277,7 +273,7 @@ def _held_out(
     annotated: np.ndarray | None,
     streams: Streams,
 ) -> tuple[np.ndarray, Tensor]:
-    """Images (V, C, H, W) uint8 and labels (V,) of the validation set, clean or noisy as its settings say."""
+    """Images (V, …) as stored and labels (V,) of the validation set, clean or noisy as its settings say."""
     from_train = validation.source == "train"
     images, labels = (data.train_images, data.train_labels) if from_train else (data.test_images, data.test_labels)
     index = parts.validation

@@ -259,13 +259,19 @@ def test_damaged_npz(root, damage):
 
 
 def test_names_that_do_not_exist(root):
-    refused("cifar11", root, "cifar11", "digits, cifar10, cifar100, stl10, npz:PATH, folder:PATH")
+    refused(
+        "cifar11",
+        root,
+        "cifar11",
+        "digits, digits_vectors, cifar10, cifar100, stl10, npz:PATH, features:PATH, folder:PATH",
+    )
     refused("digits:x", root, "digits:x")
     refused("npz", root, "npz:PATH")
     refused("npz:", root, "''")
     refused("npz:nothing.npz", root, "nothing.npz", str(root))
     refused("npz:.", root, "not a file")
-    assert data.names() == ["digits", "cifar10", "cifar100", "stl10", "npz:PATH", "folder:PATH"]
+    built_in = ["digits", "digits_vectors", "cifar10", "cifar100", "stl10"]
+    assert data.names() == [*built_in, "npz:PATH", "features:PATH", "folder:PATH"]
 
 
 # ---- image folders

@@ -27,6 +27,7 @@ from lnl.study.plan import Planned
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 from tests.execution.test_runner import LONGEST_S, command, declare, environment
+from tests.forked import run_script
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)
 MACHINES: Machines = {"resources": {}, "nodes": 0, "hosts": []}
@@ -185,15 +186,8 @@ def guarded(token: str) -> dict[str, str]:
 def execute(
     address: str, study: Path, storage: Path, *flags: str, token: str = "a" * 64
 ) -> subprocess.CompletedProcess[str]:
-    arguments = [flag for flag in command(study, storage, *flags) if flag not in ("--address", "local")]
-    return subprocess.run(
-        [*arguments, "--address", address],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LONGEST_S,
-        env=guarded(token),
-        check=False,
-    )
+    _, *arguments = (flag for flag in command(study, storage, *flags) if flag not in ("--address", "local"))
+    return run_script([*arguments, "--address", address], guarded(token), timeout=LONGEST_S)
 
 
 @pytest.mark.long

@@ -24,6 +24,7 @@ from lnl.storage.currency import latest
 from lnl.storage.leases import leases
 from lnl.storage.store import Store
 from lnl.system import machine, processes
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 600.0  # no test waits so long, unless something hangs
@@ -61,8 +62,8 @@ def environment() -> dict[str, str]:
 def execute(
     study: Path, storage: Path, *flags: str, cwd: Path | None = None, workers: Sequence[str] = ONE_WORKER
 ) -> subprocess.CompletedProcess[str]:
-    arguments, about = command(study, storage, *workers, *flags), {"env": environment(), "cwd": cwd}
-    return subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=LONGEST_S, **about)
+    _, *arguments = command(study, storage, *workers, *flags)
+    return run_script(arguments, environment(), cwd, LONGEST_S)
 
 
 def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
@@ -211,7 +212,7 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     def stopped(stop: Callable[[int], None]) -> tuple[int, str]:
         """A run that this ends as soon as it has written a checkpoint: its exit code, and what it said."""
         began = time.time()
-        driver = launch(study, storage, "--checkpoint-seconds", "0", "--cpus", "2")
+        driver = launch(study, storage, "--checkpoint-seconds", "0")
         wait_for(lambda: leased_process(storage, began), "a checkpoint")
         stop(driver.pid)
         output, _ = driver.communicate(timeout=LONGEST_S)

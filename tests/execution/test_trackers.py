@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from lnl.execution.job import Job
 from lnl.storage.objects import ObjectPath
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 NONE: dict[str, Any] = {"tensorboard": False, "wandb": None, "mlflow": None}
@@ -202,13 +202,7 @@ def test_a_run_is_followed(tmp_path: Path) -> None:
     flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--cpus", "1"]
     flags += ["--tensorboard", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "quick.py"), *flags],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=600,
-        env=environment,
-    )
+    done = run_script([str(tmp_path / "quick.py"), *flags], environment)
     assert done.returncode == 3 and not done.stderr, done.stdout + done.stderr
     states = {row["arm"]: row for row in json.loads(done.stdout)["trials"]}
     assert states["broken"]["state"] == "failed" and states["plain"]["state"] == "done"

@@ -77,24 +77,14 @@ def quiet(storage: Path) -> bool:
     return not any(lease["alive"] for lease in leases(Store(storage)).values())
 
 
-def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    driver = launch(declare(tmp_path), storage, environment(), "--checkpoint-seconds", "0")
-    worker = in_the_middle(storage, driver)
-    before = only(told(storage))
-    os.kill(worker, signal.SIGKILL)
-    ends(driver)
-    after = only(told(storage))
-    assert kept(before, after)
-    assert_whole(storage, BUDGET, after)
-    trained = rows(storage, "trials")
-    assert (trained["status"] == "preempted").sum() == 1 and len(trained) == BUDGET + 1 + 2
-
-
-def test_the_same_command_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
-    """A killed Ray ends the driver in order: tests/execution/test_runner.py."""
+def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -> None:
+    """The same command goes on.  A killed Ray ends the driver in order: tests/execution/test_runner.py."""
     storage, study = tmp_path / "results", declare(tmp_path)
     driver = launch(study, storage, environment(), "--checkpoint-seconds", "0")
+    meanwhile(lambda: list(storage.glob("suggestions/*/*.parquet")), "a suggestion", driver)
+    worker = meanwhile(lambda: leased_process(storage), "a checkpoint", driver)
+    os.kill(worker, signal.SIGKILL)
+    meanwhile(lambda: leased_process(storage) not in (None, worker), "another worker", driver)
     in_the_middle(storage, driver)
     os.kill(driver.pid, signal.SIGKILL)
     output, _ = driver.communicate(timeout=LONGEST_S)
@@ -107,6 +97,7 @@ def test_the_same_command_goes_on_after_its_driver_is_killed(tmp_path: Path) -> 
     after = only(told(storage))
     assert kept(before, after)
     assert_whole(storage, BUDGET, after)
+    assert (rows(storage, "trials")["status"] == "preempted").sum() >= 1
 
 
 # --------------------------------------------------------------------------------------------------------- two drivers
@@ -163,5 +154,6 @@ def test_bad_suggestions_are_given_up(tmp_path: Path, pruner: str) -> None:
     (cell,) = plan["search"]["cells"]
     best = max(one.value for one in trials if one.state == TrialState.COMPLETE and one.value is not None)
     assert cell["winner"]["values"] == [best] and trials[cell["winner"]["number"]].state == TrialState.COMPLETE
-    again = execute(study, storage, environment())
-    assert again.returncode == 0 and len(rows(storage, "trials")) == len(trained), "nothing is trained again"
+    if pruner == "asha":  # what follows does not depend on the pruner
+        again = execute(study, storage, environment())
+        assert again.returncode == 0 and len(rows(storage, "trials")) == len(trained), "nothing is trained again"

@@ -43,6 +43,7 @@ from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
 from lnl.trial.code_hash import Tree, read_sources
 from lnl.trial.provenance import Current
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 EARLIER = Path(__file__).parents[1] / "fixture" / "earlier"
@@ -460,18 +461,22 @@ class Lab:
         assert before in text
         path.write_text(text.replace(before, after), encoding="utf-8")
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def command(self, *flags: str) -> list[str]:
+        return [str(self.study), "--no-report", "--address", "local", "--cpus", "1", *flags]
+
+    @property
+    def environment(self) -> dict[str, str]:
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "LNL_DATA": str(self.folder / "data")}
-        environment |= {"OMP_NUM_THREADS": "1", "LNL_STORAGE": str(self.folder / "results")}
-        command = [sys.executable, str(self.study), "--no-report", "--address", "local", "--cpus", "1", *flags]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, encoding="utf-8", **pipes)
+        return environment | {"OMP_NUM_THREADS": "1", "LNL_STORAGE": str(self.folder / "results")}
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+        return subprocess.Popen([sys.executable, *self.command(*flags)], cwd=self.folder, env=self.environment, **pipes)
 
     def run(self, *flags: str) -> str:
-        process = self.start(*flags)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
-        return output
+        done = run_script(self.command(*flags), self.environment, self.folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def rows(self) -> pd.DataFrame:
         return Store(self.folder / "results").read("trials", "edited")[0].sort_values(["attempt", "replicate"])

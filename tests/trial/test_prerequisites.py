@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from lnl.trial.divergence import Diverged
 from lnl.trial.provenance import Current
 from lnl.trial.run import Execution, assemble, run
 from lnl.trial.trained import is_trained, save_trained
+from tests.forked import run_script
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -219,10 +219,10 @@ def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
     path.write_text(STUDY, encoding="utf-8")
 
     def execute(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(path), "--preset", "noisy", "--storage", str(storage)]
+        command = [str(path), "--preset", "noisy", "--storage", str(storage)]
         command += ["--address", "local", "--cpus", "1"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*command, *flags], capture_output=True, encoding="utf-8", timeout=600, env=environment)
+        return run_script([*command, *flags], environment)
 
     def trained() -> dict[str, int]:
         rows, broken = Store(storage).read("trials", "transfer")
