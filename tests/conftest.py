@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's threa
 
 from lnl import methods
 from lnl.methods import Method
+from lnl.system import user_code
 from lnl.training.task import Noise, Task, Truth
+from lnl.trial import code_hash
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, assemble
 
@@ -51,6 +55,22 @@ def _shares(item: pytest.Item) -> bool:
     """Whether the test uses a fixture that lives as long as its file."""
     definitions = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
     return any(each.scope == "module" for fixtures in definitions for each in fixtures)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder for a user's own files; what is imported from them is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(user_code, "_folders", [])
+    for name in ("_known", "_modules", "_announced"):
+        monkeypatch.setattr(user_code, name, {})
+    modules = set(sys.modules)
+    yield tmp_path
+    methods.load.cache_clear()
+    code_hash._hash.cache_clear()
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @dataclass(frozen=True)

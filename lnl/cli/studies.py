@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lnl.cli.flags import UsageError, unknown_name
+from lnl.system import user_code
 from lnl.system.own_analysis import users_modules_first
 
 if TYPE_CHECKING:  # imports torch, which commands that only read results do without
@@ -62,6 +63,7 @@ def _load(path: Path) -> Study:
 
     module = ModuleType("__main__")  # dataclasses and pickle look a class's module up there
     module.__file__ = str(path.absolute())
+    user_code.search_in(path.parent)
     sys.path.insert(0, str(path.absolute().parent))  # stays there: the file may import when a function of it is called
     before = sys.modules["__main__"], sys.argv
     token = _loading.set(True)

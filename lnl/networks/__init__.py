@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lnl.networks import own
 from lnl.networks import weights as trained
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
 from lnl.networks.efficientnet_lite import EfficientNetLite0, renamed
@@ -22,6 +23,7 @@ from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
 from lnl.networks.wide_resnet import WideResNet
+from lnl.system import user_code
 
 if TYPE_CHECKING:
     from lnl.networks.vision import Headless
@@ -43,7 +45,7 @@ class Resized(nn.Module):
 
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
-    ImageBackbone = Small | Headless | EfficientNetLite0 | Resized
+    ImageBackbone = Small | Headless | EfficientNetLite0 | own.OwnBackbone | Resized
     Backbone = ImageBackbone | MLP | Linear
 
 
@@ -89,7 +91,7 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation per 
 
 
 def names() -> list[str]:
-    """The names that `backbone` accepts."""
+    """The names of the package's own backbones; `backbone` accepts a reference to a user's own, too, see `own`."""
     return [*_OF_IMAGES, *_OF_VECTORS]
 
 
@@ -103,15 +105,12 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     Raises ValueError for an unknown name, a network of the other kind of input, images that are too small, and weights
     that cannot be had or do not fit.
     """
-    if name not in names():
+    is_own = user_code.is_reference(name)
+    if not is_own and name not in names():
         raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(names())}.")
-    if weights == "imagenet" and name not in _IMAGENET:
-        raise ValueError(
-            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
-        )
     if len(shape) == 1:
         return _of_vectors(name, shape[0], weights, resize)
-    if name not in _OF_IMAGES:
+    if name in _OF_VECTORS:
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
     seen = resize or (224 if name == "vit_b_16" else size)
@@ -120,7 +119,8 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
         raise ValueError(
             f"images of {seen} × {seen} pixels are too small for {name}: resize them to at least {smallest} pixels."
         )
-    network = _OF_IMAGES[name](channels, seen)
+    _check_weights(name, weights)
+    network = own.builder(name)(channels, seen) if is_own else _OF_IMAGES[name](channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
         state = renamed(state) if name == "efficientnet_lite0" else state
@@ -128,11 +128,20 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     return network if seen == size else Resized(network, seen)
 
 
+def _check_weights(name: str, weights: str | None) -> None:
+    """Raise `ValueError` where torchvision's weights are asked for that do not exist."""
+    if weights == "imagenet" and name not in _IMAGENET:
+        raise ValueError(
+            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
+        )
+
+
 def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
     if name not in _OF_VECTORS:
         raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
     if resize is not None:
         raise ValueError("resize is for images, and the data set has vectors: leave it out.")
+    _check_weights(name, weights)
     network = _OF_VECTORS[name](length)
     if weights is not None:
         trained.load(network, trained.read(weights), weights)

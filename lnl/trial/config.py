@@ -22,6 +22,7 @@ from lnl.declaring import declared, sentence
 from lnl.dotted import assign, first_part, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
+from lnl.system import user_code
 from lnl.training import learner
 from lnl.training.task import Noise, Validation, VectorViews
 
@@ -67,16 +68,21 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in networks.names():
-            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}")
+        if user_code.is_reference(name):
+            user_code.load(name := user_code.normalised(name))
+        elif name not in networks.names():
+            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}, or a file")
         return name
 
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
+        if user_code.is_reference(name):
+            user_code.load(name := user_code.normalised(name))
+            return name
         kind, colon, _ = name.partition(":")
         if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
-            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}, or a file")
         return name
 
     @field_validator("dataset", "weights")
@@ -151,7 +157,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def method_name(self) -> str:
-        """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
+        """Which method runs it, see `lnl.methods.load`; every `Config` has it as its field `name`."""
         return str(self.method.name)  # type: ignore[attr-defined]
 
     @property

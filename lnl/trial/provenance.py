@@ -40,6 +40,8 @@ class Trial(Protocol):
     @property
     def dataset(self) -> str: ...
     @property
+    def network(self) -> str: ...
+    @property
     def weights(self) -> str | None: ...
     @property
     def noise(self) -> Noise: ...
@@ -61,13 +63,13 @@ class Current:
     def sources(self, trial: Trial) -> Sources:
         """The hashes of a trial's code and data; those of data that are not on this machine are None."""
         before = [self.sources(prerequisite) for prerequisite in trial.prerequisites.values()]
-        key = (trial.method_name, trial.weights, trial.dataset, trial.noise.given_column, *before)
+        key = (trial.method_name, trial.network, trial.weights, trial.dataset, trial.noise.given_column, *before)
         if key not in self._known:
             self._known[key] = self._sources(trial, before)
         return self._known[key]
 
     def _sources(self, trial: Trial, before: Sequence[Sources]) -> Sources:
-        code = [code_hash(trial.method_name), *(source.code_hash for source in before)]
+        code = [code_hash(trial.method_name, trial.network), *(source.code_hash for source in before)]
         if trial.weights is not None:
             with contextlib.suppress(OSError, ValueError):  # the trial itself reports a file that cannot be read
                 path = machine.expanded(trial.weights)
@@ -86,6 +88,15 @@ class Current:
     def missing_data(self, trials: Iterable[Trial]) -> list[str]:
         """Names of data sets that are not on this machine, so that results cannot be compared with them."""
         return sorted({trial.dataset for trial in trials if self.checksum(trial.dataset, None) is None})
+
+    def remarks(self, trials: Iterable[Trial]) -> dict[str, tuple[str, ...]]:
+        """By data set of these trials, what was odd about its images when they were read; of those on this machine."""
+        found = {}
+        for name in sorted({trial.dataset for trial in trials}):
+            with contextlib.suppress(data.DataError):
+                if (dataset := data.present(name, self.root)) and dataset.remarks:
+                    found[name] = dataset.remarks
+        return found
 
     def _checksum(self, name: str, column: str | None) -> str | None:
         """As `verified_checksum`, but nothing is fetched or read through; None where the data are not here."""
