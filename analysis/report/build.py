@@ -12,6 +12,7 @@ from analysis import configuration, statistics
 from analysis.report.page import MOST_OPEN_SENTENCES, Report
 from analysis.report.sections import (
     across_section,
+    classes_section,
     contrasts_section,
     cost_section,
     failures_section,
@@ -110,6 +111,7 @@ def _build(report: Report) -> Place:
         rules_section,
         looks_section,
         inside_section,
+        classes_section,
         papers_section,
         failures_section,
         cost_section,

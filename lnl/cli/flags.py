@@ -11,18 +11,18 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lnl import replicates
+from lnl.storage.part_names import KEPT, Kept
 from lnl.storage.places import Place, default_storage, place
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 SELECTION_RULES = ("last", "last10", "val_selected", "best_test")
-STUDY_HELP = "a study's name (studies/<name>.py) or file"
 
 
 class UsageError(ValueError):
@@ -46,6 +46,14 @@ def unknown_name(kind: str, name: str, known: Sequence[str], otherwise: str) -> 
     """The sentence for an unknown command or flag: it suggests the nearest known name, or else what to do."""
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"Unknown {kind} '{name}': " + (f"did you mean '{nearest[0]}'?" if nearest else f"{otherwise}.")
+
+
+def add_completed_argument(
+    parser: argparse.ArgumentParser, name: str, names: Callable[[], Iterable[str]], **settings: Any
+) -> None:
+    """Add a positional argument for which a shell completes these names, and files where there is no such name."""
+    action = parser.add_argument(name, **settings)
+    setattr(action, "completer", lambda **_: names())  # noqa: B010  # where argcomplete looks
 
 
 def add_study_flags(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +120,16 @@ def _add_execution_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
     )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
+    parser.add_argument(
+        "--keep",
+        type=_kept,
+        default=(),
+        metavar="WHAT,…",
+        help=f"what each trial keeps at its end, beside what the study asks for: {', '.join(KEPT)}",
+    )
+    parser.add_argument(
+        "--rerun-unkept", action="store_true", help="run finished trials again that have not kept what is asked for"
+    )
 
 
 def _add_tracker_flags(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +211,13 @@ def _night(text: str) -> date:
         return replicates.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+
+def _kept(text: str) -> tuple[Kept, ...]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in KEPT]:
+        raise argparse.ArgumentTypeError(f"give some of {','.join(KEPT)}, not '{unknown[0]}'")
+    return tuple(kind for kind in KEPT if kind in names)
 
 
 def _names(text: str) -> list[str]:

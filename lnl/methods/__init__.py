@@ -133,6 +133,7 @@ def _named(name: str, module: Any) -> MethodModule:
         raise ValueError(f"{name}: every field of Config needs a valid default, and '{field}' has none.") from None
     own = ModuleType(name, module.__doc__)
     vars(own).update(USES=uses, SEARCH=module.SEARCH, Config=named, Method=module.Method)
+    own.WHERE = getattr(module, "WHERE", {})  # type: ignore[attr-defined]  # see `lnl.trial.contract`
     return cast("MethodModule", own)
 
 

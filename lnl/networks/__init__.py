@@ -45,7 +45,7 @@ class Resized(nn.Module):
 
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
-    ImageBackbone = Small | Headless | EfficientNetLite0 | own.OwnBackbone | Resized
+    ImageBackbone = Small | Headless | EfficientNetLite0 | Resized | own.OwnBackbone
     Backbone = ImageBackbone | MLP | Linear
 
 
@@ -95,6 +95,11 @@ def names() -> list[str]:
     return [*_OF_IMAGES, *_OF_VECTORS]
 
 
+def takes_images(name: str) -> bool:
+    """Whether a backbone takes images; the others take vectors."""
+    return name not in _OF_VECTORS
+
+
 def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize: int | None = None) -> Backbone:
     """A backbone for inputs of one `shape`: images (B, C, size, size), or vectors (B, D) -> (B, backbone.width).
 
@@ -110,7 +115,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
         raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(names())}.")
     if len(shape) == 1:
         return _of_vectors(name, shape[0], weights, resize)
-    if name in _OF_VECTORS:
+    if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
     seen = resize or (224 if name == "vit_b_16" else size)
@@ -120,7 +125,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
             f"images of {seen} × {seen} pixels are too small for {name}: resize them to at least {smallest} pixels."
         )
     _check_weights(name, weights)
-    network = own.builder(name)(channels, seen) if is_own else _OF_IMAGES[name](channels, seen)
+    network = (own.builder(name) if is_own else _OF_IMAGES[name])(channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
         state = renamed(state) if name == "efficientnet_lite0" else state
@@ -137,7 +142,7 @@ def _check_weights(name: str, weights: str | None) -> None:
 
 
 def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
-    if name not in _OF_VECTORS:
+    if takes_images(name):
         raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
     if resize is not None:
         raise ValueError("resize is for images, and the data set has vectors: leave it out.")

@@ -7,6 +7,7 @@ unlabelled images of ratio 1:1 are among those of 1:5.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lnl import data as datasets
 from lnl.functional import noise
 from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import Noise, Task, Truth, Validation, VectorViews
+from lnl.training.task import Noise, Origin, Task, Truth, Validation, VectorViews
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def prepare(
             "noise_realised": corrupted.rate,
             "transition": None if corrupted.transition is None else corrupted.transition.tolist(),
             "classes": len(data.class_names),
+            "class_names": json.dumps(data.class_names, ensure_ascii=False),
             "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
@@ -232,6 +234,8 @@ def prepare(
             "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
             "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
         },
+        images=Origin(np.arange(len(data.train_labels)), data.train_files).at(used),
+        tested=Origin(np.arange(len(data.test_labels)), data.test_files).at(parts.test),
     )
     return task, truth
 

@@ -44,7 +44,9 @@ class Optimizer(Settings):
     """Optimizer and schedule of one learner."""
 
     kind: Literal["sgd", "adam", "adamw"] = "adamw"
+    """the rule of an update"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    """of the first step; `schedule` says what becomes of it"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """sgd only"""
     nesterov: bool = False
@@ -52,6 +54,7 @@ class Optimizer(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """on kernels (two or more axes) only; adamw: times the rate"""
     schedule: Literal["constant", "cosine", "fixmatch", "linear", "step", "restarts"] = "constant"
+    """of the learning rate, over the whole training"""
     milestones: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5, 0.75)
     """step: shares of training after which the rate is multiplied by `factor`; linear: the first is where it starts to
     fall, to 0 at the end."""

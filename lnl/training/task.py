@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -28,25 +29,25 @@ class Noise:
     """How the given labels differ from the true ones.  `lnl.functional.noise` defines each kind.
 
     Semantic noise (Lee et al. 2019, RoG): the labels that a network gives which was trained on a few clean ones.
-    `teacher` holds the fields in which that network's trial differs from the trial that learns from its labels.
-    By default it is the same data set, network and length with `supervised`; its number of labels must be given, such
-    as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces.
-
-    `exact`: exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`.
-    `include_true`: symmetric noise may redraw the true class (the DivideMix convention: the real rate is
-    rate·(K-1)/K).
-    `column`: which of the labels that people gave; it may be left out of `given` where the data set has one column.
-    `human` is another name of `given` (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine).
     """
 
     kind: Literal[
         "none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "given", "semantic"
     ] = "none"
+    """which wrong label an image gets; `human` is another name of `given`, the labels that people gave"""
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of the labels that are drawn anew; kinds none, human, given and semantic take none"""
     exact: bool = True
+    """exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`"""
     include_true: bool = False
+    """symmetric only: the true class may be drawn again (the DivideMix convention: the real rate is rate·(K-1)/K)"""
     column: str | None = None
+    """human and given only: which of the labels that people gave (CIFAR-10N: aggre, random1, random2, random3, worse;
+    CIFAR-100N: fine); it may be left out of `given` where the data set has one column"""
     teacher: dict[str, Any] | None = None
+    """semantic only: the fields in which the trial of the network that labels differs from the one that learns from
+    it.  By default it is the same data set, network and length with `supervised`; its number of labels must be given,
+    such as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces."""
 
     def __post_init__(self) -> None:
         if self.kind in ("none", *ANNOTATED) and self.rate:
@@ -80,8 +81,11 @@ class Validation:
     """Images kept apart to choose an epoch: how many, cut from which split, with which labels."""
 
     images: Annotated[int, Field(ge=0)] = 0
+    """how many, all classes together"""
     source: Literal["train", "test"] = "train"
+    """the split from which they are cut"""
     labels: Literal["clean", "noisy"] = "clean"
+    """whether they have their right labels, or wrong ones as often as the training images"""
 
     def __post_init__(self) -> None:
         if self.labels == "noisy" and not self.images:
@@ -181,6 +185,18 @@ class Beliefs:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where images stand in their data set."""
+
+    index: np.ndarray  # (N,) among its training images, or its test images
+    files: Sequence[str] | None = None  # (N,) their names; None where the data set has none
+
+    def at(self, positions: np.ndarray) -> Origin:
+        """Of the images at these positions (n,)."""
+        return Origin(self.index[positions], self.files and [self.files[position] for position in positions])
+
+
+@dataclass(frozen=True)
 class Truth:
     """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
 
@@ -190,6 +206,8 @@ class Truth:
     validation_images: Tensor
     validation_labels: Tensor
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
+    images: Origin  # of Task.images, among the training images
+    tested: Origin  # of test_images
 
 
 def only_images(task: Task, lesson: str) -> None:

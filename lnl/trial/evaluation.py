@@ -1,5 +1,7 @@
 """Evaluation at the end of an epoch: accuracies, features by their neighbours, beliefs against truth, data of figures.
 
+In the last epoch also the test set class by class: its confusion matrix, and how well probabilities are calibrated.
+
 Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images: where
 these are not known, there is nothing in it.
 """
@@ -17,6 +19,7 @@ from lnl.methods import Method, has_beliefs
 from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 Metrics = dict[tuple[str, str], float]
@@ -24,14 +27,16 @@ Arrays = dict[tuple[str, str], Tensor]  # what a figure of one epoch needs
 
 
 @torch.no_grad()
-def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics:
+def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[Metrics, Arrays]:
     """Accuracies, as fractions, and cross-entropies of a method's predictions.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
-    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  Raises FloatingPointError where
-    probabilities are not finite.
+    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  And of the test set the
+    confusion matrix (see `confusion`), the bins of `reliability`, and `test/calibration_error`.  Raises
+    FloatingPointError where probabilities are not finite.
     """
     metrics: Metrics = {}
+    arrays: Arrays = {}
     for split, images, labels in (
         ("test", truth.test_images, truth.test_labels),
         ("validation", truth.validation_images, truth.validation_labels),
@@ -41,6 +46,10 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics
             metrics[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
             metrics[split, "cross_entropy"] = float(-likelihood.log().mean())
+            if last and split == "test":
+                arrays["test", "confusion"] = confusion(probabilities.argmax(-1), labels, seen.classes)
+                arrays["test", "reliability"] = bins = reliability(probabilities, labels)
+                metrics["test", "calibration_error"] = calibration_error(bins)
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
     guessed = _finite(seen.over(index, method.predict)).argmax(-1)
@@ -58,7 +67,37 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics
         for split, labels in judges:
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
             metrics[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
-    return metrics
+    return metrics, arrays
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Number of images of each true class (row) that are predicted as each class (column): (T,), (T,) -> (K, K)."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Images by their confidence, which is the largest probability: (T, K), (T,) -> (3, 15) on the CPU.
+
+    Bin m of M holds confidences in ((m - 1) / M, m / M].  Rows: images, those predicted rightly, and the mean
+    confidence, NaN in an empty bin.
+    """
+    confidence, predicted = probabilities.max(-1)
+    confidence, right = confidence.double().cpu(), (predicted == labels).double().cpu()
+    place = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    images, right, total = (
+        torch.bincount(place, weights, minlength=CALIBRATION_BINS)
+        for weights in (torch.ones_like(right), right, confidence)
+    )
+    return torch.stack([images, right, total / images])
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Expected calibration error from the bins (3, M) of `reliability`, a fraction (Guo et al. 2017, equation 3).
+
+    The mean over images of the distance between the accuracy and the mean confidence of their bin.
+    """
+    images, right, confidence = bins[:, bins[0] > 0]
+    return float((right - images * confidence).abs().sum() / images.sum())
 
 
 def _truth_is_known(seen: Task, truth: Truth) -> bool:
