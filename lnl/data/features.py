@@ -5,7 +5,6 @@ Labels and all else are as in the .npz files of images (`lnl.data.npz`).  `lnl e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +19,8 @@ def source(name: str, root: Path) -> Source:
     return npz.source_of(name, root, "features", partial(npz.read, inputs=vectors))
 
 
-def vectors(where: str, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-    """The array `key` as vectors (N, D) float32.  Raises `DataError`."""
-    array = arrays[key]
+def vectors(where: str, key: str, array: np.ndarray) -> np.ndarray:
+    """The array called `key` as vectors (N, D) float32.  Raises `DataError`."""
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         raise DataError(
             f"{where}: {key} holds images: name the data set npz:{Path(where).name}, or make vectors of it by "

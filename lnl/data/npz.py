@@ -32,7 +32,7 @@ NEEDED, OPTIONAL = ("x_train", "x_test", "y_test"), ("x_unlabelled", "class_name
 TRUE, GIVEN = "y_train", "y_train_given"  # the true labels, and those that people gave
 CLEAN = ("x_clean", "y_clean")
 PROVENANCE = "provenance"  # what a file was made of, for people
-Inputs = Callable[[str, Mapping[str, np.ndarray], str], np.ndarray]  # the array of this name, checked
+Inputs = Callable[[str, str, np.ndarray], np.ndarray]  # where it is, its name and the array -> the array, checked
 
 
 def source(name: str, root: Path) -> Source:
@@ -81,9 +81,12 @@ def read(path: Path, inputs: Inputs | None = None) -> Contents:
 
 
 def contents(where: str, arrays: Mapping[str, np.ndarray], inputs: Inputs) -> Contents:
-    """What arrays with these names hold.  Raises `DataError`, which names `where` they come from."""
+    """What arrays with these names hold, those called x_… checked by `inputs`.
+
+    Raises `DataError`, which names `where` they come from.
+    """
     _check_presence(where, arrays)
-    arrays = {key: inputs(where, arrays, key) if key.startswith("x_") else array for key, array in arrays.items()}
+    arrays = {key: inputs(where, key, array) if key.startswith("x_") else array for key, array in arrays.items()}
     given = _given(where, arrays)
     parts, true = _training(where, arrays)
     given = {name: _padded(labels, len(true)) for name, labels in given.items()}
@@ -181,9 +184,8 @@ def _flip(where: str, arrays: Mapping[str, np.ndarray]) -> bool:
     return bool(flip.item())
 
 
-def images(where: str, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-    """The array `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
-    array = arrays[key]
+def images(where: str, key: str, array: np.ndarray) -> np.ndarray:
+    """The array called `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
     if array.dtype.kind == "f" and array.ndim == 2:
         raise DataError(
             f"{where}: {key} holds vectors: name the data set features:{Path(where).name}, not npz:{Path(where).name}."
