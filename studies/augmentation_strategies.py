@@ -13,20 +13,7 @@ SS = {"method.separate_views": True, "method.guess_view": "autoaugment", "method
 PLAIN = {"method.warm_up_view": "none"}
 STRONG = {"method.warm_up_view": "autoaugment"}
 CURVES = ("train/loss", "oracle/selection_auc", "oracle/refined_accuracy", "test/accuracy")
-# Cross-entropy by DivideMix's optimizer and not by its own.
-SUPERVISED = {
-    "method": "supervised",
-    "method.optimizer": {
-        "kind": "sgd",
-        "learning_rate": 0.02,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.5,),
-        "average": 0.0,
-    },
-}
+OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
 
 study = Study(
     name="augmentation_strategies",
@@ -38,6 +25,7 @@ study = Study(
         noise=Noise("symmetric", 0.5, include_true=True),
         epochs=300,
     ),
+    shared={"method.optimizer": OPTIMIZER},
     arms={
         "raw": {"method.warm_up_view": "none", "method.guess_view": "none", "method.train_view": "none"},
         "runtime_w": {},
@@ -56,8 +44,8 @@ study = Study(
         "plain_ss": PLAIN | SS,
         "weak_ws_randaugment": {"method.train_view": "strong"},
         "weak_ws_weak_loss": WS | {"method.loss_view": "weak"},
-        "supervised": SUPERVISED,
-        "supervised_strong": SUPERVISED | {"method.augmentation": "autoaugment"},
+        "supervised": {"method": "supervised"},
+        "supervised_strong": {"method": "supervised", "method.augmentation": "autoaugment"},
     },
     factors={"noise.rate": [0.2, 0.5, 0.8, 0.9]},
     panels={

@@ -15,20 +15,7 @@ ASYMMETRIC = {
     "method.lambda_u": 0.0,
     "method.confidence_penalty": 1.0,
 }
-# Cross-entropy by DivideMix's optimizer and not by its own.
-SUPERVISED = {
-    "method": "supervised",
-    "method.optimizer": {
-        "kind": "sgd",
-        "learning_rate": 0.02,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.5,),
-        "average": 0.0,
-    },
-}
+OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
 
 study = Study(
     name="dividemix_ablation",
@@ -40,6 +27,7 @@ study = Study(
         noise=Noise("symmetric", 0.5, include_true=True),
         epochs=300,
     ),
+    shared={"method.optimizer": OPTIMIZER},
     arms={
         "full": {},
         # the paper's Table 5
@@ -49,7 +37,7 @@ study = Study(
         # one view, as copies of a plain image are one image: `one_view` is what that alone does
         "no_augmentation": {"method.guess_view": "none", "method.train_view": "none", "method.views": 1},
         "divide_and_mixmatch": ALONE | {"method.refine": False},
-        "supervised": SUPERVISED,
+        "supervised": {"method": "supervised"},
         # one part at a time
         "own_division": {"method.co_divide": False},
         "own_guesses": {"method.co_guess": False},

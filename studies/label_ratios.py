@@ -11,20 +11,13 @@ from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation
 ADAM = {"kind": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "schedule": "constant", "average": 0.0}
 WITHOUT_THRESHOLD = {
     "name": "fixmatch",
-    "batch_size": 32,
     "mu": 2,
     "threshold": 0.0,
     "strong_view": "contrastive",
     "include_labelled": False,
-    "optimizer": ADAM,
 }
 # The document's supervised training sees its images strongly augmented; FixMatch sees the labelled ones weakly.
-SUPERVISED = {
-    "method": "supervised",
-    "method.batch_size": 32,
-    "method.augmentation": "contrastive",
-    "method.optimizer": ADAM,
-}
+SUPERVISED = {"method": "supervised", "method.augmentation": "contrastive"}
 SMALL = {"dataset": "digits", "labels": 50, "validation.images": 72}
 
 study = Study(
@@ -39,6 +32,7 @@ study = Study(
         epochs=100,
         steps=157,  # one pass over 5,000 labelled images
     ),
+    shared={"method.batch_size": 32, "method.optimizer": ADAM},
     arms={
         "one": {"unlabelled_ratio": 1},
         "five": {"unlabelled_ratio": 5},
@@ -69,7 +63,6 @@ study = Study(
         # does everything run?  under a minute
         "smoke": Preset(
             base=SMALL | {"network": "small_convnet", "epochs": 2, "steps": 4, "method.batch_size": 16},
-            arms={"supervised": {"method.batch_size": 16}},
             factors={"network": ["convnet_002", "small_convnet"], "noise.rate": [0.0, 0.4]},
             replicates=2,
         ),

@@ -54,24 +54,17 @@ PROPAGATION = {
     "init_from": {"method": "simclr", "epochs": 16, "steps": 256},
 }
 
-SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20}
+SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20, "method.batch_size": 32}
 # MixMatch's constants for so short a training, as in `robmix_ablation`, and averages that it can fill.
-SHORT: dict[str, object] = {
-    "method.batch_size": 32,
-    "method.lambda_u": 25.0,
-    "method.ramp": 0.3,
-    "method.optimizer.average": 0.95,
-}
-FILLED: dict[str, object] = {"method.batch_size": 32, "method.optimizer.average": 0.95}
+SHORT: dict[str, object] = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
+FILLED: dict[str, object] = {"method.optimizer.average": 0.95}
 ON_DIGITS: dict[str, dict[str, object]] = {
-    **{arm: {"method.batch_size": 32} for arm in ("canary", "canary_again", *METHODS, *OTHERS)},
-    **{f"dividemix_{switch}": {"method.batch_size": 32} for switch in DIVIDEMIX},
     **{f"robmix_{switch}": SHORT for switch in ROBMIX},
     **{arm: SHORT for arm in ("mixmatch", "robmix")},
     **{arm: FILLED for arm in ("fixmatch", "pseudo_label", "ieg")},
     "selfmatch": {**FILLED, "method.pretrain_epochs": 8},
-    "barlow_twins": {"method.batch_size": 32, "method.projector_width": 256},
-    "byol": {"method.batch_size": 32, "method.hidden": 256},
+    "barlow_twins": {"method.projector_width": 256},
+    "byol": {"method.hidden": 256},
     "label_propagation": {"epochs": 5, "init_from": {"method": "simclr", "method.batch_size": 32, "epochs": 32}},
 }
 

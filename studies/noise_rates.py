@@ -63,9 +63,7 @@ COMMON = {
         "average": 0.0,
     },
 }
-ALIKE = {arm: COMMON for arm in NOISY_LABELS if arm != "simclr_propagation"}
 SHORT_SIMCLR = {"method": "simclr", **COMMON}
-SMALL = {arm: {"method.batch_size": 16} for arm in {**NOISY_LABELS, **FEW_LABELS} if arm != "simclr_propagation"}
 
 study = Study(
     name="noise_rates",
@@ -115,20 +113,26 @@ study = Study(
     presets={
         # does everything run?
         "smoke": Preset(
-            base={"dataset": "digits", "network": "small_convnet", "probe": 20, "epochs": 2, "steps": 3},
+            base={
+                "dataset": "digits",
+                "network": "small_convnet",
+                "probe": 20,
+                "epochs": 2,
+                "steps": 3,
+                "method.batch_size": 16,
+            },
             factors={"noise": [SYMMETRIC[1]], "labels": [50], "noise.rate": [0.5]},
-            arms=SMALL
-            | {arm: {"method.batch_size": 16, "method.warm_up": 1} for arm in ("dividemix", "dividemix_penalty")}
-            | {"selfmatch": {"method.batch_size": 16, "method.pretrain_epochs": 1}}
+            arms={arm: {"method.warm_up": 1} for arm in ("dividemix", "dividemix_penalty")}
+            | {"selfmatch": {"method.pretrain_epochs": 1}}
             | {"simclr_propagation": {"epochs": 2, "init_from": {"method": "simclr", "epochs": 2}}},
             panels=("noisy_labels", "few_labels"),
             replicates=1,
         ),
         # half an hour on two cores: real handwritten digits, the two settings that published tables agree on
         "digits": Preset(
-            base={"dataset": "digits", "network": "small_convnet", "probe": 50, "epochs": 60},
+            base={"dataset": "digits", "network": "small_convnet", "probe": 50, "epochs": 60, **COMMON},
             factors={"noise": [SYMMETRIC[1], OTHERS[0]]},
-            arms=ALIKE | {"simclr_propagation": {"init_from": SHORT_SIMCLR | {"epochs": 60}}},
+            arms={"simclr_propagation": {"init_from": SHORT_SIMCLR | {"epochs": 60}}},
             panels=("noisy_labels",),
         ),
         # half an hour on two cores: real CIFAR-10 images and the labels that people gave them
@@ -140,11 +144,11 @@ study = Study(
                 "unlabelled_ratio": 1,
                 "epochs": 12,
                 "steps": 40,
+                **COMMON,
             },
             factors={"noise": [OTHERS[3]]},
-            arms=ALIKE
-            | {arm: ALIKE[arm] | {"method.warm_up": 3, "method.ramp": 4} for arm in ("dividemix", "dividemix_penalty")}
-            | {"co_teaching": COMMON | {"method.ramp": 3}}
+            arms={arm: {"method.warm_up": 3, "method.ramp": 4} for arm in ("dividemix", "dividemix_penalty")}
+            | {"co_teaching": {"method.ramp": 3}}
             | {"simclr_propagation": {"init_from": SHORT_SIMCLR | {"epochs": 12}}},
             panels=("one_of_each",),
             replicates=4,

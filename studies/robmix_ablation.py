@@ -7,21 +7,21 @@ from lnl import Contrast, Noise, Panel, Preset, Study, Trial
 SMALL = {"dataset": "digits", "network": "small_convnet", "labels": 50}
 # What is RobMix's alone, and what all arms share that do not say otherwise.
 SHORT = {"method": {"name": "robmix", "lambda_u": 25.0, "ramp": 0.3}, "method.optimizer.average": 0.95}
-
-# RobMix's and MixMatch's, for the arm that has another one by default.
+# RobMix's and MixMatch's, and so that of the arm which has another one by default.
 OPTIMIZER = {"kind": "adamw", "learning_rate": 0.002, "weight_decay": 0.02, "schedule": "constant", "average": 0.999}
 
 study = Study(
     name="robmix_ablation",
     question="Which parts of two-headed RobMix matter when 40 % of a few labels are wrong?",
     base=Trial(method="robmix", dataset="cifar10", labels=250, noise=Noise("symmetric", 0.4), epochs=64, steps=1024),
+    shared={"method.optimizer": OPTIMIZER},
     # Two pairs of the document's arms are one training each and stand here once: stepping the classifier's optimizer
     # only is the frozen head, and a stopped gradient is MixMatch alone (kept as an arm, for L1's curve beside it).
     arms={
         "full": {},
         "mixmatch_only": {"method.topology": "mixmatch_only"},
         "alternating": {"method.topology": "alternating_epoch"},
-        "supervised": {"method": "supervised", "method.optimizer": OPTIMIZER},
+        "supervised": {"method": "supervised"},
         "frozen_head": {"method.head_update": "frozen"},
         "frozen_after_half": {"method.head_update": "frozen_after", "method.head_frozen_from": 0.5},
         "gradient_stopped": {"method.head_gradient": "stop"},
@@ -108,13 +108,11 @@ study = Study(
         "digits": Preset(
             base=SMALL | SHORT | {"epochs": 10, "steps": 20, "method.batch_size": 32},
             factors={"labels": [50, 100, 200]},
-            arms={"supervised": {"method.optimizer.average": 0.95}},
             replicates=4,
         ),
         # real CIFAR-10 with a small network, for a look without a GPU: 250 labels, 5,000 unlabelled images
         "cifar10_cpu": Preset(
             base=SHORT | {"network": "small_convnet", "unlabelled_ratio": 20, "epochs": 20, "steps": 40},
-            arms={"supervised": {"method.optimizer.average": 0.95}},
             panels=("topology",),
             replicates=1,
         ),

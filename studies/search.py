@@ -11,20 +11,18 @@ one by wrong labels, too, in expectation; but fewer than two thirds of the answe
 from lnl import Contrast, Noise, Preset, Search, Study, Trial, Validation, methods
 
 SEARCHED = {key for name in methods.names() for key in methods.load(name).SEARCH}
-TRAINED = [name for name in methods.names() if "optimizer" in methods.load(name).Config.model_fields]
-SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20, "epochs": 32}
+SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20, "epochs": 32, "method.batch_size": 32}
 # MixMatch's constants for so short a training, as in `robmix_ablation`, and averages that it can fill.
-SHORT = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
+SHORT: dict[str, object] = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
 ON_DIGITS: dict[str, dict[str, object]] = {
-    **{name: {"method.batch_size": 32} for name in TRAINED},
-    "mixmatch": {"method.batch_size": 32, **SHORT},
-    "robmix": {"method.batch_size": 32, **SHORT},
-    "fixmatch": {"method.batch_size": 32, "method.optimizer.average": 0.95},
-    "pseudo_label": {"method.batch_size": 32, "method.optimizer.average": 0.95},
-    "selfmatch": {"method.batch_size": 32, "method.optimizer.average": 0.95, "method.pretrain_epochs": 8},
-    "ieg": {"method.batch_size": 32, "method.optimizer.average": 0.95},
-    "barlow_twins": {"method.batch_size": 32, "method.projector_width": 256},
-    "byol": {"method.batch_size": 32, "method.hidden": 256},
+    "mixmatch": SHORT,
+    "robmix": SHORT,
+    "fixmatch": {"method.optimizer.average": 0.95},
+    "pseudo_label": {"method.optimizer.average": 0.95},
+    "selfmatch": {"method.optimizer.average": 0.95, "method.pretrain_epochs": 8},
+    "ieg": {"method.optimizer.average": 0.95},
+    "barlow_twins": {"method.projector_width": 256},
+    "byol": {"method.hidden": 256},
     "label_propagation": {"epochs": 5},
 }
 

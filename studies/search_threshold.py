@@ -12,19 +12,7 @@ from lnl import Contrast, Panel, Preset, Search, Study, Trial, Validation
 
 SMALL = {"dataset": "digits", "network": "small_convnet", "method.batch_size": 32}
 KINDS = [{"kind": kind, "rate": 0.4} for kind in ("symmetric", "asymmetric")]
-SUPERVISED = {
-    "method": "supervised",
-    "method.optimizer": {
-        "kind": "sgd",
-        "learning_rate": 0.02,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.5,),
-        "average": 0.0,
-    },
-}
+OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
 
 study = Study(
     name="search_threshold",
@@ -36,7 +24,8 @@ study = Study(
         validation=Validation(images=5000, labels="noisy"),
         epochs=300,
     ).override({"noise": KINDS[0]}),
-    arms={"dividemix": {}, "own_division": {"method.co_divide": False}, "supervised": SUPERVISED},
+    shared={"method.optimizer": OPTIMIZER},
+    arms={"dividemix": {}, "own_division": {"method.co_divide": False}, "supervised": {"method": "supervised"}},
     factors={"noise": KINDS},
     panels={
         "threshold": Panel(

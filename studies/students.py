@@ -19,19 +19,7 @@ ADAMW = {
 STUDENT = FINE_TUNED | ADAMW | {"method.warm_up": 2, "method.ramp": 4, "method.guess_statistics": "running"}
 BASELINE = {"method": "supervised"} | FINE_TUNED | ADAMW
 # Cross-entropy by DivideMix's optimizer and not by its own.
-SUPERVISED = {
-    "method": "supervised",
-    "method.optimizer": {
-        "kind": "sgd",
-        "learning_rate": 0.02,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.5,),
-        "average": 0.0,
-    },
-}
+SUPERVISED = {"method": "supervised", "method.optimizer": Trial(method="dividemix").value("method.optimizer")}
 
 DIVIDEMIX = {"name": "dividemix", "confidence_penalty": 1.0, "lambda_u": 0.0}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's threa
 
 from lnl import methods
 from lnl.methods import Method
-from lnl.training.task import Noise, Task, Truth
+from lnl.system import user_code
+from lnl.training.task import Task, Truth
+from lnl.trial import code_hash, contract
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, assemble
 
@@ -53,6 +56,22 @@ def _shares(item: pytest.Item) -> bool:
     return any(each.scope == "module" for fixtures in definitions for each in fixtures)
 
 
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder for a user's own files; what is imported from them is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(user_code, "_folders", [])
+    for name in ("_known", "_modules", "_announced"):
+        monkeypatch.setattr(user_code, name, {})
+    modules = set(sys.modules)
+    yield tmp_path
+    methods.load.cache_clear()
+    code_hash._hash.cache_clear()
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
 @dataclass(frozen=True)
 class Built:
     """A method before its first step, with what it sees and what it does not."""
@@ -62,35 +81,10 @@ class Built:
     truth: Truth
 
 
-SMALL = {"batch_size": 16, "warm_up": 1, "pretrain_epochs": 1, "hidden": 128, "projector_width": 128}  # at most
-
-
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Trial]:
-    """`tiny("robmix", {"method.views": 1})`: two epochs of three steps on 50 digits, 40 % of their labels wrong.
-
-    Methods that use one get a probe of 20.
-    """
-
-    def make(method: str, changes: Mapping[str, Any] | None = None) -> Trial:
-        module = methods.load(method)
-        fields = module.Config.model_fields
-        small = {
-            f"method.{name}": size for name, size in SMALL.items() if name in fields and fields[name].default > size
-        }
-        base = Trial(
-            method=methods.configure(method),
-            dataset="digits",
-            network="small_convnet",
-            labels=50,
-            noise=Noise("symmetric", 0.4),
-            probe=20 if "probe" in module.USES else 0,
-            epochs=2,
-            steps=3,
-        )
-        return base.override({**small, **(changes or {})})
-
-    return make
+    """`tiny("robmix", {"method.views": 1})`: two epochs of three steps on 50 digits, 40 % of their labels wrong."""
+    return contract.small
 
 
 @pytest.fixture(scope="session")

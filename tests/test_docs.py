@@ -57,9 +57,15 @@ PAGES = (  # whose blocks are run
     "benchmarks/README.md",
     "analysis/notebooks/README.md",
 )
-OTHER_PAGES = ("CHANGELOG.md", "docs/methods.md")  # without commands of their own; their links are checked
+RUN_FROM_A_WHEEL = ("docs/first-study.md",)  # by tests/test_wheel.py, in an empty folder
+OTHER_PAGES = (
+    "CHANGELOG.md",
+    "docs/methods.md",
+    "docs/reference.md",
+)  # without commands of their own; their links are checked
 OTHER_PROGRAMS = {  # whose arguments are not looked at, but for the files that they name
-    *("aws", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
+    *("aws", "sbatch", "chmod", "docker", "export", "git", "jupyter", "kubectl", "optuna-dashboard", "pip", "."),
+    *("eval", "python3"),
     *("mypy", "pytest", "ruff", "lint-imports", "pre-commit"),
 }
 MARKER = re.compile(r"<!-- (?P<kind>not run|file|exits with (?P<code>\d+)): (?P<text>.+?) -->", re.DOTALL)
@@ -122,17 +128,18 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-ALL_BLOCKS = {page: blocks(page) for page in PAGES}
+CHECKED = (*PAGES, *RUN_FROM_A_WHEEL)
+ALL_BLOCKS = {page: blocks(page) for page in CHECKED}
 
 
 def test_every_page_is_here() -> None:
     pages = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/*.md")}
     pages |= {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("*.md")}
-    assert pages <= {*PAGES, *OTHER_PAGES}
+    assert pages <= {*CHECKED, *OTHER_PAGES}
     assert not [page for page in OTHER_PAGES if blocks(page)], "a page with blocks belongs to those that are run"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_every_block_says_what_it_is(page: str) -> None:
     for block in ALL_BLOCKS[page]:
         assert block.language in ("python", "diff", "sh", "text"), f"{block}: unknown language '{block.language}'"
@@ -155,6 +162,7 @@ class Checkout:
 
     root: Path
     environment: dict[str, str]
+    python: Path = Path(sys.executable)
     outcomes: dict[str, Future[None]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)  # commands that have ended well: what two pages say is run once
 
@@ -195,11 +203,12 @@ class Checkout:
         if text in self.done:
             return
         try:
-            if script:
+            if script and self.python == Path(sys.executable):
                 done = run_script(script, self.environment, self.root, TIMEOUT)
             else:
                 about = {"cwd": self.root, "env": self.environment, "timeout": TIMEOUT, "capture_output": True}
-                done = subprocess.run(["bash", "-c", text], encoding="utf-8", check=False, **about)
+                command = ["bash", "-c", text] if block.language == "sh" else [str(self.python), *script]
+                done = subprocess.run(command, encoding="utf-8", check=False, **about)
         except subprocess.TimeoutExpired as late:
             raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
         if done.returncode != code:
@@ -282,11 +291,13 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
     for block in all_blocks():
         if block.file and block.language == "python" and block.file.startswith("studies/"):
             path = tmp_path / block.file
-            path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
+    for path in new_studies():
+        shutil.copy(REPOSITORY / "lnl" / "cli" / "templates" / "study.py", tmp_path / path)
 
     return CommandCheck(tmp_path).check
 
@@ -353,6 +364,12 @@ def joined_commands(line: str) -> Iterator[list[str]]:
             command.append(word)
 
 
+def new_studies() -> set[str]:
+    """The files that `lnl new study` writes where a page calls it."""
+    texts = [block.text for block in all_blocks() if block.language == "sh"]
+    return {f"studies/{name}.py" for text in texts for name in re.findall(r"^lnl new study (\w+)", text, re.MULTILINE)}
+
+
 def all_blocks() -> Iterator[Block]:
     for found in ALL_BLOCKS.values():
         yield from found
@@ -403,7 +420,7 @@ def find(name: str) -> lnl.Study:
     return find_study(name)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_commands_that_are_not_run_are_understood(page: str, parse: Callable[[str], None]) -> None:
     commands = [(block, line) for block in ALL_BLOCKS[page] if block.language == "sh" for line in block.commands()]
     checked = [f"{block}: {command}" for block, command in commands if block.not_run is not None]
@@ -416,7 +433,7 @@ def test_commands_that_are_not_run_are_understood(page: str, parse: Callable[[st
     print("\n".join(checked))  # shown by `pytest -s`, and where the test fails
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_commands_within_sentences_are_understood(page: str, parse: Callable[[str], None]) -> None:
     for token in tokens(page):
         for part in token.children or ():
@@ -450,9 +467,9 @@ def test_a_wrong_command_is_noticed(command: str, why: str, parse: Callable[[str
 # --------------------------------------------------------------------------------------------------- links, and README
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", CHECKED)
 def test_files_that_sentences_name_are_there(page: str) -> None:
-    written = {block.file for block in all_blocks()}
+    written = {block.file for block in all_blocks()} | new_studies()
     for token in tokens(page):
         for part in token.children or ():
             name = part.content.rstrip("/")

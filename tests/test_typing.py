@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import lnl
+from tests.wheel import build_wheel, environment_beside_our_libraries
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -80,25 +79,11 @@ def test_an_editable_install_is_typed(outside: Path, pytestconfig: pytest.Config
 @pytest.mark.slow
 def test_a_wheel_is_typed(outside: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Installed beside the libraries of the running Python, in an environment that does not know the repository."""
-    source, environment = tmp_path / "source", tmp_path / "environment"
-    for name in ("lnl", "analysis"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(REPOSITORY / name, source)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", build, tmp_path], cwd=source, capture_output=True, encoding="utf-8", timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    venv.create(environment, symlinks=os.name == "posix")
-    base = {"base": str(environment), "platbase": str(environment)}
-    site, scripts = (Path(sysconfig.get_path(name, vars=base)) for name in ("purelib", "scripts"))
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    programs, site = environment_beside_our_libraries(tmp_path / "environment")
+    with zipfile.ZipFile(build_wheel(tmp_path)) as archive:
         archive.extractall(site)
-    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
     assert pytestconfig.cache is not None
-    check(outside, scripts / "python", pytestconfig.cache.mkdir("mypy-wheel"))
+    check(outside, programs / "python", pytestconfig.cache.mkdir("mypy-wheel"))
 
 
 def test_the_names_for_type_checkers_are_those_that_load() -> None:

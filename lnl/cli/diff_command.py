@@ -12,7 +12,6 @@ from lnl.cli.flags import (
     COMPLETE,
     INCOMPLETE,
     SELECTION_RULES,
-    STUDY_HELP,
     Commands,
     UsageError,
     add_night_flag,
@@ -20,7 +19,7 @@ from lnl.cli.flags import (
     storage_place,
 )
 from lnl.cli.output import check_figure, write_figure, write_text
-from lnl.cli.studies import study_name
+from lnl.cli.studies import add_study_argument, study_name
 
 if TYPE_CHECKING:
     from analysis.nights.difference import Difference
@@ -30,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "tonight against the last nights, or study against study: exit code 3 where something moved"
     parser = commands.add_parser("diff", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     parser.add_argument("--preset")
     add_night_flag(parser, "that night instead of the latest")
     parser.add_argument("--nights", type=int, metavar="K", help="quiet nights that are the reference (default: 14)")

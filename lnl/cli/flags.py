@@ -11,7 +11,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +23,6 @@ from lnl.storage.places import Place, default_storage, place
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 COMPLETE, ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3
 SELECTION_RULES = ("last", "last10", "val_selected", "best_test")
-STUDY_HELP = "a study's name (studies/<name>.py) or file"
 
 
 class UsageError(ValueError):
@@ -47,6 +46,14 @@ def unknown_name(kind: str, name: str, known: Sequence[str], otherwise: str) -> 
     """The sentence for an unknown command or flag: it suggests the nearest known name, or else what to do."""
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"Unknown {kind} '{name}': " + (f"did you mean '{nearest[0]}'?" if nearest else f"{otherwise}.")
+
+
+def add_completed_argument(
+    parser: argparse.ArgumentParser, name: str, names: Callable[[], Iterable[str]], **settings: Any
+) -> None:
+    """Add a positional argument for which a shell completes these names, and files where there is no such name."""
+    action = parser.add_argument(name, **settings)
+    setattr(action, "completer", lambda **_: names())  # noqa: B010  # where argcomplete looks
 
 
 def add_study_flags(parser: argparse.ArgumentParser) -> None:

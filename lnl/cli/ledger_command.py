@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lnl.cli.flags import COMPLETE, STUDY_HELP, Commands, add_night_flag, add_storage_flag
+from lnl.cli.flags import COMPLETE, Commands, add_night_flag, add_storage_flag
 from lnl.cli.output import check_figure, print_table, write_figure, write_text
-from lnl.cli.studies import study_name
+from lnl.cli.studies import add_study_argument, study_name
 
 if TYPE_CHECKING:
     from analysis.cost import Ledger
@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "what a study cost: GPU-hours per arm (CPU-hours where trials had no GPU), of use, wasted and idle"
     parser = commands.add_parser("ledger", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     parser.add_argument("--preset", help="default: all of them")
     add_night_flag(parser, "only what that night asked for")
     add_storage_flag(parser)

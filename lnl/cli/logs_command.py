@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lnl.cli.flags import COMPLETE, STUDY_HELP, Commands, UsageError, add_storage_flag
+from lnl.cli.flags import COMPLETE, Commands, UsageError, add_storage_flag
 from lnl.cli.output import logs_command
-from lnl.cli.studies import study_name
+from lnl.cli.studies import add_study_argument, study_name
 
 if TYPE_CHECKING:
     from lnl.storage.places import Place
@@ -23,12 +24,13 @@ def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "what trials printed and their tracebacks; without a trial, the attempts that failed"
     parser = commands.add_parser("logs", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     parser.add_argument("trial", nargs="?", help="a trial's id, or how it begins")
-    parser.add_argument("--arm", help="list the attempts of this arm only")
+    parser.add_argument("--arm", help="the attempts of this arm only")
     parser.add_argument("--preset")
     parser.add_argument("--all", action="store_true", help="list attempts that did not fail and printed something, too")
     add_storage_flag(parser)
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(command=run)
 
 
@@ -43,7 +45,13 @@ def run(options: argparse.Namespace) -> int:
     if options.preset is not None:
         attempts = [attempt for attempt in attempts if attempt.preset in (options.preset, "")]
     if options.trial is not None:
-        _print_logs(attempts, study, options.trial)
+        attempts = _of_trial(attempts, study, options.trial)
+    if options.arm is not None:
+        attempts = _of_arm(attempts, study, options.arm)
+    if options.json:
+        _print_json(attempts, study, options)
+    elif options.trial is not None:
+        _print_logs(attempts)
     else:
         _print_failures(attempts, study, options)
     return COMPLETE
@@ -103,8 +111,8 @@ def _of_row(row: Mapping[Any, Any], log: Place | None) -> _Attempt:
     return _Attempt(row["trial"], row["attempt"], row["status"], log, **texts)
 
 
-def _print_logs(attempts: Sequence[_Attempt], study: str, beginning: str) -> None:
-    """Print the logs of the one trial whose id begins like that."""
+def _of_trial(attempts: Sequence[_Attempt], study: str, beginning: str) -> list[_Attempt]:
+    """The attempts at the one trial whose id begins like that.  Raises `UsageError` for none and for several."""
     attempts = [attempt for attempt in attempts if attempt.trial.startswith(beginning)]
     trials = sorted({attempt.trial for attempt in attempts})
     if not trials:
@@ -114,19 +122,48 @@ def _print_logs(attempts: Sequence[_Attempt], study: str, beginning: str) -> Non
         )
     if len(trials) > 1:
         raise UsageError(f"{len(trials)} trials begin with '{beginning}': give more of {', '.join(trials[:5])}.")
+    return attempts
+
+
+def _of_arm(attempts: Sequence[_Attempt], study: str, arm: str) -> list[_Attempt]:
+    attempts = [attempt for attempt in attempts if attempt.arm == arm]
+    if not attempts:
+        raise UsageError(f"No attempt of study '{study}' is of arm '{arm}'.")
+    return attempts
+
+
+def _is_listed(attempt: _Attempt, everything: bool) -> bool:
+    """Whether a list shows the attempt: those that failed, and where asked for those that printed something."""
+    return attempt.failed or (everything and attempt.log is not None)
+
+
+def _print_json(attempts: Sequence[_Attempt], study: str, options: argparse.Namespace) -> None:
+    """Print what the text shows: the attempts that are listed, or all of one trial with what they printed."""
+    of_trial = options.trial is not None
+    shown = [attempt for attempt in attempts if of_trial or _is_listed(attempt, options.all)]
+    entries = [
+        {
+            **vars(attempt),
+            "log": str(attempt.log) if attempt.log else None,
+            "failed": attempt.failed,
+            **({"output": _log_text(attempt.log) if attempt.log else None} if of_trial else {}),
+        }
+        for attempt in shown
+    ]
+    print(json.dumps({"study": study, "attempts": entries}))
+
+
+def _print_logs(attempts: Sequence[_Attempt]) -> None:
+    """Print the logs of one trial's attempts."""
     for attempt in attempts:
         print(f"--- {attempt}")
         print(_log_text(attempt.log) if attempt.log else attempt.failure_message or "It printed nothing.")
 
 
 def _print_failures(attempts: Sequence[_Attempt], study: str, options: argparse.Namespace) -> None:
-    """Print a line for each attempt that failed, of one arm if given; with --all also those that printed something."""
-    if options.arm is not None:
-        attempts = [attempt for attempt in attempts if attempt.arm == options.arm]
-        if not attempts:
-            raise UsageError(f"No attempt of study '{study}' is of arm '{options.arm}'.")
+    """Print a line for each attempt that failed; with --all also for those that printed something."""
     for attempt in attempts:
-        if attempt.failed or (options.all and attempt.log):
+        if _is_listed(attempt, options.all):
             print(f"{attempt}  {logs_command(study, attempt.trial, options.storage) if attempt.log else 'no log'}")
     failed = sum(attempt.failed for attempt in attempts)
     quiet = 0 if options.all else sum(attempt.log is not None and not attempt.failed for attempt in attempts)

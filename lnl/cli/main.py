@@ -7,6 +7,7 @@ finished.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,16 +15,22 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from lnl.cli import (
+    check_command,
+    copy_command,
     diff_command,
     doctor_command,
+    embed_command,
     ledger_command,
     logs_command,
     methods_command,
+    new_command,
     plan_command,
+    reference_command,
     report_command,
     run_command,
     search_command,
     status_command,
+    studies_command,
 )
 from lnl.cli.flags import ERROR, INCOMPLETE, USAGE, Parser, unknown_name
 from lnl.cli.studies import end_loading
@@ -43,7 +50,13 @@ COMMANDS = (  # in the order of `lnl --help`
     ledger_command,
     diff_command,
     logs_command,
+    studies_command,
+    copy_command,
+    new_command,
     methods_command,
+    check_command,
+    embed_command,
+    reference_command,
     doctor_command,
 )
 
@@ -55,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
         command.add_parser(commands)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands.choices:
         known = list(commands.choices)

@@ -30,6 +30,18 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet, with its folder.  Raises `UsageError` where it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} is there already, and stays as it is: choose another name, or move it away."
+        ) from None
+
+
 def check_figure(path: Path | None) -> None:
     """Raise `UsageError` for a figure's file that is neither .png nor .pdf, before any work is done."""
     if path is not None and path.suffix not in (".png", ".pdf"):

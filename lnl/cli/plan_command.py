@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lnl.cli.flags import COMPLETE, STUDY_HELP, Commands, add_study_flags
-from lnl.cli.studies import find_study
+from lnl.cli.flags import COMPLETE, Commands, add_study_flags
+from lnl.cli.studies import add_study_argument, find_study
 
 if TYPE_CHECKING:
     from lnl.study.study import Study
@@ -16,7 +16,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "list a study's trials: done, missing or stale; starts nothing"
     parser = commands.add_parser("plan", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     add_study_flags(parser)
     parser.set_defaults(command=run)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lnl.cli.flags import COMPLETE, SELECTION_RULES, STUDY_HELP, Commands, add_night_flag, add_storage_flag
+from lnl.cli.flags import COMPLETE, SELECTION_RULES, Commands, add_night_flag, add_storage_flag
 from lnl.cli.output import draw_report, relative_path
-from lnl.cli.studies import study_name
+from lnl.cli.studies import add_study_argument, study_name
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     parser = commands.add_parser("report", help="make the HTML page, figures and tables of a study")
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     parser.add_argument("--preset")
     add_night_flag(parser, "the newest plan of that night")
     add_storage_flag(parser)

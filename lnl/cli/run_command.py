@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lnl.cli import plan_command
-from lnl.cli.flags import COMPLETE, ERROR, INCOMPLETE, STUDY_HELP, Commands, UsageError, add_study_flags
+from lnl.cli.flags import COMPLETE, ERROR, INCOMPLETE, Commands, UsageError, add_study_flags
 from lnl.cli.output import draw_report, logs_command, relative_path
-from lnl.cli.studies import find_study
+from lnl.cli.studies import add_study_argument, find_study
 
 if TYPE_CHECKING:
     from lnl.cli.planning import Request
@@ -34,7 +34,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "run what a study still lacks"
     parser = commands.add_parser("run", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     add_flags(parser)
     parser.set_defaults(command=run)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 
 from lnl.cli import run_command
-from lnl.cli.flags import STUDY_HELP, Commands
-from lnl.cli.studies import find_study
+from lnl.cli.flags import Commands
+from lnl.cli.studies import add_study_argument, find_study
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "search every arm's parameters with Optuna, then confirm what it finds on fresh replicates"
     parser = commands.add_parser("search", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     run_command.add_flags(parser)
     parser.set_defaults(command=run)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from lnl.cli.flags import COMPLETE, INCOMPLETE, STUDY_HELP, Commands, add_study_flags
+from lnl.cli.flags import COMPLETE, INCOMPLETE, Commands, add_study_flags
 from lnl.cli.output import print_table
-from lnl.cli.studies import find_study
+from lnl.cli.studies import add_study_argument, find_study
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     text = "one line per arm"
     parser = commands.add_parser("status", help=text, description=text)
-    parser.add_argument("study", help=STUDY_HELP)
+    add_study_argument(parser)
     add_study_flags(parser)
     parser.set_defaults(command=run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from contextvars import ContextVar
@@ -9,25 +10,42 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lnl.cli.flags import UsageError, unknown_name
+from lnl.cli.flags import UsageError, add_completed_argument, unknown_name
+from lnl.system import user_code
 from lnl.system.own_analysis import users_modules_first
 
 if TYPE_CHECKING:  # imports torch, which commands that only read results do without
     from lnl.study.study import Study
 
 
+SHIPPED = Path(__file__).parents[2] / "studies"  # in the repository, and where a wheel is installed
+
+
 def find_study(name: str) -> Study:
-    """Return the study that a file runs, or that of studies/<name>.py here or beside the package.
+    """Return the study that a file runs, or that of studies/<name>.py here, or else of the one that comes with `lnl`.
 
     Raises `UsageError` where there is no such file, or no study in it.
     """
-    folders = [root / "studies" for root in (Path.cwd(), Path(__file__).parents[2])]
-    paths = [Path(name)] if _is_file_name(name) else [folder / f"{name}.py" for folder in folders]
-    for path in paths:
-        if path.is_file():
-            return _load(path)
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
+    return _load(study_file(name))
+
+
+def add_study_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a study, for which a shell completes names and files."""
+    add_completed_argument(parser, "study", study_files, help="a study's name (studies/<name>.py) or file")
+
+
+def study_file(name: str) -> Path:
+    """Return the file of a study, by its path or its name.  Raises `UsageError` where there is none."""
+    path = Path(name) if _is_file_name(name) else study_files().get(name)
+    if path is not None and path.is_file():
+        return path
+    known = sorted(study_files())
     raise UsageError(unknown_name("study", name, known, f"choose one of {', '.join(known)}, or give a file"))
+
+
+def study_files() -> dict[str, Path]:
+    """Name -> file of every study that can be named: those here, before those that come with `lnl`."""
+    return {path.stem: path for folder in (SHIPPED, Path("studies").absolute()) for path in sorted(folder.glob("*.py"))}
 
 
 def study_name(name: str) -> str:
@@ -62,6 +80,7 @@ def _load(path: Path) -> Study:
 
     module = ModuleType("__main__")  # dataclasses and pickle look a class's module up there
     module.__file__ = str(path.absolute())
+    user_code.search_in(path.parent)
     sys.path.insert(0, str(path.absolute().parent))  # stays there: the file may import when a function of it is called
     before = sys.modules["__main__"], sys.argv
     token = _loading.set(True)

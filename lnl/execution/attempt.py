@@ -172,7 +172,7 @@ class Attempt:
         return {
             **self.about,
             **facts,
-            "transition": canonical(self.facts["transition"]) if self.facts else None,
+            "transition": canonical(self.facts["transition"]) if self.facts.get("transition") else None,
             **(rules if ending.status == "ok" else {}),
             "status": ending.status,
             "failure_class": ending.failure_class,

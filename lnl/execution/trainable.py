@@ -11,7 +11,8 @@ import torch
 
 from lnl import methods
 from lnl.dotted import flatten
-from lnl.trial.config import Trial
+from lnl.system import user_code
+from lnl.trial.config import Trial, parse
 from lnl.trial.reports import metrics_of
 from lnl.trial.run import Execution, run
 
@@ -29,16 +30,18 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
     not by test.
     Raises `ValueError` for an unknown method or field before anything starts.
     """
-    start = Trial(method=methods.configure(method)).override(base)
+    start = Trial(method=methods.configure(method)).override(base).model_dump(mode="json")
+    own = user_code.carried()
 
     def train(config: dict[str, Any]) -> None:
         from ray import tune  # only now: whoever imports this function has set up Ray, or has yet to do so
 
+        user_code.receive(own)
         state = None
         if checkpoint := tune.get_checkpoint():
             with checkpoint.as_directory() as folder:
                 state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
-        for row in run(start.override(flatten(config)), Execution(), state):
+        for row in run(parse(start).override(flatten(config)), Execution(), state):
             with tempfile.TemporaryDirectory() as folder:
                 torch.save(row.snapshot(), Path(folder) / "state.pt")
                 tune.report(metrics_of(row), checkpoint=tune.Checkpoint.from_directory(folder))

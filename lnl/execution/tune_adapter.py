@@ -34,7 +34,7 @@ from lnl.storage.objects import StorageError
 from lnl.storage.secrets import mask
 from lnl.storage.store import Store
 from lnl.study.plan import Planned
-from lnl.system import processes
+from lnl.system import processes, user_code
 from lnl.trial.reports import TrialOutcome
 
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
@@ -95,7 +95,7 @@ class TuneAdapter:
             return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
         return tune.Tuner(
-            tune.with_resources(_worker(str(code_folder()), pickle.dumps(settings)), resources),
+            tune.with_resources(_worker(str(code_folder()), user_code.carried(), pickle.dumps(settings)), resources),
             tune_config=tune.TuneConfig(
                 search_alg=self._suggest,
                 scheduler=self._pruning,
@@ -115,11 +115,11 @@ class TuneAdapter:
         )
 
 
-def _worker(code: str, settings: bytes) -> Callable[[dict[str, Any]], None]:
+def _worker(code: str, own: bytes, settings: bytes) -> Callable[[dict[str, Any]], None]:
     """The function that a worker calls with a trial's configuration.
 
     It travels by value, with plain data only, and imports lnl when it is called: from the folder `code`, where the
-    machine has it, whatever has happened to the files that the driver was started from.
+    machine has it, whatever has happened to the files that the driver was started from.  `own`: the user's own code.
     """
 
     def work(config: dict[str, Any]) -> None:
@@ -127,9 +127,11 @@ def _worker(code: str, settings: bytes) -> Callable[[dict[str, Any]], None]:
             sys.path.insert(0, code)
         from lnl.execution.job import Job
         from lnl.execution.worker import execute
+        from lnl.system import user_code
 
-        own = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
-        execute(Job.from_text(config["job"]["job"]), own, tune.report)
+        user_code.receive(own)
+        of_trial = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
+        execute(Job.from_text(config["job"]["job"]), of_trial, tune.report)
 
     return work
 

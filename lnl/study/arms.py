@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from lnl.declaring import fields_at
+from lnl.declaring import fields_at, unknown_key
 from lnl.dotted import is_within
 from lnl.trial.config import METHOD_KEYS, Trial
 
 
-def trial_of_arm(arm: str, base: Trial, changes: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Trial, list[str]]:
-    """The arm's trial, and which fields of `changes`, set for all arms, its method does not have.
+def changed_base(base: Trial, changes: Mapping[str, Any]) -> Trial:
+    """The base with what is set for all arms, but for fields that its method does not have.
+
+    Raises `ValueError` where a change cannot be.
+    """
+    method = own_method(changes) or base.method_name
+    return base.override({key: value for key, value in changes.items() if not _is_missing(method, key)})
+
+
+def trial_of_arm(arm: str, base: Trial, changes: Mapping[str, Any], own: Mapping[str, Any]) -> Trial:
+    """The arm's trial: the base, what is set for all arms where its method has the field, and its own overrides.
+
+    `base` has the changes already; a method of the arm's own starts from its own defaults.
 
     Raises `ValueError` where an override of its own cannot be.
     """
     try:
-        kept, lost = _changes_that_hold(changes, own)
-        return base.override({**kept, **own}), lost
+        return base.override({**_kept(changes, own), **own})
     except ValueError as error:
         raise ValueError(f"Arm '{arm}': {error}") from None
 
 
-def _changes_that_hold(changes: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of what is set for all arms, what one with a method of its own keeps, and what its method does not have.
+def _kept(changes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is set for all arms, what one with a method of its own has to be given anew."""
+    method = own_method(own)
+    return {
+        key: value
+        for key, value in changes.items()
+        if method is not None and is_of_method(key) and not _sets(own, key) and not _is_missing(method, key)
+    }
 
-    A new method starts from its own defaults, so what the base has there by now is lost.
+
+def check_held(keys: Iterable[str], every: Collection[str], to_run: Collection[str]) -> None:
+    """Raise `ValueError` where a field that is set for all arms is one of no method that is to be run.
+
+    `every`: the methods of all arms; `to_run`: those of the arms that are to be run.
     """
-    kept: dict[str, Any] = {}
-    lost: list[str] = []
-    if (name := _own_method(own)) is None:
-        return kept, lost
-    for key, value in changes.items():
-        *parents, field = key.split(".")
-        if not parents or parents[0] != "method" or key in METHOD_KEYS or _sets(own, key):
+    for key in filter(is_of_method, keys):
+        if not all(_is_missing(method, key) for method in to_run):
             continue
-        if field in fields_at(Trial, parents, {"method": name}):
-            kept[key] = value
-        else:
-            lost.append(key)
-    return kept, lost
+        *parents, field = key.split(".")
+        if all(_is_missing(method, key) for method in every):
+            known = {name for method in every for name in fields_at(Trial, parents, {"method": method})}
+            raise ValueError(unknown_key(field, sorted(known), parents))
+        raise ValueError(
+            f"No arm that is to be run is of a method with the field '{key}': leave it out, or choose other arms."
+        )
 
 
-def _own_method(own: Mapping[str, Any]) -> str | None:
+def own_method(own: Mapping[str, Any]) -> str | None:
     """The name of the method that these overrides choose, if they do."""
     for key in METHOD_KEYS:
         if key in own:
             return own[key].get("name") if isinstance(own[key], Mapping) else own[key]
     return None
+
+
+def is_of_method(key: str) -> bool:
+    """Whether the dotted key is of one field of the method, and not of the whole method."""
+    return key.startswith("method.") and key not in METHOD_KEYS
+
+
+def _is_missing(method: str, key: str) -> bool:
+    """Whether the key is of a field of the method that this method does not have."""
+    *parents, field = key.split(".")
+    return is_of_method(key) and field not in fields_at(Trial, parents, {"method": method})
 
 
 def _sets(own: Mapping[str, Any], key: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lnl.storage.places import canonical
-from lnl.study.arms import trial_of_arm
+from lnl.study.arms import check_held, own_method, trial_of_arm
 from lnl.study.cells import nested_cells
 from lnl.study.parts import Panel
 from lnl.study.plan import Cell, Planned, with_prerequisites
@@ -27,14 +27,15 @@ class Crossed:
 def cross(resolved: Resolved) -> Crossed:
     """Cross arms, levels and replicates.
 
-    Raises `ValueError` where two arms are the same configuration, which would count as evidence twice, where an arm
-    that is to be run lacks a field that was set for all, and where a search cannot be.
+    Raises `ValueError` where two arms are the same configuration, which would count as evidence twice, where a field is
+    set for all arms that no arm's method has, and where a search cannot be.
     """
     by_id: dict[str, Planned] = {}
     for panel in resolved.panels.values():
         for planned in _of_panel(resolved, panel):
             first = by_id.setdefault(planned.id, planned)
             _check_same(resolved, first, planned)
+    _check_changes(resolved, by_id.values())
     declared = sorted(by_id.values(), key=lambda planned: planned.trial.replicate - resolved.shifts[planned.arm])
     return Crossed(tuple(declared), with_prerequisites(declared), nested_cells(resolved, declared))
 
@@ -51,15 +52,24 @@ def _of_panel(resolved: Resolved, panel: Panel) -> Iterator[Planned]:
 
 def _of_arm(resolved: Resolved, arm: str, asked: Mapping[str, Any], setting: Mapping[str, Any]) -> Iterator[Planned]:
     """An arm's replicates at one combination of levels."""
-    trial, lost = trial_of_arm(arm, resolved.base, resolved.changes, {**asked, **resolved.arms[arm]})
-    if lost and resolved.request.is_to_run(arm, trial.method_name):
-        raise ValueError(
-            f"Arm '{arm}' is of method {trial.method_name}, which has no field '{lost[0]}', and that is set for all "
-            "arms: set it in the arms that have it, or choose those by --arms."
-        )
+    trial = trial_of_arm(arm, resolved.base, resolved.changes, {**asked, **resolved.arms[arm]})
     text = canonical(setting)
     for replicate in resolved.replicates_of(arm, setting):
         yield Planned(trial.model_copy(update={"replicate": replicate}), arm, text)
+
+
+def _check_changes(resolved: Resolved, planned: Collection[Planned]) -> None:
+    """Raise `ValueError` where a field of the method that is set for all arms would reach none.
+
+    What the study and its preset set must be a field of some arm's method, what is asked for on top one of an arm that
+    is to be run.
+    """
+    asked = resolved.request.changes or {}
+    to_run = {one.trial.method_name for one in planned if resolved.request.is_to_run(one.arm, one.trial.method_name)}
+    every = {own_method(own) or resolved.base.method_name for own in resolved.arms.values()}
+    every |= {one.trial.method_name for one in planned}
+    check_held([key for key in resolved.changes if key not in asked], every, every)
+    check_held(asked, every, to_run or every)
 
 
 def _check_same(resolved: Resolved, first: Planned, again: Planned) -> None:

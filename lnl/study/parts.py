@@ -40,9 +40,13 @@ class Contrast:
     """A declared comparison of two arms: its direction, and the smallest difference that matters."""
 
     arm: str
+    """the arm that is judged"""
     against: str
+    """the arm with which it is compared"""
     direction: Literal["any", "helps", "hurts"] = "any"
-    smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0  # in accuracy, a fraction: 0.005 is half a point
+    """what is expected of the arm; it changes no test, but the report says where the result contradicts it"""
+    smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """the smallest difference that matters, in accuracy, a fraction: 0.005 is half a point"""
 
     @model_validator(mode="after")
     def _of_two(self) -> Contrast:
@@ -57,9 +61,13 @@ class Panel:
     """A part of a study that becomes one figure: arms across factors; differences are taken from the first arm."""
 
     title: str
+    """of the figure"""
     arms: tuple[str, ...]
+    """the arms that are shown; the first is the reference of the differences"""
     across: tuple[str, ...] = ()
+    """the factors with which they are crossed; all others stay at the base"""
     curves: tuple[str, ...] = ("train/loss", "test/accuracy")
+    """what is drawn over the epochs, as split/metric"""
 
 
 @declared
@@ -71,18 +79,28 @@ class Search:
     the arm itself on the study's replicates, none of which the search has seen.
     """
 
-    suggestions: Annotated[int, Field(ge=1)] = 30  # of each arm and sampler, the arm's own values among them
-    space: dict[str, Uniform | Integer | Choice] | None = None  # dotted field -> what may be tried; None: SEARCH of
-    # each arm's method
-    parameters: tuple[str, ...] | None = None  # only these fields of the space, where an arm has them; None: all
-    arms: tuple[str, ...] | None = None  # that are searched; None: all
-    samplers: tuple[Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"], ...] = ("tpe",)  # one search for each
-    pruner: Literal["none", "asha", "median", "percentile", "successive_halving", "hyperband"] = "none"  # asha: Tune's
+    suggestions: Annotated[int, Field(ge=1)] = 30
+    """of each arm and sampler, the arm's own values among them"""
+    space: dict[str, Uniform | Integer | Choice] | None = None
+    """dotted field -> what may be tried; None: `SEARCH` of each arm's method"""
+    parameters: tuple[str, ...] | None = None
+    """only these fields of the space, where an arm has them; None: all"""
+    arms: tuple[str, ...] | None = None
+    """the arms that are searched; None: all"""
+    samplers: tuple[Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2"], ...] = ("tpe",)
+    """one search for each"""
+    pruner: Literal["none", "asha", "median", "percentile", "successive_halving", "hyperband"] = "none"
+    """what ends hopeless suggestions early; asha is Ray Tune's, the others are Optuna's"""
     objectives: tuple[Literal["accuracy"]] | tuple[Literal["accuracy"], Literal["seconds"]] = ("accuracy",)
-    selection: Literal["last", "last10", "val_selected"] | None = None  # of the validation curve; None: the study's
-    replicates: Annotated[int, Field(ge=1)] = 1  # of each suggestion: their mean counts
-    settings: Literal["base", "each"] = "base"  # base: what is best there is used in all settings
-    seed: Annotated[int, Field(ge=0)] = 0  # of the samplers
+    """what is optimized: accuracy alone, or accuracy and seconds of training together"""
+    selection: Literal["last", "last10", "val_selected"] | None = None
+    """how a suggestion's accuracy is read from its validation curve; None: as the study's"""
+    replicates: Annotated[int, Field(ge=1)] = 1
+    """of each suggestion: their mean counts"""
+    settings: Literal["base", "each"] = "base"
+    """base: what is best there is used in all settings; each: a search in every setting"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """of the samplers"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
@@ -105,12 +123,19 @@ class Preset:
     """The same study at another size: other base, factor levels, replicates, panels, search or details of arms."""
 
     base: Overrides = Field(default_factory=dict)
+    """what it changes of the base; fields of the method hold for every arm whose method has them"""
     factors: dict[str, Levels] = Field(default_factory=dict)
-    arms: dict[str, Overrides] = Field(default_factory=dict)  # further overrides of arms that exist
+    """other levels of factors that the study has"""
+    arms: dict[str, Overrides] = Field(default_factory=dict)
+    """further overrides of arms that the study has"""
     panels: tuple[str, ...] | None = None
+    """only these panels; None: all"""
     replicates: Annotated[int, Field(ge=1)] | None = None
-    looks: tuple[int, ...] | None = None  # None: the study's, where the preset has no replicates of its own
-    search: dict[str, Any] = Field(default_factory=dict)  # fields of the study's search
+    """of each arm in each setting; None: as many as the study has"""
+    looks: tuple[int, ...] | None = None
+    """other looks; None: the study's, where the preset has no replicates of its own"""
+    search: dict[str, Any] = Field(default_factory=dict)
+    """fields of the study's search"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Preset:

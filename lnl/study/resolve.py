@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lnl import replicates as replicates_module
 from lnl.declaring import sentence
+from lnl.study.arms import changed_base
 from lnl.study.parts import SEARCH_REPLICATES, Contrast, Panel, Preset, Search, check_looks
 from lnl.trial.config import Trial
 
@@ -47,7 +48,7 @@ class Resolved:
     question: str
     request: Request
     base: Trial
-    changes: Mapping[str, Any]  # dotted field -> value, that preset and request set for all arms
+    changes: Mapping[str, Any]  # dotted field -> value, that study, preset and request set for all arms
     arms: Mapping[str, Mapping[str, Any]]  # arm -> its own overrides
     factors: Mapping[str, Sequence[Any]]  # factor -> its levels
     panels: Mapping[str, Panel]
@@ -95,10 +96,10 @@ def resolve(study: Study, request: Request) -> Resolved:
     preset = _preset(study, request.preset)
     if request.replicates is not None and request.replicates < 1:
         raise ValueError(f"replicates must be at least 1, got {request.replicates}.")
-    changes = {**preset.base, **(request.changes or {})}
+    changes = {**study.shared, **preset.base, **(request.changes or {})}
     if "replicate" in changes:
         raise ValueError("A study sets the field 'replicate' itself: ask for a number of replicates instead.")
-    base = study.base.override(changes)
+    base = changed_base(study.base, changes)
     search = _search(study, preset, request)
     looks = _looks(study, request, search)
     resolved = Resolved(

@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field, model_validator
 import lnl
 from lnl.declaring import declared
 from lnl.storage.part_names import Kept
+from lnl.study.arms import is_of_method
 from lnl.study.crossing import cross
 from lnl.study.parts import Contrast, Levels, Overrides, Panel, Preset, Search, check_looks
 from lnl.study.plan import Plan
@@ -39,23 +40,41 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     """One question, declared in one file."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
+    """results are stored under it: small letters, digits and _"""
     question: str
+    """the title of its report"""
     base: Trial
+    """the trial from which all others differ"""
+    shared: Overrides = Field(default_factory=dict)
+    """fields of the method, such as "method.batch_size", for every arm whose method has them"""
     arms: dict[str, Overrides] = {"base": {}}
+    """what is compared: by name, what each changes of the base"""
     factors: dict[str, Levels] = Field(default_factory=dict)
+    """dotted fields that are crossed with the arms, and their levels"""
     panels: dict[str, Panel] = Field(default_factory=dict)
+    """parts that become one figure each; none: every arm is crossed with every factor"""
     replicates: Annotated[int, Field(ge=1)] = 5
+    """of each arm in each setting"""
     contrasts: list[Contrast] = Field(default_factory=list)
+    """declared comparisons, which get a verdict"""
     presets: dict[str, Preset] = Field(default_factory=dict)
+    """the same study at other sizes, by name"""
     selection: Literal["last", "last10", "val_selected"] = "last"
-    looks: tuple[int, ...] = ()  # replicates after which contrasts are judged; those that are undecided get more
+    """how a trial's accuracy is read from its curve: the last epoch, the mean of the last ten, or the epoch that
+    validation chooses"""
+    looks: tuple[int, ...] = ()
+    """replicates after which contrasts are judged; those that are undecided get more"""
     search: Search | None = None
-    embeddings: Annotated[int, Field(ge=0)] = 0  # test images whose features replicate 0 keeps, over the epochs
-    keep: tuple[Kept, ...] = ()  # what every trial keeps at its end; no part of a trial's id, nor of the plan
+    """a search of the parameters of every arm"""
+    embeddings: Annotated[int, Field(ge=0)] = 0
+    """test images whose features replicate 0 keeps, over the epochs"""
+    keep: tuple[Kept, ...] = ()
+    """what every trial keeps at its end, which is part neither of its id nor of the plan"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         check_looks(self.looks)
+        _check_shared(self)
         _check_arms(self)
         _check_panels(self)
         _check_presets(self)
@@ -76,9 +95,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     ) -> Plan:
         """Every trial of the study in a fixed order, and the record that is stored with the results.
 
-        `changes`: dotted overrides of the base, last to apply.  Fields of the method that they or the preset's base set
-        in dotted form, such as "method.batch_size", hold for every arm, also for one of another method, unless the arm
-        sets them itself.  Those that stand in an object of the whole method, such as the base trial's, are that
+        `changes`: dotted overrides of the base, last to apply.  Fields of the method that they, the preset's base or
+        `shared` set in dotted form, such as "method.batch_size", hold for every arm whose method has them, unless the
+        arm sets them itself.  Those that stand in an object of the whole method, such as the base trial's, are that
         method's alone.
         `looks`: in place of the declared ones; the first is the number of replicates.  `reached`: of arms that go on to
         later looks, their replicates in the base setting.  `search`: fields of its search, last to apply; a study that
@@ -86,9 +105,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         override "replicate" shifts its replicates, so that one configuration may be drawn afresh under a second name.
         `arms`, `method`: only these arms, or those of this method, are to be run; the plan has all.
 
-        Raises `ValueError` for unknown presets and keys, for looks or a search that cannot be, where an arm that is to
-        be run is of a method without a field that was set for all, and where two arms are the same configuration (they
-        would count as evidence twice).
+        Raises `ValueError` for unknown presets and keys, for looks or a search that cannot be, where a field is
+        set for all that no arm's method has, and where two arms are the same configuration (they would count as
+        evidence twice).
         """
         resolved = resolve(self, Request(preset, changes, replicates, looks, reached, search, night, arms, method))
         crossed = cross(resolved)
@@ -108,6 +127,15 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     def main(self) -> None:
         """Run the study's command line: `python studies/<name>.py --plan --preset digits …`."""
         raise SystemExit(lnl.study_main(self))
+
+
+def _check_shared(study: Study) -> None:
+    """Raise `ValueError` where something is shared that is no field of a method: the base has that already."""
+    if wrong := [key for key in study.shared if not is_of_method(key)]:
+        raise ValueError(
+            f"shared: '{wrong[0]}' is no field of the method, such as 'method.batch_size': set it in the base, which "
+            "all arms start from"
+        )
 
 
 def _check_arms(study: Study) -> None:

@@ -6,6 +6,7 @@ definition that it stands for.  A class counts whole.  So does a module of which
 in `getattr(module, name)` or by a star.  Statements that do more than define something, such as setting a flag of
 torch, count for every trial that imports their module.  Two things are not followed: a module that is imported by a
 computed name, as methods are, and a text that names a definition.  Only `lnl.methods.load` does so (a test holds it).
+A method or a network of the user's own is followed from what is asked of it, within its own folder or package.
 
 Not counted are docstrings, comments, annotations, the texts of errors, warnings and log lines, the spelling of imports,
 and what `APART` names: storage, search spaces, readers of data sets, figures.  See `lnl.trial.definitions`.
@@ -23,7 +24,10 @@ from functools import cache, lru_cache
 from itertools import accumulate, chain
 from pathlib import Path
 
+from lnl import methods
 from lnl.storage.places import short_hash
+from lnl.system import user_code
+from lnl.system.user_code import UserCode
 from lnl.trial.definitions import Definition, Dotted, Module
 
 RULE = "2-"  # before it: whole files, with all that they import, and no prefix
@@ -91,18 +95,23 @@ def snapshot(folder: Path) -> Path:
 
 
 class Tree:
-    """The package of one text."""
+    """The package of one text, with the modules of a user's own code."""
 
-    def __init__(self, sources: Mapping[str, bytes]) -> None:
+    def __init__(self, sources: Mapping[str, bytes], own: Iterable[UserCode] = ()) -> None:
         self.sources = {_module_name(path): (path.endswith("/__init__.py"), text) for path, text in sources.items()}
+        for code in own:
+            self.sources |= {name: (source.is_package, source.text) for name, source in code.sources.items()}
+        self.packages = {name.partition(".")[0] for name in self.sources}
         self.stands_for, self.uses = cache(self._resolved), cache(self._used)
 
-    def hash(self, method: str) -> str:
-        """The hash of all code that counts for a method.
+    def hash(self, method: str | None, parts: Sequence[str] = ()) -> str:
+        """The hash of all code that counts for a method, see `counted`.
 
         Each definition is hashed with the hashes of what it uses, again and again until no two more can be told apart.
         """
-        written = {definition: (definition.written[0], self.uses(definition)) for definition in self.counted(method)}
+        written = {
+            definition: (definition.written[0], self.uses(definition)) for definition in self.counted(method, parts)
+        }
         hashes = dict.fromkeys(written, "")
         while True:
             refined = {
@@ -115,11 +124,15 @@ class Tree:
                 return RULE + short_hash("".join(sorted(set(refined.values()))))
             hashes = refined
 
-    def counted(self, method: str) -> list[Definition]:
-        """All definitions that count for a method.  Raises `LookupError` for an unknown one."""
-        if f"{METHODS}.{method}" not in self.sources:
+    def counted(self, method: str | None, parts: Sequence[str] = ()) -> list[Definition]:
+        """All definitions that count for a method of the package, or with None for the `parts` alone.
+
+        `parts`: dotted names of the user's own code that a trial asks for.  Raises `LookupError` for an unknown method.
+        """
+        if method is not None and f"{METHODS}.{method}" not in self.sources:
             raise LookupError(f"There is no method '{method}' in {METHODS.replace('.', '/')}.")
-        roots = [*ROOTS, *(f"{METHODS}.{method}.{entry}" for entry in ENTRIES)]
+        entries = [] if method is None else [f"{METHODS}.{method}.{entry}" for entry in ENTRIES]
+        roots = [*ROOTS, *entries, *parts]
         found = [target for root in roots for target in self.stands_for(_dotted(root), _part(root))]
         found += self._effects(start for root in roots for start in accumulate(_dotted(root), "{}.{}".format))
         found += [fact for reader in self.sources if _part(reader) == READERS for fact in self._module(reader).facts]
@@ -158,7 +171,7 @@ class Tree:
         found: dict[Definition | str, None] = {}
         waiting = [path]
         for path in waiting:  # which grows meanwhile
-            if path[0] != PACKAGE:
+            if path[0] not in self.packages:
                 found[".".join(path)] = None
                 continue
             module, rest = self.split(path)
@@ -177,7 +190,7 @@ class Tree:
         return list(found)
 
     def split(self, path: Dotted) -> tuple[Module, Dotted]:
-        """The module that a dotted name of the package begins with, and what is asked of it."""
+        """The module that a dotted name begins with, and what is asked of it."""
         end = max(end for end in range(len(path) + 1) if ".".join(path[:end]) in self.sources)
         return self._module(".".join(path[:end])), path[end:]
 
@@ -207,10 +220,25 @@ def _dotted(name: str) -> Dotted:
 _OWN = Tree(SOURCES)
 
 
-@cache
-def code_hash(method: str) -> str:
+def code_hash(method: str, network: str = "") -> str:
     """Hash of the code that can change the numbers of a trial of `method`, as this process has read it at its start.
 
+    A network counts by its name only where it is the user's own: the package's own ones count for every trial.
     Raises `LookupError` for an unknown method.
     """
-    return _OWN.hash(method)
+    return _hash(method, network if user_code.is_reference(network) else None)
+
+
+@cache
+def _hash(method: str, own_network: str | None) -> str:
+    own_method = methods.reference(method)
+    parts = [] if own_method is None else [f"{_root(own_method)}.{entry}" for entry in ENTRIES]
+    parts += [] if own_network is None else [_root(own_network)]
+    codes = [user_code.read(each) for each in (own_method, own_network) if each is not None]
+    tree = Tree(SOURCES, codes) if codes else _OWN
+    return tree.hash(method if own_method is None else None, parts)
+
+
+def _root(reference: str) -> str:
+    """The dotted name of what a reference stands for."""
+    return ".".join(filter(None, [user_code.read(reference).module, reference.partition(":")[2]]))

@@ -22,8 +22,9 @@ from lnl.declaring import declared, sentence
 from lnl.dotted import assign, first_part, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
+from lnl.system import user_code
 from lnl.training import learner
-from lnl.training.task import Noise, Validation
+from lnl.training.task import Noise, Validation, VectorViews
 
 if TYPE_CHECKING:
 
@@ -44,30 +45,46 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One configuration × one replicate."""
 
     method: MethodConfig
+    """a method's name, or {"name": …, field: value}; its fields are `method.FIELD`, by `lnl methods NAME`"""
     dataset: str = "cifar10"
+    """a data set's name, such as digits, npz:PATH or folder:PATH"""
     network: str = "wide_resnet28_2"
-    weights: str | None = None  # the backbone's before training: imagenet, or the path of a state dict
-    resize: Annotated[int, Field(ge=8)] | None = None  # pixels: images become so large before they enter the backbone
-    # Fields of another trial, whose trained backbone this one starts from, such as {"method": "simclr", "epochs": 200};
-    # what is not said is as here.  Noise is none where that method uses no labels.
+    """the backbone, by its name"""
+    weights: str | None = None
+    """the backbone's before training: imagenet, or the path of a state dict; None: drawn at random"""
+    resize: Annotated[int, Field(ge=8)] | None = None
+    """pixels: images become so large before they enter the backbone; None: they stay as they are"""
     init_from: dict[str, Any] | None = None
-    labels: Annotated[int, Field(ge=2)] | None = None  # labelled training images, all classes together; None: all
-    unlabelled_ratio: Annotated[float, Field(gt=0)] | None = (
-        None  # unlabelled images per labelled one; None: all that are left
-    )
+    """fields of another trial, whose trained backbone this one starts from, such as {"method": "simclr", "epochs":
+    200}; what is not said is as here.  Noise is none where that method uses no labels."""
+    labels: Annotated[int, Field(ge=2)] | None = None
+    """labelled training images, all classes together; None: all"""
+    unlabelled_ratio: Annotated[float, Field(gt=0)] | None = None
+    """unlabelled images per labelled one; None: all that are left"""
     noise: Noise = Noise()
+    """how the given labels differ from the true ones"""
     validation: Validation = Validation()
-    probe: Annotated[int, Field(ge=0)] = 0  # trusted images, for methods that use them
+    """images kept apart to choose an epoch or a suggestion"""
+    vector_views: VectorViews = VectorViews()
+    """of a data set of vectors, in place of augmentations"""
+    probe: Annotated[int, Field(ge=0)] = 0
+    """trusted images, for methods that use them; others find them, with their right labels, among the labelled ones"""
     epochs: Annotated[int, Field(ge=1)] = 100
-    steps: Annotated[int, Field(ge=1)] | None = None  # optimizer steps an epoch; None: one pass over the larger part
+    """length of training, without pre-training"""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """optimizer steps an epoch; None: one pass over the larger part"""
     precision: learner.Precision = "float32"
+    """of forward and backward passes; weights and updates are float32"""
     replicate: Annotated[int, Field(ge=0)] = 0
+    """the seed of every random stream; a study sets it itself"""
 
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in networks.names():
-            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}")
+        if user_code.is_reference(name):
+            networks.own.builder(name := user_code.normalised(name))
+        elif name not in networks.names():
+            raise ValueError(f"there is no network '{name}': choose one of {', '.join(networks.names())}, or a file")
         return name
 
     @field_validator("dataset")
@@ -150,7 +167,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def method_name(self) -> str:
-        """Which file of `lnl/methods/` runs it; every `Config` has it as its field `name`."""
+        """Which method runs it, see `lnl.methods.load`; every `Config` has it as its field `name`."""
         return str(self.method.name)  # type: ignore[attr-defined]
 
     @property

@@ -2,7 +2,8 @@
 
 In the last epoch also the test set class by class: its confusion matrix, and how well probabilities are calibrated.
 
-Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images.
+Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images: where
+these are not known, there is nothing in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from lnl.functional import graph, noise
 from lnl.methods import Method, has_beliefs
-from lnl.training.task import Task, Truth
+from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
@@ -53,14 +54,17 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
     given, true = seen.labels[index], truth.labels[index]
     guessed = _finite(seen.over(index, method.predict)).argmax(-1)
     metrics["train", "accuracy"] = _share(guessed == given)
-    metrics["oracle", "accuracy"] = _share(guessed == true)
-    wrong = given != true
-    if wrong.any():
-        metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
+    judges = [("test", given)]
+    if _truth_is_known(seen, truth):
+        judges.append(("oracle", true))
+        metrics["oracle", "accuracy"] = _share(guessed == true)
+        wrong = given != true
+        if wrong.any():
+            metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
         bank, queries = seen.over(index, method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
-        for split, labels in (("test", given), ("oracle", true)):
+        for split, labels in judges:
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
             metrics[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
     return metrics, arrays
@@ -96,6 +100,11 @@ def calibration_error(bins: Tensor) -> float:
     return float((right - images * confidence).abs().sum() / images.sum())
 
 
+def _truth_is_known(seen: Task, truth: Truth) -> bool:
+    """Whether the true labels of all labelled images are known."""
+    return bool((truth.labels[seen.labelled] >= 0).all())
+
+
 def _finite(probabilities: Tensor) -> Tensor:
     """The argument itself.  Raises FloatingPointError where it is not finite: argmax of NaN is the first class."""
     if not probabilities.isfinite().all():
@@ -105,16 +114,42 @@ def _finite(probabilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]:
-    """What the method believes of the training labels, compared with the truth; the mean over its networks.
+    """What the method believes of the training labels, the mean over its networks, and compared with the truth.
 
-    Metrics: precision and recall of the images trained on as right, AUC of its clean probability (ties count half),
-    accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition matrix, and how far the
-    components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
-    labels, the mixture, the transition matrix.
+    Metrics: the share of images trained on as right, and precision and recall of their choice, AUC of its clean
+    probability (ties count half), accuracy of refined and of pseudo-labels, mean absolute error of an estimated
+    transition matrix, and how far the components of a mixture lie apart (in their root-mean-square deviation).
+    Arrays: histograms of clean and of wrong labels, the mixture, the transition matrix.
     """
     if not has_beliefs(method):
         return {}, {}
     beliefs = method.beliefs()
+    metrics, arrays = _summary(beliefs)
+    if _truth_is_known(seen, truth):
+        of_oracle, of_figures = _compared(beliefs, seen, truth)
+        metrics, arrays = metrics | of_oracle, arrays | of_figures
+    return metrics, arrays
+
+
+def _summary(beliefs: Beliefs) -> tuple[Metrics, Arrays]:
+    """What needs no true labels."""
+    metrics: Metrics = {}
+    arrays: Arrays = {}
+    if beliefs.selected is not None:
+        chosen, known = _by_network(beliefs.selected)
+        metrics["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
+    if beliefs.transition is not None:
+        arrays["train", "transition"] = beliefs.transition
+    if beliefs.mixture is not None:
+        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
+        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
+        metrics["train", "mixture_separation"] = float(apart.mean())
+        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
+    return metrics, arrays
+
+
+def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]:
+    """What compares beliefs with the true labels, which are known of all labelled images."""
     given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]
     clean = given == true
     metrics: Metrics = {}
@@ -122,7 +157,6 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     if beliefs.selected is not None:
         chosen, known = _by_network(beliefs.selected)
         right = (chosen * clean).sum(-1)
-        metrics["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
         metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
         metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
     if beliefs.clean is not None:
@@ -137,12 +171,6 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     if beliefs.transition is not None:
         realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
         metrics["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
-        arrays["train", "transition"] = beliefs.transition
-    if beliefs.mixture is not None:
-        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
-        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
-        metrics["train", "mixture_separation"] = float(apart.mean())
-        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
     for name in ("loss", "clean", "coefficient"):
         if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
             most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself

@@ -114,6 +114,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         steps=trial.steps,
         semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
+        vector_views=trial.vector_views,
     )
 
 
@@ -132,12 +133,10 @@ def build(trial: Trial, execution: Execution, seen: Task) -> Method:
     initial = _backbone(source, _trained_parts(source, execution), execution) if source else None
     _set_threads(execution)
     device = execution.torch_device()
-    _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(
         trial.network,
-        channels,
-        size,
+        tuple(seen.images.shape[1:]),
         device,
         trial.precision,
         streams,
@@ -250,7 +249,18 @@ def run(
     Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
     unfit data, and `lnl.storage.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
     """
-    seen, truth = draw(trial, execution)
+    yield from train(trial, execution, *draw(trial, execution), state, tell)
+
+
+def train(
+    trial: Trial,
+    execution: Execution,
+    seen: Task,
+    truth: Truth,
+    state: Snapshot | None = None,
+    tell: Callable[[Mapping[str, object]], None] = lambda facts: None,
+) -> Iterator[Row]:
+    """As `run`, on what was drawn for the trial."""
     tell(truth.facts)
     method = build(trial, execution, seen)
     parts = stateful_parts(method)

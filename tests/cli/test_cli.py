@@ -258,7 +258,7 @@ def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
         (
             ["frobnicate"],
             "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, diff, logs, "
-            "methods, doctor.",
+            "studies, copy, new, methods, reference, doctor.",
         ),
         (["plan", "quick", "--replicate-s", "1"], "Unknown flag '--replicate-s': did you mean '--replicates'?"),
         (["run", "quick", "--no-raport"], "Unknown flag '--no-raport': did you mean '--no-report'?"),
@@ -269,6 +269,27 @@ def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
 )
 def test_a_typo_is_one_sentence_with_the_nearest_name(lnl, arguments, sentence):
     assert lnl(*arguments) == (USAGE, "", f"error: {sentence}\n")
+
+
+def test_logs_as_json_are_what_the_text_shows(lnl, here):
+    good, bad, *_ = find_study("quick").plan().trials
+    store = Store(here / "results")
+    finish(store, good)
+    finish(store, bad, status="failed", failure_class="error", failure_message="KeyError: x", arm="plain", replicate=1)
+    logs = here / "results" / "logs" / "study=quick"
+    logs.mkdir(parents=True)
+    for planned in (good, bad):
+        (logs / f"{planned.id}-1.txt").write_text("zu Ende\n", encoding="utf-8")
+    answer = strict(lnl("logs", "quick", "--json")[1])
+    (failed,) = answer["attempts"]
+    assert answer["study"] == "quick"
+    assert (failed["trial"], failed["number"], failed["arm"], failed["failed"]) == (bad.id, 1, "plain", True)
+    assert failed["failure_message"] == "KeyError: x" and failed["log"].endswith(f"{bad.id}-1.txt")
+    assert {attempt["trial"] for attempt in strict(lnl("logs", "quick", "--all", "--json")[1])["attempts"]} == {
+        good.id, bad.id,
+    }  # fmt: skip
+    (of_trial,) = strict(lnl("logs", "quick", good.id[:6], "--json")[1])["attempts"]
+    assert of_trial["output"] == "zu Ende\n" and not of_trial["failed"]
 
 
 def test_seeds_is_another_name_of_replicates(lnl):

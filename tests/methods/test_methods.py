@@ -1,34 +1,30 @@
-"""The contract that every file in lnl/methods must pass.  A new method is tested by being there.
+"""The contract (`lnl.trial.contract`) that every file in lnl/methods must pass.  A new method is tested by being there.
 
 Its fields are found by themselves; one that matters only beside another setting needs a line in `WHERE`.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import cache, partial, reduce
+from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
-from torch import Tensor
 
 from lnl import methods
 from lnl.functional import transition
 from lnl.space import Choice
-from lnl.training import task
 from lnl.training.learner import Learner, Optimizer
-from lnl.trial import run as trial_run
+from lnl.trial import contract
 from lnl.trial.config import Trial, parse
+from lnl.trial.contract import fields, outcome
 from lnl.trial.evaluation import diagnose
-from lnl.trial.run import Execution, Row, run
+from lnl.trial.reachable import leaves, tells
+from lnl.trial.run import Execution, run
 
 METHODS = methods.names()
 TRAINED = [
@@ -158,33 +154,8 @@ def for_method(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {name if name == "epochs" else f"method.{name}": value for name, value in changes.items()}
 
 
-def fields(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted name, type and value of every field that may change training."""
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            yield from fields(value, f"{prefix}{name}.")
-        elif name != "name":
-            yield f"{prefix}{name}", field.annotation, value
-
-
 def alternatives(name: str, kind: Any, value: Any) -> list[Any]:
-    """Other values that a field can take: every other choice, or one other number."""
-    if get_origin(kind) is Literal:
-        return [choice for choice in get_args(kind) if choice != value]
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + 1]
-    if isinstance(value, float):
-        return [value / 2 if value else 0.5]
-    if name == "given":
-        return [PAIR]
-    if value is None:
-        return [1.0]  # a threshold that is off by default
-    if isinstance(value, tuple):
-        return [tuple(entry / 2 for entry in value)]
-    raise TypeError(f"{name} is {value!r}: say here what else it could be.")
+    return [PAIR] if name == "given" else contract.alternatives(name, kind, value)
 
 
 def possible(method: str, key: str) -> list[Any]:
@@ -205,16 +176,13 @@ def value_of(trial: Trial, key: str) -> Any:
     return reduce(getattr, key.split("."), trial)
 
 
-# The optimizer's fields belong to the learner: one method shows that each of them changes training.  Every method is
-# shown to hand its whole optimizer to its learners, to train with the learning rate and to predict with the average.
-OPTIMIZER_OF = "supervised"
-OPTIMIZER_FIELDS_OF_EVERY_METHOD = {"optimizer.learning_rate", "optimizer.average"}
+OPTIMIZER_OF = "supervised"  # the method that shows that each field of the optimizer changes training
 
 
 def is_tested(method: str, name: str, value: Any) -> bool:
     if EQUIVALENT & {f"{name}={value}", f"{method}.{name}={value}"}:
         return False
-    shared = name.startswith("optimizer.") and name not in OPTIMIZER_FIELDS_OF_EVERY_METHOD
+    shared = name.startswith("optimizer.") and name.removeprefix("optimizer.") not in contract.OPTIMIZER_FIELDS
     return not shared or method == OPTIMIZER_OF
 
 
@@ -227,52 +195,8 @@ FIELDS = [
 ]
 
 
-@cache
-def outcome(trial: Trial) -> list[dict[str, float]]:
-    """What a change of training must change: losses and what is measured on the test images, size of the network."""
-    rows = list(run(trial))
-    return [
-        {f"{split}/{name}": value for (split, name), value in row.metrics.items() if split == "test" or name == "loss"}
-        | {"parameters": row.facts["parameters"]}
-        for row in rows
-    ]
-
-
 def predictions(trial: Trial) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name.startswith("test/")} for row in outcome(trial)]
-
-
-def assert_same(rows: list[Row], others: list[Row]) -> None:
-    """Equal bit for bit, NaN to NaN."""
-    assert [row.epoch for row in rows] == [row.epoch for row in others]
-    for row, other in zip(rows, others, strict=True):
-        assert row.metrics == pytest.approx(other.metrics, rel=0, abs=0, nan_ok=True)
-    state, other_state = list(leaves(rows[-1].snapshot()["parts"])), list(leaves(others[-1].snapshot()["parts"]))
-    for leaf, other_leaf in zip(state, other_state, strict=True):
-        assert np.array_equal(leaf, other_leaf, equal_nan=True) if isinstance(leaf, Tensor) else leaf == other_leaf
-
-
-def leaves(thing: Any, visited: set[int] | None = None) -> Iterator[Any]:
-    """Everything that can be reached from a value, closures included, and is no container."""
-    visited = set() if visited is None else visited
-    if isinstance(thing, Tensor | np.ndarray | str | int | float | type | ModuleType) or thing is None:
-        yield thing
-    elif id(thing) not in visited:
-        visited.add(id(thing))
-        if isinstance(thing, Mapping):
-            inside = list(thing.values())
-        elif isinstance(thing, list | tuple | set):
-            inside = list(thing)
-        elif isinstance(thing, partial):
-            inside = [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, FunctionType):
-            inside = [cell.cell_contents for cell in thing.__closure__ or ()]
-        elif isinstance(thing, MethodType):
-            inside = [thing.__self__, thing.__func__]
-        else:
-            inside = [vars(thing)] if hasattr(thing, "__dict__") else []
-        for part in inside:
-            yield from leaves(part, visited)
 
 
 # ------------------------------------------------------------------------------------------------------- configuration
@@ -346,7 +270,7 @@ def test_every_field_changes_training(method: str, name: str, value: Any, tiny: 
     base = tiny(method, for_method(where(method, name, value)))
     if value == dict((key, now) for key, _, now in fields(base.method))[name]:
         pytest.fail(f"WHERE sets {name} itself to {value}: choose another number there.")
-    assert outcome(base.override({f"method.{name}": value})) != outcome(base)
+    contract.field_changes_training(base, name, value)
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -398,47 +322,26 @@ def test_a_part_of_the_optimizer_keeps_the_methods_other_defaults(method: str) -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_epochs_predictions_and_features(method: str, tiny: Tiny, build: Callable) -> None:
+    contract.probabilities_and_features(tiny(method))
     built = build(tiny(method))
-    for epoch in range(2):
-        scalars = built.method.train_epoch(epoch)
-        assert all(value.ndim == 0 and not value.requires_grad for value in scalars.values())
-        assert scalars["loss"].isfinite()
-    images = built.truth.test_images[:33]
-    probabilities, features = built.method.predict(images), built.method.features(images)
-    assert probabilities.shape == (33, 10)
-    assert (probabilities >= 0).all()
-    torch.testing.assert_close(probabilities.sum(-1), torch.ones(33))
-    assert features.shape == (33, 96) and features.isfinite().all()
-    assert not probabilities.requires_grad and not features.requires_grad
-    assert torch.equal(built.method.predict(images), probabilities)
-    torch.testing.assert_close(
-        built.method.predict(images[:5]), probabilities[:5]
-    )  # an image's neighbours do not matter
+    assert built.method.features(built.truth.test_images[:33]).shape == (33, 96)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_predicting_changes_no_training(method: str, tiny: Tiny, build: Callable) -> None:
-    quiet, watched = build(tiny(method)), build(tiny(method))
-    for epoch in range(2):
-        watched.method.predict(watched.truth.test_images)
-        watched.method.features(watched.truth.test_images)
-        assert watched.method.train_epoch(epoch)["loss"] == quiet.method.train_epoch(epoch)["loss"]
-    images = quiet.truth.test_images
-    assert torch.equal(quiet.method.predict(images), watched.method.predict(images))
+def test_predicting_changes_no_training(method: str, tiny: Tiny) -> None:
+    contract.predicting_changes_no_training(tiny(method))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_same_trial_twice(method: str, tiny: Tiny) -> None:
     trial = tiny(method)
-    first = list(run(trial))
-    assert_same(list(run(trial)), first)
-    other = list(run(trial.override({"replicate": 1})))
+    contract.same_seed_same_rows(trial)
+    first, other = (next(run(trial.override({"replicate": replicate}))) for replicate in (0, 1))
     for name in ("noise_hash", "split_hash", "init_hash"):
-        assert other[0].facts[name] != first[0].facts[name]
-    for row, other_row in zip(first, other, strict=True):
-        assert row.metrics["train", "loss"] != other_row.metrics["train", "loss"]
+        assert other.facts[name] != first.facts[name]
+    assert other.metrics["train", "loss"] != first.metrics["train", "loss"]
 
 
 @pytest.mark.slow
@@ -447,16 +350,7 @@ def test_same_trial_twice(method: str, tiny: Tiny) -> None:
 )
 def test_interrupted_and_resumed(method: str, arm: str, tiny: Tiny) -> None:
     trial = tiny(method, {"epochs": 3, **(ARMS[method][arm] if arm else {})})
-    straight, snapshots = [], []
-    for row in run(trial):
-        straight.append(row)
-        snapshots.append(io.BytesIO())
-        torch.save(row.snapshot(), snapshots[-1])
-    for done in (1, 2):  # methods with two phases are in the second one by then
-        snapshots[done - 1].seek(0)
-        resumed = list(run(trial, state=torch.load(snapshots[done - 1], weights_only=True)))
-        assert_same(resumed, straight[done:])
-        assert resumed[0].step == straight[done].step and resumed[0].seconds > 0
+    contract.resumes_exactly(trial)
 
 
 @pytest.mark.slow
@@ -489,19 +383,10 @@ def test_a_method_learns(method: str, tiny: Tiny, build: Callable) -> None:
 # ------------------------------------------------------------------------------------------------------- hidden truth
 
 
-def tells(thing: Any, truth: Tensor, hidden: list[Tensor]) -> bool:
-    """Does anything reachable hold the true labels of all images, or of those at `hidden[i]`?"""
-    answers = [truth, *(truth[index] for index in hidden)]
-    arrays = [torch.as_tensor(leaf) for leaf in leaves(thing) if isinstance(leaf, Tensor | np.ndarray)]
-    return any(
-        array.shape == answer.shape and torch.equal(array.long(), answer) for array in arrays for answer in answers
-    )
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_true_labels_and_noise_rate_are_out_of_reach(method: str, tiny: Tiny, build: Callable) -> None:
     built = build(tiny(method, {"noise.rate": 0.37}))
-    built.method.train_epoch(0)
+    contract.truth_is_out_of_reach(built.method, built.task, built.truth)
     truth, seen = built.truth.labels, built.task
     wrong = seen.labelled[seen.labels[seen.labelled] != truth[seen.labelled]]
     assert len(wrong) == built.truth.facts["noise_realised"] * 50 > 0
@@ -518,27 +403,9 @@ def test_true_labels_and_noise_rate_are_out_of_reach(method: str, tiny: Tiny, bu
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_poisoned_truth(method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poisoned_truth(method: str, tiny: Tiny) -> None:
     """With garbage instead of all true labels, the test set's included, training and predictions are the same."""
-
-    def states(poison: bool) -> tuple[list[Any], set[float]]:
-        prepare = trial_run.prepare
-
-        def poisoned(*arguments: Any, **settings: Any) -> tuple[task.Task, task.Truth]:
-            seen, truth = prepare(*arguments, **settings)
-            labels = {name: (getattr(truth, name) + 3) % 10 for name in ("labels", "test_labels", "validation_labels")}
-            return seen, replace(truth, **labels)
-
-        with monkeypatch.context() as patch:
-            if poison:
-                patch.setattr(trial_run, "prepare", poisoned)
-            rows = list(run(tiny(method, {"validation.images": 20})))
-        return list(leaves(rows[-1].snapshot()["parts"])), {row.metrics["test", "cross_entropy"] for row in rows}
-
-    (trained, measured), (other, others) = states(poison=False), states(poison=True)
-    for leaf, other_leaf in zip(trained, other, strict=True):
-        assert np.array_equal(leaf, other_leaf, equal_nan=True) if isinstance(leaf, Tensor) else leaf == other_leaf
-    assert measured != others  # the garbage arrived
+    contract.poisoned_truth_changes_nothing(tiny(method, {"validation.images": 20}))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -547,26 +414,8 @@ def test_beliefs_have_their_shapes(method: str, tiny: Tiny, build: Callable) -> 
     built = build(tiny(method, sure))
     if not hasattr(built.method, "beliefs"):
         pytest.skip("believes nothing of the labels")
-    for epoch in range(2):
-        built.method.train_epoch(epoch)
-    beliefs, seen = built.method.beliefs(), built.task
-    labelled, classes = len(seen.labelled), seen.classes
-    ends = {
-        "labels": (labelled, classes),
-        "pseudo_labels": (len(seen.unlabelled), classes),
-        "transition": (classes, classes),
-        "mixture": (2, 3),
-    }
-    given = {name: value for name, value in vars(beliefs).items() if value is not None}
-    assert given
-    for name, value in given.items():
-        end = ends.get(name, (labelled,))
-        assert value.shape[-len(end) :] == end, name
-        known = value[value.isfinite()]
-        assert len(known) and not value.requires_grad
-        if name in ("clean", "selected", "coefficient", "labels", "pseudo_labels", "transition"):
-            assert (known >= 0).all() and (known <= 1 + 1e-6).all(), name
-    metrics, _ = diagnose(built.method, seen, built.truth)
+    contract.beliefs_have_their_shapes(built.method, built.task)
+    metrics, _ = diagnose(built.method, built.task, built.truth)
     assert metrics
 
 

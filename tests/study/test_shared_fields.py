@@ -25,8 +25,9 @@ BASE = Trial(
 )
 
 
-def declare(arms: dict[str, Any], **preset: Any) -> Study:
-    return Study(name="shared", question="?", base=BASE, arms=arms, replicates=1, presets={"small": Preset(**preset)})
+def declare(arms: dict[str, Any], shared: dict[str, Any] | None = None, **preset: Any) -> Study:
+    presets = {"small": Preset(**preset)}
+    return Study(name="shared", question="?", base=BASE, shared=shared or {}, arms=arms, replicates=1, presets=presets)
 
 
 def methods_of(plan: Plan) -> dict[str, Any]:
@@ -42,12 +43,12 @@ ARMS = {
 }
 
 
-@pytest.mark.parametrize("by", ["preset", "flag"])
+@pytest.mark.parametrize("by", ["study", "preset", "flag"])
 def test_a_field_set_for_all_arms_holds_for_every_method_that_has_it(by: str) -> None:
     """Not for an arm that sets it itself, alone, within a larger field or in an object of its method."""
     shared = {"method.batch_size": 16, "method.optimizer.learning_rate": 0.25, "method.optimizer.average": 0.5}
-    study = declare(ARMS, base=shared if by == "preset" else {})
-    found = methods_of(study.plan("small", changes=None if by == "preset" else shared))
+    study = declare(ARMS, shared if by == "study" else {}, base=shared if by == "preset" else {})
+    found = methods_of(study.plan("small", changes=shared if by == "flag" else None))
     assert {arm: method.batch_size for arm, method in found.items()} == {
         "own": 16, "other": 16, "says": 8, "whole": 4, "optimizer": 16,
     }  # fmt: skip
@@ -55,6 +56,40 @@ def test_a_field_set_for_all_arms_holds_for_every_method_that_has_it(by: str) ->
     default = methods_of(declare(ARMS).plan())["optimizer"].optimizer.learning_rate
     assert rates == {"own": 0.25, "other": 0.25, "says": 0.5, "whole": 0.25, "optimizer": default}
     assert found["other"].optimizer.average == 0.5 and found["optimizer"].optimizer.average != 0.5
+
+
+def test_what_a_study_shares_comes_before_its_preset_and_a_flag() -> None:
+    optimizer = {"kind": "sgd", "learning_rate": 0.25, "average": 0.25}
+    study = declare(
+        {"own": {}, "other": {"method": "supervised"}},
+        {"method.batch_size": 8, "method.optimizer": optimizer},
+        base={"method.batch_size": 16, "method.optimizer.average": 0.5},
+    )
+    for plan, size, average in (
+        (study.plan(), 8, 0.25),
+        (study.plan("small"), 16, 0.5),
+        (study.plan("small", changes={"method.batch_size": 32}), 32, 0.5),
+    ):
+        for method in methods_of(plan).values():
+            assert (method.batch_size, method.optimizer.kind, method.optimizer.learning_rate) == (size, "sgd", 0.25)
+            assert method.optimizer.average == average
+
+
+@pytest.mark.parametrize("by", ["study", "preset", "flag"])
+def test_a_method_without_the_field_is_left_as_it_is(by: str) -> None:
+    """Also where it is the base's own method."""
+    changes = {"method.q": 0.5, "method.batch_size": 8}
+    arms = {"base": {}, "gce": {"method": "gce"}, "propagation": {"method": "label_propagation"}}
+    study = declare(arms, changes if by == "study" else {}, base=changes if by == "preset" else {})
+    found = methods_of(study.plan("small", changes=changes if by == "flag" else None))
+    assert found["base"] == BASE.override({"method.batch_size": 8}).method
+    assert (found["gce"].q, found["gce"].batch_size) == (0.5, 8)
+    assert found["propagation"] == Trial(method="label_propagation").method
+
+
+def test_only_fields_of_the_method_are_shared() -> None:
+    with pytest.raises(ValueError, match=r"'epochs' is no field of the method.*set it in the base"):
+        declare({"own": {}}, {"epochs": 3})
 
 
 def test_a_change_of_the_base_moves_the_id_of_every_arm_that_does_not_set_it() -> None:
@@ -84,8 +119,9 @@ def test_a_factor_that_changes_the_method_keeps_what_is_set_for_all() -> None:
 @pytest.mark.parametrize(
     ("arms", "changes", "sentence"),
     [
-        ({"other": {"method": "supervised"}}, {"method.lambda_u": 5}, "'other' is of method supervised, which has no"),
+        ({"other": {"method": "supervised"}}, {"method.lambda_u": 5}, "Unknown key 'method.lambda_u': there are aug"),
         ({"other": {"method": "label_propagation"}}, {"method.optimizer.average": 0.5}, "'method.optimizer.average'"),
+        ({"own": {}, "other": {"method": "gce"}}, {"method.lamda_u": 5}, "did you mean 'method.lambda_u'?"),
         (
             {"other": {"method": "gce"}},
             {"method.augmentation": "bold"},
@@ -94,9 +130,7 @@ def test_a_factor_that_changes_the_method_keeps_what_is_set_for_all() -> None:
         ({"a": {"method": "supervised", "method.lamda": 1}}, {}, "Arm 'a': Unknown key 'method.lamda'"),
     ],
 )
-def test_what_an_arm_cannot_keep_is_refused_by_name(
-    arms: dict[str, Any], changes: dict[str, Any], sentence: str
-) -> None:
+def test_what_no_arm_can_keep_is_refused_by_name(arms: dict[str, Any], changes: dict[str, Any], sentence: str) -> None:
     base = BASE.override({"method": "robmix"}) if "method.augmentation" not in changes else Trial(method="supervised")
     study = Study(name="x", question="?", base=base, arms=arms, presets={"small": Preset(base=changes)})
     for call in ({"preset": "small"}, {"changes": changes}) if changes else ({},):
@@ -106,13 +140,14 @@ def test_what_an_arm_cannot_keep_is_refused_by_name(
         assert sentence in text and "\n" not in text and text[-1] in ".?", text
 
 
-def test_only_arms_that_are_to_run_must_have_it() -> None:
-    study = declare({"own": {}, "other": {"method": "supervised"}})
-    for chosen in ({"arms": ["own"]}, {"method": "robmix"}):
+def test_what_is_asked_for_must_be_a_field_of_an_arm_that_is_to_run() -> None:
+    study = declare({"own": {}, "other": {"method": "supervised"}}, base={"method.lambda_u": 3})
+    for chosen in ({}, {"arms": ["own"]}, {"method": "robmix"}):
         plan = study.plan(changes={"method.lambda_u": 5}, **chosen)
         assert methods_of(plan)["own"].lambda_u == 5
-    with pytest.raises(ValueError, match="Arm 'other' is of method supervised"):
+    with pytest.raises(ValueError, match=r"No arm that is to be run is of a method with the field 'method.lambda_u'"):
         study.plan(changes={"method.lambda_u": 5}, arms=["other"])
+    assert study.plan("small", arms=["other"]), "what the declaration sets for others is no mistake"
 
 
 def test_an_arm_of_no_chosen_panel_is_not_asked() -> None:

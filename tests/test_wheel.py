@@ -1,0 +1,53 @@
+"""What who installs the wheel gets, in an empty folder and without the repository."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.test_docs import ALL_BLOCKS, RUN_FROM_A_WHEEL, Checkout
+from tests.wheel import REPOSITORY, build_wheel, environment_beside_our_libraries
+
+PIP = '#!/bin/sh\nexec "$(dirname "$0")/python" -m pip "$@"\n'
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_that_a_user_needs_and_no_tests(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = {
+        str(path.relative_to(REPOSITORY))
+        for folder in ("lnl", "analysis", "studies")
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.suffix in (".py", ".typed", ".toml", ".jinja")
+    }
+    assert names == sources
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", RUN_FROM_A_WHEEL)
+def test_the_page_runs_in_an_empty_folder(page: str, wheel: Path, tmp_path: Path) -> None:
+    """Its libraries are those of this Python: `pip` has no network here."""
+    programs, _ = environment_beside_our_libraries(tmp_path / "environment")
+    (programs / "pip").write_text(PIP, encoding="utf-8")
+    (programs / "pip").chmod(0o755)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / wheel.name).symlink_to(wheel)
+    ours = ("LNL_", "RAY_", "PYTHON", "PYTEST")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | OFFLINE
+    environment |= {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LNL_DATA": str(tmp_path / "data")}
+    checkout = Checkout(folder, environment, python=programs / "python")
+    for block in ALL_BLOCKS[page]:
+        checkout.run_block(block)
+    assert (folder / "results" / "reports" / "my_images-smoke" / "index.html").is_file()
+    assert (folder / "studies" / "robmix_ablation.py").is_file()
