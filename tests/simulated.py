@@ -141,7 +141,7 @@ class Simulation:
     classes: int = 0  # of the test set whose confusion matrix and calibration are stored; 0: as earlier versions did
     written: list[dict[str, Any]] = field(default_factory=list)
 
-    def submit(self, plan: dict[str, Any], hours: int = 0) -> None:
+    def submit(self, plan: dict[str, Any], hours: int = 0, **columns: Any) -> None:
         identity = {
             "study": STUDY,
             "preset": plan["preset"],
@@ -149,7 +149,8 @@ class Simulation:
             "git_commit": "0123456789abcdef",
         }
         text = json.dumps(plan)  # keeps the declared order of arms and panels
-        Store(self.root).write_plan({**identity, "plan": text, "submitted_at": START + timedelta(hours=hours)})
+        about = {"plan": text, "submitted_at": START + timedelta(hours=hours)}
+        Store(self.root).write_plan({**identity, **about, **columns})
 
     def run(self, planned: Sequence[dict[str, Any]], **columns: Any) -> None:
         for entry in planned:

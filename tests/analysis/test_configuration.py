@@ -233,3 +233,16 @@ def test_what_was_set_aside_is_told_at_the_top(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Results, "remarks", (sentence,), raising=False)
     text = text_of(build(tmp_path, simulated.STUDY))
     assert sentence in text and text.index(sentence) < text.index("declared contrasts")
+
+
+def test_what_is_odd_about_the_data_and_that_their_truth_is_unknown_is_told_at_the_top(tmp_path: Path) -> None:
+    simulation = simulated.Simulation(tmp_path)
+    plan = simulated.plan(2, panels=["frozen_head"])
+    remark = "4 of 90 test images are among the training images as well."
+    simulation.submit(plan, data_remarks=json.dumps({"folder:pets": [remark]}))
+    simulation.run(plan["trials"], noise_kind="given", noise_realised=None, transition=None, dataset="folder:pets")
+    text = text_of(build(tmp_path, simulated.STUDY))
+    unknown = "The true labels of the training images of folder:pets are not known"
+    for sentence in (f"folder:pets: {remark}", unknown):
+        assert text.index(sentence) < text.index("declared contrasts")
+    assert "not known 2" in text[text.index("Label noise as realised") :] and "nan %" not in text
