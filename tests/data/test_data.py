@@ -709,6 +709,7 @@ def test_human_labels_of_cifar100(root):
     )
     cifar = cifar_with(labels, "cifar100", 100)
     assert np.array_equal(data.given_labels(cifar, "fine", root), (labels + 1) % 100)
+    assert np.array_equal(data.given_labels(cifar, "", root), (labels + 1) % 100), "the only column"
     (root / "CIFAR-100_human.pt").unlink()
     np.savez(root / "cifar100n.npz", clean=labels, fine=(labels + 2) % 100)
     assert np.array_equal(data.given_labels(cifar, "fine", root), (labels + 2) % 100)

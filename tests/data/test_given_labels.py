@@ -170,3 +170,10 @@ def test_npz_with_labels_that_do_not_fit(root: Path, changes: dict, words: list[
 def test_a_column_must_be_named_where_there_are_several(root: Path) -> None:
     write(root, y_train_given_anna=SOME, y_train_given_ben=WRONG)
     refused(lambda: data.given_labels(data.load("npz:mine.npz"), ""), "noise.column", "anna, ben")
+
+
+def test_a_plan_refuses_columns_that_cifar_does_not_have_before_anything_is_fetched(root: Path) -> None:
+    for noise, words in ((Noise("given"), "several columns"), (Noise("human", column="worst"), "random3, worse")):
+        with pytest.raises(Unfit, match=words):
+            check([Planned(trial("cifar10", noise=noise), "plain", "{}")], None, read=False)
+    check([Planned(trial("cifar10", noise=Noise("given", column="worse")), "plain", "{}")], None, read=False)
