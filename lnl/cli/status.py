@@ -237,6 +237,12 @@ def tell_missing_data(statuses: Sequence[Status], current: Current) -> None:
         print(f"The data set {name} is not on this machine: its results are not checked against it.", file=sys.stderr)
 
 
+def tell_data_remarks(statuses: Sequence[Status], current: Current) -> None:
+    """Print, on standard error, what was odd about the images of the data sets when they were read."""
+    for name, remarks in current.remarks(status.planned.trial for status in statuses).items():
+        print(f"{name}: {' '.join(remarks)}", file=sys.stderr)
+
+
 def arm_rows(statuses: Sequence[Status]) -> list[Row]:
     """Return a row for each arm, see `lnl.cli.progress.arm_table`."""
     by_arm: dict[str, list[Status]] = defaultdict(list)
