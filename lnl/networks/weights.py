@@ -20,7 +20,7 @@ def read(path: str) -> dict[str, Tensor]:
             if path.endswith(".safetensors"):
                 from safetensors.torch import load as from_safetensors
 
-                return dict(from_safetensors(file.read()))
+                return _of_backbone(from_safetensors(file.read()))
             if damage := zip_damage(file):
                 raise ValueError(damage)
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -32,6 +32,15 @@ def read(path: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"the weights {path} are no state dict: write them by torch.save(network.state_dict(), path).")
     return dict(state)
+
+
+def _of_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of weights that a trial has kept (`lnl.storage.kept`) those of its first backbone; any other state as it is."""
+    first = next((name for name in state if ".backbone." in name), None)
+    if first is None:
+        return dict(state)
+    prefix = f"{first.partition('.backbone.')[0]}.backbone."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

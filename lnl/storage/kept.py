@@ -79,7 +79,7 @@ def write_weights(path: Place, weights: Mapping[str, Tensor]) -> None:
     """Write tensors by name as safetensors, with a digest of them in its metadata.  Raises `StorageError`."""
     from safetensors.numpy import save_file
 
-    arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in weights.items()}
+    arrays = {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in weights.items()}
     metadata = {"format": "pt", DIGEST: _digest(arrays)}
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lnl import networks
 from lnl.data import load
 from lnl.storage import kept
 from lnl.storage.files import read_file
@@ -160,17 +163,26 @@ def test_of_many_classes_only_the_most_probable_is_kept(
     assert share(predictions[predictions["subset"] == "test"], "true") == row.metrics["test", "accuracy"]
 
 
-def test_names_of_files_go_with_their_images(tiny: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = load("digits")
-    names = {split: tuple(f"{split}/{i}.png" for i in range(count)) for split, count in (("a", 1437), ("b", 360))}
-    named = replace(plain, train_files=names["a"], test_files=names["b"])
-    monkeypatch.setattr("lnl.training.draw.datasets.load", lambda name, root: named)
-    *_, row = run(tiny("supervised", {"epochs": 1}), Execution("cpu"))
+def test_names_of_files_go_with_their_images(tmp_path: Path) -> None:
+    """In a folder of images: the part of a name before the number is that of the class."""
+    for split, count in (("train", 6), ("test", 3)):
+        for shade, name in enumerate(("dög", "cat")):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("L", (8, 8), 40 + 120 * shade + number)
+                image.save(tmp_path / "images" / split / name / f"{name}_{number}.png")
+    trial = Trial(
+        method="supervised", dataset=f"folder:{tmp_path / 'images'}", network="small_convnet", epochs=1, steps=1
+    )
+    *_, row = run(trial, Execution("cpu", data=tmp_path / "data"))
     kept_outputs = row.keep(["predictions", "beliefs"])
+    assert len(frame_of(kept_outputs.predictions)) == 18 and len(frame_of(kept_outputs.beliefs)) == 12
+    classes = json.loads(str(row.facts["class_names"]))
     for table in (kept_outputs.predictions, kept_outputs.beliefs):
         rows = frame_of(table)
-        folder = rows["subset"].map({"test": "b"}).fillna("a")
-        assert (rows["file"] == folder + "/" + rows["index"].astype(str) + ".png").all()
+        for subset, true, file in zip(rows["subset"], rows["true"], rows["file"], strict=True):
+            name, split = classes[int(true)], "test" if subset == "test" else "train"
+            assert re.fullmatch(f"{split}/{name}/{name}_[0-9].png", file)
 
 
 # ------------------------------------------------------------------------------------------------------------ weights
@@ -188,6 +200,10 @@ def test_weights_load_into_the_network_and_predict_the_same(
     network = build(trial).method.learner.network.eval()  # type: ignore[attr-defined]
     state = {name.removeprefix("learner."): tensor for name, tensor in load_file(path).items()}
     network.load_state_dict(state)
+    backbone = networks.backbone(
+        trial.network, (1, 8, 8), str(path)
+    ).state_dict()  # as Trial(weights=path) starts from it
+    assert all((state[f"backbone.{name}"] == tensor).all() for name, tensor in backbone.items())
     assert all((state[name].numpy() == array).all() for name, array in plain_names(kept.read_weights(path)).items())
     predictions = pq.read_table(store.kept_path("predictions", "study", trial.id, 1)).to_pandas()
     _, _, truth = assemble(trial, Execution("cpu"))
@@ -211,6 +227,7 @@ def test_a_damaged_file_of_weights_is_told_in_one_sentence(damage: str, tmp_path
     path = tmp_path / "w.safetensors"
     kept.write_weights(path, {"a": torch.arange(6.0).view(2, 3).t(), "b": torch.tensor(3)})
     assert kept.read_weights(path)["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert kept.read_weights(path)["b"].shape == ()
     content = bytearray(read_file(path))
     if damage == "flipped":
         content[-1] ^= 1
