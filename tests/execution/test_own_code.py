@@ -43,7 +43,7 @@ def test_a_users_own_parts_reach_the_workers(tmp_path: Path) -> None:
 
     def stale() -> set[str]:
         trials = json.loads(run("--plan", "--json"))["trials"]
-        return {trial["arm"] for trial in trials if trial["status"] == "stale"}
+        return {trial["arm"] for trial in trials if trial["state"] == "stale"}
 
     assert "4 trials: 4 done." in run("--no-report", "--cpus", "2")
     rows = pd.read_parquet(tmp_path / "results" / "trials").set_index("arm")
