@@ -139,5 +139,9 @@ def load(root: str | Place, study: str, preset: str | None = None, night: str | 
     `root`: a folder or s3://bucket/prefix.  Raises LoadError where it holds no such plan.  Warns of files that it
     cannot read, and of results that it leaves out because their data were replaced since.
     """
-    results = read_results(root, study, preset, night)
+    return loaded(read_results(root, study, preset, night))
+
+
+def loaded(results: Results) -> LoadedStudy:
+    """The results with a figure or a table for each call."""
     return LoadedStudy(**{field.name: getattr(results, field.name) for field in fields(results)})

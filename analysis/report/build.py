@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis import configuration, statistics
+from analysis.figures.own import own_figures
 from analysis.report.page import MOST_OPEN_SENTENCES, Report
 from analysis.report.sections import (
     across_section,
@@ -18,6 +19,7 @@ from analysis.report.sections import (
     failures_section,
     inside_section,
     looks_section,
+    own_section,
     panel_sections,
     papers_section,
     rules_section,
@@ -45,18 +47,24 @@ def build(
     selection: str | None = None,
     output: str | Place | None = None,
     night: str | None = None,
+    figures: str | None = None,
 ) -> Place:
     """Write the report of a study's newest plan; returns the page, `<root>/reports/<study>-<preset>/index.html`.
 
     `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.  `night`: the newest
     plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.  `output`: a folder to write to
-    instead; nothing is written to the results then.  What an earlier build left there and this one does not make is
-    removed.  Raises ValueError where the results' own folder of reports is a link to somewhere else.
+    instead; nothing is written to the results then.  `figures`: a file with figures of the user's own.  What an earlier
+    build left there and this one does not make is removed.
+
+    Raises ValueError where the results' own folder of reports is a link to somewhere else, and where the file of
+    figures cannot be loaded or has none.
     """
+    if figures is not None:
+        own_figures(figures)  # refuses a wrong file before anything is drawn
     loaded = read_results(root, study, preset, night)
     name = file_name(f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night))
     folder = place(output) if output is not None else _inside(loaded.root, loaded.root / "reports" / name)
-    report = Report(loaded, loaded.rule(selection), folder)
+    report = Report(loaded, loaded.rule(selection), folder, figures)
     with _replacing(report):
         return _build(report)
 
@@ -105,6 +113,7 @@ def _build(report: Report) -> Place:
     about = {(remark.arm, remark.against): remark for remark in configuration.remarks(loaded.plan, loaded.trials)}
     makers = (
         trained_section,
+        own_section,
         search_section,
         panel_sections,
         across_section,

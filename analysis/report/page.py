@@ -33,7 +33,7 @@ class Picture:
     source: str  # data: URL
     width: int  # CSS pixels
     caption: str
-    rows: int  # of the frame that it draws
+    rows: int | None  # of the frame that it draws, where there is one
     code: str  # a Python expression that draws it again, after `from analysis import load`
 
 
@@ -70,6 +70,7 @@ class Report:
     study: Results
     rule: str
     folder: Place
+    figures: str | None = None  # file with figures of the user's own
     written: set[str] = field(default_factory=set)  # names of its files so far
     anchors: set[str] = field(default_factory=lambda: set(PAGE_ANCHORS))  # ids of its sections so far
 
@@ -77,7 +78,8 @@ class Report:
     def command(self) -> str:
         night = f" --night {shlex.quote(self.study.night)}" if self.study.night else ""
         named = f"{shlex.quote(self.study.name)} --preset {shlex.quote(self.study.preset)}"
-        return f"lnl report {named}{night} --selection {self.rule}{storage_flag(self.study.root)}"
+        own = f" --figures {shlex.quote(self.figures)}" if self.figures else ""
+        return f"lnl report {named}{night} --selection {self.rule}{own}{storage_flag(self.study.root)}"
 
     @property
     def loading(self) -> str:
@@ -98,10 +100,14 @@ class Report:
         stem, png = self._stem(name, "png"), plot.png()
         self._write(f"{stem}.png", png)
         self._write(f"{stem}.pdf", plot.pdf())
-        self._write(f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
+        if len(plot.drawn.columns):
+            self._write(
+                f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
+            )
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        rows = len(plot.drawn) if len(plot.drawn.columns) else None
         width = round(plot.figure.get_figwidth() * PIXELS_PER_INCH)
-        return Picture(stem, source, width, plot.caption, len(plot.drawn), code)
+        return Picture(stem, source, width, plot.caption, rows, code)
 
     def pictures(self, prefix: str, drawn: Plots, code: str) -> list[Picture]:
         """Write figures by name.  `code`: a Python expression that draws all of them."""

@@ -18,8 +18,10 @@ from analysis.figures.classes import class_figures
 from analysis.figures.contrasts import contrasts_figure, rules_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.inside import HISTOGRAM_SUFFIX, inside_figures
+from analysis.figures.own import NotDrawn, own_figures
 from analysis.figures.panels import MOST_FACTORS, panel_figures
 from analysis.figures.search import overview_figures, search_figures
+from analysis.notebook import loaded
 from analysis.report.page import MOST_OPEN_SENTENCES, Report, Section, python_literal
 from analysis.report.sentences import papers_sentence, rules_sentences, search_sentences, search_warnings
 from analysis.results import LoadError
@@ -74,6 +76,20 @@ def failures_section(report: Report) -> Iterator[Section]:
         named = f"{shlex.quote(report.study.name)} --preset {shlex.quote(report.study.preset)}"
         section.note = f"What they printed, and whole tracebacks: lnl logs {named}{storage_flag(report.study.root)}"
         yield section
+
+
+def own_section(report: Report) -> Iterator[Section]:
+    """Figures of the user's own; what could not be drawn is told in a sentence, and the rest stands."""
+    if report.figures is None:
+        return
+    section, study = report.section("own", "Figures of your own"), loaded(report.study)
+    for figure in own_figures(report.figures):
+        code = f"from {figure.module} import {figure.name}\n{figure.name}({report.loading})"
+        try:
+            section.pictures.append(report.picture(f"own-{figure.name}", figure.draw(study), code))
+        except NotDrawn as error:
+            section.warnings.append(str(error))
+    yield section
 
 
 def search_section(report: Report) -> Iterator[Section]:

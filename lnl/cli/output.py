@@ -62,6 +62,7 @@ def draw_report(
     selection: str | None = None,
     output: Path | None = None,
     night: str | None = None,
+    figures: str | None = None,
 ) -> Place:
     """Write a study's report and return its page; for dozens of arms that takes a minute, as a terminal is told."""
     from rich.console import Console
@@ -70,7 +71,7 @@ def draw_report(
 
     sys.stdout.flush()
     with Console(stderr=True).status("Drawing the report"):
-        return build(storage, study, preset, selection=selection, output=output, night=night)
+        return build(storage, study, preset, selection=selection, output=output, night=night, figures=figures)
 
 
 def relative_path(path: Place) -> Place:

@@ -24,6 +24,9 @@ def add_parser(commands: Commands) -> None:
         metavar="FOLDER",
         help="write the page there, and nothing to the results (default: reports/ below the storage)",
     )
+    parser.add_argument(
+        "--figures", metavar="FILE", help="figures of your own: my_figures.py, whose functions take the loaded study"
+    )
     parser.set_defaults(command=run)
 
 
@@ -36,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         selection=options.selection,
         output=options.output,
         night=options.night and options.night.isoformat(),
+        figures=options.figures,
     )
     print(f"Report: {relative_path(page)}")
     return COMPLETE

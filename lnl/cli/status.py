@@ -218,18 +218,16 @@ def _stale_text(statuses: Sequence[Status]) -> str:
 
 def _unkept_sentence(statuses: Sequence[Status]) -> str:
     """Which trials are done without what they are to keep by now, and what to do about it."""
-    from analysis.words import listed
+    from analysis.words import counted, listed, plural
 
     lacking = [status for status in statuses if status.lacks]
     if not lacking:
         return ""
-    kinds = listed(dict.fromkeys(kind for status in lacking for kind in status.lacks))
+    kinds = dict.fromkeys(kind for status in lacking for kind in status.lacks)
     arms = list(dict.fromkeys(status.planned.arm for status in lacking))
-    of_arms = f" (arms {listed(arms)})" if len(arms) > 1 else f" (arm {arms[0]})"
-    trials, have = ("trial was", "has") if len(lacking) == 1 else ("trials were", "have")
     return (
-        f" {len(lacking)} {trials} finished before {kinds} were to be kept, and {have} none{of_arms}: --rerun-unkept "
-        "trains them again."
+        f" {counted(len(lacking), 'trial')} ({plural('arm', len(arms))} {listed(arms)}) finished without keeping "
+        f"{listed(kinds)}: --rerun-unkept trains them again."
     )
 
 

@@ -22,7 +22,10 @@ def source(name: str, root: Path) -> Source:
 def vectors(where: str, key: str, array: np.ndarray) -> np.ndarray:
     """The array called `key` as vectors (N, D) float32.  Raises `DataError`."""
     if array.dtype == np.uint8 and array.ndim in (3, 4):
-        raise DataError(f"{where}: {key} holds images: name the data set npz:FILE, or make vectors of it by lnl embed.")
+        raise DataError(
+            f"{where}: {key} holds images: name the data set npz:{Path(where).name}, or make vectors of it by "
+            "lnl embed."
+        )
     if array.dtype.kind != "f" or array.ndim != 2 or not array.size:
         raise DataError(f"{where}: {key} is {array.dtype}{array.shape}, but must be floating point of shape (N, D).")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which the next line refuses

@@ -187,7 +187,9 @@ def _flip(where: str, arrays: Mapping[str, np.ndarray]) -> bool:
 def images(where: str, key: str, array: np.ndarray) -> np.ndarray:
     """The array called `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
     if array.dtype.kind == "f" and array.ndim == 2:
-        raise DataError(f"{where}: {key} holds vectors: name the data set features:FILE, not npz:FILE.")
+        raise DataError(
+            f"{where}: {key} holds vectors: name the data set features:{Path(where).name}, not npz:{Path(where).name}."
+        )
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise DataError(
             f"{where}: {key} is {array.dtype}{array.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."

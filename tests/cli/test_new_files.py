@@ -82,11 +82,25 @@ def test_a_new_study_runs_as_it_is_and_decides_by_one_contrast(lnl: Command) -> 
 
 
 def test_a_new_study_takes_own_images(lnl: Command) -> None:
-    assert lnl("new", "study", "mine", "--dataset", 'folder:Bilder "ü"')[0] == COMPLETE
-    assert find_study("mine").base.dataset == 'folder:Bilder "ü"'
+    assert lnl("new", "study", "mine", "--dataset", 'folder:my_study/Bilder "ü"')[0] == COMPLETE
+    assert find_study("mine").base.dataset == 'folder:my_study/Bilder "ü"'
 
 
 @pytest.mark.parametrize("name", ["My Study", "1st", "../up", "", "ä"])
 def test_a_name_that_no_study_can_have_is_refused(lnl: Command, name: str) -> None:
     code, _, err = lnl("new", "study", name)
     assert code == USAGE and "is no name of a study: give small letters" in err and not Path("studies").exists()
+
+
+@pytest.mark.slow
+def test_a_new_method_keeps_the_contract(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "method", "fresh"]) == COMPLETE
+    assert capsys.readouterr().out.splitlines() == [
+        "Wrote fresh.py.  Next:",
+        "  lnl check fresh.py",
+        "  lnl methods fresh.py",
+    ]
+    assert main(["check", "fresh.py"]) == COMPLETE, capsys.readouterr().out
+    assert main(["methods", "fresh.py"]) == COMPLETE
+    assert "fresh: part of each given label is shared out" in " ".join(capsys.readouterr().out.split())
+    assert main(["new", "method", "fresh"]) == USAGE
