@@ -24,15 +24,6 @@ from lnl import Contrast, Panel, Preset, Study, Trial, Uniform, Validation
 
 PEOPLE = [{"kind": "given", "column": column} for column in ("worse", "random1", "aggre")]
 SYMMETRIC = {"kind": "symmetric", "rate": 0.4}
-SGD: dict[str, object] = {
-    "kind": "sgd",
-    "learning_rate": 0.02,
-    "momentum": 0.9,
-    "nesterov": False,
-    "weight_decay": 5e-4,
-    "schedule": "cosine",
-    "average": 0.0,
-}
 # Methods that use no trusted images find them, with their right labels, among the others.
 METHODS: dict[str, dict[str, object]] = {
     "cross_entropy": {"method": "supervised"},
@@ -47,11 +38,16 @@ METHODS: dict[str, dict[str, object]] = {
     "dividemix": {"method": "dividemix", "method.warm_up": 2, "method.ramp": 4},
     "glc": {"method": "glc"},
     "l2r": {"method": "learning_to_reweight"},
-    "ieg": {"method": "ieg"},
+    "ieg": {"method": "ieg", "method.optimizer.learning_rate": 0.005},  # at 0.02 it diverges
 }
 PLAIN: dict[str, dict[str, object]] = {
     "linear": {"method": "supervised", "network": "linear"},
-    "linear_small": {"method": "supervised", "network": "linear"},
+    "linear_small": {
+        "method": "supervised",
+        "network": "linear",
+        "method.optimizer.learning_rate": 0.002,
+        "method.optimizer.weight_decay": 0.1,
+    },
 }
 # These learn from as many images without a label as well.
 UNLABELLED: dict[str, dict[str, object]] = {
@@ -60,25 +56,10 @@ UNLABELLED: dict[str, dict[str, object]] = {
     "fixmatch": {"method": "fixmatch"},
     "robmix": {"method": "robmix"},
 }
-RATES: dict[str, dict[str, object]] = {
-    "ieg": {"learning_rate": 0.005},
-    "linear_small": {"learning_rate": 0.002, "weight_decay": 0.1},
-}  # others: SGD
-
-ALL = METHODS | PLAIN | UNLABELLED
-ALIKE = {
-    arm: {"method.batch_size": 128, "method.optimizer": SGD | RATES.get(arm, {})} | changes
-    for arm, changes in ALL.items()
-}
-ON_IMAGES = {
-    arm: {"method.batch_size": 64, "method.optimizer": SGD | {"learning_rate": 0.05} | RATES.get(arm, {})}
-    for arm in METHODS
-}
 OF_OPTIMIZER = {
     "method.optimizer.learning_rate": Uniform(1e-3, 0.2, log=True),
     "method.optimizer.weight_decay": Uniform(5e-5, 0.5, log=True),
 }
-SMALL = {arm: {"method.batch_size": 16} for arm in ALL}
 
 study = Study(
     name="embeddings",
@@ -93,7 +74,17 @@ study = Study(
         validation=Validation(1000, labels="noisy"),
         epochs=20,
     ).override({"noise": PEOPLE[0]}),
-    arms=ALIKE,
+    shared={
+        "method.batch_size": 128,
+        "method.optimizer.kind": "sgd",
+        "method.optimizer.learning_rate": 0.02,
+        "method.optimizer.momentum": 0.9,
+        "method.optimizer.nesterov": False,
+        "method.optimizer.weight_decay": 5e-4,
+        "method.optimizer.schedule": "cosine",
+        "method.optimizer.average": 0.0,
+    },
+    arms=METHODS | PLAIN | UNLABELLED,
     factors={"noise": PEOPLE},
     panels={
         "methods": Panel(
@@ -111,7 +102,7 @@ study = Study(
     contrasts=[
         *(
             Contrast(arm, against="cross_entropy", direction="helps", smallest_effect=0.01)
-            for arm in ALL
+            for arm in (*METHODS, *PLAIN, *UNLABELLED)
             if arm != "cross_entropy"
         ),
         *(
@@ -128,12 +119,13 @@ study = Study(
                 "labels": 80,
                 "probe": 20,
                 "noise": SYMMETRIC,
+                "method.batch_size": 16,
                 "validation.images": 50,
                 "epochs": 3,
                 "steps": 3,
             },
             factors={"noise": [SYMMETRIC]},
-            arms=SMALL | {"dividemix": {"method.batch_size": 16, "method.warm_up": 1}},
+            arms={"dividemix": {"method.warm_up": 1}},
             panels=("methods", "unlabelled"),
             replicates=1,
         ),
@@ -154,9 +146,10 @@ study = Study(
                 "labels": 2000,
                 "epochs": 90,
                 "precision": "bfloat16",
+                "method.batch_size": 64,
+                "method.optimizer.learning_rate": 0.05,
             },
             factors={"noise": PEOPLE[:1]},
-            arms=ON_IMAGES,
             panels=("on_images",),
         ),
     },

@@ -69,10 +69,11 @@ def _embedder(options: argparse.Namespace, dataset: Dataset) -> Embedder:
 
 def _name(images: str) -> str:
     """The name of the data set that a plain path stands for: a folder or an .npz file."""
-    path = Path(images).expanduser()
-    if ":" in images or not path.exists():
+    if ":" in images:
         return images
-    return f"folder:{images}" if path.is_dir() else f"npz:{images}"
+    if Path(images).expanduser().is_dir():
+        return f"folder:{images}"
+    return f"npz:{images}" if images.endswith(".npz") else images
 
 
 def _plain(name: str) -> str:

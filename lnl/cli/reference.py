@@ -16,10 +16,10 @@ from lnl.space import Choice, Integer, Uniform
 from lnl.study.parts import Contrast, Panel, Preset, Search
 from lnl.study.study import Study
 from lnl.training.learner import Optimizer
-from lnl.training.task import Noise, Validation
+from lnl.training.task import Noise, Validation, VectorViews
 from lnl.trial.config import Trial
 
-KINDS: tuple[type, ...] = (Study, Contrast, Panel, Preset, Search, Trial, Noise, Validation, Optimizer)
+KINDS: tuple[type, ...] = (Study, Contrast, Panel, Preset, Search, Trial, Noise, Validation, VectorViews, Optimizer)
 SPACES = (Uniform, Integer, Choice)
 PIXELS = 32  # of the images for which networks are counted
 LENGTH = 1280  # of the vectors that networks for vectors are shown with

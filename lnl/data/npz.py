@@ -1,6 +1,7 @@
 """Any .npz file with x_train y_train x_test y_test: uint8 images (N, H, W, C) or, grey, (N, H, W); whole numbers (N,).
 
-Optional: `x_unlabelled` (further training images without label), `class_names` (K texts), `flip` (one truth value).
+Optional: `x_unlabelled` (further training images without label), `class_names` (K texts), `flip` (one truth value),
+`train_files` and `test_files` (the images' names).
 
 `y_train_given`, or several `y_train_given_NAME`, hold labels that people gave: whole numbers (N,), -1 for none.  Beside
 them `y_train`, the true labels, may be -1 where they are unknown, or be left out; `x_clean` and `y_clean` are then
@@ -28,7 +29,9 @@ from lnl.storage.files import open_file, reason, shown
 
 logger = logging.getLogger(__name__)
 
-NEEDED, OPTIONAL = ("x_train", "x_test", "y_test"), ("x_unlabelled", "class_names", "flip")
+TRAIN_FILES, TEST_FILES = "train_files", "test_files"  # names of the images; those of x_train come first
+NEEDED = ("x_train", "x_test", "y_test")
+OPTIONAL = ("x_unlabelled", "class_names", "flip", TRAIN_FILES, TEST_FILES)
 TRUE, GIVEN = "y_train", "y_train_given"  # the true labels, and those that people gave
 CLEAN = ("x_clean", "y_clean")
 PROVENANCE = "provenance"  # what a file was made of, for people
@@ -90,10 +93,11 @@ def contents(where: str, arrays: Mapping[str, np.ndarray], inputs: Inputs) -> Co
     given = _given(where, arrays)
     parts, true = _training(where, arrays)
     given = {name: _padded(labels, len(true)) for name, labels in given.items()}
+    tested = _labels(where, arrays, "y_test")
     known = [true, *given.values()]
     return Contents(
-        train=Split(chain.from_iterable(map(chunks, parts)), true),
-        test=Split(chunks(arrays["x_test"]), _labels(where, arrays, "y_test")),
+        train=Split(chain.from_iterable(map(chunks, parts)), true, _files(where, arrays, TRAIN_FILES, len(true))),
+        test=Split(chunks(arrays["x_test"]), tested, _files(where, arrays, TEST_FILES, len(tested))),
         class_names=_class_names(where, arrays, np.concatenate(known)),
         flip=_flip(where, arrays),
         given=given,
@@ -166,6 +170,16 @@ def _check_count(where: str, images_key: str, images: int, labels_key: str | Non
             f"{where}: {images_key} has {images} images but {labels_key} has {labels} labels: "
             "give every image one label."
         )
+
+
+def _files(where: str, arrays: Mapping[str, np.ndarray], key: str, count: int) -> tuple[str, ...] | None:
+    """The names of images, None where the file has none.  Raises `DataError`."""
+    if key not in arrays:
+        return None
+    names = arrays[key]
+    if names.dtype.kind != "U" or names.shape != (count,):
+        raise DataError(f"{where}: {key} is {names.dtype}{names.shape}, but must be {count} texts, one for each image.")
+    return tuple(map(str, names))
 
 
 def _padded(labels: np.ndarray, count: int) -> np.ndarray:

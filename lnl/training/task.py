@@ -95,16 +95,19 @@ class Validation:
 @declared
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class VectorViews:
-    """How views of vectors differ from the vectors: the share of features that are dropped, and Gaussian noise.
+    """Views of vectors: features that are dropped, and Gaussian noise in standard deviations of a feature.
 
-    Noise is in standard deviations of a feature.  The view `weak` has the weak strengths, `none` has neither, and all
-    others have the strong ones.
+    The view `none` has neither.
     """
 
     weak_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """share of the features that the view `weak` sets to their mean"""
     strong_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """the same of all stronger views"""
     weak_noise: Annotated[float, Field(ge=0)] = 0.0
+    """standard deviation of the noise of the view `weak`"""
     strong_noise: Annotated[float, Field(ge=0)] = 0.0
+    """the same of all stronger views"""
 
 
 @dataclass(frozen=True)

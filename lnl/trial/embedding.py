@@ -29,6 +29,7 @@ from lnl.storage.files import open_file
 from lnl.storage.objects import StorageError
 from lnl.storage.places import canonical, place, short_hash
 from lnl.storage.store import Store
+from lnl.system import user_code
 from lnl.training.learner import evaluation_batch
 from lnl.training.streams import digest
 from lnl.trial import trained
@@ -53,11 +54,19 @@ class Embedder:
             "data": dataset.checksum,
             "network": self.network,
             "resize": self.resize,
+            "code": _code(self.network),
             "weights": digest(*self.backbone.state_dict().values()),
             "normalisation": self.normalisation or (dataset.mean, dataset.std),
             "given": {column: digest(torch.from_numpy(labels)) for column, labels in dataset.given.items()},
         }
         return {"images": dataset.name, "weights_from": self.weights, **content, "key": short_hash(canonical(content))}
+
+
+def _code(network: str) -> str | None:
+    """A hash of the file of a user's own network, with all that it imports from its folder; None for ours."""
+    if not user_code.is_reference(network):
+        return None
+    return short_hash(repr(sorted((name, source.text) for name, source in user_code.read(network).sources.items())))
 
 
 def pretrained(network: str, dataset: Dataset, weights: str | None, resize: int | None) -> Embedder:
@@ -152,13 +161,25 @@ def embed(
 
 def _arrays(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of a data set as `lnl.data.npz` reads them, with features in place of images."""
-    arrays = {"x_test": test, "y_test": dataset.test_labels, "class_names": np.array(dataset.class_names)}
-    if dataset.given:  # beside these the truth may be unknown
-        given = {f"{npz.GIVEN}_{column}": labels for column, labels in dataset.given.items()}
-        return {**arrays, "x_train": train, "y_train": dataset.train_labels, **given}
-    labelled = dataset.train_labels >= 0
-    arrays |= {"x_train": train[labelled], "y_train": dataset.train_labels[labelled]}
-    return arrays if labelled.all() else {**arrays, "x_unlabelled": train[~labelled]}
+    labels, given = dataset.train_labels, dataset.given
+    order, known = np.argsort(labels < 0, kind="stable"), int((labels >= 0).sum())  # those without a label last
+    if given:  # beside these the truth may be unknown
+        order, known = np.arange(len(labels)), len(labels)
+    arrays = {
+        "x_train": train[order[:known]],
+        "y_train": labels[order[:known]],
+        "x_test": test,
+        "y_test": dataset.test_labels,
+        "class_names": np.array(dataset.class_names),
+        **{f"{npz.GIVEN}_{column}": of_column for column, of_column in given.items()},
+    }
+    if known < len(order):
+        arrays["x_unlabelled"] = train[order[known:]]
+    if dataset.train_files:
+        arrays[npz.TRAIN_FILES] = np.array(dataset.train_files)[order]
+    if dataset.test_files:
+        arrays[npz.TEST_FILES] = np.array(dataset.test_files)
+    return arrays
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path) -> None:

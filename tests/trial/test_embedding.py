@@ -123,10 +123,20 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path, digits: data.D
 def test_images_without_a_label_stay_without(tmp_path: Path, embedder: Embedder) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
     known = {"x_train": images[:12], "y_train": np.arange(12) % 2, "x_test": images[:4], "y_test": np.arange(4) % 2}
-    np.savez(tmp_path / "some.npz", x_unlabelled=images[12:], **known)
-    embedding.embed(data.load("npz:some.npz", tmp_path), embedder, tmp_path / "made.npz", CPU)
+    files = np.array([f"{number}.png" for number in range(30)])
+    np.savez(tmp_path / "some.npz", x_unlabelled=images[12:], train_files=files, **known)
+    before = data.load("npz:some.npz", tmp_path)
+    order = np.roll(np.arange(30), 5)  # those without a label are not the last ones
+    mixed = replace(
+        before,
+        train_images=before.train_images[order],
+        train_labels=before.train_labels[order],
+        train_files=tuple(files[order]),
+    )
+    embedding.embed(mixed, embedder, tmp_path / "made.npz", CPU)
     made = data.load("features:made.npz", tmp_path)
     assert list(made.train_labels) == [0, 1] * 6 + [-1] * 18
+    assert made.train_files == (*files[:12], *files[order][:5], *files[12:25])
 
 
 @pytest.mark.parametrize("truth", ["known", "of some", "unknown"])
@@ -170,6 +180,23 @@ def stored(tmp_path: Path, trial: Trial) -> Store:
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
+def test_a_network_of_the_users_own_brings_its_weights(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n"
+        "def mine(channels, size):\n"
+        "    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, 3))\n"
+        "    network.width = 3\n"
+        "    return network\n"
+    )
+    made = embedding.pretrained("mine.py", digits, None, None)
+    assert made.weights == "the network's own" and made.normalisation is None
+    embedding.embed(digits, made, tmp_path / "digits.npz", CPU)
+    assert data.load("features:digits.npz", tmp_path).shape == (3,)
+
+
 def test_the_command_embeds_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LNL_DATA", str(tmp_path / "data"))
@@ -185,6 +212,8 @@ def test_the_command_embeds_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().out == "Data set: features:photos-small_convnet.npz\n"
     made = data.load("features:photos-small_convnet.npz")
     assert made.class_names == ("cat", "dog") and made.train_images.shape == (12, 96)
+    assert made.test_files == tuple(f"test/{name}/{number}.png" for name in ("cat", "dog") for number in range(3))
+    assert made.train_files and made.train_files[-1] == "train/dog/5.png"
     trial = Trial(method="supervised", dataset="features:photos-small_convnet.npz", network="linear", epochs=2, steps=4)
     *_, row = run(trial)
     assert row.metrics["test", "accuracy"] > 0.5
