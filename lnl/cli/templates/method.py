@@ -22,7 +22,9 @@ from lnl.training.task import Task, order
 USES = ("labels",)  # what it learns from: labels, unlabelled, probe, two networks
 
 
-class Config(Settings):  # its parameters: each has a default and, below it, its meaning; each must change training
+class Config(Settings):
+    """Its parameters: each has a default and, below it, its meaning; each must change training."""
+
     batch_size: Annotated[int, Field(ge=2)] = 64
     smoothing: Annotated[float, Field(ge=0, le=1)] = 0.1
     """share of each label that all classes divide"""
@@ -33,6 +35,8 @@ SEARCH: dict[str, Space] = {"method.smoothing": Uniform(0.0, 0.9)}  # what `lnl 
 
 
 class Method:
+    """How it trains, and what it predicts: `train_epoch`, `predict` and `features` are asked of it."""
+
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
         self.config, self.task, self.streams = config, task, streams
         self.steps = task.steps_per_epoch(config.batch_size)
