@@ -70,6 +70,12 @@ class LoadedStudy(Results):
             raise LoadError(f"The study {self.name!r} has no arm {arm!r}: choose one of {', '.join(self.plan.arms)}.")
         return inside_figures(self, list(self.plan.arms) if arm is None else [arm])
 
+    def plot_classes(self) -> Plots:
+        """Of the test set at the last epoch, base setting: accuracy by class, calibration and confusion."""
+        from analysis.figures.classes import class_figures
+
+        return class_figures(self)
+
     def plot_cost(self) -> Plot:
         """Device-hours of each arm, by what became of its attempts."""
         from analysis.cost import read_ledger
@@ -101,6 +107,14 @@ class LoadedStudy(Results):
 
         rule = self.rule(selection)
         return search_table(self, self.suggestions(rule), rule)
+
+    def table_suspects(self, arm: str) -> Table:
+        """The given labels that an arm suspects most.  Raises LoadError where no trial of it has kept its beliefs."""
+        from analysis.tables.classes import suspects_table
+
+        if (table := suspects_table(self, arm)) is None:
+            raise LoadError(f"No trial of arm {arm!r} has kept its beliefs: run the study with --keep beliefs.")
+        return table
 
     def _search_cell(self, searched_arm: str, setting: dict[str, Any] | None) -> CellRecord:
         """The search of that name in that setting.  Raises LoadError where the plan has none."""

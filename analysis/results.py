@@ -18,6 +18,7 @@ from analysis import statistics
 from analysis.verdicts import FEWEST_REPLICATES, declarations, judge_contrasts
 from analysis.words import settings_in_words
 from lnl import replicates
+from lnl.storage import kept
 from lnl.storage.currency import (
     CHANGED_CODE,
     CHANGED_DATA,
@@ -29,8 +30,9 @@ from lnl.storage.currency import (
     why_stale,
 )
 from lnl.storage.files import shown
+from lnl.storage.objects import StorageError
 from lnl.storage.outcomes import counting, is_outcome
-from lnl.storage.part_names import attempt_name
+from lnl.storage.part_names import Kept, attempt_name
 from lnl.storage.places import Place, place
 from lnl.storage.plan_record import PLANNED_COLUMNS, CellRecord, PanelRecord, PlanRecord, read_records
 from lnl.storage.store import Store, by_submission
@@ -77,16 +79,78 @@ class Results:
         rows["metric"] = rows["split"] + "/" + rows["metric"]
         return rows[rows["metric"].isin(metrics)].drop(columns="split")
 
-    def arrays(self, trials: Sequence[str]) -> pd.DataFrame:
-        """What these finished trials keep for figures, long: trial, arm, setting, replicate, epoch, name, array.
+    def arrays(self, trials: Sequence[str], names: Sequence[str] = ()) -> pd.DataFrame:
+        """What these finished trials store for figures, long: trial, arm, setting, replicate, epoch, name, array.
 
-        Names are "split/name", as `lnl.trial` writes them.
+        Names are "split/name", as `lnl.trial` writes them.  `names`: only these are read; none given: all.
         """
         chosen = self.trials[self.trials["trial"].isin(trials)]
-        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], chosen)
+        where = [("name", "in", [name.partition("/")[2] for name in names])] if names else []
+        rows = self._of_finished("arrays", ["split", "name", "shape", "values"], chosen, where)
         rows["name"] = rows["split"] + "/" + rows["name"]
+        rows = rows[rows["name"].isin(names or rows["name"])]
         rows["array"] = [values.reshape(shape) for values, shape in zip(rows["values"], rows["shape"], strict=True)]
         return rows.drop(columns=["split", "shape", "values"])
+
+    def predictions(self, trial: str) -> pd.DataFrame:
+        """What a finished trial predicts of each test and training image, where it has kept that.
+
+        Columns: subset (test, labelled, unlabelled, probe), index among the data set's test or training images, file
+        where these have names, given and true label where there are any, predicted class, confidence (its probability),
+        and the probabilities of all classes where there are at most 20.  Raises LoadError where there is no file, or a
+        damaged one.
+        """
+        return self._kept("predictions", trial)
+
+    def beliefs(self, trial: str) -> pd.DataFrame:
+        """What a finished trial believes of each given label, the most suspected first, where it has kept that.
+
+        Columns: as `predictions` has them of an image, the probability that its prediction gives to the given label,
+        what the method itself tells (clean, coefficient, loss, selected: see `lnl.training.task.Beliefs`), the label
+        that it proposes, and `ranked_by`, the column that puts rows in order.  Raises LoadError as `predictions`.
+        """
+        return self._kept("beliefs", trial)
+
+    def weights(self, trial: str) -> dict[str, np.ndarray]:
+        """The final weights of a finished trial by name, where it has kept them.  Raises LoadError as `predictions`."""
+        path = self.kept_path("weights", trial)
+        try:
+            return kept.read_weights(path)
+        except FileNotFoundError:
+            raise self._without("weights", trial) from None
+        except StorageError as error:
+            raise LoadError(str(error)) from error
+
+    def kept_path(self, kind: Kept, trial: str) -> Place:
+        """The file in which a finished trial keeps its predictions, beliefs or weights, whether it is there or not."""
+        rows = self.trials.loc[self.trials["trial"] == trial, "attempt"]
+        if rows.empty:
+            raise LoadError(
+                f"The study {self.name!r} has no finished trial {trial!r}: see the column `trial` of trials."
+            )
+        return Store(self.root).kept_path(kind, self.name, trial, int(rows.iloc[0]))
+
+    def trials_with(self, kind: Kept) -> pd.DataFrame:
+        """The rows of `trials` that have kept their predictions, beliefs or weights."""
+        names = list(map(attempt_name, self.trials["trial"], self.trials["attempt"]))
+        have = kept.attempts_with(Store(self.root), self.name, [kind])[kind]
+        return self.trials[np.isin(np.array(names, dtype=str), list(have))]
+
+    def _kept(self, kind: Kept, trial: str) -> pd.DataFrame:
+        """A table of one trial, in the order of its file."""
+        path = self.kept_path(kind, trial)
+        frame, broken = Store(self.root).read(kind, self.name, files=[path.stem])
+        if why := broken.get(path):
+            raise LoadError(f"{shown(path)} cannot be read ({why}): remove it; --rerun-unkept then trains it again.")
+        if frame.empty:
+            raise self._without(kind, trial)
+        return frame.drop(columns=["study", "attempt", "schema_version"])
+
+    def _without(self, kind: Kept, trial: str) -> LoadError:
+        return LoadError(
+            f"The trial {trial} has kept no {kind}: run the study with --keep {kind} --rerun-unkept, which trains it "
+            "again."
+        )
 
     def _of_finished(
         self, table: str, columns: Sequence[str], trials: pd.DataFrame, where: Sequence[tuple[str, str, list[str]]] = ()

@@ -52,7 +52,7 @@ def _now(device: torch.device) -> float:
 
 def meta_steps(network: str, batch: int, device: torch.device, rounds: int) -> None:
     """Print a table of the meta step alone."""
-    builder = NetworkBuilder(network, 3, 32, device, "float32", Streams(0, device))
+    builder = NetworkBuilder(network, (3, 32, 32), device, "float32", Streams(0, device))
     optimizer = Optimizer(kind="sgd", learning_rate=0.05)
     learner = Learner(builder, optimizer, 1000, {"classifier": partial(heads.linear, classes=CLASSES)})
     generator = torch.Generator(device).manual_seed(0)

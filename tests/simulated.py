@@ -138,6 +138,7 @@ class Simulation:
     root: Path
     epochs: int = 5
     inside: Sequence[str] = ()  # arms that keep arrays and are compared with the truth
+    classes: int = 0  # of the test set whose confusion matrix and calibration are stored; 0: as earlier versions did
     written: list[dict[str, Any]] = field(default_factory=list)
 
     def submit(self, plan: dict[str, Any], hours: int = 0) -> None:
@@ -235,6 +236,9 @@ class Simulation:
             for e, v in zip(epoch, values, strict=True)
         ]
         kept = inside(trial, attempt, self.epochs, levels["noise.rate"]) if arm in self.inside else []
+        if self.classes:
+            rows.append({**rows[-1], "split": "test", "metric": "calibration_error", "value": 0.1 + replicate / 100})
+            kept = [*kept, *of_test_set(trial, attempt, self.epochs, confusion(arm, replicate, self.classes))]
         Store(self.root).write_attempt(STUDY, row, rows, kept)
         self.written.append(row)
 
@@ -283,6 +287,33 @@ class Simulation:
             **columns,
         }
         Store(self.root).write_suggestion(STUDY, row)
+
+
+def confusion(arm: str, replicate: int, classes: int) -> np.ndarray:
+    """Of 100 images of each class 80 + replicate are seen as what they are, of class 1 20 fewer; the rest as the next.
+
+    The arm `frozen_head` takes all images of class 0 for class 2.
+    """
+    right = np.full(classes, 80 + replicate)
+    right[1] -= 20
+    counts = np.diag(right)
+    counts[np.arange(classes), (np.arange(classes) + 1) % classes] = 100 - right
+    if arm == "frozen_head":
+        counts[0] = 100 * (np.arange(classes) == 2)
+    return counts
+
+
+def of_test_set(trial: str, attempt: int, epoch: int, counts: np.ndarray) -> list[dict[str, Any]]:
+    """Arrays of a test set whose images are predicted so, half of them with a confidence of 0.5, half of 0.9."""
+    bins = np.full((3, 15), np.nan)
+    bins[:2] = 0
+    bins[:, 7] = counts.sum() / 2, np.trace(counts) / 2, 0.5
+    bins[:, 13] = counts.sum() / 2, np.trace(counts) / 2, 0.9
+    identity = {"trial": trial, "attempt": attempt, "epoch": epoch, "split": "test"}
+    return [
+        {**identity, "name": name, "shape": list(array.shape), "values": array.ravel().astype(float).tolist()}
+        for name, array in (("confusion", counts), ("reliability", bins))
+    ]
 
 
 SPACE = {

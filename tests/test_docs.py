@@ -202,11 +202,12 @@ class Checkout:
         if text in self.done:
             return
         try:
-            if script:
+            if script and self.python == Path(sys.executable):
                 done = run_script(script, self.environment, self.root, TIMEOUT)
             else:
                 about = {"cwd": self.root, "env": self.environment, "timeout": TIMEOUT, "capture_output": True}
-                done = subprocess.run(["bash", "-c", text], encoding="utf-8", check=False, **about)
+                command = ["bash", "-c", text] if block.language == "sh" else [str(self.python), *script]
+                done = subprocess.run(command, encoding="utf-8", check=False, **about)
         except subprocess.TimeoutExpired as late:
             raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
         if done.returncode != code:

@@ -13,6 +13,7 @@ from analysis.figures.own import own_figures
 from analysis.report.page import MOST_OPEN_SENTENCES, Report
 from analysis.report.sections import (
     across_section,
+    classes_section,
     contrasts_section,
     cost_section,
     failures_section,
@@ -119,6 +120,7 @@ def _build(report: Report) -> Place:
         rules_section,
         looks_section,
         inside_section,
+        classes_section,
         papers_section,
         failures_section,
         cost_section,

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis import configuration, papers, statistics
+from analysis.classes import MOST_CLASSES, test_set
 from analysis.cost import read_ledger
 from analysis.figures.aggregate import across_figures
+from analysis.figures.classes import class_figures
 from analysis.figures.contrasts import contrasts_figure, rules_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.inside import HISTOGRAM_SUFFIX, inside_figures
@@ -25,10 +27,11 @@ from analysis.report.sentences import papers_sentence, rules_sentences, search_s
 from analysis.results import LoadError
 from analysis.searches import search_name, search_stem, search_title
 from analysis.tables.aggregate import across_tables
+from analysis.tables.classes import calibration_table, confused_table, hardest_table, suspects_table
 from analysis.tables.seed_documents import seed_tables
 from analysis.tables.study import contrasts_table, looks_table, panel_table, rules_table, search_table
 from analysis.verdicts import OPEN_VERDICTS
-from analysis.words import readable
+from analysis.words import listed, readable
 from lnl.storage.places import storage_flag
 
 MOST_OPEN_SEARCHES = 4  # searches whose figures are open on the page; of more of them each is folded
@@ -187,6 +190,32 @@ def inside_section(report: Report) -> Iterator[Section]:
     drawn = inside_figures(report.study, list(report.study.plan.arms))
     if pictures := report.pictures("inside", drawn, f"{report.loading}.plot_inside()"):
         yield report.section("inside", "Inside the methods", pictures=pictures)
+
+
+def classes_section(report: Report) -> Iterator[Section]:
+    """What the arms get wrong on the test set, how sure they are, and which given labels they suspect."""
+    study = report.study
+    measured = test_set(study)
+    if measured is not None:
+        section = report.section("classes", "Class by class")
+        section.pictures = report.pictures("classes", class_figures(study), f"{report.loading}.plot_classes()")
+        section.more["Calibration as a table"] = report.tables(calibration=calibration_table(measured))
+        if len(measured.classes) > MOST_CLASSES:
+            named = {"classes-hardest": hardest_table(measured), "classes-confused": confused_table(measured)}
+            section.more["The hardest classes, and what is confused"] = report.tables(**named)
+        if measured.left_out:
+            section.note = f"Left out, because their classes are others: {listed(map(readable, measured.left_out))}."
+        yield section
+    suspected = {arm: table for arm in study.plan.arms if (table := suspects_table(study, arm))}
+    if suspected:
+        section = report.section("suspects", "Suspected labels")
+        section.lead = [
+            "What the arms believe of the given labels, the most suspected ones first. study.beliefs(TRIAL) has all of "
+            "them in a notebook."
+        ]
+        for arm, table in suspected.items():
+            section.more[readable(arm)] = report.tables(**{f"suspects-{arm}": table})
+        yield section
 
 
 def papers_section(report: Report) -> Iterator[Section]:

@@ -28,10 +28,13 @@ DASHBOARD = 8265  # Ray's default port
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")
 _TRAIN_AGAIN = "remove it and its row below trials, then run the study again"  # a trial with a row counts as done
+_KEEP_AGAIN = "remove it, then run the study again with --keep and --rerun-unkept"
 REMEDIES = {  # what to do about a part of a table that cannot be read
     "trials": "remove it, then run the study again",
     "epochs": _TRAIN_AGAIN,
     "arrays": _TRAIN_AGAIN,
+    "predictions": _KEEP_AGAIN,
+    "beliefs": _KEEP_AGAIN,
     "suggestions": "remove it; the search goes on without it",
     "studies": "remove it",
     "events": "remove it",
@@ -105,7 +108,7 @@ def _leases(store: Store) -> Iterator[str]:
 
 def _working_files(store: Store) -> Iterator[str]:
     """Yield a sentence for each checkpoint and trained file that is damaged or no longer used."""
-    from lnl.storage import checkpoints  # imports torch
+    from lnl.storage import checkpoints, kept  # the first imports torch
 
     for study, trial in sorted(checkpoints.of_finished(store)):
         yield f"checkpoint of the finished trial {trial} of {study}: the next run of the study removes it."
@@ -120,6 +123,11 @@ def _working_files(store: Store) -> Iterator[str]:
                 yield f"damaged {name}: {error}; whoever needs it next trains it anew."
             except FileNotFoundError:  # its trial has ended meanwhile
                 continue
+    for path in listed(store.root / "weights", "*.safetensors", deep=True):
+        try:
+            kept.read_weights(path)
+        except StorageError as error:
+            yield str(error)
     for pattern in ("checkpoints/*.pt", "leases/*.json", "leases/*.pruned", "trained/*.npy"):
         folder, _, names = pattern.partition("/")
         old = (shown(store.within(path)) for path in listed(store.root / folder, names))

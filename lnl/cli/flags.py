@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lnl import replicates
+from lnl.storage.part_names import KEPT, Kept
 from lnl.storage.places import Place, default_storage, place
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
@@ -119,6 +120,16 @@ def _add_execution_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
     )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
+    parser.add_argument(
+        "--keep",
+        type=_kept,
+        default=(),
+        metavar="WHAT,…",
+        help=f"what each trial keeps at its end, beside what the study asks for: {', '.join(KEPT)}",
+    )
+    parser.add_argument(
+        "--rerun-unkept", action="store_true", help="run finished trials again that have not kept what is asked for"
+    )
 
 
 def _add_tracker_flags(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +211,13 @@ def _night(text: str) -> date:
         return replicates.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+
+def _kept(text: str) -> tuple[Kept, ...]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in KEPT]:
+        raise argparse.ArgumentTypeError(f"give some of {','.join(KEPT)}, not '{unknown[0]}'")
+    return tuple(kind for kind in KEPT if kind in names)
 
 
 def _names(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from lnl.cli import (
     copy_command,
     diff_command,
     doctor_command,
+    embed_command,
     ledger_command,
     logs_command,
     methods_command,
@@ -54,6 +55,7 @@ COMMANDS = (  # in the order of `lnl --help`
     new_command,
     methods_command,
     check_command,
+    embed_command,
     reference_command,
     doctor_command,
 )

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from lnl.cli.flags import UsageError
+from lnl.storage.part_names import KEPT, Kept
 from lnl.storage.store import Store
 from lnl.study.plan import Plan
 from lnl.study.status import Status, reconcile
@@ -25,6 +26,8 @@ class Request:
     plan: Plan  # without what the results so far add to it
     arms: list[str] | None  # those to be run; None: all
     make_plan: Callable[..., Plan]  # `Study.plan` with the flags filled in
+    keep: tuple[Kept, ...]  # what trials keep at their end: as study and flags ask
+    rerun_unkept: bool
 
     def build_plan(self, *, reached: Mapping[str, int]) -> Plan:
         """Return the plan with these replicate counts for arms that continue after a look."""
@@ -55,7 +58,8 @@ class Request:
     def statuses(self, plan: Plan, current: Current) -> list[Status]:
         """Return how the plan's trials stand, of the chosen arms."""
         chosen = plan.of_arms(self.all_arms)
-        return [status for status in reconcile(plan, self.store, current) if status.planned.id in chosen]
+        statuses = reconcile(plan, self.store, current, keep=self.keep, rerun_unkept=self.rerun_unkept)
+        return [status for status in statuses if status.planned.id in chosen]
 
 
 def read_request(study: Study, options: argparse.Namespace, *, search: bool = False) -> Request:
@@ -85,7 +89,8 @@ def read_request(study: Study, options: argparse.Namespace, *, search: bool = Fa
     if (overrides := _search_overrides(study, arms, options, search)) is not None:
         make = partial(make, search=overrides)
         plan = make()
-    return Request(store, plan, arms, make)
+    keep = tuple(kind for kind in KEPT if kind in (*study.keep, *options.keep))
+    return Request(store, plan, arms, make, keep, options.rerun_unkept)
 
 
 def _arms(given: Sequence[str] | None, study: Study) -> list[str] | None:

@@ -22,6 +22,7 @@ from lnl.trial.config import Trial
 KINDS: tuple[type, ...] = (Study, Contrast, Panel, Preset, Search, Trial, Noise, Validation, Optimizer)
 SPACES = (Uniform, Integer, Choice)
 PIXELS = 32  # of the images for which networks are counted
+LENGTH = 1280  # of the vectors that networks for vectors are shown with
 
 
 def page() -> str:
@@ -57,11 +58,12 @@ def _table(kind: type) -> Iterator[str]:
 def _networks() -> Iterator[str]:
     """A row for each network, which is built without memory for its weights."""
     yield f"Parameters of the backbone, without heads, for RGB images of {PIXELS} × {PIXELS} pixels (of 224 × 224 for"
-    yield "`vit_b_16`, which resizes others), and the number of its features."
+    yield f"`vit_b_16`, which resizes others), or for vectors of length {LENGTH}, and the number of its features."
     yield ""
     yield from ("| network | parameters | features |", "|--|--:|--:|")
     for name in networks.names():
         with torch.device("meta"):
-            backbone = networks.backbone(name, channels=3, size=PIXELS)
+            shape = (3, PIXELS, PIXELS) if networks.takes_images(name) else (LENGTH,)
+            backbone = networks.backbone(name, shape)
         parameters = sum(parameter.numel() for parameter in backbone.parameters())
         yield row(f"`{name}`", f"{parameters:,}", f"{backbone.width:,}")

@@ -175,6 +175,8 @@ def _driver(request: Request, options: argparse.Namespace, track: Track) -> _Dri
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         checkpoint_s=options.checkpoint_seconds,
+        keep=request.keep,
+        rerun_unkept=request.rerun_unkept,
     )
     budget = packing.Budget(options.budget_hours, options.cpus_per_trial)
     show_log = partial(logs_command, request.plan.study, storage=options.storage)

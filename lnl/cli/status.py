@@ -45,6 +45,7 @@ def as_json(plan: Plan, statuses: Sequence[Status], store: Store, current: Curre
                 "replicate": status.planned.trial.replicate,
                 "state": status.state,
                 "changed": status.changed or None,
+                "lacks": list(status.lacks),
                 "diverged": status.diverged,
                 "accuracy": status.accuracy,
                 "seconds": status.seconds,
@@ -68,6 +69,8 @@ def print_json(
 
 def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
     """Print a line for each trial with its state and its measured or expected cost, then their sum."""
+    from analysis.words import listed
+
     width = max((len(status.planned.arm) for status in statuses), default=0)
     for status in statuses:
         planned = status.planned
@@ -75,7 +78,8 @@ def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         cost = f"{status.seconds:7.1f} s" if status.seconds is not None else "        ?"
         name = f"{planned.id}  {planned.arm:{width}}  replicate {planned.trial.replicate}"
         change = f"(stale: the {status.changed} changed)" if status.changed else ""
-        print(f"{status.state:8}{cost}  {name}  {setting}  {change}".rstrip())
+        lack = f"(without {listed(status.lacks)})" if status.lacks else ""
+        print(f"{status.state:8}{cost}  {name}  {setting}  {change}{lack}".rstrip())
     night = f", night {plan.record.night}" if plan.record.night else ""
     print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {totals(statuses)}")
 
@@ -187,7 +191,7 @@ def totals(statuses: Sequence[Status]) -> str:
     text = f"{len(statuses)} trials: {counts or 'none'}"
     if diverged := sum(status.diverged for status in statuses):
         text += f"; {diverged} diverged, counted as chance"
-    return f"{text}{_work_left(statuses)}{_stale_text(statuses)}."
+    return f"{text}{_work_left(statuses)}{_stale_text(statuses)}.{_unkept_sentence(statuses)}"
 
 
 def _work_left(statuses: Sequence[Status]) -> str:
@@ -210,6 +214,23 @@ def _stale_text(statuses: Sequence[Status]) -> str:
     left_out = any(what not in BY_CODE for what in changes)
     more = "; results on other data are left out until then" if left_out else ""
     return f" (stale: {changed} changed since; --rerun-stale runs them again{more})"
+
+
+def _unkept_sentence(statuses: Sequence[Status]) -> str:
+    """Which trials are done without what they are to keep by now, and what to do about it."""
+    from analysis.words import listed
+
+    lacking = [status for status in statuses if status.lacks]
+    if not lacking:
+        return ""
+    kinds = listed(dict.fromkeys(kind for status in lacking for kind in status.lacks))
+    arms = list(dict.fromkeys(status.planned.arm for status in lacking))
+    of_arms = f" (arms {listed(arms)})" if len(arms) > 1 else f" (arm {arms[0]})"
+    trials, have = ("trial was", "has") if len(lacking) == 1 else ("trials were", "have")
+    return (
+        f" {len(lacking)} {trials} finished before {kinds} were to be kept, and {have} none{of_arms}: --rerun-unkept "
+        "trains them again."
+    )
 
 
 def tell_missing_data(statuses: Sequence[Status], current: Current) -> None:

@@ -1,9 +1,12 @@
-"""Data sets by name.  One file per source; each delivers the same: uint8 images, int64 labels, class names, mean, std.
+"""Data sets by name.  One file per source; each delivers the same: images, int64 labels, class names, mean, std.
 
-    digits                   scikit-learn's handwritten digits, 8×8, bundled: needs no download
+Images are uint8 (N, C, H, W), or in their place vectors, float32 (N, D).
+
+    digits  digits_vectors   scikit-learn's handwritten digits, 8×8, and as vectors, bundled: need no download
     cifar10  cifar100        `<root>/cifar10.npz` if it is there, else through torchvision
     stl10                    96×96, with its unlabelled part, likewise
     npz:PATH                 a .npz file with x_train y_train x_test y_test
+    features:PATH            such a file with vectors (N, D) in place of images
     folder:PATH[?size=64]    images in train/<class>/* and test/<class>/*
 
 `root` is the folder of all data: the environment variable LNL_DATA, or ~/.cache/lnl.
@@ -14,32 +17,48 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lnl.data import cifar, digits, folder, human, npz, stl10
-from lnl.data.cache import DataError, Dataset, Source, Unfit, cached, expanded, opened
+from lnl.data import cifar, digits, features, folder, human, npz, stl10
+from lnl.data.cache import cached, expanded, opened
+from lnl.data.dataset import DataError, Dataset, Source, Unfit
 from lnl.storage.files import printable, reason, shown
 
-__all__ = ["DataError", "Dataset", "Unfit", "human_labels", "load", "names", "outline", "present"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Unfit",
+    "given_column",
+    "given_labels",
+    "load",
+    "names",
+    "outline",
+    "present",
+    "with_given_labels",
+]
 
 _SOURCES = {
     "digits": digits.source,
+    "digits_vectors": digits.source,
     "cifar10": cifar.source,
     "cifar100": cifar.source,
     "stl10": stl10.source,
     "npz:PATH": npz.source,
+    "features:PATH": features.source,
     "folder:PATH": folder.source,
 }
 
 
-# Training images with and without labels, test images, channels, pixels, classes.
-_PUBLISHED = {
-    "digits": (1437, 0, 360, 1, 8, 10),
-    "cifar10": (50_000, 0, 10_000, 3, 32, 10),
-    "cifar100": (50_000, 0, 10_000, 3, 32, 100),
-    "stl10": (5_000, 100_000, 8_000, 3, 96, 10),
+# Training images with and without labels, test images, shape, classes.
+_PUBLISHED: dict[str, tuple[int, int, int, tuple[int, ...], int]] = {
+    "digits": (1437, 0, 360, (1, 8, 8), 10),
+    "digits_vectors": (1437, 0, 360, (64,), 10),
+    "cifar10": (50_000, 0, 10_000, (3, 32, 32), 10),
+    "cifar100": (50_000, 0, 10_000, (3, 32, 32), 100),
+    "stl10": (5_000, 100_000, 8_000, (3, 96, 96), 10),
 }
 
 
@@ -101,25 +120,62 @@ def outline(name: str, root: Path | None = None) -> Dataset | None:
         return dataset
     if name not in _PUBLISHED or (root / f"{name}.npz").exists():
         return None
-    train, unlabelled, test, channels, size, classes = _PUBLISHED[name]
-    blank = np.zeros((), np.uint8)  # takes no memory, whatever its shape
+    train, unlabelled, test, shape, classes = _PUBLISHED[name]
+    blank = np.zeros((), np.uint8 if len(shape) == 3 else np.float32)  # takes no memory, whatever its shape
     return Dataset(
         name=name,
-        train_images=np.broadcast_to(blank, (train + unlabelled, channels, size, size)),
+        train_images=np.broadcast_to(blank, (train + unlabelled, *shape)),
         train_labels=np.concatenate([np.arange(train) % classes, np.full(unlabelled, -1)]),
-        test_images=np.broadcast_to(blank, (test, channels, size, size)),
+        test_images=np.broadcast_to(blank, (test, *shape)),
         test_labels=np.arange(test) % classes,
         class_names=tuple(map(str, range(classes))),
-        mean=(0.5,) * channels,
-        std=(0.5,) * channels,
+        mean=(0.5,) * shape[0],
+        std=(0.5,) * shape[0],
         flip=False,
         checksum="",
     )
 
 
-def human_labels(dataset: Dataset, kind: str, root: Path | None = None) -> np.ndarray:
-    """CIFAR-10N/100N (Wei et al. 2022): (N,) int64 in the order of `dataset.train_labels`.  Raises `DataError`."""
-    return human.read(dataset, kind, _root(root))
+def given_column(dataset: Dataset, column: str) -> str:
+    """The name of a column of labels that people gave to the data set's images; "" asks for the only one.
+
+    Raises `Unfit` where there is no such column, or more than one to choose from.
+    """
+    columns = [*dataset.given, *human.COLUMNS.get(dataset.name, ())]
+    if not columns:
+        raise Unfit(
+            f"{dataset.name} has no labels that people gave: choose another kind of noise, or store such labels with "
+            "it as docs/your-data.md says."
+        )
+    if column in columns:
+        return column
+    if column:
+        raise Unfit(f"{dataset.name} has no given labels '{column}': choose one of {', '.join(columns)}.")
+    if len(columns) > 1:
+        raise Unfit(
+            f"{dataset.name} has several columns of given labels: set noise.column to one of {', '.join(columns)}."
+        )
+    return columns[0]
+
+
+def given_labels(dataset: Dataset, column: str, root: Path | None = None) -> np.ndarray:
+    """A column of labels that people gave, "" for the only one: (N,) int64 in the order of `dataset.train_labels`.
+
+    -1 stands where there is none.  They come with the data set, or are CIFAR-10N and CIFAR-100N (Wei et al. 2022),
+    which lie in a file of their own.  Raises `DataError`.
+    """
+    column = given_column(dataset, column)
+    return dataset.given[column] if column in dataset.given else human.read(dataset, column, _root(root))
+
+
+def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
+    """The data set with all columns of labels that people gave, those of CIFAR-10N and CIFAR-100N where they are here.
+
+    Raises `DataError` where these are damaged.
+    """
+    root = _root(root)
+    columns = human.COLUMNS.get(dataset.name, ()) if human.is_here(dataset.name, root) else ()
+    return replace(dataset, given={**dataset.given, **{name: human.read(dataset, name, root) for name in columns}})
 
 
 def _root(root: Path | None) -> Path:

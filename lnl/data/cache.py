@@ -1,4 +1,4 @@
-"""The cache of data sets: four .npy files each below `<root>/cache/<key>/`, written once, memory-mapped afterwards.
+"""The cache of data sets: .npy files below `<root>/cache/<key>/`, written once, memory-mapped afterwards.
 
 Of many processes that start together one prepares the files and the others wait for it.  A reader never sees half a
 data set: the files are written into a hidden folder, flushed to disk, and the folder is renamed.
@@ -11,76 +11,23 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
 import numpy as np
 
-from lnl.storage.files import is_there, lock_file, open_file, printable, read_file, reason, shown
+from lnl.data.dataset import DataError, Dataset, Source, chunks
+from lnl.data.inspection import check_labels
+from lnl.storage.files import is_there, lock_file, open_file, read_file, reason, shown
 from lnl.system import machine
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when the files' meaning changes, so that older caches are rebuilt
-CHUNK = 512  # images handled at a time
+GIVEN = "given"  # the array of all columns of given labels, one after the other
 CHANNELS = (1, 3)  # that views can handle; they and networks, with `resize`, can handle any size
 TRAINABLE = "grey or RGB images (1 or 3 channels) that are square: convert them"
-
-
-class DataError(ValueError):
-    """A data set cannot be used; the message is one sentence that says what to do."""
-
-
-class Unfit(DataError):
-    """A data set is present but does not suit the trial, or its method, as it would not on any other machine."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Images as uint8 (N, C, H, W), read-only and memory-mapped; labels as int64 (N,)."""
-
-    name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray  # -1: no label known (the unlabelled part of STL-10)
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
-    std: tuple[float, ...]
-    flip: bool  # whether a mirrored image keeps its class
-    checksum: str  # first 16 hexadecimal digits of a SHA-256 over the four arrays
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images in contiguous chunks (n, C, H, W) uint8, so that no split is held in memory twice; labels (N,) int64."""
-
-    images: Iterable[np.ndarray]
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a source delivers.  Without `mean` and `std` they are computed from the training images."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    flip: bool
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from: `read` is called only where the cache lacks what has this stamp."""
-
-    key: str  # folder name in the cache
-    stamp: str  # changes with the files behind the data set
-    read: Callable[[], Contents]
-    local: bool = True  # all that `read` needs is on this machine; otherwise it is fetched first
 
 
 class ArrayRecord(TypedDict):
@@ -92,19 +39,13 @@ class ArrayRecord(TypedDict):
     sha256: str
 
 
-def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, C, H, W) in any memory order -> contiguous pieces of at most `CHUNK` images."""
-    for start in range(0, len(images), CHUNK):
-        yield np.ascontiguousarray(images[start : start + CHUNK])
-
-
 def file_stamp(*paths: Path) -> str:
     """A hash that changes when a file changes or is replaced, even by one of its size and time of modification.
 
     It covers the time of the last change of a file's state (ctime), which no tool sets: `cp -p`, `rsync -t` and `touch`
     set the time of modification (mtime).
     """
-    total = hashlib.sha256()
+    total = hashlib.sha256(b"2")  # counts up where readers deliver more than before: older caches are rebuilt
     for path in paths:
         now = path.stat()
         facts = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
@@ -185,6 +126,8 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
         arrays = {
             key: _open_array(folder / f"{key}.npy", expected, verify) for key, expected in facts["arrays"].items()
         }
+        columns = facts.get("given", [])
+        given = np.split(arrays.pop(GIVEN), len(columns)) if columns else []
         return Dataset(
             name=name,
             **arrays,
@@ -193,9 +136,16 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
             std=tuple(facts["std"]),
             flip=facts["flip"],
             checksum=facts["checksum"],
+            train_files=_names(facts.get("train_files")),
+            test_files=_names(facts.get("test_files")),
+            given=dict(zip(columns, given, strict=True)),
         )
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise _Unusable(str(error)) from error
+
+
+def _names(listed: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if listed is None else tuple(listed)
 
 
 def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:
@@ -203,7 +153,7 @@ def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:
         size = os.fstat(file.fileno()).st_size
     if size != expected["bytes"]:
         raise ValueError(f"{path.name} has {size} bytes instead of {expected['bytes']}")
-    images = len(expected["shape"]) == 4
+    images = expected["dtype"] != "int64"
     array = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
     if list(array.shape) != expected["shape"] or array.dtype != expected["dtype"]:
         raise ValueError(f"{path.name} is {array.dtype}{array.shape} instead of {expected['dtype']}{expected['shape']}")
@@ -215,7 +165,7 @@ def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:
 def _build(folder: Path, name: str, source: Source) -> None:
     """Read the source and write the cache, complete or not at all.  Raises `DataError`."""
     contents = source.read()
-    _check_labels(name, contents)
+    check_labels(name, contents)
     partial = folder.with_name(f".{folder.name}.partial")  # one name for all: only the holder of the lock writes here
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -224,7 +174,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
             arrays[f"{split}_images"] = _write(
-                partial / f"{split}_images.npy", part.images, len(part.labels), np.uint8, what
+                partial / f"{split}_images.npy", part.images, len(part.labels), None, what
             )
             arrays[f"{split}_labels"] = _write(
                 partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
@@ -247,8 +197,14 @@ def _build(folder: Path, name: str, source: Source) -> None:
             "std": std,
             "flip": contents.flip,
             "checksum": _checksum(arrays),
+            "train_files": contents.train.files,
+            "test_files": contents.test.files,
+            "given": list(contents.given),
             "arrays": arrays,
         }
+        if contents.given:  # not in the checksum, because each column has its own
+            total = sum(map(len, contents.given.values()))
+            arrays[GIVEN] = _write(partial / f"{GIVEN}.npy", contents.given.values(), total, np.int64, name)
         with (partial / "dataset.json").open("w", encoding="utf-8") as file:
             json.dump(facts, file, indent=1)
             file.flush()
@@ -260,8 +216,11 @@ def _build(folder: Path, name: str, source: Source) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, what: str) -> ArrayRecord:
-    """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum."""
+def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type | None, what: str) -> ArrayRecord:
+    """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum.
+
+    `dtype` None: images or vectors, whose type is that of the first part.
+    """
     total, rows, shape = hashlib.sha256(), 0, (count,)
     with path.open("wb") as file:
         for part in parts:
@@ -269,6 +228,7 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type, wha
                 shape = (count, *part.shape[1:])
                 if len(shape) == 4 and (shape[1] not in CHANNELS or shape[2] != shape[3]):
                     raise DataError(f"{what} has images {_size(list(shape))}, but training takes {TRAINABLE}.")
+                dtype = dtype or (np.float32 if len(shape) == 2 else np.uint8)
                 header = {
                     "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                     "fortran_order": False,
@@ -296,38 +256,6 @@ def _checksum(arrays: Mapping[str, ArrayRecord]) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _check_labels(name: str, contents: Contents) -> None:
-    """Raise `DataError` unless labels are in 0..K-1 (training: or -1) and each split and class has an image."""
-    classes = len(contents.class_names)
-    for split, labels, lowest in (("train", contents.train.labels, -1), ("test", contents.test.labels, 0)):
-        if not len(labels):
-            raise DataError(f"{name}: the {split} split is empty: give it at least one image.")
-        wrong = labels[(labels < lowest) | (labels >= classes)]
-        if len(wrong):
-            raise DataError(
-                f"{name}: the {split} split has the label {wrong[0]}, but its {classes} classes are 0..{classes - 1}."
-            )
-    counts = np.bincount(contents.train.labels[contents.train.labels >= 0], minlength=classes)
-    if not counts.all():
-        empty = int(np.argmin(counts))
-        raise DataError(
-            f"{name}: class {empty} ({contents.class_names[empty]}) has no labelled training image: "
-            "add some or remove the class."
-        )
-    if classes < 2:
-        raise DataError(f"{name}: there is one class only: training needs images of at least two.")
-
-
-def check_class_names(where: Path, names: Sequence[str]) -> None:
-    """Raise `DataError` unless the class names are valid UTF-8 and all different."""
-    for name in names:
-        if printable(name) != name:
-            raise DataError(f"{shown(where)}: the class name '{printable(name)}' is not UTF-8: give the class another.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise DataError(f"{shown(where)}: two classes are called '{twice}': give each a name of its own.")
-
-
 def _size(shape: Sequence[int]) -> str:
     """The shape of one image in words: C×H×W."""
     return "×".join(map(str, shape[1:]))
@@ -336,8 +264,11 @@ def _size(shape: Sequence[int]) -> str:
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: (N, C, H, W) uint8 -> two (C,).
 
-    A channel of one value only has deviation 1: centred it is 0 whatever it is divided by.
+    Of vectors (N, D) float32 those of each feature, two (D,).  A channel or feature of one value only has deviation 1:
+    centred it is 0 whatever it is divided by.
     """
+    if images.ndim == 2:
+        return _moments_of_vectors(images)
     total = np.zeros(images.shape[1], np.uint64)
     squares = np.zeros(images.shape[1], np.uint64)  # whole numbers: exact in any order of summation
     for part in chunks(images):
@@ -347,3 +278,11 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total / count
     std = np.sqrt(squares / count - mean**2) / 255
     return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())
+
+
+def _moments_of_vectors(vectors: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per feature: (N, D) float32 -> two (D,), computed in float64."""
+    mean = sum(part.sum(0, dtype=np.float64) for part in chunks(vectors)) / len(vectors)
+    squares = sum(np.square(part - mean).sum(0) for part in chunks(vectors))  # of differences: nothing cancels
+    std = np.sqrt(squares / len(vectors))
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1).tolist())

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from lnl.data.cache import DataError
+from lnl.data.dataset import DataError
 from lnl.storage.files import reason, shown
 
 PATIENCE = 10.0  # seconds without an answer; torchvision itself waits for ever

@@ -2,6 +2,11 @@
 
 The shorter side is resized and the middle of the longer one is kept.  The size is that of `folder:PATH?size=64`, or the
 smaller of 96 and the median shorter side.  Images are grey where all files are, else RGB.
+
+What people said of the images may lie beside them in `labels.csv` or `labels.parquet` (`lnl.data.label_file`).  The
+true class of an image is its folder or, where images lie in train/* or test/* itself, what the column `clean` says.
+With `folder:PATH?labels=given` the folders of train are what people gave, and the truth is not known.  Where it is not,
+clean/<class>/* may hold further images whose class is true.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +23,12 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from lnl.data.cache import CHUNK, Contents, DataError, Source, Split, check_class_names, file_stamp, find
-from lnl.storage.files import open_file, reason, shown
+from lnl.data import label_file
+from lnl.data.cache import file_stamp, find
+from lnl.data.dataset import CHUNK, Contents, DataError, Source, Split
+from lnl.data.inspection import check_class_names
+from lnl.data.marks import NO_FOLDER, Splits, classes_of
+from lnl.storage.files import open_file, printable, reason, shown
 from lnl.system import machine
 
 LARGEST_DEFAULT = 96  # pixels
@@ -28,56 +38,105 @@ T = TypeVar("T")
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path, question, option = name.partition(":")[2].partition("?")
-    size = option.removeprefix("size=")
-    if question and not (option.startswith("size=") and size.isdecimal() and int(size) > 0):
-        raise DataError(f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64.")
+    size, folders_are_true = _options(name, path, option) if question else (None, True)
     folder = find(path, root, name)
-    files = {split: _files(folder / split) for split in ("train", "test")}
-    untrained = sorted(files["test"].keys() - files["train"].keys())
-    if untrained:
-        raise DataError(
-            f"{shown(folder / 'test' / untrained[0])} has no folder of its name in {shown(folder / 'train')}: add one."
-        )
-    for class_name, paths in files["train"].items():
-        if not paths:
-            raise DataError(f"{shown(folder / 'train' / class_name)} has no image: add some or remove the folder.")
-    check_class_names(folder / "train", list(files["train"]))
-    stamp = file_stamp(*(path for split in files.values() for paths in split.values() for path in paths))
+    splits = {split: _files(folder / split) for split in ("train", "test")}
+    if (folder / "clean").is_dir():
+        splits["clean"] = _files(folder / "clean")
+    labels = label_file.find(folder)
+    _check_layout(folder, splits, labels, folders_are_true)
+    stamped = [path for split in splits.values() for paths in split.values() for path in paths]
+    stamp = file_stamp(*stamped, *([labels] if labels else []))
     key = f"folder-{folder.name}-{hashlib.sha256(os.fsencode(f'{folder}?{option}')).hexdigest()[:8]}"
-    return Source(key, stamp, partial(_read, files, int(size) if question else None))
+    return Source(key, stamp, partial(_read, folder, splits, labels, size, folders_are_true))
+
+
+def _options(name: str, path: str, text: str) -> tuple[int | None, bool]:
+    """The size, and whether the folders of train are true classes, as `?size=64&labels=given` says."""
+    size, folders_are_true = None, True
+    for option in text.split("&"):
+        key, _, value = option.partition("=")
+        if key == "size" and value.isdecimal() and int(value) > 0:
+            size = int(value)
+        elif option == "labels=given":
+            folders_are_true = False
+        else:
+            raise DataError(
+                f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64, or "
+                "labels=given, joined by '&'."
+            )
+    return size, folders_are_true
 
 
 def _files(split: Path) -> dict[str, list[Path]]:
-    """Class name -> its files, both sorted; names that start with a dot are the system's own."""
+    """Class name -> its files, both sorted; names that start with a dot are the system's own.
+
+    Where there are no folders of classes, all files are those of `NO_FOLDER`.
+    """
     if not split.is_dir():
         raise DataError(f"{shown(split)} is missing: arrange the images as train/<class>/* and test/<class>/*.")
     inside = [path for path in split.iterdir() if not path.name.startswith(".")]
     if odd := sorted(path for path in inside if not path.is_dir() and not path.is_file()):
         raise DataError(f"{shown(odd[0])} is neither a folder nor a file, but a loop, a pipe or the like: remove it.")
     classes = sorted(path for path in inside if path.is_dir())
+    if not classes and inside:
+        return {NO_FOLDER: sorted(inside)}
     return {
         folder.name: sorted(path for path in folder.iterdir() if not path.name.startswith(".")) for folder in classes
     }
 
 
-def _read(files: dict[str, dict[str, list[Path]]], size: int | None) -> Contents:
-    class_names = tuple(files["train"])
-    paths = {split: [path for paths in classes.values() for path in paths] for split, classes in files.items()}
-    labels = {
-        split: np.repeat(
-            [class_names.index(name) for name in classes], [len(paths) for paths in classes.values()]
-        ).astype(np.int64)
-        for split, classes in files.items()
-    }
-    headers = list(_in_threads(_header, paths["train"] + paths["test"]))
-    size = size or min(LARGEST_DEFAULT, int(np.median([side for side, _ in headers])))
-    resized = partial(_resized, size=size, mode="L" if all(grey for _, grey in headers) else "RGB")
+def _check_layout(folder: Path, splits: Splits, labels: Path | None, folders_are_true: bool) -> None:
+    """Raise `DataError` unless each image can have a class."""
+    names = {split: [name for name in classes if name != NO_FOLDER] for split, classes in splits.items()}
+    for split, classes in splits.items():
+        if NO_FOLDER in classes and (labels is None or split == "clean"):
+            raise DataError(
+                f"{shown(folder / split)} has images but no folders of classes: arrange them as {split}/<class>/*"
+                + ("." if split == "clean" else f", or say their classes in {shown(folder / label_file.NAMES[0])}.")
+            )
+    if names["train"]:
+        for split in names.keys() - {"train"}:
+            if untrained := sorted({*names[split]} - {*names["train"]}):
+                raise DataError(
+                    f"{shown(folder / split / untrained[0])} has no folder of its name in {shown(folder / 'train')}: "
+                    "add one."
+                )
+    for class_name in names["train"]:
+        if not splits["train"][class_name]:
+            raise DataError(f"{shown(folder / 'train' / class_name)} has no image: add some or remove the folder.")
+    if names["train"] and folders_are_true and "clean" in splits:
+        raise DataError(
+            f"{shown(folder / 'clean')} belongs to images whose true class is not known: move its images to "
+            f"{shown(folder / 'train')}, or ask for folder:PATH?labels=given."
+        )
+    if not names["train"] and not folders_are_true:
+        raise DataError(
+            f"{shown(folder / 'train')} has no folders of classes, so that labels=given says nothing: leave it out."
+        )
+    check_class_names(folder / "train", sorted({name for classes in names.values() for name in classes}))
 
-    def split(name: str) -> Split:
-        pieces = (paths[name][start : start + CHUNK] for start in range(0, len(paths[name]), CHUNK))
-        return Split((np.stack(list(_in_threads(resized, piece))) for piece in pieces), labels[name])
 
-    return Contents(train=split("train"), test=split("test"), class_names=class_names, flip=True)
+def _read(folder: Path, splits: Splits, labels: Path | None, size: int | None, folders_are_true: bool) -> Contents:
+    paths = {split: [path for paths in classes.values() for path in paths] for split, classes in splits.items()}
+    marked = classes_of(folder, splits, label_file.read(labels) if labels else None, folders_are_true)
+    parts = {"train": paths["train"] + paths.get("clean", []), "test": paths["test"]}
+    headers = list(_in_threads(_header, parts["train"] + parts["test"]))
+    size = size or min(LARGEST_DEFAULT, int(np.median([min(header.size) for header in headers])))
+    resized = partial(_resized, size=size, mode="L" if all(header.is_grey for header in headers) else "RGB")
+
+    def split(name: str, true: np.ndarray) -> Split:
+        pieces = (parts[name][start : start + CHUNK] for start in range(0, len(parts[name]), CHUNK))
+        files = [printable(path.relative_to(folder).as_posix()) for path in parts[name]]
+        return Split((np.stack(list(_in_threads(resized, piece))) for piece in pieces), true, files)
+
+    return Contents(
+        train=split("train", marked.train),
+        test=split("test", marked.test),
+        class_names=marked.class_names,
+        flip=True,
+        given=marked.given,
+    )
 
 
 def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
@@ -98,12 +157,20 @@ def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterato
         yield from threads.map(checked, paths)
 
 
-def _header(path: Path) -> tuple[int, bool]:
-    """Shorter side of an image in pixels, and whether it is grey.  Raises ValueError for other than 8-bit channels."""
+@dataclass(frozen=True)
+class _Header:
+    """What is known of an image before it is decoded."""
+
+    size: tuple[int, int]  # width and height in pixels
+    is_grey: bool
+
+
+def _header(path: Path) -> _Header:
+    """Raises ValueError for other than 8-bit channels."""
     with open_file(path) as file, Image.open(file) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
-        return min(image.size), image.mode in ("1", "L")
+        return _Header(image.size, image.mode in ("1", "L"))
 
 
 def _resized(path: Path, size: int, mode: str) -> np.ndarray:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data.cache import DataError, Dataset
+from lnl.data.dataset import DataError, Dataset
 from lnl.storage.files import is_there, open_file, reason, shown, zip_damage
 
 _FILES = {"cifar10": ("CIFAR-10_human.pt", "cifar10n.npz"), "cifar100": ("CIFAR-100_human.pt", "cifar100n.npz")}
-_PUBLISHED = {  # our name -> name in the published file
+COLUMNS = {  # data set -> our name of a column -> its name in the published file
     "cifar10": {
         "aggre": "aggre_label",
         "random1": "random_label1",
@@ -29,25 +29,24 @@ _PUBLISHED = {  # our name -> name in the published file
 }
 
 
-def read(dataset: Dataset, kind: str, root: Path) -> np.ndarray:
-    """The human labels `kind` of the training images: (N,) int64.
+def is_here(name: str, root: Path) -> bool:
+    """Whether the human labels of the data set called `name` lie in the folder of data."""
+    return any(is_there(root / file) for file in _FILES.get(name, ()))
+
+
+def read(dataset: Dataset, column: str, root: Path) -> np.ndarray:
+    """The column of human labels of the training images of CIFAR-10 or CIFAR-100: (N,) int64.
 
     Raises `DataError` where they are missing or damaged, or where the file's clean labels are not the data set's.
     """
-    if dataset.name not in _FILES:
-        raise DataError(
-            f"Human labels exist for cifar10 and cifar100, not for {dataset.name}: choose another kind of noise."
-        )
-    kinds = _PUBLISHED[dataset.name]
-    if kind not in kinds:
-        raise DataError(f"There are no human labels '{kind}' for {dataset.name}: choose one of {', '.join(kinds)}.")
     path = next((root / file for file in _FILES[dataset.name] if is_there(root / file)), None)
     if path is None:
         raise DataError(
             f"The human labels of {dataset.name} are not in {root}: put {' or '.join(_FILES[dataset.name])} there."
         )
     arrays = _load(path)
-    names = ("clean_label", kinds[kind]) if path.suffix == ".pt" else ("clean", kind)
+    published = COLUMNS[dataset.name][column]
+    names = ("clean_label", published) if path.suffix == ".pt" else ("clean", column)
     clean, labels = (_labels(path, arrays, key, len(dataset.class_names)) for key in names)
     if len(clean) != len(dataset.train_labels) or len(labels) != len(clean):
         raise DataError(

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lnl.data import npz
-from lnl.data.cache import Contents, Source, Split, chunks, file_stamp
+from lnl.data.cache import file_stamp
+from lnl.data.dataset import Contents, Source, Split, chunks
 from lnl.data.download import through_torchvision
 from lnl.storage.files import is_there
 

@@ -19,7 +19,8 @@ import torch
 from lnl import data
 from lnl.execution import packing
 from lnl.execution.job import Job, RunSettings
-from lnl.storage import checkpoints
+from lnl.storage import checkpoints, kept
+from lnl.storage.kept import Outputs
 from lnl.storage.leases import Lease, Scalar
 from lnl.storage.objects import StorageError
 from lnl.storage.outcomes import FAILURES_THAT_ARE_OUTCOMES, accuracies, selection_rules
@@ -95,6 +96,7 @@ class Attempt:
         self.arrays: list[StoredArray] = list(self.state["arrays"]) if self.state else []
         self.seconds: float = self.state["run"]["seconds"] if self.state else 0.0
         self.facts: dict[str, Any] = {}
+        self.outputs = Outputs()  # what is kept of the last epoch
         self.started_at, self.saved = now(), time.monotonic()
         self.device_memory_mb = _share_accelerator(self.device, self.settings)
 
@@ -118,6 +120,8 @@ class Attempt:
     def _save(self, row: Row) -> None:
         """A checkpoint, now and then; at the end what other trials start from."""
         if row.epoch == self.trial.total_epochs:
+            if self.job.search is None:
+                self.outputs = row.keep(self.settings.keep)
             if self.job.prerequisite:
                 save_trained(self.store.trained, self.trial, row.snapshot()["parts"], self.current)
         elif time.monotonic() - self.saved >= self.settings.checkpoint_s:
@@ -146,6 +150,8 @@ class Attempt:
             save_trained(self.store.trained, self.trial, {DIVERGED: mask(ending.failure_message or "")}, self.current)
         row = self._row(ending)
         try:
+            if ending.status == "ok":
+                kept.write(self.store, self.job.study, self.trial.id, self.number, row["epochs_done"], self.outputs)
             self.store.write_attempt(self.job.study, row, *self._long_rows())
         except StorageError:
             if self.lease.renew():
@@ -166,7 +172,7 @@ class Attempt:
         return {
             **self.about,
             **facts,
-            "transition": canonical(self.facts["transition"]) if self.facts else None,
+            "transition": canonical(self.facts["transition"]) if self.facts.get("transition") else None,
             **(rules if ending.status == "ok" else {}),
             "status": ending.status,
             "failure_class": ending.failure_class,

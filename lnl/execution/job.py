@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lnl.storage.currency import Sources
+from lnl.storage.part_names import Kept
 from lnl.storage.places import Place
 
 
@@ -24,6 +25,8 @@ class RunSettings:
     device: str = "auto"
     checkpoint_s: float = 10.0  # seconds of training between checkpoints
     wait: bool = True  # for trials that another driver holds
+    keep: tuple[Kept, ...] = ()  # what trials keep at their end; those of searches keep nothing
+    rerun_unkept: bool = False  # train finished trials again that have not kept it
 
 
 @dataclass(frozen=True)

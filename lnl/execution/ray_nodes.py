@@ -30,7 +30,7 @@ ANSWER_S = 120.0  # until a node that does not answer is no longer waited for
 JOIN_S = float(os.environ.get("LNL_NODE_JOINS_S", 120))
 POLL_S = 2.0
 
-DataKey = tuple[str, str | None]  # a data set, and a column of its human labels
+DataKey = tuple[str, str | None]  # a data set, and a column of its given labels ("" for the only one)
 Answer = tuple[str | None, str | None]  # of a node: why no trial can run there, and what the user should know
 
 
@@ -49,7 +49,7 @@ def check_nodes(
 
     Raises `StorageError` where a node does not see the results folder, runs other code, or has (of those that can take
     a trial) no or other data than this driver; tells where PyTorch cannot use a node's GPUs.  A node that joins later
-    is asked by its first trial.  `checksums`: of data sets and of columns of human labels, on this machine.
+    is asked by its first trial.  `checksums`: of data sets and of columns of given labels, on this machine.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     with_gpus = {node["NodeID"] for node in nodes if node["Resources"].get("GPU")}
@@ -99,7 +99,8 @@ def _node_check(
             except data.DataError as error:
                 return f"{host} cannot use the data: {error}"
             if checksum != expected:
-                what = f"'{column}' of {dataset}" if column else dataset
+                labels = f"'{column}'" if column else "the given labels"
+                what = dataset if column is None else f"{labels} of {dataset}"
                 return (
                     f"{host} has another version of {what} ({checksum}) than this driver ({expected}): give all "
                     "machines the same files."

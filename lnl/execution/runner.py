@@ -123,7 +123,8 @@ class _PlanRun:
         return [status.planned for status in statuses if status.state in self.states]
 
     def _statuses(self) -> list[Status]:
-        statuses = reconcile(self.plan, self.store, self.current)
+        keep, again = self.settings.keep, self.settings.rerun_unkept
+        statuses = reconcile(self.plan, self.store, self.current, keep=keep, rerun_unkept=again)
         return [status for status in statuses if status.planned.id in self.chosen]
 
     def _is_trained(self, trial: Trial) -> bool:

@@ -12,11 +12,12 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from lnl.execution.attempt import TAKEN, Assignment, Attempt, Report
 from lnl.execution.job import Job, RunSettings
-from lnl.storage import checkpoints
+from lnl.storage import checkpoints, kept
 from lnl.storage.atomic import Overtaken
 from lnl.storage.currency import why_stale
 from lnl.storage.leases import Lease, LeaseRecord, Scalar, claim
@@ -94,7 +95,17 @@ def _is_finished(assignment: Assignment) -> bool:
     finished = rows[is_outcome(rows)]
     is_current = (why_stale(finished, {trial.id: job.sources}) == "").any() or not job.rerun_stale
     is_kept = not job.prerequisite or is_trained(store, job.study, trial, assignment.current)
-    return len(finished) > 0 and is_kept and bool(is_current)
+    return len(finished) > 0 and is_kept and bool(is_current) and not _is_to_keep_more(assignment, finished)
+
+
+def _is_to_keep_more(assignment: Assignment, finished: pd.DataFrame) -> bool:
+    """Whether the newest of these attempts lacks what this run asks for, and is to be trained again for it."""
+    job, settings = assignment.job, assignment.settings
+    if not settings.rerun_unkept or job.search is not None:
+        return False
+    newest = finished.sort_values("attempt").iloc[-1]
+    lacks = kept.lacks(assignment.store, job.study, assignment.trial.id, int(newest["attempt"]), settings.keep)
+    return bool(newest["status"] == "ok") and lacks
 
 
 def _write_lost_attempt(assignment: Assignment, number: int, holder: LeaseRecord, last_beat: datetime | None) -> None:

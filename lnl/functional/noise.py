@@ -6,7 +6,8 @@
                       super-classes of CIFAR-100, though only 6 of its 100 flips stay inside one
     pair              the next class, i -> i+1 mod K; from rate 0.5 on the wrong label is the more frequent one
     instance          depends on the image (Xia et al. 2020, "Part-dependent label noise", algorithm 2)
-    human             labels that people gave (CIFAR-10N, CIFAR-100N)
+    given             labels that people gave, as the data set has them
+    human             the same: CIFAR-10N and CIFAR-100N were the first
     semantic          labels that a network gave (Lee et al. 2019, RoG)
 
 Each label has its own row of uniform numbers: whether it flips, where to, and how hard its image is.  So the noise of a
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic")
+KINDS = ("none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "given", "semantic")
+ANNOTATED = ("human", "given", "semantic")  # kinds whose labels are not drawn, but there
 CHUNK = 1024  # images in float64 at a time
 
 # Patrini et al. 2017, section 5: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
@@ -44,8 +46,8 @@ class Corrupted:
     """Given labels.  `transition[i, j]` is the realised share of true class i that is labelled j."""
 
     labels: Tensor  # (N,) int64
-    transition: Tensor  # (K, K) float64, rows sum to 1; the identity's row where a class does not occur
-    rate: float  # realised share of wrong labels
+    transition: Tensor | None  # (K, K) float64, rows sum to 1; the identity's row where a class does not occur
+    rate: float | None  # realised share of wrong labels; it and the matrix are None where a true label is not known
     hash: str  # first 16 hexadecimal digits of the SHA-256 of the labels
 
 
@@ -67,13 +69,13 @@ def corrupt(
     `exact`: round(rate · N) labels flip, each class by its share (largest remainders); otherwise each with probability
     `rate`.  N leaves out the classes that map to themselves.  `include_true` (symmetric): the new label is uniform over
     all K classes as in DivideMix (Li et al. 2020), so that the realised rate is about rate · (K-1)/K.  `images`
-    (N, C, H, W) are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,), the labels
-    themselves, by human and semantic noise.
+    (N, C, H, W), or vectors (N, D), are needed by instance noise, `mapping` (K) by asymmetric noise, `annotated` (N,),
+    the labels themselves, by `ANNOTATED` kinds; with these, a true label may be -1: not known.
     """
     _check(labels, kind, rate, classes, include_true)
     if kind == "none":
         return _corrupted(labels, labels, classes)
-    if kind in ("human", "semantic"):
+    if kind in ANNOTATED:
         complete = annotated is not None and annotated.shape == labels.shape
         if annotated is None or not complete or annotated.min() < 0 or annotated.max() >= classes:
             raise ValueError(
@@ -142,7 +144,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
         raise ValueError(f"There is no noise '{kind}': choose one of {', '.join(KINDS)}.")
     if not 0 <= rate <= 1:
         raise ValueError(f"The noise rate {rate} is not a share of the labels: choose it from 0 to 1.")
-    if rate and kind in ("none", "human", "semantic"):
+    if rate and kind in ("none", *ANNOTATED):
         raise ValueError(f"Noise '{kind}' takes no rate, but got {rate}: leave the rate at 0 or choose another kind.")
     if include_true and kind != "symmetric":
         raise ValueError(f"include_true belongs to symmetric noise: leave it out for '{kind}'.")
@@ -151,7 +153,7 @@ def _check(labels: Tensor, kind: str, rate: float, classes: int, include_true: b
             f"Noise cannot be put on {labels.dtype} {tuple(labels.shape)} of {classes} classes: "
             "pass int64 (N,) of two classes or more."
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < (-1 if kind in ANNOTATED else 0) or labels.max() >= classes:
         raise ValueError(
             f"True labels go from {int(labels.min())} to {int(labels.max())}: noise needs them in 0..{classes - 1}."
         )
@@ -207,8 +209,9 @@ def _apportion(rate: float, sizes: Tensor, ties: Tensor) -> Tensor:
 def _instance_law(images: Tensor | None, labels: Tensor, classes: int, generator: Generator) -> Tensor:
     """Xia et al. 2020, algorithm 2: P(wrong class | image) = softmax(x W_y) without y, W_y ~ N(0, 1) of (CHW, K).
 
-    (N, C, H, W), (N,) -> (N, K) float64.  Pixels are standardised per channel over `images`.  The law depends on this
-    scaling: with pixels in 0..255 or 0..1 most flips of a class would go to one and the same wrong class.
+    (N, C, H, W), (N,) -> (N, K) float64.  Pixels are standardised per channel over `images`, vectors (N, D) per
+    feature.  The law depends on this scaling: with pixels in 0..255 or 0..1 most flips of a class would go to one and
+    the same wrong class.
     """
     if images is None or len(images) != len(labels):
         raise ValueError(f"Instance noise needs the images: pass one for each of the {len(labels)} labels.")
@@ -225,23 +228,26 @@ def _instance_law(images: Tensor | None, labels: Tensor, classes: int, generator
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel: (N, C, H, W) -> two (C, 1, 1) float64."""
+    """Mean and deviation per channel or feature: (N, C, …) -> two (C, 1, …) float64."""
     total, squares = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    others = (0, *range(2, images.ndim))
     for part in images.split(CHUNK):
-        total = total + part.double().sum((0, 2, 3))
-        squares = squares + part.double().square().sum((0, 2, 3))
+        total = total + part.double().sum(others)
+        squares = squares + part.double().square().sum(others)
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std > 0, std, 1)  # a constant channel is 0 after centring, whatever it is divided by
-    return mean[:, None, None], std[:, None, None]
+    shape = (-1, *[1] * (images.ndim - 2))
+    return mean.view(shape), std.view(shape)
 
 
 def _corrupted(labels: Tensor, given: Tensor, classes: int) -> Corrupted:
     """The given labels (N,) with what was realised, compared with the true ones (N,)."""
+    known = bool((labels >= 0).all())
     return Corrupted(
         labels=given,
-        transition=transition_matrix(labels, given, classes),
-        rate=(given != labels).double().mean().item(),
+        transition=transition_matrix(labels, given, classes) if known else None,
+        rate=(given != labels).double().mean().item() if known else None,
         hash=hashlib.sha256(given.numpy().tobytes()).hexdigest()[:16],
     )

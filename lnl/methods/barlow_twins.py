@@ -22,7 +22,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Task, order
+from lnl.training.task import Task, only_images, order
 
 USES = ("unlabelled",)
 
@@ -49,6 +49,7 @@ SEARCH: dict[str, Space] = {
 
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        only_images(task, "Barlow Twins learns from augmented images")
         self.config, self.task, self.streams = config, task, streams
         self.pool = torch.cat([task.labelled, task.unlabelled])
         self.steps = task.steps_per_epoch(config.batch_size)

@@ -168,7 +168,7 @@ class Method:
         doubted = torch.ones_like(weights, dtype=torch.bool)
         if config.threshold is not None:
             doubted = weights < config.threshold / len(index)
-        replaced = [torch.where(doubted[:, None, None, None], view, views[0]) for view in views[1:]]
+        replaced = [torch.where(doubted.view(-1, *[1] * (view.ndim - 1)), view, views[0]) for view in views[1:]]
         counted = torch.cat([torch.ones_like(weights), *[doubted.float()] * len(replaced)])
         soft = torch.where(doubted[:, None], guess, given).repeat(config.views, 1)
 

@@ -189,12 +189,21 @@ class Method:
         )
         self.readout = Readout(ReadoutSettings(), task, self.learner)
         self.backbone, self.head = self.learner.part("backbone"), self.learner.part("heads.projection")
-        self.last_convolution = max(p for p in self.backbone if self.learner.parameters[p].ndim == 4)
+        self.last_kernel = self._last_kernel()
         self.balance = (
             gradients.GradNorm(config.gradnorm_alpha, device=network.device)
             if config.head_gradient == "gradnorm"
             else None
         )
+
+    def _last_kernel(self) -> int:
+        """The backbone's last convolution or, where it has none, its last linear layer, by which GradNorm balances."""
+        axes = {position: self.learner.parameters[position].ndim for position in self.backbone}
+        if not axes:
+            raise ValueError(
+                "RobMix joins two losses' gradients on a backbone, and this one has no weights: choose mlp."
+            )
+        return max(position for position in axes if axes[position] == (4 if 4 in axes.values() else 2))
 
     # --------------------------------------------------------------------------------------------------- one epoch
 
@@ -310,7 +319,7 @@ class Method:
         """Both losses' gradients as one: their sum, on the backbone by the rule that `head_gradient` names."""
         on_backbone = [first[p] for p in self.backbone], [second[p] for p in self.backbone]
         if self.balance is not None:
-            last = self.last_convolution
+            last = self.last_kernel
             norms = torch.stack([gradients.norm([first[last]]), gradients.norm([second[last]])])
             weights = self.balance.update(values, norms)
             first = [None if g is None else weights[0] * g for g in first]

@@ -26,7 +26,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Task, order
+from lnl.training.task import Task, only_images, order
 
 USES = ("labels", "unlabelled")
 ORIENTATIONS = 4
@@ -74,6 +74,8 @@ SEARCH: dict[str, Space] = {
 
 class Method:
     def __init__(self, config: Config, task: Task, network: NetworkBuilder, streams: Streams) -> None:
+        if config.pretext == "rotation":
+            only_images(task, "S4L's pretext task rotation turns images")
         self.config, self.task, self.streams = config, task, streams
         self.everything = torch.cat([task.labelled, task.unlabelled])
         self.steps = task.steps_per_epoch(config.batch_size)

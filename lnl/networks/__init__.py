@@ -1,4 +1,4 @@
-"""Networks: a backbone from images to features, heads on top of it by name, and control of BatchNorm's statistics.
+"""Networks: a backbone from images or vectors to features, heads by name, and control of BatchNorm's statistics.
 
 BatchNorm's momentum is PyTorch's 0.1 everywhere.  MixMatch's 0.001 leaves 37 % of the initial running statistics in
 place after 1,000 steps, so that every run below some 5,000 steps looks broken when it is evaluated.
@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lnl.networks import own
 from lnl.networks import weights as trained
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
+from lnl.networks.efficientnet_lite import EfficientNetLite0, renamed
+from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
 from lnl.networks.wide_resnet import WideResNet
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class Resized(nn.Module):
     """`network` on images of `size` × `size` pixels, whatever their own: (B, C, H, W) -> (B, width)."""
 
-    def __init__(self, network: Backbone, size: int) -> None:
+    def __init__(self, network: ImageBackbone, size: int) -> None:
         super().__init__()
         self.network, self.size = network, size
         self.width: int = network.width
@@ -42,17 +44,9 @@ class Resized(nn.Module):
 
 
 if TYPE_CHECKING:
-    Backbone = (
-        SmallConvNet
-        | ConvNet002
-        | CoTeachingCNN
-        | PreActResNet18
-        | WideResNet
-        | ResNet29
-        | Headless
-        | Resized
-        | own.OwnBackbone
-    )
+    Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
+    ImageBackbone = Small | Headless | EfficientNetLite0 | Resized | own.OwnBackbone
+    Backbone = ImageBackbone | MLP | Linear
 
 
 def _vision(name: str, *arguments: str | int) -> Any:
@@ -63,7 +57,7 @@ def _vision(name: str, *arguments: str | int) -> Any:
 
 
 # name: (channels, size) -> backbone.  A ResNet by its number alone has the stem for small images.
-_BACKBONES: dict[str, Callable[[int, int], Backbone]] = {
+_OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "small_convnet": lambda channels, _: SmallConvNet(channels),
     "convnet_002": ConvNet002,
     "co_teaching_cnn": lambda channels, _: CoTeachingCNN(channels),
@@ -82,43 +76,85 @@ _BACKBONES: dict[str, Callable[[int, int], Backbone]] = {
     "vit_b_16": lambda _, size: _vision("vit_b_16", size),
     "swin_t": lambda *_: _vision("swin_t"),
     "convnext_tiny": lambda *_: _vision("convnext_tiny"),
+    "efficientnet_lite0": lambda *_: EfficientNetLite0(),
 }
-_SMALLEST = {"co_teaching_cnn": 28, "vit_b_16": 16, "swin_t": 32, "convnext_tiny": 32}  # pixels; all others: 8
+_OF_VECTORS: dict[str, Callable[[int], MLP | Linear]] = {"mlp": MLP, "linear": Linear}  # name: length -> backbone
+_SMALLEST = {  # pixels; all others: 8
+    "co_teaching_cnn": 28,
+    "vit_b_16": 16,
+    "swin_t": 32,
+    "convnext_tiny": 32,
+    "efficientnet_lite0": 32,
+}
 _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation per channel, of pixels in [0, 1]
 
 
 def names() -> list[str]:
     """The names of the package's own backbones; `backbone` accepts a reference to a user's own, too, see `own`."""
-    return list(_BACKBONES)
+    return [*_OF_IMAGES, *_OF_VECTORS]
 
 
-def backbone(name: str, channels: int, size: int, weights: str | None = None, resize: int | None = None) -> Backbone:
-    """A backbone: (B, channels, size, size) -> (B, backbone.width).
+def takes_images(name: str) -> bool:
+    """Whether a backbone takes images; the others take vectors."""
+    return name not in _OF_VECTORS
+
+
+def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize: int | None = None) -> Backbone:
+    """A backbone for inputs of one `shape`: images (B, C, size, size), or vectors (B, D) -> (B, backbone.width).
 
     `weights`: None, newly initialised; "imagenet", as torchvision trained it; or the path of a state dict, whose head
     is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 224.
     Images stay normalised by the mean and the deviation of their data set, also under ImageNet's weights.
 
-    Raises ValueError for an unknown name, images that are too small, and weights that cannot be had or do not fit.
+    Raises ValueError for an unknown name, a network of the other kind of input, images that are too small, and weights
+    that cannot be had or do not fit.
     """
-    make = own.builder(name) if user_code.is_reference(name) else _BACKBONES.get(name)
-    if make is None:
-        raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(_BACKBONES)}.")
+    is_own = user_code.is_reference(name)
+    if not is_own and name not in names():
+        raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(names())}.")
+    if weights == "imagenet" and name not in _IMAGENET:
+        raise ValueError(
+            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
+        )
+    if len(shape) == 1:
+        return _of_vectors(name, shape[0], weights, resize)
+    if not takes_images(name):
+        raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
+    channels, size, _ = shape
     seen = resize or (224 if name == "vit_b_16" else size)
     smallest = _SMALLEST.get(name, 8)
     if seen < smallest:
         raise ValueError(
             f"images of {seen} × {seen} pixels are too small for {name}: resize them to at least {smallest} pixels."
         )
-    if weights == "imagenet" and name not in _IMAGENET:
-        raise ValueError(
-            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
-        )
-    network = make(channels, seen)
+    network = (own.builder(name) if is_own else _OF_IMAGES[name])(channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
+        state = renamed(state) if name == "efficientnet_lite0" else state
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
+
+
+def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
+    if takes_images(name):
+        raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
+    if resize is not None:
+        raise ValueError("resize is for images, and the data set has vectors: leave it out.")
+    network = _OF_VECTORS[name](length)
+    if weights is not None:
+        trained.load(network, trained.read(weights), weights)
+    return network
+
+
+def normalisation(name: str) -> Moments | None:
+    """Mean and deviation of the images on which a network's pre-trained weights were trained, as published.
+
+    None for networks that no published weights are read for: these saw a data set of their own.
+    """
+    if name == "efficientnet_lite0":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # pixels in [-1, 1]
+    return ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if name in _IMAGENET else None
 
 
 class Network(nn.Module):

@@ -14,16 +14,20 @@ HEADS = ("fc.", "head.", "heads.", "classifier.")  # prefixes of last layers, wh
 
 
 def read(path: str) -> dict[str, Tensor]:
-    """The state dict that `torch.save` wrote.  Raises ValueError for anything else."""
+    """The state dict that `torch.save` wrote, or a file of safetensors.  Raises ValueError for anything else."""
     try:
         with open_file(Path(path).expanduser()) as file:
+            if path.endswith(".safetensors"):
+                from safetensors.torch import load as from_safetensors
+
+                return dict(from_safetensors(file.read()))
             if damage := zip_damage(file):
                 raise ValueError(damage)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated or foreign file can raise anything in the reader
         raise ValueError(
             f"the weights {path} cannot be read ({type(error).__name__}): give the path of a file that "
-            "torch.save(network.state_dict(), path) wrote, or imagenet."
+            "torch.save(network.state_dict(), path) wrote, a .safetensors file, or imagenet."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"the weights {path} are no state dict: write them by torch.save(network.state_dict(), path).")

@@ -8,12 +8,14 @@ Parts of attempts lie in a partition for each study (`partition`, `study_of`).
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lnl.storage.filenames import file_name
 from lnl.storage.places import Place, short_hash
 
 PREFIX = "study="
+Kept = Literal["predictions", "beliefs", "weights"]  # what trials keep on request, each in a folder of its name
+KEPT: tuple[Kept, ...] = get_args(Kept)
 
 
 def partition(study: str) -> str:

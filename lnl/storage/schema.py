@@ -36,6 +36,7 @@ TRIALS = pa.schema(
         ("noise_realised", pa.float64()),  # share of labelled images whose label is wrong
         ("transition", pa.string()),  # JSON K × K: realised P(given label | true label)
         ("classes", pa.int32()),  # K of the data set
+        ("class_names", pa.string()),  # JSON: K texts, in the order of the labels; null in older files
         ("parameters", pa.int64()),
         ("data_hash", pa.string()),  # of the data set's images and labels
         ("sources_hash", pa.string()),  # of all data behind the trial: its data set, human labels, prerequisites' data
@@ -101,6 +102,39 @@ ARRAYS = pa.schema(
         ("schema_version", pa.int32()),
     ]
 )
+_IMAGE = [  # columns of one image that is kept, see `lnl.trial.outputs`
+    ("trial", pa.string()),
+    ("attempt", pa.int32()),
+    ("epoch", pa.int32()),  # the last one
+    ("subset", pa.string()),  # test | labelled | unlabelled | probe: of which the image is one
+    ("index", pa.int64()),  # among the data set's test images, or its training images
+    ("file", pa.string()),  # name of the image, where the data set has names
+    ("given", pa.int32()),  # label that the method saw; null where it saw none
+    ("true", pa.int32()),  # null where it is not known
+    ("predicted", pa.int32()),  # most probable class
+]
+PREDICTIONS = pa.schema(
+    [
+        *_IMAGE,
+        ("confidence", pa.float32()),  # probability of the predicted class
+        ("probabilities", pa.list_(pa.float32())),  # of all classes; null where there are more than 20
+        ("schema_version", pa.int32()),
+    ]
+)
+BELIEFS = pa.schema(  # rows: the labelled images, the most suspected given label first
+    [
+        *_IMAGE,
+        ("given_probability", pa.float32()),  # that the prediction gives to the given label
+        ("clean", pa.float32()),  # what the method itself tells, see `lnl.training.task.Beliefs`; null: nothing
+        ("coefficient", pa.float32()),
+        ("loss", pa.float32()),
+        ("selected", pa.float32()),
+        ("proposed", pa.int32()),  # the method's refined label, and how sure it is of that
+        ("proposed_probability", pa.float32()),
+        ("ranked_by", pa.string()),  # clean | coefficient | loss | given_probability: what put rows in order
+        ("schema_version", pa.int32()),
+    ]
+)
 SUGGESTIONS = pa.schema(
     [
         ("search", pa.string()),  # name of the search, in Optuna's storage too
@@ -158,6 +192,8 @@ TABLES = {
     "trials": TRIALS,
     "epochs": EPOCHS,
     "arrays": ARRAYS,
+    "predictions": PREDICTIONS,
+    "beliefs": BELIEFS,
     "suggestions": SUGGESTIONS,
     "studies": STUDIES,
     "events": EVENTS,
@@ -167,6 +203,8 @@ PART_KEYS = {  # what names a part: all of its rows have the same
     "trials": ATTEMPT_KEY,
     "epochs": ATTEMPT_KEY,
     "arrays": ATTEMPT_KEY,
+    "predictions": ATTEMPT_KEY,
+    "beliefs": ATTEMPT_KEY,
     "suggestions": ("search", "number"),
     "studies": ("study", "preset", "plan_hash"),
     "events": ("at", "kind"),
@@ -174,9 +212,11 @@ PART_KEYS = {  # what names a part: all of its rows have the same
 ROW_KEYS = PART_KEYS | {  # what no two rows of a table have in common
     "epochs": (*ATTEMPT_KEY, "epoch", "split", "metric"),
     "arrays": (*ATTEMPT_KEY, "epoch", "split", "name"),
+    "predictions": (*ATTEMPT_KEY, "subset", "index"),
+    "beliefs": (*ATTEMPT_KEY, "subset", "index"),
     "events": ("at", "study", "trial", "kind", "payload"),
 }
-PARTITIONED = ("trials", "epochs", "arrays", "suggestions")
+PARTITIONED = ("trials", "epochs", "arrays", "predictions", "beliefs", "suggestions")
 PARTITION = pa.field("study", pa.string())  # their only partition key
 PART, STAMP = pa.field("part", pa.string()), pa.field("stamp", pa.string())  # of a joined file: whose rows, and when
 

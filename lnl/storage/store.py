@@ -5,6 +5,9 @@ Layout below one root (the `--storage` of every command): a folder, here or shar
     trials/study=<study>/<trial>-<attempt>.parquet    one wide row per attempt
     epochs/study=<study>/<trial>-<attempt>.parquet    long rows: trial, epoch, split, metric, value
     arrays/study=<study>/<trial>-<attempt>.parquet    what figures need: histograms, mixtures, matrices, embeddings
+    predictions/study=<study>/<trial>-<attempt>.parquet   on request: what a trained method says of each image,
+    beliefs/study=<study>/<trial>-<attempt>.parquet       of each given label, the most suspected first,
+    weights/study=<study>/<trial>-<attempt>.safetensors   and its final weights; see lnl.storage.kept
     suggestions/study=<study>/<search>-<number>.parquet   one row per suggestion of a search, see lnl.search
     studies/<study>-<preset>-<plan>.parquet           every plan that was submitted, as JSON
     events/<time>-<kind>-<uuid>.parquet               append-only log, one row per file
@@ -38,7 +41,7 @@ from lnl.storage.exchange import shared_file
 from lnl.storage.files import listed, printable, read_file, reason, shown
 from lnl.storage.leases import locked
 from lnl.storage.objects import ObjectPath, StorageError
-from lnl.storage.part_names import attempt_name, parse_attempt, part_name, partition
+from lnl.storage.part_names import Kept, attempt_name, parse_attempt, part_name, partition
 from lnl.storage.places import Place, canonical, now
 from lnl.storage.schema import (
     EVENTS,
@@ -95,6 +98,11 @@ class Store:
 
     def attempt_path(self, table: str, study: str, trial: str, attempt: int) -> Place:
         return self.root / table / partition(study) / f"{attempt_name(trial, attempt)}.parquet"
+
+    def kept_path(self, kind: Kept, study: str, trial: str, attempt: int) -> Place:
+        """Where an attempt keeps what is asked for beside its rows."""
+        table = self.attempt_path(kind, study, trial, attempt)
+        return table.with_suffix(".safetensors") if kind == "weights" else table
 
     def log_path(self, study: str, trial: str, attempt: int) -> Place:
         return self.root / "logs" / partition(study) / f"{attempt_name(trial, attempt)}.txt"

@@ -67,10 +67,11 @@ def write_rows(path: Place, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]
     table = pa.Table.from_pylist(filled, schema=schema)
     # pages of one value: codecs, dictionaries and statistics are most of such a file, and of the time to read it
     one_row = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
-    _write_table(path, table, once=once, **(one_row if len(rows) == 1 else {}))
+    write_table(path, table, once=once, **(one_row if len(rows) == 1 else {}))
 
 
-def _write_table(path: Place, table: pa.Table, *, once: bool = False, **options: Any) -> None:
+def write_table(path: Place, table: pa.Table, *, once: bool = False, **options: Any) -> None:
+    """Write one part as it is, with checksums.  `options`: of pyarrow.  Raises `StorageError`."""
     options = {"compression": "zstd", "write_page_checksum": True, **options}
 
     def write(temporary: Path) -> None:
@@ -277,7 +278,7 @@ def _joined(folder: Place, paths: Sequence[Place]) -> tuple[pa.Table, list[Place
     if len(others) > MANY:
         known = _with_others(known, others, stamps)
         with contextlib.suppress(StorageError):
-            _write_table(folder / JOINED, known)
+            write_table(folder / JOINED, known)
         others = _others(paths, known)  # those that cannot be read
     study = pa.array([_study(paths[0])] * len(known), pa.string())
     return known.append_column(PARTITION, study), others

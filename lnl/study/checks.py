@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lnl import data, methods, networks
-from lnl.functional import augment, noise
+from lnl.functional import noise
 from lnl.study.plan import Planned
-from lnl.training import draw, task
+from lnl.training import draw, task, views
 from lnl.training.learner import Head, NetworkBuilder
 from lnl.training.streams import Streams
 from lnl.trial.config import Trial
@@ -56,6 +56,7 @@ class _Checks:
         self.root, self.read = root, read
         self.datasets: dict[str, data.Dataset | None] = {}
         self.splits: dict[object, draw.SplitIndices] = {}
+        self.given: dict[tuple[str, str], np.ndarray | None] = {}
         self.asked: set[object] = set()
 
     def of(self, trial: Trial) -> None:
@@ -65,7 +66,9 @@ class _Checks:
             return
         if self._new("network", trial.dataset, trial.network, trial.weights, trial.resize):
             self._network(trial, dataset)
-        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation)
+        column = trial.noise.given_column
+        given = None if column is None else self._given(dataset, column)
+        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, column)
         if key not in self.splits:
             self.splits[key] = draw.split(
                 dataset,
@@ -74,11 +77,21 @@ class _Checks:
                 unlabelled_ratio=trial.unlabelled_ratio,
                 probe=trial.probe,
                 validation=trial.validation,
+                given=given,
             )
         if self._new("noise", trial.dataset, repr(trial.noise)):
             self._noise(trial, dataset)
-        if self._new("method", key, trial.epochs, trial.steps, trial.method_name, repr(trial.method)):
-            _construct(trial, dataset, self.splits[key])
+        of_method = (trial.epochs, trial.steps, trial.method_name, repr(trial.method))
+        if self._new("method", key, trial.network, repr(trial.vector_views), *of_method):
+            _construct(trial, dataset, self.splits[key], dataset.train_labels if given is None else given)
+
+    def _given(self, dataset: data.Dataset, column: str) -> np.ndarray | None:
+        """The labels that people gave; None where they lie in a file that is not to be read yet."""
+        if (dataset.name, column) not in self.given:
+            is_here = data.given_column(dataset, column) in dataset.given
+            labels = data.given_labels(dataset, column, self.root) if is_here or self.read else None
+            self.given[dataset.name, column] = labels
+        return self.given[dataset.name, column]
 
     def _dataset(self, name: str) -> data.Dataset | None:
         if self.read:
@@ -91,15 +104,12 @@ class _Checks:
         return new
 
     def _network(self, trial: Trial, dataset: data.Dataset) -> None:
-        _, channels, size, _ = dataset.train_images.shape
         weights = trial.weights if self.read else None
         with torch.device("meta") if weights is None else nullcontext():
-            networks.backbone(trial.network, channels, size, weights, trial.resize)
+            networks.backbone(trial.network, dataset.shape, weights, trial.resize)
 
     def _noise(self, trial: Trial, dataset: data.Dataset) -> None:
         asked, classes = trial.noise, len(dataset.class_names)
-        if asked.column and self.read:
-            data.human_labels(dataset, asked.column, self.root)
         if asked.kind in GENERATED_NOISE:
             mapping = noise.asymmetric_map(dataset.name, classes) if asked.kind == "asymmetric" else None
             noise.corrupt(torch.arange(classes), asked.kind, asked.rate, classes, Streams(0)["noise"], mapping=mapping)
@@ -125,23 +135,26 @@ class _Backbone(nn.Module):
 @dataclass(frozen=True)
 class _Builder(NetworkBuilder):
     def build(self, heads: Mapping[str, Head], replica: str = "") -> networks.Network:
-        return networks.Network(_Backbone(self.channels), {name: head(WIDTH) for name, head in heads.items()})
+        return networks.Network(_Backbone(self.shape[0]), {name: head(WIDTH) for name, head in heads.items()})
 
 
-def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices) -> None:
-    """Construct the trial's method as `lnl.trial.run.assemble` does, on a stand-in."""
+def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, given: np.ndarray) -> None:
+    """Construct the trial's method as `lnl.trial.run.assemble` does, on a stand-in.
+
+    `given`: the labels to train on (N,), -1 where there is none.
+    """
     module, device = methods.load(trial.method_name), torch.device("cpu")
-    labelled, probe = (_one_of_each(index, dataset.train_labels) for index in (split.labelled, split.probe))
+    labelled, probe = _one_of_each(split.labelled, given), _one_of_each(split.probe, dataset.train_labels)
     if "probe" not in module.USES:
         labelled, probe = np.concatenate([labelled, probe]), probe[:0]
     parts = [labelled, split.unlabelled[:2], probe]
-    labels = torch.from_numpy(np.asarray(dataset.train_labels[np.concatenate(parts)], dtype=np.int64))
+    seen_labels = np.where(given < 0, dataset.train_labels, given)
+    seen_labels[split.probe] = dataset.train_labels[split.probe]
+    labels = torch.from_numpy(np.asarray(seen_labels[np.concatenate(parts)], dtype=np.int64))
     places = torch.arange(len(labels)).split([len(part) for part in parts])
     labels[places[1]] = -1
-    _, channels, size, _ = dataset.train_images.shape
-    view = augment.pipeline("none", size=size, channels=channels, flip=dataset.flip, mean=dataset.mean, std=dataset.std)
     seen = task.Task(
-        images=torch.zeros(len(labels), channels, size, size, dtype=torch.uint8),
+        images=torch.from_numpy(np.zeros((len(labels), *dataset.shape), dataset.train_images.dtype)),
         labels=labels,
         labelled=places[0],
         unlabelled=places[1],
@@ -149,11 +162,12 @@ def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices) ->
         classes=len(dataset.class_names),
         epochs=trial.epochs,
         steps=trial.steps,
-        views=dict.fromkeys(task.VIEWS, view),
+        views=views.of(dataset, trial.vector_views, device),
     )
-    for builder in (_Builder, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network
+    stand_ins = (_Builder,) if len(dataset.shape) == 3 else ()  # networks of vectors are made as quickly
+    for builder in (*stand_ins, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network
         try:
-            of_trial = (trial.network, channels, size, device, trial.precision)
+            of_trial = (trial.network, dataset.shape, device, trial.precision)
             network = builder(*of_trial, Streams(0), resize=trial.resize, trains=False)
             module.Method(trial.method, seen, network, Streams(0))
             return

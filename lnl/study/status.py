@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -10,8 +10,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from lnl.storage.currency import latest
+from lnl.storage.kept import attempts_with, lacking
 from lnl.storage.leases import leases
 from lnl.storage.outcomes import accuracies, diverged, is_outcome
+from lnl.storage.part_names import Kept, attempt_name
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, Planned, sources_of
@@ -33,13 +35,22 @@ class Status:
     diverged: bool = False  # one that is done, or stale
     device: str = ""  # on which `seconds` are expected
     changed: str = ""  # what has changed since a stale trial ran: `lnl.storage.currency.CHANGED_…`
+    lacks: tuple[Kept, ...] = ()  # what one that is done, and has not diverged, was to keep and has not
 
 
-def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[Status]:
+def reconcile(
+    plan: Plan,
+    store: Store,
+    current: Current | None = None,
+    *,
+    keep: Collection[Kept] = (),
+    rerun_unkept: bool = False,
+) -> list[Status]:
     """The state of each trial: done, stale (done by other code or data), running (leased), failed or missing.
 
     A trial that failed by accident (out of memory, an error) is tried again by the next run; one that diverged is done.
-    `current`: what a new trial would use; by default this process's code and the default folder of data.
+    `current`: what a new trial would use; by default this process's code and the default folder of data.  `keep`: what
+    trials are to keep; one that is done without it says so, or, with `rerun_unkept`, counts as missing.
     """
     columns = [
         "trial",
@@ -71,6 +82,7 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
     rows = rows.assign(finished=finished, accuracy=accuracies(rows, plan.record.selection), diverged=diverged(rows))
     by_id = rows.set_index("trial").to_dict("index") if len(rows) else {}
     held = {trial for (_, trial), lease in leases(store, plan.study).items() if lease["alive"]}
+    attempts = attempts_with(store, plan.study, keep)
     statuses = []
     for planned in plan.trials:
         trial, row = planned.trial, by_id.get(planned.id)
@@ -82,12 +94,25 @@ def reconcile(plan: Plan, store: Store, current: Current | None = None) -> list[
         elif not row["finished"]:
             statuses.append(expected("failed", failure=f"{row['failure_class']}: {row['failure_message']}"))
         else:
-            state: State = "stale" if row["stale"] else "done"
-            failure = row["failure_message"] if row["status"] != "ok" else None
-            seconds, accuracy = _known(row["seconds"]), _known(row["accuracy"])
-            has_diverged, changed = bool(row["diverged"]), str(row["stale"])
-            statuses.append(Status(planned, state, seconds, accuracy, failure, has_diverged, changed=changed))
+            status = _finished(planned, row, attempts)
+            statuses.append(expected("missing") if status.lacks and rerun_unkept else status)
     return statuses
+
+
+def _finished(planned: Planned, row: Mapping[Any, Any], attempts: Mapping[Kept, Collection[str]]) -> Status:
+    """Of a trial that has a row as an outcome; `attempts`: by what was to be kept, those that have kept it."""
+    state: State = "stale" if row["stale"] else "done"
+    is_ok = row["status"] == "ok"
+    return Status(
+        planned,
+        state,
+        seconds=_known(row["seconds"]),
+        accuracy=_known(row["accuracy"]),
+        failure=None if is_ok else row["failure_message"],
+        diverged=bool(row["diverged"]),
+        changed=str(row["stale"]),
+        lacks=lacking(attempt_name(planned.id, row["attempt"]), attempts) if is_ok and state == "done" else (),
+    )
 
 
 def _known(value: float) -> float | None:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, model_validator
 
 import lnl
 from lnl.declaring import declared
+from lnl.storage.part_names import Kept
 from lnl.study.arms import is_of_method
 from lnl.study.crossing import cross
 from lnl.study.parts import Contrast, Levels, Overrides, Panel, Preset, Search, check_looks
@@ -67,6 +68,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     """a search of the parameters of every arm"""
     embeddings: Annotated[int, Field(ge=0)] = 0
     """test images whose features replicate 0 keeps, over the epochs"""
+    keep: tuple[Kept, ...] = ()
+    """what every trial keeps at its end, which is part neither of its id nor of the plan"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:

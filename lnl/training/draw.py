@@ -7,6 +7,7 @@ unlabelled images of ratio 1:1 are among those of 1:5.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lnl import data as datasets
-from lnl.functional import augment, noise
+from lnl.functional import noise
+from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import VIEWS, Noise, Task, Truth, Validation
+from lnl.training.task import Noise, Origin, Task, Truth, Validation, VectorViews
 
 
 @dataclass(frozen=True)
@@ -39,44 +41,78 @@ def split(
     unlabelled_ratio: float | None,
     probe: int,
     validation: Validation,
+    given: np.ndarray | None = None,
 ) -> SplitIndices:
-    """A class-balanced, nested split.  Raises `DataError` where the data set has too few images."""
+    """A class-balanced, nested split.  Raises `DataError` where the data set has too few images.
+
+    `given`: the labels (N,) that people gave, where these are what is trained on; else it is the true labels and their
+    noise.  An image that has none of them is unlabelled.  Classes are the true ones, given ones where they are unknown.
+    """
     classes = len(data.class_names)
     true = torch.from_numpy(np.asarray(data.train_labels, dtype=np.int64))
-    known = int((true >= 0).sum())
+    to_train_on = true if given is None else torch.from_numpy(np.asarray(given, dtype=np.int64))
+    trusted, labelled = true >= 0, to_train_on >= 0
+    by_class = torch.where(trusted, true, to_train_on)
     from_train = validation.images if validation.source == "train" else 0
-    needed = from_train + probe + (labels or classes)
-    if needed > known:
+    clean = probe + (from_train if validation.labels == "clean" else 0)
+    _check_trusted(data, int(trusted.sum()), clean, given is not None)
+    order = _interleaved(by_class, classes, streams["split"])  # images without label last
+    held_out = order[(trusted if validation.labels == "clean" else labelled)[order]][:from_train]
+    rest = _without(order, held_out)
+    probed = rest[trusted[rest]][:probe]
+    rest = _without(rest, probed)
+    chosen = rest[labelled[rest]][:labels]
+    if len(held_out) < from_train or len(probed) < probe or len(chosen) < (labels or classes):
         raise datasets.Unfit(
-            f"{data.name} has {known} training images with labels, but {needed} are asked for "
+            f"{data.name} has {int((trusted | labelled).sum())} training images with labels, but "
+            f"{from_train + probe + (labels or classes)} are asked for "
             f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
         )
     if labels is not None and labels < classes:
         raise datasets.Unfit(
             f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
         )
-    order = _interleaved(true, classes, streams["split"])  # images without label last
-    first = from_train + probe
-    last = known if labels is None else first + labels
-    counts = torch.bincount(true[order[first:last]], minlength=classes)
+    counts = torch.bincount(by_class[chosen], minlength=classes)
     if not counts.all():
         raise datasets.Unfit(
             f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
-            f"{int((true == counts.argmin()).sum())}: ask for a smaller validation or probe set."
+            f"{int((by_class[labelled] == counts.argmin()).sum())}: ask for a smaller validation or probe set."
         )
-    unlabelled = order[last:]
+    unlabelled = _without(rest, chosen)
     if unlabelled_ratio is not None:
-        unlabelled = _unlabelled_by_ratio(data.name, unlabelled, unlabelled_ratio, last - first, streams)
-    held_out, test = order[:from_train].numpy(), np.arange(len(data.test_labels))
+        unlabelled = _unlabelled_by_ratio(data.name, unlabelled, unlabelled_ratio, len(chosen), streams)
+    of_validation, test = held_out.numpy(), np.arange(len(data.test_labels))
     if validation.source == "test" and validation.images:
-        held_out, test = _validation_from_test(data, validation.images, streams)
+        of_validation, test = _validation_from_test(data, validation.images, streams)
     return SplitIndices(
-        labelled=order[first:last].numpy(),
+        labelled=chosen.numpy(),
         unlabelled=unlabelled.numpy(),
-        probe=order[from_train:first].numpy(),
-        validation=held_out,
+        probe=probed.numpy(),
+        validation=of_validation,
         test=test,
     )
+
+
+def _check_trusted(data: datasets.Dataset, trusted: int, clean: int, given: bool) -> None:
+    """Raise `Unfit` where the true labels of training images are asked for, but not known of enough of them."""
+    if data.truth_known:
+        return
+    if not trusted and not given:
+        raise datasets.Unfit(
+            f"The true labels of {data.name} are not known: train on the given ones with noise.kind 'given', or name "
+            "images with true labels."
+        )
+    if clean > trusted:
+        raise datasets.Unfit(
+            f"Validation and probe ask for {clean} training images with true labels, but {data.name} has {trusted}: "
+            "validate on given labels (validation.labels 'noisy') or on test images (validation.source 'test'), or "
+            "name images with true labels."
+        )
+
+
+def _without(order: Tensor, taken: Tensor) -> Tensor:
+    """The indices of `order` that are not among those `taken`, in their order."""
+    return order[~torch.isin(order, taken)]
 
 
 def _unlabelled_by_ratio(name: str, remaining: Tensor, ratio: float, labels: int, streams: Streams) -> Tensor:
@@ -127,6 +163,7 @@ def prepare(
     steps: int | None,
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
+    vector_views: VectorViews | None = None,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
@@ -135,23 +172,22 @@ def prepare(
     live on the CPU, so that every device draws the same splits and labels.
     """
     data = datasets.load(dataset, root)
-    parts = split(data, streams, labels=labels, unlabelled_ratio=unlabelled_ratio, probe=probe, validation=validation)
-    column = noise_settings.column
-    annotated = datasets.human_labels(data, column, root) if column else semantic_labels
+    column = noise_settings.given_column
+    given_by_people = None if column is None else datasets.given_labels(data, column, root)
+    parts = split(
+        data,
+        streams,
+        labels=labels,
+        unlabelled_ratio=unlabelled_ratio,
+        probe=probe,
+        validation=validation,
+        given=given_by_people,
+    )
+    annotated = semantic_labels if given_by_people is None else given_by_people
     corrupted = _corrupted(
         data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
     )
-    views = {
-        name: augment.pipeline(
-            name,
-            size=data.train_images.shape[-1],
-            channels=data.train_images.shape[1],
-            flip=data.flip,
-            mean=data.mean,
-            std=data.std,
-        )
-        for name in VIEWS
-    }
+    transforms = views.of(data, vector_views or VectorViews(), device)
     # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
     layout = torch.randperm(len(used), generator=streams["split/layout"])
@@ -173,12 +209,12 @@ def prepare(
         classes=len(data.class_names),
         epochs=epochs,
         steps=steps,
-        views=views,
+        views=transforms,
     )
     held_out_images, held_out_labels = _held_out(data, parts, validation, noise_settings, annotated, streams)
 
     def normalised(images: np.ndarray) -> Tensor:
-        return views["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+        return transforms["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
 
     truth = Truth(
         labels=true.to(device),
@@ -188,8 +224,9 @@ def prepare(
         validation_labels=held_out_labels.to(device),
         facts={
             "noise_realised": corrupted.rate,
-            "transition": corrupted.transition.tolist(),
+            "transition": None if corrupted.transition is None else corrupted.transition.tolist(),
             "classes": len(data.class_names),
+            "class_names": json.dumps(data.class_names, ensure_ascii=False),
             "labels": len(parts.labelled),
             "unlabelled": len(parts.unlabelled),
             "data_hash": data.checksum,
@@ -197,6 +234,8 @@ def prepare(
             "split_hash": digest(*map(torch.from_numpy, (parts.labelled, parts.probe, parts.validation))),
             "unlabelled_hash": digest(torch.from_numpy(parts.unlabelled)),
         },
+        images=Origin(np.arange(len(data.train_labels)), data.train_files).at(used),
+        tested=Origin(np.arange(len(data.test_labels)), data.test_files).at(parts.test),
     )
     return task, truth
 
@@ -234,7 +273,7 @@ def _held_out(
     annotated: np.ndarray | None,
     streams: Streams,
 ) -> tuple[np.ndarray, Tensor]:
-    """Images (V, C, H, W) uint8 and labels (V,) of the validation set, clean or noisy as its settings say."""
+    """Images (V, …) as stored and labels (V,) of the validation set, clean or noisy as its settings say."""
     from_train = validation.source == "train"
     images, labels = (data.train_images, data.train_labels) if from_train else (data.test_images, data.test_labels)
     index = parts.validation

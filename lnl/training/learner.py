@@ -7,6 +7,7 @@ look at gradients before they use them call its parts: `gradients` (one list per
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,7 +36,8 @@ Gradients = list[Tensor | None]  # one entry per trainable tensor; None: no grad
 Head = Callable[[int], nn.Module]  # the backbone's width -> a module on its features
 Batch = TypeVar("Batch")  # what a method hands to its own objective
 
-EVALUATION_BATCH = 1024  # images of up to 32 × 32 pixels at a time without gradient; fewer larger ones
+# Images, or vectors, at a time without gradient, and numbers in them: those of 1,024 RGB images of 32 × 32 pixels.
+EVALUATION_BATCH, EVALUATION_NUMBERS = 1024, 1024 * 3 * 32**2
 
 
 class Optimizer(Settings):
@@ -83,8 +85,7 @@ class NetworkBuilder:
     """Builds a trial's networks: of one replicate and name they have the same initial weights on every device."""
 
     name: str
-    channels: int
-    size: int
+    shape: tuple[int, ...]  # of an image, (C, H, W), or of a vector, (D,)
     device: torch.device
     precision: Precision
     streams: Streams
@@ -96,7 +97,7 @@ class NetworkBuilder:
     def build(self, heads: Mapping[str, Head], replica: str = "") -> Network:
         """Backbone and heads, each initialised from its own stream, so that one more head moves no other weight."""
         with self.streams.initialise(f"{replica}backbone"):
-            backbone = networks.backbone(self.name, self.channels, self.size, self.weights, self.resize)
+            backbone = networks.backbone(self.name, self.shape, self.weights, self.resize)
         if self.initial is not None:
             with fitting():
                 backbone.load_state_dict(self.initial)
@@ -128,14 +129,15 @@ class Learner:
         self.network = network.build(heads, replica)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if optimizer.average else None
         self.precision, self.device = network.precision, network.device
-        pixels = (network.resize or network.size) ** 2
-        self.evaluation_batch = max(1, min(EVALUATION_BATCH, EVALUATION_BATCH * 32**2 // pixels))
+        self.evaluation_batch = evaluation_batch(network.shape, network.resize)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
         self.owned = {
             owner: [any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) for name in self.names]
             for owner, prefixes in (owners or {"all": ["backbone", "heads"]}).items()
         }
+        if owners and (idle := [owner for owner, mask in self.owned.items() if not any(mask)]):
+            raise ValueError(f"the optimizer '{idle[0]}' has no weights in {network.name}: choose another network")
         # The last owner of a tensor decays it: with two owners it would be decayed twice a step.
         decayed = [[owner for owner, mask in self.owned.items() if mask[p]][-1:] for p in range(len(self.names))]
         self.optimizers = {
@@ -144,7 +146,7 @@ class Learner:
                 [(self.parameters[p], decayed[p] == [owner]) for p, is_owned in enumerate(mask) if is_owned],
             )
             for owner, mask in self.owned.items()
-            if network.trains
+            if network.trains and any(mask)  # a backbone without weights and without heads has none
         }
 
     @classmethod
@@ -324,6 +326,12 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.done = state["done"]
+
+
+def evaluation_batch(shape: tuple[int, ...], resize: int | None) -> int:
+    """How many images or vectors of a shape go through a network at a time without gradient."""
+    numbers = math.prod(shape) if resize is None else shape[0] * resize**2
+    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
 
 
 def trained_backbone(parts: Mapping[str, State]) -> dict[str, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from lnl.data import Unfit
 from lnl.declaring import declared
-from lnl.functional import augment
+from lnl.functional.noise import ANNOTATED
 
 PART = 1024  # images in one forward pass that trains nothing
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
-VIEWS = get_args(View)
+VIEWS: tuple[View, ...] = get_args(View)
+Transform = Callable[[Tensor, torch.Generator], Tensor]  # images as they are stored -> views, see `lnl.training.views`
 
 
 @declared
@@ -29,39 +31,48 @@ class Noise:
     Semantic noise (Lee et al. 2019, RoG): the labels that a network gives which was trained on a few clean ones.
     """
 
-    kind: Literal["none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "semantic"] = (
-        "none"
-    )
-    """which wrong label an image gets"""
+    kind: Literal[
+        "none", "symmetric", "asymmetric", "asymmetric_block", "pair", "instance", "human", "given", "semantic"
+    ] = "none"
+    """which wrong label an image gets; `human` is another name of `given`, the labels that people gave"""
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """share of the labels that are drawn anew; kinds none, human and semantic take none"""
+    """share of the labels that are drawn anew; kinds none, human, given and semantic take none"""
     exact: bool = True
     """exactly round(rate · N) labels are drawn, stratified by class; otherwise each with probability `rate`"""
     include_true: bool = False
     """symmetric only: the true class may be drawn again (the DivideMix convention: the real rate is rate·(K-1)/K)"""
     column: str | None = None
-    """human only: which human labels (CIFAR-10N: aggre, random1, random2, random3, worse; CIFAR-100N: fine)"""
+    """human and given only: which of the labels that people gave (CIFAR-10N: aggre, random1, random2, random3, worse;
+    CIFAR-100N: fine); it may be left out of `given` where the data set has one column"""
     teacher: dict[str, Any] | None = None
     """semantic only: the fields in which the trial of the network that labels differs from the one that learns from
     it.  By default it is the same data set, network and length with `supervised`; its number of labels must be given,
     such as {"labels": 2500}: they are among the training images, whose labels it mostly reproduces."""
 
     def __post_init__(self) -> None:
-        if self.kind in ("none", "human", "semantic") and self.rate:
+        if self.kind in ("none", *ANNOTATED) and self.rate:
             raise ValueError(
                 f"noise.rate is {self.rate}, but kind '{self.kind}' takes no rate: leave it at 0 or choose another kind"
             )
         if self.include_true and self.kind != "symmetric":
             raise ValueError(f"noise.include_true belongs to kind 'symmetric': leave it out with '{self.kind}'")
-        if (self.column is None) == (self.kind == "human"):
+        if self.column is None if self.kind == "human" else self.column is not None and self.kind != "given":
             raise ValueError(
-                "noise.column names the human labels (such as 'worse'): give it with kind 'human' and only then"
+                "noise.column names the human labels (such as 'worse'): give it with kind 'human', or with 'given', "
+                "and only then"
             )
+        if self.column == "":
+            raise ValueError("noise.column is empty: leave it out, or name a column of given labels")
         if (self.teacher is None) == (self.kind == "semantic") or (self.teacher and "labels" not in self.teacher):
             raise ValueError(
                 "noise.teacher says how the labels' network is trained, such as {'labels': 2500}: "
                 "give it with kind 'semantic' and only then"
             )
+
+    @property
+    def given_column(self) -> str | None:
+        """The column of given labels that is asked for, "" for the only one; None where none is."""
+        return self.column or "" if self.kind in ("human", "given") else None
 
 
 @declared
@@ -81,9 +92,27 @@ class Validation:
             raise ValueError("validation.labels 'noisy' needs validation.images")
 
 
+@declared
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class VectorViews:
+    """How views of vectors differ from the vectors: the share of features that are dropped, and Gaussian noise.
+
+    Noise is in standard deviations of a feature.  The view `weak` has the weak strengths, `none` has neither, and all
+    others have the strong ones.
+    """
+
+    weak_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    strong_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    weak_noise: Annotated[float, Field(ge=0)] = 0.0
+    strong_noise: Annotated[float, Field(ge=0)] = 0.0
+
+
 @dataclass(frozen=True)
 class Task:
-    """All that a method may see of a trial's data.  Tensors live on the training device."""
+    """All that a method may see of a trial's data.  Tensors live on the training device.
+
+    The images may be vectors: (N, D) float32 instead of (N, C, H, W) uint8, and their views (B, D) float32.
+    """
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64: the given label, -1 for unlabelled images
@@ -93,7 +122,7 @@ class Task:
     classes: int
     epochs: int
     steps: int | None  # optimizer steps per epoch; None: one pass over the larger part
-    views: Mapping[str, augment.Augmentation]
+    views: Mapping[View, Transform]
 
     def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
         """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""
@@ -156,6 +185,18 @@ class Beliefs:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where images stand in their data set."""
+
+    index: np.ndarray  # (N,) among its training images, or its test images
+    files: Sequence[str] | None = None  # (N,) their names; None where the data set has none
+
+    def at(self, positions: np.ndarray) -> Origin:
+        """Of the images at these positions (n,)."""
+        return Origin(self.index[positions], self.files and [self.files[position] for position in positions])
+
+
+@dataclass(frozen=True)
 class Truth:
     """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
 
@@ -165,6 +206,17 @@ class Truth:
     validation_images: Tensor
     validation_labels: Tensor
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
+    images: Origin  # of Task.images, among the training images
+    tested: Origin  # of test_images
+
+
+def only_images(task: Task, lesson: str) -> None:
+    """Raise `Unfit` where the task holds vectors, from which a method cannot learn its `lesson`, half a sentence.
+
+    Methods that make sense on images only call it in their constructor.
+    """
+    if task.images.ndim == 2:
+        raise Unfit(f"{lesson}, and a data set of vectors has no images: choose another method or data set.")
 
 
 def to_draw_from(pool: Tensor) -> Tensor:

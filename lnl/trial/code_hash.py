@@ -48,6 +48,7 @@ APART = (  # what nothing else is followed into, though trials use it
     "lnl.trial.evaluation._histogram",  # arrays for figures, and the epochs that have them
     "lnl.trial.evaluation.embed",
     "lnl.trial.evaluation.embedding_epochs",
+    "lnl.trial.outputs",
     "lnl.trial.provenance",
 )
 

@@ -24,7 +24,7 @@ from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.system import user_code
 from lnl.training import learner
-from lnl.training.task import Noise, Validation
+from lnl.training.task import Noise, Validation, VectorViews
 
 if TYPE_CHECKING:
 
@@ -65,6 +65,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """how the given labels differ from the true ones"""
     validation: Validation = Validation()
     """images kept apart to choose an epoch or a suggestion"""
+    vector_views: VectorViews = VectorViews()
+    """of a data set of vectors, in place of augmentations"""
     probe: Annotated[int, Field(ge=0)] = 0
     """trusted images, for methods that use them; others find them, with their right labels, among the labelled ones"""
     epochs: Annotated[int, Field(ge=1)] = 100

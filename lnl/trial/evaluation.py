@@ -1,6 +1,9 @@
 """Evaluation at the end of an epoch: accuracies, features by their neighbours, beliefs against truth, data of figures.
 
-Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images.
+In the last epoch also the test set class by class: its confusion matrix, and how well probabilities are calibrated.
+
+Names of results are pairs (split, name).  The split `oracle` marks what uses the true labels of training images: where
+these are not known, there is nothing in it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from torch.nn import functional
 
 from lnl.functional import graph, noise
 from lnl.methods import Method, has_beliefs
-from lnl.training.task import Task, Truth
+from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 Metrics = dict[tuple[str, str], float]
@@ -23,14 +27,16 @@ Arrays = dict[tuple[str, str], Tensor]  # what a figure of one epoch needs
 
 
 @torch.no_grad()
-def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics:
+def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[Metrics, Arrays]:
     """Accuracies, as fractions, and cross-entropies of a method's predictions.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
-    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  Raises FloatingPointError where
-    probabilities are not finite.
+    (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  And of the test set the
+    confusion matrix (see `confusion`), the bins of `reliability`, and `test/calibration_error`.  Raises
+    FloatingPointError where probabilities are not finite.
     """
     metrics: Metrics = {}
+    arrays: Arrays = {}
     for split, images, labels in (
         ("test", truth.test_images, truth.test_labels),
         ("validation", truth.validation_images, truth.validation_labels),
@@ -40,21 +46,63 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> Metrics
             metrics[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
             metrics[split, "cross_entropy"] = float(-likelihood.log().mean())
+            if last and split == "test":
+                arrays["test", "confusion"] = confusion(probabilities.argmax(-1), labels, seen.classes)
+                arrays["test", "reliability"] = bins = reliability(probabilities, labels)
+                metrics["test", "calibration_error"] = calibration_error(bins)
     index = seen.labelled
     given, true = seen.labels[index], truth.labels[index]
     guessed = _finite(seen.over(index, method.predict)).argmax(-1)
     metrics["train", "accuracy"] = _share(guessed == given)
-    metrics["oracle", "accuracy"] = _share(guessed == true)
-    wrong = given != true
-    if wrong.any():
-        metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
+    judges = [("test", given)]
+    if _truth_is_known(seen, truth):
+        judges.append(("oracle", true))
+        metrics["oracle", "accuracy"] = _share(guessed == true)
+        wrong = given != true
+        if wrong.any():
+            metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
         bank, queries = seen.over(index, method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
-        for split, labels in (("test", given), ("oracle", true)):
+        for split, labels in judges:
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
             metrics[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
-    return metrics
+    return metrics, arrays
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Number of images of each true class (row) that are predicted as each class (column): (T,), (T,) -> (K, K)."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Images by their confidence, which is the largest probability: (T, K), (T,) -> (3, 15) on the CPU.
+
+    Bin m of M holds confidences in ((m - 1) / M, m / M].  Rows: images, those predicted rightly, and the mean
+    confidence, NaN in an empty bin.
+    """
+    confidence, predicted = probabilities.max(-1)
+    confidence, right = confidence.double().cpu(), (predicted == labels).double().cpu()
+    place = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    images, right, total = (
+        torch.bincount(place, weights, minlength=CALIBRATION_BINS)
+        for weights in (torch.ones_like(right), right, confidence)
+    )
+    return torch.stack([images, right, total / images])
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Expected calibration error from the bins (3, M) of `reliability`, a fraction (Guo et al. 2017, equation 3).
+
+    The mean over images of the distance between the accuracy and the mean confidence of their bin.
+    """
+    images, right, confidence = bins[:, bins[0] > 0]
+    return float((right - images * confidence).abs().sum() / images.sum())
+
+
+def _truth_is_known(seen: Task, truth: Truth) -> bool:
+    """Whether the true labels of all labelled images are known."""
+    return bool((truth.labels[seen.labelled] >= 0).all())
 
 
 def _finite(probabilities: Tensor) -> Tensor:
@@ -66,16 +114,42 @@ def _finite(probabilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]:
-    """What the method believes of the training labels, compared with the truth; the mean over its networks.
+    """What the method believes of the training labels, the mean over its networks, and compared with the truth.
 
-    Metrics: precision and recall of the images trained on as right, AUC of its clean probability (ties count half),
-    accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition matrix, and how far the
-    components of a mixture lie apart (in their root-mean-square deviation).  Arrays: histograms of clean and of wrong
-    labels, the mixture, the transition matrix.
+    Metrics: the share of images trained on as right, and precision and recall of their choice, AUC of its clean
+    probability (ties count half), accuracy of refined and of pseudo-labels, mean absolute error of an estimated
+    transition matrix, and how far the components of a mixture lie apart (in their root-mean-square deviation).
+    Arrays: histograms of clean and of wrong labels, the mixture, the transition matrix.
     """
     if not has_beliefs(method):
         return {}, {}
     beliefs = method.beliefs()
+    metrics, arrays = _summary(beliefs)
+    if _truth_is_known(seen, truth):
+        of_oracle, of_figures = _compared(beliefs, seen, truth)
+        metrics, arrays = metrics | of_oracle, arrays | of_figures
+    return metrics, arrays
+
+
+def _summary(beliefs: Beliefs) -> tuple[Metrics, Arrays]:
+    """What needs no true labels."""
+    metrics: Metrics = {}
+    arrays: Arrays = {}
+    if beliefs.selected is not None:
+        chosen, known = _by_network(beliefs.selected)
+        metrics["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
+    if beliefs.transition is not None:
+        arrays["train", "transition"] = beliefs.transition
+    if beliefs.mixture is not None:
+        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
+        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
+        metrics["train", "mixture_separation"] = float(apart.mean())
+        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
+    return metrics, arrays
+
+
+def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]:
+    """What compares beliefs with the true labels, which are known of all labelled images."""
     given, true = seen.labels[seen.labelled], truth.labels[seen.labelled]
     clean = given == true
     metrics: Metrics = {}
@@ -83,7 +157,6 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     if beliefs.selected is not None:
         chosen, known = _by_network(beliefs.selected)
         right = (chosen * clean).sum(-1)
-        metrics["train", "selected"] = float((chosen.sum(-1) / known.sum(-1).clamp(min=1)).mean())
         metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
         metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
     if beliefs.clean is not None:
@@ -98,12 +171,6 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     if beliefs.transition is not None:
         realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
         metrics["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
-        arrays["train", "transition"] = beliefs.transition
-    if beliefs.mixture is not None:
-        mean, deviation = beliefs.mixture[..., 1], beliefs.mixture[..., 2]
-        apart = (mean[..., 1] - mean[..., 0]) / deviation.square().mean(-1).sqrt()
-        metrics["train", "mixture_separation"] = float(apart.mean())
-        arrays["train", "mixture"] = beliefs.mixture.reshape(-1, 2, 3)
     for name in ("loss", "clean", "coefficient"):
         if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
             most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself

@@ -27,7 +27,7 @@ class Noise(Protocol):
     """What counts here of a trial's noise."""
 
     @property
-    def column(self) -> str | None: ...
+    def given_column(self) -> str | None: ...
 
 
 class Trial(Protocol):
@@ -63,7 +63,7 @@ class Current:
     def sources(self, trial: Trial) -> Sources:
         """The hashes of a trial's code and data; those of data that are not on this machine are None."""
         before = [self.sources(prerequisite) for prerequisite in trial.prerequisites.values()]
-        key = (trial.method_name, trial.network, trial.weights, trial.dataset, trial.noise.column, *before)
+        key = (trial.method_name, trial.network, trial.weights, trial.dataset, trial.noise.given_column, *before)
         if key not in self._known:
             self._known[key] = self._sources(trial, before)
         return self._known[key]
@@ -98,7 +98,7 @@ class Current:
 
 
 def verified_checksum(name: str, column: str | None, root: Path | None) -> str:
-    """Checksum of a data set whose images are read through, or of one column of its human labels.
+    """Checksum of a data set whose images are read through, or of one column of its given labels.
 
     Raises `lnl.data.DataError`.
     """
@@ -108,12 +108,12 @@ def verified_checksum(name: str, column: str | None, root: Path | None) -> str:
 def _checksum_of(dataset: data.Dataset, column: str | None, root: Path | None) -> str:
     if column is None:
         return dataset.checksum
-    labels = data.human_labels(dataset, column, root)
+    labels = data.given_labels(dataset, column, root)
     return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
 
 
 def data_keys(trials: Iterable[Trial]) -> set[tuple[str, str | None]]:
-    """What these trials and all that they start from read: data set and, if any, the column of its human labels."""
+    """What these trials and all that they start from read: data set and, if any, the column of its given labels."""
     keys = set()
     for trial in trials:
         keys |= {*_keys(trial), *data_keys(trial.prerequisites.values())}
@@ -122,8 +122,8 @@ def data_keys(trials: Iterable[Trial]) -> set[tuple[str, str | None]]:
 
 def _keys(trial: Trial) -> list[tuple[str, str | None]]:
     """The data set first."""
-    columns = (None, trial.noise.column) if trial.noise.column is not None else (None,)
-    return [(trial.dataset, column) for column in columns]
+    column = trial.noise.given_column
+    return [(trial.dataset, None)] if column is None else [(trial.dataset, None), (trial.dataset, column)]
 
 
 def _joined(hashes: Sequence[str]) -> str:

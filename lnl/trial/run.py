@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,19 @@ from torch import Tensor
 from lnl import data, methods
 from lnl.methods import Method
 from lnl.storage import checkpoints
+from lnl.storage.kept import Outputs
+from lnl.storage.part_names import Kept
 from lnl.storage.places import Place
 from lnl.training import learner, task
 from lnl.training.draw import prepare
 from lnl.training.state import State, Stateful, stateful_parts
 from lnl.training.streams import Streams, digest
 from lnl.training.task import Noise, Task, Truth, Validation
+from lnl.trial import outputs
 from lnl.trial.config import Trial
 from lnl.trial.divergence import Diverged, errors_of_divergence, weights_are_finite
 from lnl.trial.evaluation import Arrays, Metrics, diagnose, embed, embedding_epochs, evaluate
+from lnl.trial.outputs import Trained
 from lnl.trial.provenance import Current
 from lnl.trial.trained import DIVERGED, labels_path
 
@@ -75,6 +79,7 @@ class Row:
     facts: Mapping[str, object]  # what was realised: noise rate, transition matrix, hashes, number of parameters
     arrays: Arrays  # float32 on the CPU
     snapshot: Callable[[], Snapshot] = field(repr=False)  # valid until the generator is asked for the next row
+    keep: Callable[[Collection[Kept]], Outputs] = field(repr=False)  # these of what is kept on request; likewise
 
 
 def assemble(trial: Trial, execution: Execution) -> tuple[Method, Task, Truth]:
@@ -109,6 +114,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         steps=trial.steps,
         semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
+        vector_views=trial.vector_views,
     )
 
 
@@ -127,12 +133,10 @@ def build(trial: Trial, execution: Execution, seen: Task) -> Method:
     initial = _backbone(source, _trained_parts(source, execution), execution) if source else None
     _set_threads(execution)
     device = execution.torch_device()
-    _, channels, size, _ = seen.images.shape
     streams = Streams(trial.replicate, device)
     network = learner.NetworkBuilder(
         trial.network,
-        channels,
-        size,
+        tuple(seen.images.shape[1:]),
         device,
         trial.precision,
         streams,
@@ -279,7 +283,8 @@ def train(
         step = max((part.done for part in learners), default=0)
         arrays = {key: array.detach().float().cpu() for key, array in arrays.items()}
         snapshot = partial(_snapshot, epoch + 1, seconds, drawn, parts)
-        yield Row(epoch + 1, step, seconds, metrics, facts, arrays, snapshot)
+        keep = partial(outputs.of, Trained(method, parts, seen, truth))
+        yield Row(epoch + 1, step, seconds, metrics, facts, arrays, snapshot, keep)
 
 
 def _snapshot(epoch: int, seconds: float, drawn: dict[str, object], parts: Mapping[str, Stateful]) -> Snapshot:
@@ -315,9 +320,10 @@ def _epoch(
 ) -> tuple[Metrics, Arrays]:
     """Train for epoch `epoch`, counted from 0, and evaluate.  Raises `Diverged`."""
     metrics: Metrics = {("train", name): value for name, value in _train_epoch(method, parts, epoch).items()}
-    metrics |= evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
-    diagnosis, arrays = diagnose(method, seen, truth)
-    metrics |= diagnosis
+    measured, arrays = evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
+    diagnosis, of_figures = diagnose(method, seen, truth)
+    metrics |= measured | diagnosis
+    arrays |= of_figures
     if execution.embeddings and epoch + 1 in embedding_epochs(trial.total_epochs):
         arrays |= embed(method, truth, execution.embeddings)
     return metrics, arrays

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from lnl.storage import checkpoints
+from lnl.storage.files import listed
+from lnl.storage.objects import StorageError
 from lnl.storage.places import Place
 from lnl.storage.store import Store
+from lnl.training.learner import trained_backbone
 from lnl.training.state import State
-from lnl.trial.config import Trial
+from lnl.trial.config import Trial, parse
 from lnl.trial.provenance import Current
 
 DIVERGED = "diverged"  # the only entry in the file of a prerequisite that diverged: the reason, a sentence
@@ -39,3 +48,22 @@ def set_aside_damaged(store: Store, study: str, trial: Trial, current: Current) 
 def labels_path(trained: Place) -> Place:
     """Where the labels of a teacher are kept, given the path of its trained state."""
     return trained.with_suffix(".labels")
+
+
+def final_backbone(store: Store, trial_id: str) -> tuple[Trial, Mapping[str, Tensor]]:
+    """A trial of a results folder by its id, and the state of its trained backbone.
+
+    Raises `ValueError` where there is no such trial, `StorageError` where its weights are not kept.
+    """
+    rows, _ = store.read("trials", columns=["trial", "config"], filters=[("trial", "==", trial_id)])
+    if rows.empty:
+        raise ValueError(f"{store.root} has no trial '{trial_id}': ids are in the table trials, and in `lnl status`.")
+    trial = parse(json.loads(rows["config"].iloc[-1]))
+    files = [path for path in listed(store.trained, f"{trial_id}-*.pt") if re.fullmatch(r"\w+-\w+\.pt", path.name)]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            with checkpoints.fitting():
+                return trial, trained_backbone(checkpoints.read(path, {"file": path.name}))
+        except checkpoints.Refused as error:
+            raise StorageError(f"{path} cannot be used, because {error}: run its study again.") from error
+    raise StorageError(f"{store.root} has kept no weights of trial {trial_id}: run its study with --keep weights.")

@@ -128,7 +128,7 @@ def test_plan_tells_what_is_done_and_what_the_rest_will_take(lnl, here):
     assert [entry["trial"] for entry in found["trials"]] == [planned.id for planned in plan.trials]
     assert found["trials"][0] == {
         "trial": plan.trials[0].id, "arm": "plain", "setting": {}, "replicate": 0, "state": "done",
-        "changed": None, "diverged": False, "accuracy": 0.75, "seconds": 65.0,
+        "changed": None, "lacks": [], "diverged": False, "accuracy": 0.75, "seconds": 65.0,
     }  # fmt: skip
     assert (found["trials"][1]["diverged"], found["trials"][1]["accuracy"]) == (True, 0.1), "chance, of ten classes"
 

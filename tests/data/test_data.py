@@ -259,13 +259,19 @@ def test_damaged_npz(root, damage):
 
 
 def test_names_that_do_not_exist(root):
-    refused("cifar11", root, "cifar11", "digits, cifar10, cifar100, stl10, npz:PATH, folder:PATH")
+    refused(
+        "cifar11",
+        root,
+        "cifar11",
+        "digits, digits_vectors, cifar10, cifar100, stl10, npz:PATH, features:PATH, folder:PATH",
+    )
     refused("digits:x", root, "digits:x")
     refused("npz", root, "npz:PATH")
     refused("npz:", root, "''")
     refused("npz:nothing.npz", root, "nothing.npz", str(root))
     refused("npz:.", root, "not a file")
-    assert data.names() == ["digits", "cifar10", "cifar100", "stl10", "npz:PATH", "folder:PATH"]
+    built_in = ["digits", "digits_vectors", "cifar10", "cifar100", "stl10"]
+    assert data.names() == [*built_in, "npz:PATH", "features:PATH", "folder:PATH"]
 
 
 # ---- image folders
@@ -687,11 +693,11 @@ def test_human_labels_from_the_published_file_and_from_npz(root):
     labels = np.random.default_rng(0).integers(0, 10, 200)
     published(root / "CIFAR-10_human.pt", labels)
     for shift, kind in enumerate(KINDS, start=1):
-        got = data.human_labels(cifar_with(labels), kind, root)
+        got = data.given_labels(cifar_with(labels), kind, root)
         assert np.array_equal(got, (labels + shift) % 10) and got.dtype == np.int64
     (root / "CIFAR-10_human.pt").unlink()
     np.savez(root / "cifar10n.npz", clean=labels.astype(np.uint8), worse=(labels.astype(np.uint8) + 1) % 10)
-    got = data.human_labels(cifar_with(labels), "worse", root)
+    got = data.given_labels(cifar_with(labels), "worse", root)
     assert np.array_equal(got, (labels + 1) % 10) and got.dtype == np.int64
 
 
@@ -702,10 +708,10 @@ def test_human_labels_of_cifar100(root):
         root / "CIFAR-100_human.pt",
     )
     cifar = cifar_with(labels, "cifar100", 100)
-    assert np.array_equal(data.human_labels(cifar, "fine", root), (labels + 1) % 100)
+    assert np.array_equal(data.given_labels(cifar, "fine", root), (labels + 1) % 100)
     (root / "CIFAR-100_human.pt").unlink()
     np.savez(root / "cifar100n.npz", clean=labels, fine=(labels + 2) % 100)
-    assert np.array_equal(data.human_labels(cifar, "fine", root), (labels + 2) % 100)
+    assert np.array_equal(data.given_labels(cifar, "fine", root), (labels + 2) % 100)
 
 
 def test_human_labels_written_under_numpy_1(root):
@@ -719,7 +725,7 @@ def test_human_labels_written_under_numpy_1(root):
     assert old.getvalue() != path.read_bytes()
     path.write_bytes(old.getvalue())
     assert b"numpy._core" not in path.read_bytes()
-    assert np.array_equal(data.human_labels(cifar_with(labels), "worse", root), (labels + 2) % 10)
+    assert np.array_equal(data.given_labels(cifar_with(labels), "worse", root), (labels + 2) % 10)
 
 
 class Trap:
@@ -740,12 +746,12 @@ def test_human_labels_never_execute_a_pickle(root, tmp_path):
             _use_new_zipfile_serialization="old" not in file,
         )
         with pytest.raises(DataError) as error:
-            data.human_labels(cifar_with(labels), "worse", root)
+            data.given_labels(cifar_with(labels), "worse", root)
         one_sentence(error, "CIFAR-10_human.pt", "not loaded")
     (root / "CIFAR-10_human.pt").unlink()
     np.savez(root / "cifar10n.npz", clean=labels, worse=np.array([Trap(str(sprung))] * 50, object))
     with pytest.raises(DataError) as error:
-        data.human_labels(cifar_with(labels), "worse", root)
+        data.given_labels(cifar_with(labels), "worse", root)
     one_sentence(error, "cifar10n.npz")
     assert not sprung.exists()
 
@@ -760,30 +766,35 @@ def test_human_labels_never_execute_a_pickle(root, tmp_path):
         (cifar_with(np.arange(50) // 5), "worse", {"worse_label": np.arange(50)}, ["worse_label", "0 to 9"]),
         (cifar_with(np.arange(50) // 5), "worse", {"worse_label": np.zeros(49, int)}, ["49 labels"]),
         (cifar_with(np.arange(50) // 5), "worse", {"worse_label": np.zeros(50)}, ["whole numbers"]),
-        (cifar_with(np.arange(50) // 5, "digits"), "worse", {}, ["digits", "cifar10 and cifar100"]),
+        (
+            cifar_with(np.arange(50) // 5, "digits"),
+            "worse",
+            {},
+            ["digits has no labels that people gave", "another kind of noise"],
+        ),
         (cifar_with(np.arange(50) // 5, "cifar100"), "fine", {}, ["CIFAR-100_human.pt or cifar100n.npz"]),
     ],
 )
 def test_human_label_refusals(root, dataset, kind, changes, words):
     published(root / "CIFAR-10_human.pt", np.arange(50) // 5, **changes)
     with pytest.raises(DataError) as error:
-        data.human_labels(dataset, kind, root)
+        data.given_labels(dataset, kind, root)
     one_sentence(error, *words)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of torch", "truncated"])
-def test_damaged_human_labels(root, content):
+def test_damaged_given_labels(root, content):
     path = published(root / "CIFAR-10_human.pt", np.arange(50) % 10)
     path.write_bytes(path.read_bytes()[:-100] if content == "truncated" else content)
     with pytest.raises(DataError) as error:
-        data.human_labels(cifar_with(np.arange(50) % 10), "worse", root)
+        data.given_labels(cifar_with(np.arange(50) % 10), "worse", root)
     one_sentence(error, "CIFAR-10_human.pt")
 
 
 def test_human_label_file_without_the_column(root):
     torch.save({"clean_label": np.arange(50) % 10}, root / "CIFAR-10_human.pt")
     with pytest.raises(DataError) as error:
-        data.human_labels(cifar_with(np.arange(50) % 10), "worse", root)
+        data.given_labels(cifar_with(np.arange(50) % 10), "worse", root)
     one_sentence(error, "worse_label")
 
 
@@ -803,7 +814,7 @@ def test_real_cifar10n():
         "worse": (20_104, "4 9 0 5 1 9 2 4 8 8"),
     }
     for kind, (wrong, first) in expected.items():
-        labels = data.human_labels(cifar, kind, shared)
+        labels = data.given_labels(cifar, kind, shared)
         assert (labels != cifar.train_labels).sum() == wrong
         assert " ".join(map(str, labels[:10])) == first
 

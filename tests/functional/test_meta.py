@@ -199,7 +199,7 @@ def learner(
     head: Callable[[int], nn.Module] = LINEAR,
     **optimizer: Any,
 ) -> Learner:
-    builder = NetworkBuilder(name, 1, 8, torch.device("cpu"), precision, Streams(0))
+    builder = NetworkBuilder(name, (1, 8, 8), torch.device("cpu"), precision, Streams(0))
     settings = Optimizer(**{"kind": "sgd", "learning_rate": 0.05, **optimizer})
     one = Learner(builder, settings, 10, {"classifier": head})
     for _ in range(2):

@@ -169,7 +169,7 @@ def network_and_streams(built):
     from lnl.training.streams import Streams
 
     streams = Streams(0)
-    return NetworkBuilder("small_convnet", 1, 8, torch.device("cpu"), "float32", streams), streams
+    return NetworkBuilder("small_convnet", (1, 8, 8), torch.device("cpu"), "float32", streams), streams
 
 
 def test_a_learned_mentor_sees_as_many_wrong_labels_as_right_ones(

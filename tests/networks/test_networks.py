@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 from lnl import networks
 from lnl.networks import (
     Network,
+    efficientnet_lite,
     heads,
     interleave,
     preact_bottleneck,
@@ -32,13 +34,15 @@ from lnl.networks import (
 from lnl.networks.convnet import ChannelDropout
 from lnl.training.learner import without_onednn
 
+VECTORS = ("mlp", "linear")  # networks whose inputs are vectors
+
 
 def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def with_classifier(name: str, classes: int = 10, channels: int = 3, size: int = 32) -> Network:
-    backbone = networks.backbone(name, channels, size)
+    backbone = networks.backbone(name, (channels, size, size))
     return Network(backbone, {"classifier": heads.linear(backbone.width, classes)})
 
 
@@ -110,11 +114,11 @@ def test_layout(name: str, size: int, convolutions: int, width: int, million_pro
 
 
 @pytest.mark.parametrize("size", [8, 28])
-@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize("name", [name for name in networks.names() if name not in VECTORS])
 def test_any_image_size(name: str, size: int) -> None:
-    resize = 32 if name in ("co_teaching_cnn", "swin_t", "convnext_tiny") else None
+    resize = 32 if name in ("co_teaching_cnn", "swin_t", "convnext_tiny", "efficientnet_lite0") else None
     with torch.device("meta"):
-        backbone = networks.backbone(name, 1, size, resize=resize).eval()
+        backbone = networks.backbone(name, (1, size, size), resize=resize).eval()
         assert backbone(torch.empty(2, 1, size, size)).shape == (2, backbone.width)
 
 
@@ -133,7 +137,7 @@ def test_any_image_size(name: str, size: int) -> None:
 def test_convnet_of_document_002(size: int, blocks: int, width: int, count: int) -> None:
     """Five blocks on 96 pixels; the same width where fewer fit."""
     with torch.device("meta"):
-        backbone = networks.backbone("convnet_002", 3, size)
+        backbone = networks.backbone("convnet_002", (3, size, size))
         assert backbone(torch.empty(2, 3, size, size)).shape == (2, width)
     assert backbone.width == width and parameters(backbone) == count
     assert sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) == blocks
@@ -164,7 +168,7 @@ def test_gradient_reaches_every_parameter(name: str, precision: torch.dtype) -> 
 @pytest.mark.parametrize("name", [*OWN, "resnet18"])
 def test_memory_format_changes_nothing(name: str) -> None:
     torch.manual_seed(0)
-    backbone = networks.backbone(name, 3, 8)
+    backbone = networks.backbone(name, (3, 8, 8))
     images = torch.randn(8, 3, 8, 8)
     expected = backbone(images)
     layout = torch.channels_last
@@ -183,8 +187,8 @@ def test_preact_shortcut_is_activated() -> None:
 def test_wide_resnet_shortcut_is_activated_in_the_first_block_only() -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
-        blocks = networks.backbone("wide_resnet28_2", 3, 32).blocks
-        document_002 = networks.backbone("wide_resnet45_2", 3, 32).blocks
+        blocks = networks.backbone("wide_resnet28_2", (3, 32, 32)).blocks
+        document_002 = networks.backbone("wide_resnet45_2", (3, 32, 32)).blocks
     assert [block.activated_shortcut for block in blocks] == [True] + [False] * 11
     assert [block.activated_shortcut for block in document_002] == ([True] + [False] * 4) * 4, "in each stage's first"
 
@@ -199,7 +203,7 @@ def test_wide_resnet_shortcut_is_activated_in_the_first_block_only() -> None:
 
 def test_wide_resnet_initialisation() -> None:
     torch.manual_seed(0)
-    for module in networks.backbone("wide_resnet28_2", 3, 32).modules():
+    for module in networks.backbone("wide_resnet28_2", (3, 32, 32)).modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 5_000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
@@ -218,20 +222,20 @@ def test_ieg_block_activates_all_but_its_first_convolution() -> None:
     hidden = functional.conv2d(normalised(hidden).clamp_min(0), block.conv3.weight)
     torch.testing.assert_close(block(x), hidden + functional.conv2d(x, block.shortcut.weight, stride=2))
     with torch.device("meta"):
-        first, second, *_ = networks.backbone("resnet29_ieg", 3, 32).blocks
+        first, second, *_ = networks.backbone("resnet29_ieg", (3, 32, 32)).blocks
     assert isinstance(first.norm1, nn.Identity) and isinstance(second.norm1, nn.BatchNorm2d)
 
 
 def test_stem_for_small_images_is_initialised_as_torchvision_s() -> None:
     torch.manual_seed(0)
-    weight = networks.backbone("resnet18", 3, 32).network.conv1.weight
+    weight = networks.backbone("resnet18", (3, 32, 32)).network.conv1.weight
     assert weight.shape == (64, 3, 3, 3)
     assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
 
 
 def test_grey_images_become_three_equal_channels() -> None:
     torch.manual_seed(0)
-    backbone = networks.backbone("resnet18", 1, 8).eval()
+    backbone = networks.backbone("resnet18", (1, 8, 8)).eval()
     grey = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(backbone(grey), backbone.network(torch.cat([grey] * 3, 1)), atol=0, rtol=0)
 
@@ -240,13 +244,13 @@ def test_grey_images_become_three_equal_channels() -> None:
 def test_nothing_is_drawn_in_training() -> None:
     """Draws from no stream of the trial would make two runs of it differ."""
     torch.manual_seed(0)
-    backbone = networks.backbone("convnext_tiny", 3, 32).train()
+    backbone = networks.backbone("convnext_tiny", (3, 32, 32)).train()
     images = torch.randn(2, 3, 32, 32)
     state = torch.random.get_rng_state()
     torch.testing.assert_close(backbone(images), backbone(images), atol=0, rtol=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     with torch.device("meta"):
-        swin = networks.backbone("swin_t", 3, 32)
+        swin = networks.backbone("swin_t", (3, 32, 32))
     assert {module.p for module in swin.modules() if isinstance(module, StochasticDepth)} == {0.0}
 
 
@@ -254,7 +258,7 @@ def test_nothing_is_drawn_in_training() -> None:
 def test_dropout_draws_from_its_own_stream_and_goes_on_after_a_checkpoint() -> None:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return networks.backbone("co_teaching_cnn", 3, 28)
+        return networks.backbone("co_teaching_cnn", (3, 28, 28))
 
     first, images = make(0), torch.randn(2, 3, 28, 28)
     state = torch.random.get_rng_state()
@@ -282,7 +286,7 @@ def test_images_are_resized_before_the_network() -> None:
     torch.manual_seed(0)
     for size in (8, 32, 16):
         images = torch.randn(2, 1, size, size)
-        backbone = networks.backbone("small_convnet", 1, size, resize=16)
+        backbone = networks.backbone("small_convnet", (1, size, size), resize=16)
         expected = v2.functional.resize(images, [16, 16], antialias=size > 16)
         inner = getattr(backbone, "network", backbone)
         torch.testing.assert_close(backbone(images), inner(expected))
@@ -291,23 +295,89 @@ def test_images_are_resized_before_the_network() -> None:
 
 def test_vision_transformer_sees_224_pixels() -> None:
     with torch.device("meta"):
-        assert networks.backbone("vit_b_16", 1, 8).size == 224
-        assert networks.backbone("vit_b_16", 1, 8, resize=32).size == 32
+        assert networks.backbone("vit_b_16", (1, 8, 8)).size == 224
+        assert networks.backbone("vit_b_16", (1, 8, 8), resize=32).size == 32
         with pytest.raises(ValueError, match=r"patches of 16 pixels, not images of 40: resize them to 224"):
-            networks.backbone("vit_b_16", 1, 8, resize=40)
+            networks.backbone("vit_b_16", (1, 8, 8), resize=40)
+
+
+def test_efficientnet_lite0_computes_what_the_published_code_does() -> None:
+    """Recorded: features by efficientnet_lite_pytorch 0.1.0 with these weights, whose state dict has the same order."""
+    backbone = networks.backbone("efficientnet_lite0", (3, 64, 64)).eval()
+    state = {}
+    for place, (name, tensor) in enumerate(backbone.state_dict().items()):
+        waves = torch.cos(torch.arange(tensor.numel(), dtype=torch.float64) * (1 + place / 7)).reshape(tensor.shape)
+        if tensor.ndim > 1:
+            waves = waves * (3 / tensor[0].numel()) ** 0.5
+        elif tensor.ndim:
+            waves = (1 + waves / 2) if name.endswith(("weight", "var")) else waves / 2
+        state[name] = waves.to(tensor.dtype)
+    backbone.load_state_dict(state)
+    images = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) / 5).reshape(1, 3, 64, 64).float()
+    with torch.no_grad():
+        features = backbone(images)[0]
+    recorded = torch.tensor([0.40921, 0.0, 0.25429, 0.0, 0.0, 0.01971, 0.0, 0.65401])
+    torch.testing.assert_close(features[::160], recorded, atol=2e-5, rtol=0)
+
+
+def test_efficientnet_lite0_reads_the_names_of_the_published_weights(tmp_path: Path) -> None:
+    published = {
+        "_conv_stem.weight": "stem.convolution.weight",
+        "_bn0.running_var": "stem.norm.running_var",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.depthwise.convolution.weight",
+        "_blocks.15._bn0.bias": "blocks.15.expand.norm.bias",
+        "_blocks.15._bn1.weight": "blocks.15.depthwise.norm.weight",
+        "_blocks.15._bn2.weight": "blocks.15.project.norm.weight",
+        "_conv_head.weight": "head.convolution.weight",
+        "_bn1.bias": "head.norm.bias",
+    }
+    renamed = efficientnet_lite.renamed(dict.fromkeys([*published, "_fc.bias"], torch.zeros(1)))
+    assert list(renamed) == [*published.values(), "fc.bias"]
+    with torch.device("meta"):
+        own = networks.backbone("efficientnet_lite0", (3, 32, 32)).state_dict()
+    assert set(published.values()) <= set(own)
+
+
+def test_networks_of_vectors() -> None:
+    mlp, linear = (networks.backbone(name, (20,)) for name in VECTORS)
+    vectors = torch.randn(3, 20)
+    assert (mlp.width, linear.width, parameters(mlp), parameters(linear)) == (512, 20, 512 * 21, 0)
+    assert linear(vectors) is vectors
+    expected = (vectors @ mlp.hidden.weight.T + mlp.hidden.bias).clamp(min=0)
+    torch.testing.assert_close(mlp(vectors), expected)
+
+
+def test_networks_refuse_the_other_kind_of_input(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"small_convnet takes images, and the data set has vectors: choose mlp or lin"
+    ):
+        networks.backbone("small_convnet", (20,))
+    with pytest.raises(
+        ValueError, match=r"mlp takes vectors, and the data set has images: choose one of small_convnet"
+    ):
+        networks.backbone("mlp", (3, 8, 8))
+    with pytest.raises(ValueError, match="resize is for images, and the data set has vectors: leave it out"):
+        networks.backbone("mlp", (20,), resize=32)
+    with pytest.raises(ValueError, match="no ImageNet weights for linear"):
+        networks.backbone("linear", (20,), weights="imagenet")
+    path = str(tmp_path / "weights.pt")
+    torch.save(networks.backbone("mlp", (20,)).state_dict(), path)
+    networks.backbone("mlp", (20,), weights=path)
+    with pytest.raises(ValueError, match=r"of another network: hidden.weight is 512 × 20 there and 512 × 21 here"):
+        networks.backbone("mlp", (21,), weights=path)
 
 
 def test_bad_names_and_sizes_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"'resnet' is unknown: choose one of small_convnet, convnet_002, co_teaching_"
     ):
-        networks.backbone("resnet", 3, 32)
+        networks.backbone("resnet", (3, 32, 32))
     for name, size, smallest in [("preact_resnet18", 7, 8), ("co_teaching_cnn", 27, 28), ("swin_t", 31, 32)]:
         sentence = f"{size} × {size} pixels are too small for {name}: resize them to at least {smallest} pixels"
         with pytest.raises(ValueError, match=sentence):
-            networks.backbone(name, 3, size)
+            networks.backbone(name, (3, size, size))
         with torch.device("meta"):
-            networks.backbone(name, 3, size, resize=smallest)
+            networks.backbone(name, (3, size, size), resize=smallest)
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -325,10 +395,10 @@ def trained() -> nn.Module:
 def test_weights_of_torchvision_from_a_file(trained: nn.Module, tmp_path: Path) -> None:
     path = str(tmp_path / "resnet18.pth")
     torch.save(trained.state_dict(), path)
-    backbone = networks.backbone("resnet18_imagenet", 3, 32, weights=path).eval()
+    backbone = networks.backbone("resnet18_imagenet", (3, 32, 32), weights=path).eval()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(trained.fc(backbone(images)), trained(images))
-    resized = networks.backbone("resnet18_imagenet", 1, 8, weights=path, resize=32).eval()
+    resized = networks.backbone("resnet18_imagenet", (1, 8, 8), weights=path, resize=32).eval()
     torch.testing.assert_close(resized.network(images), backbone(images), atol=0, rtol=0)
 
 
@@ -336,7 +406,7 @@ def test_weights_of_torchvision_from_a_file(trained: nn.Module, tmp_path: Path) 
 def test_only_the_head_of_a_file_is_left_out(name: str) -> None:
     with torch.device("meta"):
         state = models.get_model(name).state_dict()
-        backbone = networks.backbone(name, 3, 224)
+        backbone = networks.backbone(name, (3, 224, 224))
         weights.load(backbone.network, state, "a file")
     heads_only = [key for key in state if key not in backbone.network.state_dict()]
     assert len(heads_only) == 2 and all(state[key].shape[0] == 1000 for key in heads_only)
@@ -346,19 +416,30 @@ def test_only_the_head_of_a_file_is_left_out(name: str) -> None:
 def test_weights_of_our_own_networks_from_a_file(name: str, tmp_path: Path) -> None:
     path = str(tmp_path / "weights.pt")
     torch.manual_seed(0)
-    first, images = networks.backbone(name, 1, 8).eval(), torch.randn(2, 1, 8, 8)
+    first, images = networks.backbone(name, (1, 8, 8)).eval(), torch.randn(2, 1, 8, 8)
     torch.save(first.state_dict(), path)
-    second = networks.backbone(name, 1, 8, weights=path).eval()
+    second = networks.backbone(name, (1, 8, 8), weights=path).eval()
     torch.testing.assert_close(second(images), first(images), atol=0, rtol=0)
+
+
+def test_weights_from_a_file_of_safetensors(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.safetensors")
+    first = networks.backbone("small_convnet", (1, 8, 8))
+    save_file(first.state_dict(), path)
+    second = networks.backbone("small_convnet", (1, 8, 8), weights=path).state_dict()
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.state_dict().items())
+    Path(path).write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"weights.safetensors cannot be read \(SafetensorError\)"):
+        networks.backbone("small_convnet", (1, 8, 8), weights=path)
 
 
 def test_bad_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    good = networks.backbone("small_convnet", 1, 8).state_dict()
+    good = networks.backbone("small_convnet", (1, 8, 8)).state_dict()
 
     def refused(sentence: str, name: str = "small_convnet") -> None:
         with pytest.raises(ValueError, match=sentence) as error:
-            networks.backbone(name, 1, 8, weights=str(path))
+            networks.backbone(name, (1, 8, 8), weights=str(path))
         assert "\n" not in str(error.value)
 
     refused(r"weights .*weights.pt cannot be read \(FileNotFoundError\): give the path of a file that torch.save")
@@ -376,7 +457,7 @@ def test_bad_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
     torch.save(good | {"layers.0.weight": torch.zeros(24, 3, 3, 3)}, path)
     refused(r"layers\.0\.weight is 24 × 3 × 3 × 3 there and 24 × 1 × 3 × 3 here")
     torch.save(good | {"fc.weight": torch.zeros(1), "head.bias": torch.zeros(1)}, path)
-    networks.backbone("small_convnet", 1, 8, weights=str(path))
+    networks.backbone("small_convnet", (1, 8, 8), weights=str(path))
     torch.save(good | {"fc.weight": torch.zeros(1), "extra.weight": torch.zeros(1)}, path)
     refused(r"extra\.weight does not exist here")
 
@@ -385,10 +466,10 @@ def test_weights_of_the_other_stem_are_refused(trained: nn.Module, tmp_path: Pat
     path = str(tmp_path / "resnet18.pth")
     torch.save(trained.state_dict(), path)
     with pytest.raises(ValueError, match=r"conv1\.weight is 64 × 3 × 7 × 7 there and 64 × 3 × 3 × 3 here"):
-        networks.backbone("resnet18", 3, 32, weights=path)
+        networks.backbone("resnet18", (3, 32, 32), weights=path)
     for name in ("resnet18", "small_convnet"):
         with pytest.raises(ValueError, match=f"no ImageNet weights for {name}: choose one of resnet18_imagenet, "):
-            networks.backbone(name, 3, 32, weights="imagenet")
+            networks.backbone(name, (3, 32, 32), weights="imagenet")
 
 
 @pytest.fixture
@@ -427,7 +508,7 @@ def test_imagenet_weights_are_downloaded_once(
     monkeypatch.setattr(value, "url", value.url.replace("resnet18.pth", name))
     images = torch.randn(2, 3, 32, 32)
     for _ in range(2):
-        backbone = networks.backbone("resnet18_imagenet", 3, 32, weights="imagenet").eval()
+        backbone = networks.backbone("resnet18_imagenet", (3, 32, 32), weights="imagenet").eval()
         torch.testing.assert_close(trained.fc(backbone(images)), trained(images))
         (served / name).unlink(missing_ok=True)
 
@@ -438,7 +519,7 @@ def test_imagenet_weights_that_cannot_be_had(served: Path, monkeypatch: pytest.M
             f"ImageNet weights of resnet18 cannot be downloaded .*{reason}.*: fetch the file elsewhere and give its"
         )
         with pytest.raises(ValueError, match=sentence):
-            networks.backbone("resnet18_imagenet", 3, 32, weights="imagenet")
+            networks.backbone("resnet18_imagenet", (3, 32, 32), weights="imagenet")
 
     refused("404")
     value = models.ResNet18_Weights.IMAGENET1K_V1.value
@@ -451,7 +532,7 @@ def test_imagenet_weights_that_cannot_be_had(served: Path, monkeypatch: pytest.M
 
 def test_heads_share_the_backbone() -> None:
     torch.manual_seed(0)
-    backbone = networks.backbone("small_convnet", 1, 8)
+    backbone = networks.backbone("small_convnet", (1, 8, 8))
     network = Network(
         backbone, {"classifier": heads.linear(backbone.width, 10), "projection": heads.projection(backbone.width)}
     )
@@ -519,7 +600,7 @@ def buffers(module: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("training", [True, False])
 def test_statistics_frozen(training: bool) -> None:
     torch.manual_seed(0)
-    backbone = networks.backbone("small_convnet", 1, 8)
+    backbone = networks.backbone("small_convnet", (1, 8, 8))
     images = 3 + torch.randn(16, 1, 8, 8)
     untouched = buffers(backbone)
     backbone.train(training)

@@ -370,7 +370,7 @@ class Weights(Executed):
 
         from lnl import networks
 
-        torch.save(networks.backbone("small_convnet", 1, 8).state_dict(), folder / "weights.pt")
+        torch.save(networks.backbone("small_convnet", (1, 8, 8)).state_dict(), folder / "weights.pt")
         return folder / "weights.pt"
 
 

@@ -23,16 +23,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lnl.cli.main import main
-from lnl.storage import atomic, objects, places, tables
+from lnl.storage import atomic, kept, objects, places, tables
 from lnl.storage import leases as storage_leases
 from lnl.storage.exchange import SharedFile
+from lnl.storage.kept import Outputs
 from lnl.storage.leases import Lease, claim, is_held, leases
 from lnl.storage.objects import ObjectPath, StorageError
+from lnl.storage.part_names import KEPT
 from lnl.storage.places import Place, canonical, place
+from lnl.storage.schema import PREDICTIONS
 from lnl.storage.store import Store
 from lnl.system import processes
 from tests.storage.test_results import curve, row
@@ -392,6 +397,25 @@ def test_rows_are_read_together_and_a_changed_file_anew(store, monkeypatch):
     assert first["trial"].tolist() == [f"t{number}" for number in range(8)] and not broken
     assert second["trial"].tolist() == [f"t{number}" for number in range(1, 9)]
     pd.testing.assert_frame_equal(second, store.read("trials", check=True)[0])
+
+
+def test_what_trials_keep_is_written_and_read_and_damage_is_told(store):
+    schema = pa.schema(
+        [field for field in PREDICTIONS if field.name not in ("trial", "attempt", "epoch", "schema_version")]
+    )
+    rows = [{"subset": "test", "index": place, "predicted": 1, "confidence": 0.5} for place in range(3)]
+    outputs = Outputs(pa.Table.from_pylist(rows, schema=schema), weights={"part.weight": torch.arange(6.0).view(2, 3)})
+    kept.write(store, "s3", "t", 1, 5, outputs)
+    found, broken = store.read("predictions", "s3", files=["t-1"])
+    assert not broken and found["index"].tolist() == [0, 1, 2] and set(found["epoch"]) == {5}
+    path = store.kept_path("weights", "s3", "t", 1)
+    assert kept.read_weights(path)["part.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    have = kept.attempts_with(store, "s3", KEPT)
+    assert have == {"predictions": {"t-1"}, "beliefs": set(), "weights": {"t-1"}}
+    assert kept.lacking("t-1", have) == ("beliefs",) and kept.lacks(store, "s3", "t", 2, ["weights"])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match=r"t-1\.safetensors cannot be used"):
+        kept.read_weights(path)
 
 
 def test_of_two_writers_of_one_attempt_one_succeeds(bucket):

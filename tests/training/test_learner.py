@@ -34,7 +34,7 @@ def learner(
     replica: str = "",
     **optimizer: object,
 ) -> Learner:
-    builder = NetworkBuilder("small_convnet", 1, 8, torch.device("cpu"), precision, Streams(replicate))
+    builder = NetworkBuilder("small_convnet", (1, 8, 8), torch.device("cpu"), precision, Streams(replicate))
     return Learner(builder, Optimizer(**optimizer), steps, HEADS, owners, replica)
 
 
@@ -59,7 +59,7 @@ def test_initial_weights_depend_on_replicate_and_name_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(values(one), values(same), strict=True))
     for different in (other, second):
         assert not any(torch.equal(a, b) for a, b in zip(values(one), values(different), strict=True) if is_kernel(a))
-    builder = NetworkBuilder("small_convnet", 1, 8, torch.device("cpu"), "float32", Streams(0))
+    builder = NetworkBuilder("small_convnet", (1, 8, 8), torch.device("cpu"), "float32", Streams(0))
     fewer = builder.build({"classifier": HEADS["classifier"]})  # one head less moves no other weight
     named = dict(one.network.named_parameters())
     assert all(torch.equal(tensor, named[name]) for name, tensor in fewer.named_parameters())
@@ -104,7 +104,7 @@ def test_half_precision_reaches_the_objective() -> None:
 @pytest.mark.slow
 def test_gradients_in_half_precision_read_no_memory_that_nobody_wrote() -> None:
     """What is freed before is full of NaN: with oneDNN one gradient in four of torch 2.14 had some of it."""
-    builder = NetworkBuilder("wide_resnet37_2", 3, 8, torch.device("cpu"), "bfloat16", Streams(0))
+    builder = NetworkBuilder("wide_resnet37_2", (3, 8, 8), torch.device("cpu"), "bfloat16", Streams(0))
     built = Learner.classifier(builder, Optimizer(kind="sgd"), 10, 10)
     images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
     for _ in range(20):

@@ -286,8 +286,8 @@ def test_noisy_validation_has_noise_of_its_own(make, source_of_validation):
 
 
 def test_human_labels_are_those_of_the_same_images(make, source, monkeypatch):
-    people = np.where(source[1] >= 0, (source[1] + (np.arange(450) % 3 == 0)) % CLASSES, 0)
-    monkeypatch.setattr("lnl.data.human_labels", lambda data, column, root: people)
+    people = np.where(source[1] >= 0, (source[1] + (np.arange(450) % 3 == 0)) % CLASSES, -1)
+    monkeypatch.setattr("lnl.data.given_labels", lambda data, column, root: people)
     human = Noise("human", column="worse")
     seen, truth = make(noise_settings=human, validation=Validation(30, labels="noisy"))
     names = number(seen.images[seen.labelled])

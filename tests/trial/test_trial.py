@@ -8,6 +8,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,7 @@ from torch import Tensor
 from lnl import methods
 from lnl.data import DataError
 from lnl.storage.schema import TRIALS
-from lnl.training.task import Noise, Task, Truth
+from lnl.training.task import Noise, Origin, Task, Truth
 from lnl.trial.config import Trial, parse
 from lnl.trial.divergence import Diverged
 from lnl.trial.evaluation import evaluate
@@ -58,6 +59,10 @@ FIELDS = {
     "validation.images": ({"validation.images": 100}, {}),
     "validation.source": ({"validation.source": "test"}, {"validation.images": 100}),
     "validation.labels": ({"validation.labels": "noisy"}, {"validation.images": 100}),
+    "vector_views.weak_dropout": ({"vector_views.weak_dropout": 0.3}, {}),
+    "vector_views.strong_dropout": ({"vector_views.strong_dropout": 0.3}, {}),
+    "vector_views.weak_noise": ({"vector_views.weak_noise": 0.3}, {}),
+    "vector_views.strong_noise": ({"vector_views.strong_noise": 0.3}, {}),
     "probe": ({"probe": 10}, {}),
     "epochs": ({"epochs": 3}, {}),
     "steps": ({"steps": 3}, {}),
@@ -267,7 +272,8 @@ def test_a_run_gives_one_row_per_epoch(tiny):
         *((split, metric) for split in ("test", "validation") for metric in ("accuracy", "cross_entropy")),
     }
     assert set(rows[0].metrics) == set(rows[1].metrics) == every
-    assert set(rows[2].metrics) == every | {("test", "neighbour_accuracy"), ("oracle", "neighbour_accuracy")}
+    of_the_last = {("test", "calibration_error"), ("test", "neighbour_accuracy"), ("oracle", "neighbour_accuracy")}
+    assert set(rows[2].metrics) == every | of_the_last
     for row in rows:
         assert all(type(value) is float and math.isfinite(value) for value in row.metrics.values())
         assert all(
@@ -379,6 +385,8 @@ def test_what_is_measured_is_what_its_name_says():
         validation_images=images[:0],
         validation_labels=torch.arange(0),
         facts={},
+        images=Origin(np.arange(6)),
+        tested=Origin(np.arange(2)),
     )
     always = {
         ("test", "accuracy"): 0.5,  # a tie of probabilities goes to class 0
@@ -387,12 +395,18 @@ def test_what_is_measured_is_what_its_name_says():
         ("oracle", "accuracy"): pytest.approx(5 / 6),  # all but image 2
         ("oracle", "memorised"): 0.25,  # of the wrong labels 0, 1, 2 and 4 the guess repeats that of 2
     }
-    assert evaluate(Known(), seen, truth, last=False) == always
-    assert evaluate(Known(), seen, truth, last=True) == {
+    assert evaluate(Known(), seen, truth, last=False) == (always, {})
+    metrics, arrays = evaluate(Known(), seen, truth, last=True)
+    assert metrics == {
         **always,
+        ("test", "calibration_error"): 0.375,  # confidence 0.75 and right, 0.5 and wrong
         ("test", "neighbour_accuracy"): 0.0,  # given labels of the bright ones: 0 1 0, of the dark ones: 1 0 0
         ("oracle", "neighbour_accuracy"): 0.5,  # true labels of the bright ones: 1 0 1, of the dark ones: 0 0 0
     }
+    assert arrays["test", "confusion"].tolist() == [[0, 0], [1, 1]], "both are of class 1, and one is seen as class 0"
+    images, right, confidence = arrays["test", "reliability"]
+    assert images.nonzero().flatten().tolist() == [7, 11] and right.nonzero().flatten().tolist() == [11]
+    assert confidence[[7, 11]].tolist() == [0.5, 0.75] and confidence.isnan().sum() == 13
 
 
 def test_execution_finds_its_device():
