@@ -180,11 +180,8 @@ def stored(tmp_path: Path, trial: Trial) -> Store:
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
-def test_a_network_of_the_users_own_brings_its_weights(
-    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+def test_a_network_of_the_users_own_brings_its_weights(own_folder: Path, digits: data.Dataset) -> None:
+    (own_folder / "mine.py").write_text(
         "from torch import nn\n\n"
         "def mine(channels, size):\n"
         "    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, 3))\n"
@@ -193,8 +190,8 @@ def test_a_network_of_the_users_own_brings_its_weights(
     )
     made = embedding.pretrained("mine.py", digits, None, None)
     assert made.weights == "the network's own" and made.normalisation is None
-    embedding.embed(digits, made, tmp_path / "digits.npz", CPU)
-    assert data.load("features:digits.npz", tmp_path).shape == (3,)
+    embedding.embed(digits, made, own_folder / "digits.npz", CPU)
+    assert data.load("features:digits.npz", own_folder).shape == (3,)
 
 
 def test_the_command_embeds_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
