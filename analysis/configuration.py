@@ -385,7 +385,7 @@ def _noise(base: Fields) -> str:
     kind, rate = base["noise.kind"], base.get("noise.rate", 0)
     if kind == "none":
         return "none"
-    parts = [f"{readable(kind)}"]
+    parts = ["labels that people gave" if kind == "given" else readable(kind)]
     parts += [f"{100 * rate:g} % of the labels"] if rate else []
     parts += [f"column {base['noise.column']}"] if base.get("noise.column") else []
     parts += ["the true class may be drawn again"] if base.get("noise.include_true") else []

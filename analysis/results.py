@@ -66,6 +66,7 @@ class Results:
     unreadable: LeftOut  # files that are left out, and why; grows when `epochs` or `arrays` meets one
     on_other_data: str = ""  # a sentence where results are left out because their data were replaced since
     by_other_code: str = ""  # a sentence where results were made by code that has changed since
+    on_data: str = ""  # sentences on what was odd about the images when they were read
     earlier: tuple[int, ...] = ()  # smaller numbers of replicates that were submitted before, without declared looks
 
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -211,8 +212,20 @@ class Results:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences on results that are left out, and on those of other code."""
-        return tuple(filter(None, (self.on_other_data, self.by_other_code)))
+        """Sentences on results that are left out, on those of other code, and on the data."""
+        sentences = (self.on_other_data, self.by_other_code, self._unknown_truth(), self.on_data)
+        return tuple(filter(None, sentences))
+
+    def _unknown_truth(self) -> str:
+        """A sentence where results are of data sets whose true labels nobody knows."""
+        unknown = self.trials[self.trials["noise_hash"].notna() & self.trials["noise_realised"].isna()]
+        names = sorted(set(unknown["dataset"]))
+        return (
+            f"The true labels of the training images of {', '.join(names)} are not known: there is no rate of wrong "
+            "labels, and nothing here compares training labels, or what methods believe of them, with the truth."
+            if names
+            else ""
+        )
 
     @property
     def night(self) -> str | None:
@@ -287,7 +300,12 @@ def read_results(root: str | Place, study: str, preset: str | None = None, night
     results = results_of_plan(store, plan, row["plan_hash"], sources_from(row["current"]), unreadable)
     if results.on_other_data:
         warnings.warn(results.on_other_data, stacklevel=3)  # the caller of `load`, or of the report
-    return replace(results, earlier=_earlier_replicates(plan, list(submitted.values())))
+    earlier = _earlier_replicates(plan, list(submitted.values()))
+    return replace(results, earlier=earlier, on_data=_on_data(row["data_remarks"]))
+
+
+def _on_data(remarks: str | None) -> str:
+    return " ".join(f"{name}: {' '.join(of_data)}" for name, of_data in _json_object(remarks).items())
 
 
 def _earlier_replicates(plan: PlanRecord, submitted: Sequence[PlanRecord]) -> tuple[int, ...]:

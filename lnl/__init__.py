@@ -23,6 +23,7 @@ _HOME = {
     "Trial": "lnl.trial.config",
     "Noise": "lnl.training.task",
     "Validation": "lnl.training.task",
+    "Dataset": "lnl.data.dataset",
     "run": "lnl.trial.run",
     "trainable": "lnl.execution.trainable",
 }
@@ -30,6 +31,7 @@ __all__ = list(_HOME)
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; tests/test_typing.py holds both lists equal
     from lnl.cli.main import study_main as study_main
+    from lnl.data.dataset import Dataset as Dataset
     from lnl.execution.trainable import trainable as trainable
     from lnl.space import Choice as Choice
     from lnl.space import Integer as Integer

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from analysis.classes import MOST_CLASSES, TestSet, test_set
@@ -47,22 +50,23 @@ def class_accuracy(measured: TestSet) -> Plot:
     frame = measured.accuracy()
     arms, classes = measured.arms, measured.classes
     values = 100 * frame["mean"].to_numpy().reshape(len(arms), len(classes))
-    figure = new_figure(1.3 + 0.3 * len(arms), min(PAGE_WIDTH, 2.6 + 0.62 * len(classes)))
+    width = min(PAGE_WIDTH, 2.8 + 0.62 * len(classes))
+    figure = new_figure(1.3 + 0.3 * len(arms), width)
     axes = figure.subplots()
     low = min(50.0, float(np.nanmin(values)))
     image = axes.imshow(values, cmap=colour_map("Blues"), vmin=low, vmax=100, aspect="auto")
-    _ticks(axes, classes, [readable(arm) for arm in arms])
+    _name_cells(axes, classes, [_short(readable(arm), 28) for arm in arms], (width - 2.8) / len(classes))
     axes.set_xlabel("class")
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             shade = "white" if value > low + 0.55 * (100 - low) else "black"
             axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=shade)
-    figure.colorbar(image, ax=axes, label="accuracy (%)", aspect=10)
+    figure.colorbar(image, ax=axes, label="accuracy (%)", aspect=6 + len(arms))
     caption = (
         "Accuracy on the test images of each class at the last epoch, base setting; mean over replicates, "
         f"{count_sentence(frame['n'].tolist())}; its rows have 95 % intervals."
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(_laid_out(figure), frame, caption)
 
 
 @drawing()
@@ -96,7 +100,7 @@ def reliability(study: Results, measured: TestSet) -> Plot:
         "is sure; below it is too sure. Beside its name: the expected calibration error (Guo et al. 2017), the mean "
         f"distance to the line over images; mean over replicates, {count_sentence(table['n'].tolist())}."
     )
-    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
 
 
 @drawing()
@@ -104,30 +108,39 @@ def confusion(measured: TestSet) -> Plot:
     """P(predicted | true) of each arm, all replicates together."""
     rows, columns = _grid(len(measured.arms), BESIDE_MATRICES)
     names, count = [_short(name) for name in measured.classes], len(measured.classes)
-    room = 0.07 * max(map(len, names))
-    figure = new_figure(0.3 + (2.6 + room) * rows, min(PAGE_WIDTH, 1.2 + room + 2.7 * columns))
+    room = 0.07 * max(map(len, names))  # inches of a name
+    figure = new_figure(0.5 + room + 2.75 * rows, min(PAGE_WIDTH, 1.2 + room + 2.7 * columns))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     size, drawn = 6.5 if count <= 10 else 5.0, []
     for axes, arm in zip(grid.flat, measured.arms, strict=False):
         share = measured.confusion(arm)
-        image = axes.imshow(100 * share, cmap=colour_map("Blues"), vmin=0, vmax=100)
-        _ticks(axes, measured.classes, list(measured.classes))
+        image = axes.imshow(100 * share, cmap=colour_map("Blues"), norm=PowerNorm(0.5, 0, 100))
+        _name_cells(axes, names, names, 2.4 / count)
         axes.set_title(_short(readable(arm), 28), loc="left", fontweight="bold")
         for (i, j), value in np.ndenumerate(share if count <= 12 else np.empty((0, 0))):
             if value >= 0.005:
-                shade = "white" if value > 0.6 else "black"
+                shade = "white" if value > 0.35 else "black"
                 axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=size, color=shade)
         true, predicted = (index.ravel() for index in np.indices(share.shape))
         frame = {"arm": arm, "true": np.take(measured.classes, true), "predicted": np.take(measured.classes, predicted)}
         drawn.append(pd.DataFrame({**frame, "share": share.ravel()}))
     _label_outer(grid, len(measured.arms), "predicted class", "true class")
-    figure.colorbar(image, ax=grid, label="share of the true class (%)", shrink=0.85 if rows == 1 else 0.4)
+    figure.colorbar(
+        image, ax=grid, label="share of the true class (%)", shrink=0.85 / rows, ticks=[0, 1, 5, 20, 50, 100]
+    )
     counts = measured.rows.groupby("arm", observed=True).size().tolist()
     caption = (
         "Confusion matrix of the test set at the last epoch, base setting: of the images of each true class (row) the "
-        f"share that is predicted as each class (column), in percent; mean over replicates, {count_sentence(counts)}."
+        "share that is predicted as each class (column), in percent; shades go by its square root, which shows errors; "
+        f"mean over replicates, {count_sentence(counts)}."
     )
-    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """As `laid_out`, with room at the sides: names of cells are wider in a picture than the layout takes them for."""
+    figure.set_layout_engine("constrained", w_pad=0.12)
+    return laid_out(figure)
 
 
 def _grid(panels: int, beside: int) -> tuple[int, int]:
@@ -147,11 +160,12 @@ def _label_outer(grid: np.ndarray, panels: int, below: str, left: str) -> None:
             axes.tick_params(labelbottom=True)
 
 
-def _ticks(axes: Axes, columns: tuple[str, ...], rows: list[str]) -> None:
+def _name_cells(axes: Axes, columns: Sequence[str], rows: Sequence[str], width: float) -> None:
+    """Name the columns, which are so many inches wide, and the rows of a matrix."""
     short = [_short(name) for name in columns]
-    turned = max(map(len, short)) > 2
-    axes.set_xticks(range(len(short)), short, rotation=90 if turned else 0, fontsize=7.5)
-    axes.set_yticks(range(len(rows)), [_short(row, 28) for row in rows], fontsize=7.5)
+    is_turned = 0.075 * max(map(len, short)) > width
+    axes.set_xticks(range(len(short)), short, rotation=90 if is_turned else 0, fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
     axes.grid(visible=False)
 
 

@@ -317,7 +317,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
             for quantity in QUANTITIES
             if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
         }
-        if "train/transition" in kinds:
+        if "train/transition" in kinds and isinstance(trial["transition"], str):  # else the truth is not known
             drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(str(trial["transition"])))
         if "test/embeddings" in kinds:
             drawn[f"embeddings-{arm}"] = embeddings(of_arm)

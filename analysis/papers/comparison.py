@@ -392,7 +392,8 @@ def _classes(dataset: str) -> int:
 
 def _noise_kind(noise: Mapping[str, Any]) -> str:
     """Return a configuration's kind of noise: none where it has a rate of 0."""
-    return "none" if noise["kind"] not in ("human", "semantic") and not noise["rate"] else str(noise["kind"])
+    kind = "human" if noise["kind"] == "given" else str(noise["kind"])  # two names of the labels that people gave
+    return "none" if kind not in ("human", "semantic") and not noise["rate"] else kind
 
 
 def _our_share(config: Mapping[str, Any]) -> float:

@@ -289,6 +289,7 @@ def noise_rows(trials: pd.DataFrame) -> list[list[str]]:
         kind, rate, labels = cast(tuple[str, float, int], cell)
         low, high = group["noise_realised"].min(), group["noise_realised"].max()
         realised = f"{100 * low:.2f} %" if high - low < 5e-5 else f"{100 * low:.2f} % to {100 * high:.2f} %"
+        realised = "not known" if np.isnan(low) else realised
         rows.append([kind, f"{100 * rate:g} %", str(labels), realised, str(group["noise_hash"].nunique())])
     return rows
 

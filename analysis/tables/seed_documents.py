@@ -183,7 +183,7 @@ def _level_with_noise(trials: pd.DataFrame, factor: str, level: Any) -> str:
     if factor.partition(".")[0] != "noise":
         return name
     realised = trials.loc[trials[factor] == level, "noise_realised"].mean()
-    return f"{name} ({100 * realised:.1f} % wrong)"
+    return name if np.isnan(realised) else f"{name} ({100 * realised:.1f} % wrong)"
 
 
 def _caption_end(selection: str, trials: pd.DataFrame, frame: pd.DataFrame) -> str:

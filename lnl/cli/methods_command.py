@@ -34,9 +34,8 @@ def run(options: argparse.Namespace) -> int:
     from lnl import methods
     from lnl.cli import catalogue
 
-    pages = [
-        catalogue.entry(name) for name in ([options.name] if options.name else [*methods.names(), *methods.installed()])
-    ]
+    names = [options.name] if options.name else [*methods.names(), *methods.installed()]
+    pages = [catalogue.entry(name) for name in names]
     if options.json:
         plain = [_as_json(page, options.name is not None) for page in pages]
         print(json.dumps(plain[0] if options.name else plain))

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"'{name}' is no name of a {options.kind}: give small letters, digits and _, a letter first.")
     path = kind.folder / f"{name}.py"
     template = (TEMPLATES / f"{options.kind}.py").read_text(encoding="utf-8")
-    write_new(path, kind.fill(template, options).replace(f"my_{options.kind}", name))
+    write_new(path, kind.fill(template.replace(f"my_{options.kind}", name), options))
     print(f"Wrote {path}.  Next:")
     for step in kind.next_steps:
         print(f"  {step.format(name=name, path=path)}")

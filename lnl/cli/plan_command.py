@@ -43,6 +43,7 @@ def plan_study(study: Study, options: argparse.Namespace, *, search: bool = Fals
         status.print_plan(plan, statuses)
         status.print_detectable(plan, request.store, current)
     status.tell_missing_data(statuses, current)
+    status.tell_data_remarks(statuses, current)
     if not options.json:
         status.print_searches(plan, request.all_arms, statuses)
     return COMPLETE

@@ -90,6 +90,8 @@ def read_request(study: Study, options: argparse.Namespace, *, search: bool = Fa
         make = partial(make, search=overrides)
         plan = make()
     keep = tuple(kind for kind in KEPT if kind in (*study.keep, *options.keep))
+    if options.rerun_unkept and not keep:
+        raise UsageError(f"--rerun-unkept has nothing to keep: say what with --keep, such as --keep {','.join(KEPT)}.")
     return Request(store, plan, arms, make, keep, options.rerun_unkept)
 
 

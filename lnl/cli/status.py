@@ -218,18 +218,16 @@ def _stale_text(statuses: Sequence[Status]) -> str:
 
 def _unkept_sentence(statuses: Sequence[Status]) -> str:
     """Which trials are done without what they are to keep by now, and what to do about it."""
-    from analysis.words import listed
+    from analysis.words import counted, listed, plural
 
     lacking = [status for status in statuses if status.lacks]
     if not lacking:
         return ""
-    kinds = listed(dict.fromkeys(kind for status in lacking for kind in status.lacks))
+    kinds = dict.fromkeys(kind for status in lacking for kind in status.lacks)
     arms = list(dict.fromkeys(status.planned.arm for status in lacking))
-    of_arms = f" (arms {listed(arms)})" if len(arms) > 1 else f" (arm {arms[0]})"
-    trials, have = ("trial was", "has") if len(lacking) == 1 else ("trials were", "have")
     return (
-        f" {len(lacking)} {trials} finished before {kinds} were to be kept, and {have} none{of_arms}: --rerun-unkept "
-        "trains them again."
+        f" {counted(len(lacking), 'trial')} ({plural('arm', len(arms))} {listed(arms)}) finished without keeping "
+        f"{listed(kinds)}: --rerun-unkept trains them again."
     )
 
 
@@ -237,6 +235,12 @@ def tell_missing_data(statuses: Sequence[Status], current: Current) -> None:
     """Print, on standard error, which data sets are not here, so that results cannot be checked against them."""
     for name in current.missing_data(status.planned.trial for status in statuses if status.state == "done"):
         print(f"The data set {name} is not on this machine: its results are not checked against it.", file=sys.stderr)
+
+
+def tell_data_remarks(statuses: Sequence[Status], current: Current) -> None:
+    """Print, on standard error, what was odd about the images of the data sets when they were read."""
+    for name, remarks in current.remarks(status.planned.trial for status in statuses).items():
+        print(f"{name}: {' '.join(remarks)}", file=sys.stderr)
 
 
 def arm_rows(statuses: Sequence[Status]) -> list[Row]:

@@ -8,6 +8,7 @@ Images are uint8 (N, C, H, W), or in their place vectors, float32 (N, D).
     npz:PATH                 a .npz file with x_train y_train x_test y_test
     features:PATH            such a file with vectors (N, D) in place of images
     folder:PATH[?size=64]    images in train/<class>/* and test/<class>/*
+    FILE.py[:FUNCTION]       what a function of yours returns
 
 `root` is the folder of all data: the environment variable LNL_DATA, or ~/.cache/lnl.
 """
@@ -22,15 +23,18 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data import cifar, digits, features, folder, human, npz, stl10
+from lnl.data import cifar, digits, features, folder, human, npz, own, stl10
+from lnl.data.arrays import from_arrays
 from lnl.data.cache import cached, expanded, opened
 from lnl.data.dataset import DataError, Dataset, Source, Unfit
 from lnl.storage.files import printable, reason, shown
+from lnl.system import user_code
 
 __all__ = [
     "DataError",
     "Dataset",
     "Unfit",
+    "from_arrays",
     "given_column",
     "given_labels",
     "load",
@@ -99,10 +103,12 @@ def _files_named(name: str, root: Path) -> Iterator[None]:
 
 
 def _source(name: str, root: Path) -> Source:
+    if user_code.is_reference(name):
+        return own.source(name, root)
     kind, colon, _ = name.partition(":")
     source = _SOURCES.get(f"{kind}:PATH" if colon else name)
     if source is None:
-        raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}.")
+        raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}, or a file.")
     return source(name, root)
 
 

@@ -18,13 +18,14 @@ from typing import BinaryIO, TypedDict
 import numpy as np
 
 from lnl.data.dataset import DataError, Dataset, Source, chunks
-from lnl.data.inspection import check_labels
+from lnl.data.inspection import Survey, check_labels, remarks_on
 from lnl.storage.files import is_there, lock_file, open_file, read_file, reason, shown
 from lnl.system import machine
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when the files' meaning changes, so that older caches are rebuilt
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")  # what the checksum is of
 GIVEN = "given"  # the array of all columns of given labels, one after the other
 CHANNELS = (1, 3)  # that views can handle; they and networks, with `resize`, can handle any size
 TRAINABLE = "grey or RGB images (1 or 3 channels) that are square: convert them"
@@ -139,6 +140,7 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
             train_files=_names(facts.get("train_files")),
             test_files=_names(facts.get("test_files")),
             given=dict(zip(columns, given, strict=True)),
+            remarks=tuple(facts.get("remarks", ())),
         )
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise _Unusable(str(error)) from error
@@ -171,10 +173,11 @@ def _build(folder: Path, name: str, source: Source) -> None:
     partial.mkdir()
     try:
         arrays: dict[str, ArrayRecord] = {}
+        surveys = {"train": Survey(), "test": Survey()}
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
             arrays[f"{split}_images"] = _write(
-                partial / f"{split}_images.npy", part.images, len(part.labels), None, what
+                partial / f"{split}_images.npy", surveys[split].of(part.images), len(part.labels), None, what
             )
             arrays[f"{split}_labels"] = _write(
                 partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
@@ -189,6 +192,9 @@ def _build(folder: Path, name: str, source: Source) -> None:
             mean, std = moments(np.load(partial / "train_images.npy", mmap_mode="r"))
         if len(mean) != train[1]:
             raise DataError(f"{name}: images must have {len(mean)} channels, but these have {train[1]}: convert them.")
+        remarks = [*contents.remarks, *remarks_on(contents, surveys["train"], surveys["test"])]
+        if remarks:
+            logger.warning("%s: %s", shown(name), " ".join(remarks))
         facts = {
             "format": FORMAT,
             "stamp": source.stamp,
@@ -196,10 +202,11 @@ def _build(folder: Path, name: str, source: Source) -> None:
             "mean": mean,
             "std": std,
             "flip": contents.flip,
-            "checksum": _checksum(arrays),
+            "checksum": checksum(arrays),
             "train_files": contents.train.files,
             "test_files": contents.test.files,
             "given": list(contents.given),
+            "remarks": remarks,
             "arrays": arrays,
         }
         if contents.given:  # not in the checksum, because each column has its own
@@ -250,7 +257,7 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type | No
     return {"shape": list(shape), "dtype": np.dtype(dtype).name, "bytes": size, "sha256": total.hexdigest()}
 
 
-def _checksum(arrays: Mapping[str, ArrayRecord]) -> str:
+def checksum(arrays: Mapping[str, ArrayRecord]) -> str:
     """One checksum over the types, shapes and contents of all arrays."""
     described = "".join(f"{key}{array['dtype']}{array['shape']}{array['sha256']}" for key, array in arrays.items())
     return hashlib.sha256(described.encode()).hexdigest()[:16]

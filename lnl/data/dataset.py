@@ -36,6 +36,7 @@ class Dataset:
     test_files: tuple[str, ...] | None = None
     # Labels that people gave to the training images, by the name of their column: (N,) int64, -1 where there is none.
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()  # sentences on what a reader of results should know, such as images that stand twice
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,6 +72,7 @@ class Contents:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     given: Mapping[str, np.ndarray] = field(default_factory=dict)  # as in `Dataset`
+    remarks: tuple[str, ...] = ()  # of the reader; those on images and classes are added
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Labels and all else are as in the .npz files of images (`lnl.data.npz`).  `lnl e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,20 +19,20 @@ def source(name: str, root: Path) -> Source:
     return npz.source_of(name, root, "features", partial(npz.read, inputs=vectors))
 
 
-def vectors(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-    """The array `key` as vectors (N, D) float32.  Raises `DataError`."""
-    array = arrays[key]
+def vectors(where: str, key: str, array: np.ndarray) -> np.ndarray:
+    """The array called `key` as vectors (N, D) float32.  Raises `DataError`."""
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         raise DataError(
-            f"{path}: {key} holds images: name the data set npz:{path.name}, or make vectors of it by lnl embed."
+            f"{where}: {key} holds images: name the data set npz:{Path(where).name}, or make vectors of it by "
+            "lnl embed."
         )
     if array.dtype.kind != "f" or array.ndim != 2 or not array.size:
-        raise DataError(f"{path}: {key} is {array.dtype}{array.shape}, but must be floating point of shape (N, D).")
+        raise DataError(f"{where}: {key} is {array.dtype}{array.shape}, but must be floating point of shape (N, D).")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which the next line refuses
         array = array.astype(np.float32, copy=False)
     if not (finite := np.isfinite(array).all(1)).all():
         row = int(finite.argmin())
         raise DataError(
-            f"{path}: row {row} of {key} has entries that are no finite numbers: make it anew or remove it."
+            f"{where}: row {row} of {key} has entries that are no finite numbers: make it anew or remove it."
         )
     return array

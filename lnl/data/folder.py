@@ -136,7 +136,23 @@ def _read(folder: Path, splits: Splits, labels: Path | None, size: int | None, f
         class_names=marked.class_names,
         flip=True,
         given=marked.given,
+        remarks=(*_remarks(headers, size), *marked.remarks),
     )
+
+
+def _remarks(headers: Sequence[_Header], size: int) -> Iterator[str]:
+    """What the images were before all were made alike."""
+    sides = [header.size for header in headers]
+    if len(set(sides)) > 1:
+        smallest, largest = (size_of(sides, key=lambda side: side[0] * side[1]) for size_of in (min, max))
+        yield (
+            f"Images are of {len(set(sides))} sizes, from {smallest[0]} × {smallest[1]} to {largest[0]} × {largest[1]} "
+            f"pixels: all were brought to {size} × {size}."
+        )
+    if enlarged := sum(min(side) < size for side in sides):
+        yield f"{enlarged:,} of {len(sides):,} images were smaller than that and are enlarged."
+    if 0 < (grey := sum(header.is_grey for header in headers)) < len(headers):
+        yield f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB."
 
 
 def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:

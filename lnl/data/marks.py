@@ -15,6 +15,7 @@ from lnl.storage.files import shown
 NO_FOLDER = ""  # in place of a class: images that lie in train or test itself
 FOLDER_COLUMN = "folder"  # the given labels that folders say
 SHOWN = 10  # classes that a message lists
+NOTHING = Row("", {})  # of an image without a row
 
 Splits = dict[str, dict[str, list[Path]]]  # split -> class -> its images
 
@@ -27,6 +28,7 @@ class Marks:
     train: np.ndarray  # (N,) true classes
     test: np.ndarray  # (T,) true classes
     given: dict[str, np.ndarray]  # column -> (N,)
+    remarks: tuple[str, ...]
 
 
 def classes_of(folder: Path, splits: Splits, labels: LabelFile | None, folders_are_true: bool) -> Marks:
@@ -62,15 +64,21 @@ def classes_of(folder: Path, splits: Splits, labels: LabelFile | None, folders_a
     if "clean" in splits:
         train = np.concatenate([train, of_folders("clean")])
         given = {name: np.concatenate([of, np.full(len(train) - len(of), -1)]) for name, of in given.items()}
-    return Marks(names, train, test, given)
+    return Marks(names, train, test, given, _remarks(labels, rows["train"]))
+
+
+def _remarks(labels: LabelFile | None, rows: Sequence[Row]) -> tuple[str, ...]:
+    without = sum(row is NOTHING for row in rows)
+    if labels is None or not without:
+        return ()
+    return (f"{without:,} of {len(rows):,} training images have no row in {labels.path.name}.",)
 
 
 def _rows_of(folder: Path, images: Mapping[str, Sequence[Path]], labels: LabelFile | None) -> dict[str, list[Row]]:
     """The row of each image, an empty one where it has none.  Raises `DataError` for a row without an image."""
     rows = dict(labels.rows) if labels else {}
-    nothing = Row("", {})
     found = {
-        split: [rows.pop(key(path.relative_to(folder).as_posix()), nothing) for path in paths]
+        split: [rows.pop(key(path.relative_to(folder).as_posix()), NOTHING) for path in paths]
         for split, paths in images.items()
     }
     if rows:

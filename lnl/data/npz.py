@@ -32,7 +32,7 @@ NEEDED, OPTIONAL = ("x_train", "x_test", "y_test"), ("x_unlabelled", "class_name
 TRUE, GIVEN = "y_train", "y_train_given"  # the true labels, and those that people gave
 CLEAN = ("x_clean", "y_clean")
 PROVENANCE = "provenance"  # what a file was made of, for people
-Inputs = Callable[[Path, Mapping[str, np.ndarray], str], np.ndarray]  # the array of this name, checked
+Inputs = Callable[[str, str, np.ndarray], np.ndarray]  # where it is, its name and the array -> the array, checked
 
 
 def source(name: str, root: Path) -> Source:
@@ -77,17 +77,25 @@ def read(path: Path, inputs: Inputs | None = None) -> Contents:
     if unknown := [key for key in names if key not in (*arrays, PROVENANCE)]:
         optional = ", ".join((*OPTIONAL, GIVEN, f"{GIVEN}_NAME", *CLEAN))
         logger.warning("%s has %s, which are not used: the optional arrays are %s.", path, ", ".join(unknown), optional)
-    _check_presence(path, arrays)
-    arrays |= {key: inputs(path, arrays, key) for key in arrays if key.startswith("x_")}
-    given = _given(path, arrays)
-    parts, true = _training(path, arrays)
+    return contents(str(path), arrays, inputs)
+
+
+def contents(where: str, arrays: Mapping[str, np.ndarray], inputs: Inputs) -> Contents:
+    """What arrays with these names hold, those called x_… checked by `inputs`.
+
+    Raises `DataError`, which names `where` they come from.
+    """
+    _check_presence(where, arrays)
+    arrays = {key: inputs(where, key, array) if key.startswith("x_") else array for key, array in arrays.items()}
+    given = _given(where, arrays)
+    parts, true = _training(where, arrays)
     given = {name: _padded(labels, len(true)) for name, labels in given.items()}
     known = [true, *given.values()]
     return Contents(
         train=Split(chain.from_iterable(map(chunks, parts)), true),
-        test=Split(chunks(arrays["x_test"]), _labels(path, arrays, "y_test")),
-        class_names=_class_names(path, arrays, np.concatenate(known)),
-        flip=_flip(path, arrays),
+        test=Split(chunks(arrays["x_test"]), _labels(where, arrays, "y_test")),
+        class_names=_class_names(where, arrays, np.concatenate(known)),
+        flip=_flip(where, arrays),
         given=given,
     )
 
@@ -96,7 +104,7 @@ def _is_ours(key: str) -> bool:
     return key in (*NEEDED, *OPTIONAL, TRUE, GIVEN, *CLEAN) or key.startswith(f"{GIVEN}_")
 
 
-def _check_presence(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_presence(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise `DataError` unless the arrays that belong together are there."""
     has_given = any(key.startswith(GIVEN) for key in arrays)
     missing = [key for key in NEEDED if key not in arrays]
@@ -104,47 +112,47 @@ def _check_presence(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         missing.insert(min(1, len(missing)), TRUE)
     if missing:
         raise DataError(
-            f"{path} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test, or y_train_given in "
-            "place of y_train."
+            f"{where} lacks {', '.join(missing)}: it must have x_train, y_train, x_test and y_test, or "
+            "y_train_given in place of y_train."
         )
     if len(clean := [key for key in CLEAN if key in arrays]) == 1:
-        raise DataError(f"{path} has {clean[0]} but not the other of x_clean and y_clean: store both or none.")
+        raise DataError(f"{where} has {clean[0]} but not the other of x_clean and y_clean: store both or none.")
     if clean and TRUE in arrays:
         raise DataError(
-            f"{path} has x_clean beside y_train, whose labels are true as well: add these images to x_train."
+            f"{where} has x_clean beside y_train, whose labels are true as well: add these images to x_train."
         )
 
 
-def _given(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _given(where: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The labels that people gave to the images of x_train, by column: (N,) int64.  Raises `DataError`."""
     count = len(arrays["x_train"])
     given = {}
     for key in sorted(arrays):
         if key.startswith(GIVEN):
-            labels = _labels(path, arrays, key, lowest=-1)
-            _check_count(path, "x_train", count, key, len(labels))
+            labels = _labels(where, arrays, key, lowest=-1)
+            _check_count(where, "x_train", count, key, len(labels))
             given[key.removeprefix(f"{GIVEN}_") if key != GIVEN else "given"] = labels
     return given
 
 
-def _training(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+def _training(where: str, arrays: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     """Arrays of images, and the true labels (N,) of all of them, -1 where they are unknown.  Raises `DataError`.
 
     The images of x_train come first, then those without a label, then the clean ones.
     """
     parts = [arrays["x_train"]]
     lowest = -1 if any(key.startswith(GIVEN) for key in arrays) else 0  # then the truth of some may be unknown
-    true = _labels(path, arrays, TRUE, lowest) if TRUE in arrays else np.full(len(parts[0]), -1)
-    _check_count(path, "x_train", len(parts[0]), TRUE, len(true))
+    true = _labels(where, arrays, TRUE, lowest) if TRUE in arrays else np.full(len(parts[0]), -1)
+    _check_count(where, "x_train", len(parts[0]), TRUE, len(true))
     for key, of_labels in (("x_unlabelled", None), CLEAN):
         if key not in arrays:
             continue
         further = arrays[key]
-        labels = np.full(len(further), -1) if of_labels is None else _labels(path, arrays, of_labels)
-        _check_count(path, key, len(further), of_labels, len(labels))
+        labels = np.full(len(further), -1) if of_labels is None else _labels(where, arrays, of_labels)
+        _check_count(where, key, len(further), of_labels, len(labels))
         if further.shape[1:] != (shape := parts[0].shape[1:]):
             raise DataError(
-                f"{path}: {key} has images {_words(further.shape[1:])}, but those of x_train are {_words(shape)}: "
+                f"{where}: {key} has images {_words(further.shape[1:])}, but those of x_train are {_words(shape)}: "
                 "make them equal."
             )
         parts.append(further)
@@ -152,10 +160,10 @@ def _training(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[list[np.nda
     return parts, true
 
 
-def _check_count(path: Path, images_key: str, images: int, labels_key: str | None, labels: int) -> None:
+def _check_count(where: str, images_key: str, images: int, labels_key: str | None, labels: int) -> None:
     if images != labels:
         raise DataError(
-            f"{path}: {images_key} has {images} images but {labels_key} has {labels} labels: "
+            f"{where}: {images_key} has {images} images but {labels_key} has {labels} labels: "
             "give every image one label."
         )
 
@@ -169,56 +177,57 @@ def _words(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _flip(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+def _flip(where: str, arrays: Mapping[str, np.ndarray]) -> bool:
     flip = arrays.get("flip", np.array(True))
     if flip.dtype.kind not in "biu" or flip.size != 1 or flip.item() not in (0, 1):
-        raise DataError(f"{path}: flip is {flip.dtype}{flip.shape}, but must be one truth value: True or False.")
+        raise DataError(f"{where}: flip is {flip.dtype}{flip.shape}, but must be one truth value: True or False.")
     return bool(flip.item())
 
 
-def images(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-    """The array `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
-    array = arrays[key]
+def images(where: str, key: str, array: np.ndarray) -> np.ndarray:
+    """The array called `key` as images (N, C, H, W) uint8, a view.  Raises `DataError`."""
     if array.dtype.kind == "f" and array.ndim == 2:
-        raise DataError(f"{path}: {key} holds vectors: name the data set features:{path.name}, not npz:{path.name}.")
+        raise DataError(
+            f"{where}: {key} holds vectors: name the data set features:{Path(where).name}, not npz:{Path(where).name}."
+        )
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise DataError(
-            f"{path}: {key} is {array.dtype}{array.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
+            f"{where}: {key} is {array.dtype}{array.shape}, but must be uint8 (N, H, W, C) or, grey, (N, H, W)."
         )
     if array.ndim == 3:
         return array[:, None]
     if array.shape[3] > 4:
         raise DataError(
-            f"{path}: {key} has shape {array.shape}, but colour channels come last: store it as (N, H, W, C)."
+            f"{where}: {key} has shape {array.shape}, but colour channels come last: store it as (N, H, W, C)."
         )
     return array.transpose(0, 3, 1, 2)
 
 
-def _labels(path: Path, arrays: Mapping[str, np.ndarray], key: str, lowest: int = 0) -> np.ndarray:
+def _labels(where: str, arrays: Mapping[str, np.ndarray], key: str, lowest: int = 0) -> np.ndarray:
     labels = arrays[key]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         remedy = f"; store each column of it as {GIVEN}_NAME" if key == GIVEN and labels.ndim == 2 else ""
         raise DataError(
-            f"{path}: {key} is {labels.dtype}{labels.shape}, but must be whole numbers of shape (N,){remedy}."
+            f"{where}: {key} is {labels.dtype}{labels.shape}, but must be whole numbers of shape (N,){remedy}."
         )
     if len(labels) and not lowest <= labels.min() <= labels.max() < 2**31:
         raise DataError(
-            f"{path}: {key} has labels from {labels.min()} to {labels.max()}, but classes count from 0 upwards."
+            f"{where}: {key} has labels from {labels.min()} to {labels.max()}, but classes count from 0 upwards."
         )
     return labels.astype(np.int64)
 
 
-def _class_names(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
+def _class_names(where: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
     if "class_names" in arrays:
         given = arrays["class_names"]
         if given.dtype.kind != "U" or given.ndim != 1:
-            raise DataError(f"{path}: class_names is {given.dtype}{given.shape}, but must be one text for each class.")
+            raise DataError(f"{where}: class_names is {given.dtype}{given.shape}, but must be one text for each class.")
         names = tuple(str(name) for name in given)
-        check_class_names(path, names)
+        check_class_names(where, names)
         return names
     classes = int(labels.max(initial=-1)) + 1
     if classes > len(labels):
         raise DataError(
-            f"{path}: y_train has the label {classes - 1}, but only {len(labels)} images: number the classes 0..K-1."
+            f"{where}: y_train has the label {classes - 1}, but only {len(labels)} images: number the classes 0..K-1."
         )
     return tuple(str(label) for label in range(classes))

@@ -22,6 +22,7 @@ from lnl.execution.interfaces import Display
 from lnl.execution.job import RunSettings
 from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
+from lnl.system import user_code
 from lnl.trial.code_hash import sources_digest
 from lnl.trial.provenance import verified_checksum
 
@@ -90,9 +91,10 @@ def _node_check(
 
     `with_room`, `with_gpus`: ids of the nodes that can take a trial, and of those that offer GPUs.
     """
-    own_hash = sources_digest()
+    own_hash, own_code = sources_digest(), user_code.carried()
 
     def check_data(host: str) -> str | None:
+        user_code.receive(own_code)  # data sets may be functions
         for (dataset, column), expected in checksums.items():
             try:
                 checksum = verified_checksum(dataset, column, settings.data)

@@ -113,10 +113,6 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     is_own = user_code.is_reference(name)
     if not is_own and name not in names():
         raise ValueError(f"network {name!r} is unknown: choose one of {', '.join(names())}.")
-    if weights == "imagenet" and name not in _IMAGENET:
-        raise ValueError(
-            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
-        )
     if len(shape) == 1:
         return _of_vectors(name, shape[0], weights, resize)
     if not takes_images(name):
@@ -128,6 +124,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
         raise ValueError(
             f"images of {seen} × {seen} pixels are too small for {name}: resize them to at least {smallest} pixels."
         )
+    _check_weights(name, weights)
     network = (own.builder(name) if is_own else _OF_IMAGES[name])(channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
@@ -136,11 +133,20 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     return network if seen == size else Resized(network, seen)
 
 
+def _check_weights(name: str, weights: str | None) -> None:
+    """Raise `ValueError` where torchvision's weights are asked for that do not exist."""
+    if weights == "imagenet" and name not in _IMAGENET:
+        raise ValueError(
+            f"there are no ImageNet weights for {name}: choose one of {', '.join(_IMAGENET)}, or give a file's path."
+        )
+
+
 def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
     if takes_images(name):
         raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
     if resize is not None:
         raise ValueError("resize is for images, and the data set has vectors: leave it out.")
+    _check_weights(name, weights)
     network = _OF_VECTORS[name](length)
     if weights is not None:
         trained.load(network, trained.read(weights), weights)

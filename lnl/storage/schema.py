@@ -168,6 +168,7 @@ STUDIES = pa.schema(
         ("plan_hash", pa.string()),
         ("plan", pa.string()),  # JSON, see lnl.study.study.Study.plan
         ("current", pa.string()),  # JSON: the code and data that its trials would use when it was submitted
+        ("data_remarks", pa.string()),  # JSON: data set -> sentences on its images; null in older files
         ("submitted_at", TIME),
         (
             "first_submitted_at",

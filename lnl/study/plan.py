@@ -129,12 +129,14 @@ def sources_of(plan: Plan, current: Current) -> dict[str, Sources]:
 
 def plan_row(plan: Plan, git_commit: str | None, current: Current | None = None) -> dict[str, Any]:
     """The row of table `studies`."""
+    current = current or Current()
     return {
         "study": plan.study,
         "preset": plan.preset,
         "plan_hash": plan.hash,
         "plan": json.dumps(plan.record.as_json()),  # in declared order: figures and tables keep it
-        "current": sources_text(sources_of(plan, current or Current())),
+        "current": sources_text(sources_of(plan, current)),
+        "data_remarks": json.dumps(current.remarks(planned.trial for planned in plan.trials)),
         "submitted_at": now(),
         "git_commit": git_commit,
     }

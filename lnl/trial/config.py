@@ -90,9 +90,12 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
+        if user_code.is_reference(name):
+            user_code.load(name := user_code.normalised(name))
+            return name
         kind, colon, _ = name.partition(":")
         if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
-            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}")
+            raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}, or a file")
         return name
 
     @field_validator("dataset", "weights")

@@ -89,6 +89,15 @@ class Current:
         """Names of data sets that are not on this machine, so that results cannot be compared with them."""
         return sorted({trial.dataset for trial in trials if self.checksum(trial.dataset, None) is None})
 
+    def remarks(self, trials: Iterable[Trial]) -> dict[str, tuple[str, ...]]:
+        """By data set of these trials, what was odd about its images when they were read; of those on this machine."""
+        found = {}
+        for name in sorted({trial.dataset for trial in trials}):
+            with contextlib.suppress(data.DataError):
+                if (dataset := data.present(name, self.root)) and dataset.remarks:
+                    found[name] = dataset.remarks
+        return found
+
     def _checksum(self, name: str, column: str | None) -> str | None:
         """As `verified_checksum`, but nothing is fetched or read through; None where the data are not here."""
         with contextlib.suppress(data.DataError):

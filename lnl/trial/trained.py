@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from lnl.storage import checkpoints
+from lnl.storage import checkpoints, kept
 from lnl.storage.files import listed
 from lnl.storage.objects import StorageError
+from lnl.storage.part_names import parse_attempt
 from lnl.storage.places import Place
 from lnl.storage.store import Store
 from lnl.training.learner import trained_backbone
@@ -53,17 +55,28 @@ def labels_path(trained: Place) -> Place:
 def final_backbone(store: Store, trial_id: str) -> tuple[Trial, Mapping[str, Tensor]]:
     """A trial of a results folder by its id, and the state of its trained backbone.
 
-    Raises `ValueError` where there is no such trial, `StorageError` where its weights are not kept.
+    The weights are those that its newest attempt has kept on request, else those of a trial that others start from.
+    Raises `ValueError` where there is no such trial, `StorageError` where its weights are not kept or cannot be used.
     """
     rows, _ = store.read("trials", columns=["trial", "config"], filters=[("trial", "==", trial_id)])
     if rows.empty:
-        raise ValueError(f"{store.root} has no trial '{trial_id}': ids are in the table trials, and in `lnl status`.")
+        raise ValueError(f"{store.root} has no trial '{trial_id}': ids are in the table trials, and in `lnl plan`.")
     trial = parse(json.loads(rows["config"].iloc[-1]))
-    files = [path for path in listed(store.trained, f"{trial_id}-*.pt") if re.fullmatch(r"\w+-\w+\.pt", path.name)]
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+    kept_files = listed(store.root / "weights", f"{trial_id}-*.safetensors", deep=True)
+    if attempts := {parsed: path for path in kept_files if (parsed := parse_attempt(path.stem))}:
+        return trial, _backbone_of(kept.read_weights(attempts[max(attempts)]))
+    for path in listed(store.trained, f"{trial_id}-*.pt"):
         try:
             with checkpoints.fitting():
                 return trial, trained_backbone(checkpoints.read(path, {"file": path.name}))
         except checkpoints.Refused as error:
             raise StorageError(f"{path} cannot be used, because {error}: run its study again.") from error
     raise StorageError(f"{store.root} has kept no weights of trial {trial_id}: run its study with --keep weights.")
+
+
+def _backbone_of(weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The backbone of a method's first network, by name, among the weights that it has kept, in no order."""
+    infix = ".backbone."
+    part = min((name.partition(infix)[0] for name in weights if infix in name), default="")
+    prefix = f"{part}{infix}"
+    return {name.removeprefix(prefix): torch.tensor(w) for name, w in weights.items() if name.startswith(prefix)}

@@ -82,8 +82,8 @@ def test_a_new_study_runs_as_it_is_and_decides_by_one_contrast(lnl: Command) -> 
 
 
 def test_a_new_study_takes_own_images(lnl: Command) -> None:
-    assert lnl("new", "study", "mine", "--dataset", 'folder:Bilder "ü"')[0] == COMPLETE
-    assert find_study("mine").base.dataset == 'folder:Bilder "ü"'
+    assert lnl("new", "study", "mine", "--dataset", 'folder:my_study/Bilder "ü"')[0] == COMPLETE
+    assert find_study("mine").base.dataset == 'folder:my_study/Bilder "ü"'
 
 
 @pytest.mark.parametrize("name", ["My Study", "1st", "../up", "", "ä"])

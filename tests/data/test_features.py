@@ -57,7 +57,7 @@ def test_vectors_without_a_label_come_last(write: Write) -> None:
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"x_train": np.zeros((60, 2, 2, 3), np.uint8)}, "x_train holds images: name the data set npz:vectors.npz"),
+        ({"x_train": np.zeros((60, 2, 2, 3), np.uint8)}, "x_train holds images: name the data set npz:FILE"),
         ({"x_train": np.zeros((60, 5), np.int64)}, r"x_train is int64\(60, 5\), but must be floating point"),
         ({"x_train": np.zeros((60, 5, 1))}, r"x_train is float64\(60, 5, 1\), but must be floating point"),
         ({"x_test": np.zeros((20, 4))}, "training images are 5, but test images are 4: make them equal"),
@@ -75,9 +75,7 @@ def test_files_that_cannot_be_used(write: Write, arrays: dict[str, np.ndarray], 
 
 def test_vectors_named_as_images_are_told_apart(write: Write, tmp_path: Path) -> None:
     write()
-    with pytest.raises(
-        data.DataError, match=r"x_train holds vectors: name the data set features:vectors.npz, not npz:"
-    ):
+    with pytest.raises(data.DataError, match=r"x_train holds vectors: name the data set features:FILE, not npz:"):
         data.load("npz:vectors.npz", tmp_path)
 
 

@@ -16,6 +16,7 @@ from analysis.results import LoadError
 from lnl import Study
 from lnl.cli import status
 from lnl.cli.doctor import examine
+from lnl.cli.main import main
 from lnl.execution import worker
 from lnl.execution.job import RunSettings
 from lnl.execution.submit import submit
@@ -80,8 +81,8 @@ def test_a_trial_that_finished_without_is_told_and_trained_again_on_request(stor
     statuses = reconcile(plan, store, keep=["beliefs", "weights"])
     assert [(one.state, one.lacks) for one in statuses] == [("done", ("beliefs", "weights"))] * 2
     assert status.totals(statuses).endswith(
-        "2 done. 2 trials were finished before beliefs and weights were to be kept, and have none "
-        "(arms plain and gce): --rerun-unkept trains them again."
+        "2 done. 2 trials (arms plain and gce) finished without keeping beliefs and weights: --rerun-unkept trains "
+        "them again."
     )
     assert [one.state for one in reconcile(plan, store, keep=["weights"], rerun_unkept=True)] == ["missing"] * 2
     assert all(one.lacks == () for one in reconcile(plan, store)), "nothing is to be kept"
@@ -133,10 +134,14 @@ def test_a_damaged_file_is_told_in_one_sentence(store: Store, plan: Plan) -> Non
 
 @pytest.mark.parametrize("flags", [["--keep", "logits"], ["--keep=weights,"]])
 def test_what_cannot_be_kept_is_refused_before_anything_starts(flags: list[str], tmp_path: Path) -> None:
-    from lnl.cli.main import main
-
     with pytest.raises(SystemExit, match="2"):
-        main(["plan", "robust_loss", "--preset", "smoke", "--storage", str(tmp_path), *flags])
+        main(["plan", "robmix_ablation", "--preset", "smoke", "--storage", str(tmp_path), *flags])
+
+
+def test_nothing_is_run_again_where_nothing_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--preset", "smoke", "--storage", str(tmp_path), "--rerun-unkept"]
+    assert main(["plan", "robmix_ablation", *flags]) == 2
+    assert "--rerun-unkept has nothing to keep: say what with --keep" in capsys.readouterr().err
 
 
 def test_a_study_that_keeps_what_there_is_not_is_refused() -> None:

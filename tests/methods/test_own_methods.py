@@ -224,7 +224,10 @@ def test_a_network_of_ones_own_trains(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        ("net.py", "net.py must define one function .*, as in 'net.py:narrow': it defines narrow, wide, widthless, .*"),
+        (
+            "net.py",
+            "network: net.py must define one function .*, as in 'net.py:narrow': it defines narrow, wide, widthless, .*",
+        ),
         ("net.py:thin", "network: net.py has no 'thin': it defines Flat, narrow, wide, widthless, failing"),
         ("net.py:widthless", "net.py:widthless must return a torch.nn.Module .* with its `width` .*, not Identity"),
         ("net.py:failing", "net.py:failing builds no network for images of 1 × 8 × 8 .TypeError: .*"),

@@ -250,7 +250,7 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "the kind of an error": ("trial.py", 'raise Diverged(f"Weights were', 'raise ValueError(f"Weights were', ALL),
     "the mean of a data set's pixels": ("data/cifar.py", "(0.4914, 0.4822, 0.4465)", "(0.5, 0.5, 0.5)", ALL),
     "a mean within a function": ("data/stl10.py", "(0.4467, 0.4398, 0.4066)", "(0.5, 0.5, 0.5)", ALL),
-    "how pixels are standardised": ("data/cache.py", "np.where(std > 0, std, 1)", "np.where(std > 0, std, 2)", ALL),
+    "how pixels are standardised": ("data/cache.py", "squares / count - mean**2", "squares / count", ALL),
     "whether a data set is mirrored": ("data/digits.py", "flip=False", "flip=True", ALL),
     "whether a user's data set is mirrored": (
         "data/npz.py",
@@ -522,7 +522,7 @@ def test_all_that_is_asked_of_a_method_s_file_is_followed() -> None:
     asked = {
         node.attr
         for path, text in SOURCES.items()
-        if "/trial/" in path
+        if "/trial/" in path and not path.endswith("/contract.py")  # which checks methods, and trains none
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).startswith("methods.load(")
     }

@@ -15,6 +15,7 @@ from torch import nn
 from lnl import data, networks
 from lnl.cli.main import main
 from lnl.functional.image_operations import normalise
+from lnl.storage import kept
 from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
 from lnl.training.learner import trained_backbone
@@ -236,6 +237,21 @@ def test_the_network_of_a_trial_that_others_start_from(
         labels = np.array([0, 1, 0, 1])
         np.savez(tmp_path / "rgb.npz", x_train=colours, y_train=labels, x_test=colours, y_test=labels)
         embedding.of_trial(f"{store.root}/{trial.id}", data.load("npz:rgb.npz", tmp_path), None)
+
+
+@pytest.mark.parametrize("method", ["mixmatch", "co_teaching"])  # one averages its weights, one has two networks
+def test_the_network_of_a_trial_that_keeps_its_weights(tmp_path: Path, digits: data.Dataset, method: str) -> None:
+    trial = Trial(method=method, dataset="digits", network="small_convnet", labels=50, epochs=1, steps=2)
+    *_, row = run(trial)
+    store = stored(tmp_path, trial)
+    kept.write(store, "x", trial.id, 1, 1, row.keep({"weights"}))
+    made = embedding.of_trial(f"{store.root}/{trial.id}", digits, None)
+    expected, loaded = trained_backbone(row.snapshot()["parts"]), made.backbone.state_dict()
+    assert loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in loaded)
+    path = store.kept_path("weights", "x", trial.id, 1)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StorageError, match="cannot be used"):
+        embedding.of_trial(f"{store.root}/{trial.id}", digits, None)
 
 
 def test_weights_that_no_trial_has_kept(tmp_path: Path, digits: data.Dataset) -> None:

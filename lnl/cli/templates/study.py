@@ -5,7 +5,7 @@ from lnl import Contrast, Noise, Preset, Study, Trial
 study = Study(
     name="my_study",  # results are stored under it
     question="Does a robust loss, or mixup, help when 30 % of the labels are wrong?",  # the report's title
-    # The trial from which all others differ.  docs/reference.md lists its fields; what is not said has a default.
+    # The trial from which all others differ.  `lnl reference` lists its fields; what is not said has a default.
     base=Trial(
         method="supervised",  # cross-entropy; `lnl methods` lists all
         dataset="digits",  # your images: "folder:PATH" with train/CLASS/* and test/CLASS/*, or "npz:FILE"
