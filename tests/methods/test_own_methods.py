@@ -226,7 +226,7 @@ def test_a_network_of_ones_own_trains(folder: Path) -> None:
     [
         (
             "net.py",
-            "network: net.py must define one function .*, as in 'net.py:narrow': it defines narrow, wide, widthless, .*",
+            "network: net.py must define one function .*, as in 'net.py:narrow': it defines narrow, wide, .*",
         ),
         ("net.py:thin", "network: net.py has no 'thin': it defines Flat, narrow, wide, widthless, failing"),
         ("net.py:widthless", "net.py:widthless must return a torch.nn.Module .* with its `width` .*, not Identity"),
