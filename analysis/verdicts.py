@@ -41,7 +41,8 @@ RESOLVED_DRAWS = 200  # draws below a p by which its adjustment is known
 CONTRAST_COLUMNS = (  # of `judge_contrasts`
     *("arm", "against", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
     *("diverged", "diverged_against"),
-    *("p_holm", "p_equivalence", "p_equivalence_holm", "verdict", "why", "more", "look", "looked"),
+    *("p_holm", "low_holm", "high_holm", "p_equivalence", "p_equivalence_holm"),
+    *("verdict", "why", "more", "look", "looked"),
 )
 
 
@@ -206,7 +207,8 @@ def judge_contrasts(
     at the latest look.
 
     low, high: 95 % of one contrast at a fixed number of replicates, adjusted neither for the family nor for looks:
-    where looks decided when to stop, they hold the truth in 92 to 95 % of studies.
+    where looks decided when to stop, they hold the truth in 92 to 95 % of studies.  low_holm, high_holm: at the level
+    at which Holm's procedure tests the contrast, so that they leave out 0 exactly where p_holm ≤ 5 %; NaN with looks.
     """
     waiting = missing[missing["status"].isin(["not run", "preempted", "stale"])]
     planned = pd.concat([trials[["arm", "replicate"]], missing[["arm", "replicate"]]])
@@ -242,9 +244,12 @@ def judge_contrasts(
     for column in ("verdict", "why", "reason"):
         frame[column] = frame[column].astype(object)
     frame = _with_verdicts(frame, taken, looks)
+    for column, sign in (("low_holm", -1), ("high_holm", 1)):
+        frame[column] = [np.nan if looks else _holm_bound(row, sign) for row in statistics.records(frame)]
     level = next_level(frame, looks)
     frame["more"] = [_more_replicates(row, level) for row in statistics.records(frame)]
-    kinds = dict.fromkeys(("smallest_effect", "deviation", "p_holm", "p_equivalence", "p_equivalence_holm"), float)
+    numbers = ("smallest_effect", "deviation", "p_holm", "low_holm", "high_holm", "p_equivalence", "p_equivalence_holm")
+    kinds = dict.fromkeys(numbers, float)
     return frame.astype({**kinds, "more": float, "look": float, "looked": float})
 
 
@@ -267,6 +272,16 @@ def _with_verdicts(
         frame["look"] = [looks[count] if count < len(looks) else np.nan for count in open_after]
     frame.loc[frame["why"] != "", "verdict"] = "no verdict"
     return frame
+
+
+def _holm_bound(row: Mapping[str, Any], sign: int) -> float:
+    """The lower (-1) or upper (1) end of the interval of a difference at the level of Holm's test; NaN without one."""
+    from scipy.special import stdtrit  # see `statistics.t_interval`
+
+    if np.isnan(row["p_holm"]) or not row["p"] > 0:
+        return float("nan")
+    alpha = ALPHA * row["p"] / row["p_holm"]
+    return float(row["difference"] + sign * stdtrit(row["freedom"], 1 - alpha / 2) * row["error"])
 
 
 def _more_replicates(row: Mapping[str, Any], level: float) -> float:

@@ -126,8 +126,12 @@ def difference_text(difference: float, low: float, high: float) -> str:
     """In percentage points: `−0.42 [−1.10, 0.26]`, or `−0.42` where there is no interval."""
     if np.isnan(difference):
         return "no data"
-    interval = "" if np.isnan(low) else f" [{points(low)}, {points(high)}]"
-    return f"{points(difference)}{interval}"
+    return f"{points(difference)} {difference_interval(low, high)}".rstrip()
+
+
+def difference_interval(low: float, high: float) -> str:
+    """In percentage points: `[−1.10, +0.26]`; nothing where there is none."""
+    return "" if np.isnan(low) else f"[{points(low)}, {points(high)}]"
 
 
 def points(fraction: float) -> str:

@@ -91,6 +91,7 @@ study = Study(
     },
     replicates=5,
     contrasts=[
+        Contrast("supervised", against="full", direction="hurts", smallest_effect=0.005),
         Contrast("mixmatch_only", against="full", smallest_effect=0.005),
         Contrast("frozen_head", against="full", smallest_effect=0.005),
         Contrast("gradient_reversed", against="full", direction="hurts", smallest_effect=0.005),
@@ -106,9 +107,12 @@ study = Study(
         ),
         # minutes on two cores: real handwritten digits, 8 × 8, with MixMatch's constants for so short a training
         "digits": Preset(
-            base=SMALL | SHORT | {"epochs": 10, "steps": 20, "method.batch_size": 32},
+            base=SMALL | SHORT | {"labels": 200, "epochs": 10, "steps": 20, "method.batch_size": 32},
             factors={"labels": [50, 100, 200]},
-            replicates=4,
+            panels=("noise_and_labels", "topology", "frozen_head", "gradient", "optimizers"),
+            replicates=10,
+            replicates_elsewhere=2,
+            smallest_effect=0.01,
         ),
         # real CIFAR-10 with a small network, for a look without a GPU: 250 labels, 5,000 unlabelled images
         "cifar10_cpu": Preset(

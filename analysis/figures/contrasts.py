@@ -46,10 +46,12 @@ def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("← worse      difference in test accuracy (percentage points)      better →")
+    is_corrected = contrasts["low_holm"].notna().any()
+    corrected = " Thin: the interval after Holm, without zero where a difference is declared." * bool(is_corrected)
     caption = (
         "Declared contrasts, first arm minus second, in the base setting. "
         f"Test accuracy {statistics.SELECTION_RULES[selection]} (selection rule {selection}). "
-        f"Bars: 95 % t interval{pairing_sentence(contrasts)}{band_sentence(contrasts)} {VERDICT_SENTENCE}"
+        f"Bars: 95 % t interval{pairing_sentence(contrasts)}{corrected}{band_sentence(contrasts)} {VERDICT_SENTENCE}"
     )
     return Plot(laid_out(figure), contrasts, caption)
 
@@ -103,6 +105,9 @@ def draw_forest(
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
         axes.hlines(position, low, high, color=colour, linewidth=2.2)
+        axes.hlines(
+            position, 100 * row.get("low_holm", np.nan), 100 * row.get("high_holm", np.nan), color=colour, linewidth=0.8
+        )
         inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
         axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"

@@ -15,6 +15,7 @@ from analysis.tables.table import Table, interval, percent
 from analysis.verdicts import MOST_REPLICATES, declared_late
 from analysis.words import (
     VERDICT_SENTENCE,
+    difference_interval,
     difference_text,
     factor_name,
     level_name,
@@ -66,6 +67,7 @@ def contrasts_table(study: Results, selection: str) -> Table:
             readable(row["against"]),
             str(row["verdict"]),
             _difference(row),
+            difference_interval(row["low_holm"], row["high_holm"]),
             *("" if np.isnan(row[p]) else p_text(row[p])[2:].removeprefix("= ") for p in P_VALUE_COLUMNS),
             f"{row['direction']}{' (late)' * bool(declared_late(row))}",
             percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
@@ -75,17 +77,18 @@ def contrasts_table(study: Results, selection: str) -> Table:
         for row in statistics.records(frame)
     ]
     header = [
-        *("arm", "against", "verdict", "difference (points)", "p", "p, equivalence"),
+        *("arm", "against", "verdict", "difference (points)", "interval after Holm", "p", "p, equivalence"),
         *("declared", "matters from (points)", "paired", "more replicates"),
     ]
     base = in_base(study.trials)
     named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
+    corrected = "" if looks else "Interval after Holm: without 0 exactly where p is at most .05. "
     caption = (
-        f"Declared contrasts in the base setting. {rule_sentence(selection, named)} {INTERVALS_SENTENCE} "
+        f"Declared contrasts in the base setting. {rule_sentence(selection, named)} {INTERVALS_SENTENCE} {corrected}"
         f"{VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
         + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
         + ". More replicates: about as many would decide it."
-        + " Late: declared, or changed, after some of its trials had ended." * any(row[6].endswith(")") for row in rows)
+        + " Late: declared, or changed, after some of its trials had ended." * any(row[7].endswith(")") for row in rows)
     )
     return Table(caption, header, rows, frame)
 

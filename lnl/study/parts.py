@@ -132,6 +132,10 @@ class Preset:
     """only these panels; None: all"""
     replicates: Annotated[int, Field(ge=1)] | None = None
     """of each arm in each setting; None: as many as the study has"""
+    replicates_elsewhere: Annotated[int, Field(ge=1)] | None = None
+    """of each arm in settings other than the base, which alone is judged; None: as many as there"""
+    smallest_effect: Annotated[float, Field(ge=0, le=1)] | None = None
+    """of every contrast, in accuracy, a fraction; None: each has its own"""
     looks: tuple[int, ...] | None = None
     """other looks; None: the study's, where the preset has no replicates of its own"""
     search: dict[str, Any] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,8 @@ class Resolved:
     factors: Mapping[str, Sequence[Any]]  # factor -> its levels
     panels: Mapping[str, Panel]
     contrasts: Sequence[Contrast]
-    replicates: int  # of each arm in each setting
+    replicates: int  # of each arm in the base setting
+    replicates_elsewhere: int | None  # of each arm in another one; None: as many
     looks: tuple[int, ...]
     search: Search | None
     selection: str
@@ -86,7 +87,8 @@ class Resolved:
 
     def replicates_of(self, arm: str, setting: Mapping[str, Any]) -> range:
         """The indices of an arm's replicates in a setting; in the base setting later looks may have asked for more."""
-        count = self.replicates if setting else (self.request.reached or {}).get(arm, self.replicates)
+        elsewhere = self.replicates_elsewhere or self.replicates
+        count = elsewhere if setting else (self.request.reached or {}).get(arm, self.replicates)
         first = replicates_module.first_replicate(self.night) + self.shifts[arm]
         return range(first, first + count)
 
@@ -112,8 +114,9 @@ def resolve(study: Study, request: Request) -> Resolved:
         arms={name: {**overrides, **preset.arms.get(name, {})} for name, overrides in study.arms.items()},
         factors=_factors(base, {**study.factors, **preset.factors}),
         panels=_panels(study, preset),
-        contrasts=study.contrasts,
+        contrasts=_contrasts(study, preset),
         replicates=looks[0] if looks else request.replicates or preset.replicates or study.replicates,
+        replicates_elsewhere=None if request.replicates else preset.replicates_elsewhere,
         looks=looks,
         search=search,
         selection=study.selection,
@@ -147,6 +150,13 @@ def _factors(base: Trial, declared: Mapping[str, Sequence[Any]]) -> dict[str, li
 def _normalise_level(base: Trial, factor: str, value: Any) -> Any:
     """The level as the record stores it: of nested settings only the fields that differ from their defaults."""
     return base.override({factor: value}).value(factor) if isinstance(value, Mapping) else value
+
+
+def _contrasts(study: Study, preset: Preset) -> list[Contrast]:
+    """The study's contrasts, with the preset's smallest effect where it has one."""
+    if preset.smallest_effect is None:
+        return study.contrasts
+    return [replace(contrast, smallest_effect=preset.smallest_effect) for contrast in study.contrasts]
 
 
 def _panels(study: Study, preset: Preset) -> dict[str, Panel]:

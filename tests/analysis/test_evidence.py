@@ -313,6 +313,23 @@ def test_holm_is_over_all_declared_contrasts_also_those_without_results():
     assert frame["n"].tolist() == [6, 0] and "no finished replicates" in frame["why"].iloc[1]
 
 
+def test_the_interval_after_holm_leaves_out_zero_exactly_where_a_difference_is_declared():
+    """Of two contrasts the clearer is tested at 2.5 %, the other at 5 %."""
+    _, clear = arms(0.05, 0.01)
+    for inside, without_zero in ((1.001, True), (0.999, False)):
+        t = scipy.stats.t.isf(0.025, 5) * inside
+        full, near = arms(t * 0.01 / np.sqrt(6), 0.01)
+        trials = pd.concat([full, near, clear.assign(arm="clear")])
+        declared = [ContrastRecord(arm=arm, against="full") for arm in ("part", "clear")]
+        nothing = pd.DataFrame(columns=["arm", "replicate", "status"])
+        frame = judge_contrasts(declared, trials, nothing, "last")
+        assert (frame["p_holm"].iloc[0] <= 0.05) == (frame["low_holm"].iloc[0] > 0) == without_zero
+        error = 0.01 / np.sqrt(6)
+        assert frame["low_holm"].iloc[0] == pytest.approx(frame["low"].iloc[0]), "the last one is not corrected"
+        assert frame["high_holm"].iloc[1] - 0.05 == pytest.approx(scipy.stats.t.isf(0.0125, 5) * error)
+        assert frame["low_holm"].iloc[1] - 0.05 == pytest.approx(-scipy.stats.t.isf(0.0125, 5) * error)
+
+
 def test_a_study_without_contrasts_has_none():
     frame = judge_contrasts([], rows("full", [0.8, 0.9]), pd.DataFrame(columns=["arm", "replicate", "status"]), "last")
     assert frame.empty and list(frame.columns) == list(CONTRAST_COLUMNS)
