@@ -162,6 +162,7 @@ class Checkout:
 
     root: Path
     environment: dict[str, str]
+    python: Path = Path(sys.executable)
     outcomes: dict[str, Future[None]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)  # commands that have ended well: what two pages say is run once
 

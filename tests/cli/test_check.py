@@ -53,9 +53,9 @@ BROKEN = {  # a passage of the method's file, what stands there instead, the cla
     ),
     "true labels in hand": (
         "    def train_epoch(self, epoch):",
-        "    def train_epoch(self, epoch):\n        import gc\n"
-        "        truth = [each for each in gc.get_objects() if type(each).__name__ == 'Truth'][-1]\n"
-        "        self.known = {'answers': [truth.labels[self.task.labelled]]}",
+        "    def train_epoch(self, epoch):\n        import sys\n        frame = sys._getframe()\n"
+        "        while 'truth' not in frame.f_locals:\n            frame = frame.f_back\n"
+        "        self.known = {'answers': [frame.f_locals['truth'].labels[self.task.labelled]]}",
         "out of reach",
         "holds the true labels",
     ),

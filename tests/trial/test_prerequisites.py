@@ -245,7 +245,8 @@ def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
     assert row.metrics["test", "accuracy"] == mine["accuracy_last"] and row.facts["init_hash"] == mine["init_hash"]
     arrays, _ = Store(storage).read("arrays", "transfer")
     assert set(arrays["name"]) >= {"embeddings", "embedding_labels"}
-    assert set(arrays["trial"]) == set(rows.loc[rows["replicate"] == 0, "trial"])
+    embedded = arrays[arrays["name"] == "embeddings"]
+    assert set(embedded["trial"]) == set(rows.loc[rows["replicate"] == 0, "trial"])
     shapes = arrays.loc[arrays["name"] == "embeddings", "shape"].map(tuple)
     assert set(shapes) == {(30, 30)}
 
