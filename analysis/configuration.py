@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from analysis.tables.table import Table
 from analysis.words import factor_name, level_name, listed, readable
 from lnl.dotted import flatten
 from lnl.storage import outcomes
+from lnl.storage.places import canonical
 from lnl.storage.plan_record import PlanRecord
 
 Fields = dict[str, Any]
@@ -364,7 +366,10 @@ def _plan_rows(study: Results) -> Iterator[tuple[str, str]]:
     plan = study.plan
     looks = plan.looks
     judged = f"; contrasts are judged after {', '.join(map(str, looks))}" if looks else ""
-    yield "replicates", f"{plan.replicates} of each arm in each setting{judged}"
+    elsewhere = Counter((trial.arm, canonical(trial.setting)) for trial in plan.trials if trial.setting)
+    counts = {plan.replicates, *elsewhere.values()}
+    where = "each setting" if len(counts) == 1 else f"the base setting, {min(counts)} in others"
+    yield "replicates", f"{plan.replicates} of each arm in {where}{judged}"
     crossed = {factor for panel in plan.panels.values() for factor in panel.across}
     for factor in plan.factors:
         if factor in crossed:
