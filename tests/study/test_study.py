@@ -407,7 +407,7 @@ def robmix():
         (None, (18 + 2 + 2 + 4 + 3 + 6 + 4) * 5),
         ("cifar10", (18 + 2 + 2 + 4 + 3 + 6 + 4) * 5),
         ("paper", (18 + 2 + 2 + 4 + 3 + 6 + 4) * 5),
-        ("digits", (18 + 2 + 2 + 4 + 3 + 6 + 4) * 4),
+        ("digits", (2 + 2 + 2 + 4 + 3) * 10 + 16 * 2),  # without ratios and combinations; fewer replicates elsewhere
         ("smoke", (8 + 2 + 2 + 4 + 3 + 4 + 4) * 2),
     ],
 )
@@ -415,7 +415,8 @@ def test_every_preset_of_robmix_plans(robmix, preset, trials):
     plan = robmix.plan(preset)
     assert len(plan.trials) == len(ids(plan)) == trials
     used = {planned.arm for planned in plan.trials}
-    assert used == set(robmix.arms), "no arm is forgotten by the panels"
+    shown = {arm for panel in plan.record.panels.values() for arm in panel.arms}
+    assert used == (shown if preset == "digits" else set(robmix.arms)), "no arm is forgotten by the panels"
     assert len([1 for planned in plan.trials if planned.setting == "{}"]) == len(used) * plan.record.replicates
     assert read_record(json.dumps(plan.record.as_json()), robmix.name) == plan.record
 
