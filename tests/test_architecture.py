@@ -21,6 +21,7 @@ def test_imports_run_as_declared():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, line, contract",
     [

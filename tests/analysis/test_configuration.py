@@ -235,6 +235,7 @@ def test_what_was_set_aside_is_told_at_the_top(tmp_path: Path, monkeypatch: pyte
     assert sentence in text and text.index(sentence) < text.index("declared contrasts")
 
 
+@pytest.mark.slow
 def test_what_is_odd_about_the_data_and_that_their_truth_is_unknown_is_told_at_the_top(tmp_path: Path) -> None:
     simulation = simulated.Simulation(tmp_path)
     plan = simulated.plan(2, panels=["frozen_head"])

@@ -158,6 +158,7 @@ def submit(
     return load(root, simulated.STUDY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 6, 10])
 def test_files_give_the_estimates_and_verdicts_of_the_batch(tmp_path, n):
     """Six arms against one, paired and not, at known truth: every column that the rates below are made of."""
@@ -266,6 +267,7 @@ def test_intervals_cover_the_truth(n):
         assert bounds(0.945, studies)[0] <= covered <= bounds(0.96, studies)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 6, 10])
 @pytest.mark.parametrize("effects", [(0.0,) * 4, (0.03, 0.0, 0.0, 0.0), (0.03, -0.03, 0.001, 0.0)])
 def test_family_wise_error_of_helps_and_hurts(effects, n):
@@ -299,6 +301,7 @@ def test_family_wise_error_of_equivalent(effects, n):
     assert 0.01 < wrong.mean() <= bounds(ALPHA, studies)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "smallest"), [(0.01, 0.0), (0.015, 0.0), (0.0, 0.012), (0.004, 0.02)])
 def test_power_as_planned(effect, smallest):
     """The replicates that are said to be needed decide in 80 % of studies, and one fewer in less."""

@@ -54,6 +54,7 @@ def test_help_needs_no_heavy_package(arguments: list[str], tmp_path: Path) -> No
     assert start(*arguments, folder=tmp_path) == (0, set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "arguments"),
     [
@@ -71,6 +72,7 @@ def test_what_reads_results_needs_neither_torch_nor_ray(
     assert code == 0 and "pandas" in imported and not imported & {"torch", "ray", "optuna"}
 
 
+@pytest.mark.slow
 def test_planning_imports_torch_and_the_test_would_see_it(storage: Path, tmp_path: Path) -> None:
     """Configurations of methods are made of torch modules: `plan` and `status` compare with them, but need no Ray."""
     code, imported = start("status", "robmix_ablation", "--storage", str(storage / "results"), folder=tmp_path)

@@ -38,10 +38,12 @@ def changes(statements: str) -> dict[str, str | None]:
     return found
 
 
+@pytest.mark.slow
 def test_importing_trainable_changes_no_variable() -> None:
     assert changes("from lnl import trainable; trainable") == {}
 
 
+@pytest.mark.slow
 def test_importing_the_package_changes_no_more_than_ray_does_itself() -> None:
     imports = "; ".join(f"import lnl.execution.{name}" for name in MODULES)
     assert "tune_adapter" in MODULES and changes(imports) == changes("import ray.tune")

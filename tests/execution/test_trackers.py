@@ -155,6 +155,7 @@ def test_mlflow_gets_a_run_per_trial_that_is_taken_up_again(tmp_path: Path) -> N
     assert sorted((one.step, one.value) for one in history) == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_without_its_server_is_one_sentence_without_the_password(tmp_path: Path) -> None:
     said: list[str] = []

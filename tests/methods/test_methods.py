@@ -402,6 +402,7 @@ def test_true_labels_and_noise_rate_are_out_of_reach(method: str, tiny: Tiny, bu
     assert 0.37 in set(leaves(tiny(method, {"noise.rate": 0.37})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_poisoned_truth(method: str, tiny: Tiny) -> None:
     """With garbage instead of all true labels, the test set's included, training and predictions are the same."""
@@ -434,6 +435,7 @@ def test_the_order_of_images_does_not_tell_their_class(tiny: Tiny, build: Callab
 REPEATED = {("mentornet", "data_driven"): 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_golden_curves(method: str, tiny: Tiny, request: pytest.FixtureRequest) -> None:
     """Catches any change of training that nobody meant.

@@ -78,6 +78,7 @@ def test_parameter_counts(name: str, classes: int, count: int) -> None:
         assert parameters(with_classifier(name, classes)) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "convolutions", "width", "million_products"),
     [
@@ -113,6 +114,7 @@ def test_layout(name: str, size: int, convolutions: int, width: int, million_pro
         assert counter.get_total_flops() / 2e6 == pytest.approx(million_products, abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 28])
 @pytest.mark.parametrize("name", [name for name in networks.names() if name not in VECTORS])
 def test_any_image_size(name: str, size: int) -> None:
@@ -146,6 +148,7 @@ def test_convnet_of_document_002(size: int, blocks: int, width: int, count: int)
 OWN = ["small_convnet", "convnet_002", "preact_resnet18", "resnet29_ieg", "wide_resnet28_2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OWN, "resnet18", "wide_resnet37_2", "wide_resnet45_2"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradient_reaches_every_parameter(name: str, precision: torch.dtype) -> None:

@@ -605,6 +605,7 @@ def test_an_answer_that_is_lost_makes_no_second_row_and_no_lost_lease(bucket, se
             assert lease.renew() and lease.renew()
 
 
+@pytest.mark.slow
 def test_an_outage_of_some_seconds_loses_no_row(bucket, server, monkeypatch):
     wire, store = free_port(), Store(bucket)
     reach(monkeypatch, wire)
