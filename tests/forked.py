@@ -44,6 +44,20 @@ def run_script(
         return subprocess.CompletedProcess(list(arguments), process.exitcode, *texts)
 
 
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Run any other command in a folder.  Raises `subprocess.TimeoutExpired`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            texts = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+            raise subprocess.TimeoutExpired(list(command), timeout, *process.communicate()) from None
+    return subprocess.CompletedProcess(list(command), process.returncode, *texts)
+
+
 def _become(arguments: list[str], environment: dict[str, str], folder: Path, outputs: Sequence[Path]) -> None:
     """Run a script in this process, and end it; its standard output and error go into these files."""
     for number, path in enumerate(outputs, start=1):

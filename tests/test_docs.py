@@ -34,7 +34,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import lnl
-from tests.forked import run_script
+from tests.forked import run_command, run_script
 from tests.make_fixture import FIXTURE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -206,9 +206,8 @@ class Checkout:
             if script and self.python == Path(sys.executable):
                 done = run_script(script, self.environment, self.root, TIMEOUT)
             else:
-                about = {"cwd": self.root, "env": self.environment, "timeout": TIMEOUT, "capture_output": True}
                 command = ["bash", "-c", text] if block.language == "sh" else [str(self.python), *script]
-                done = subprocess.run(command, encoding="utf-8", check=False, **about)
+                done = run_command(command, self.environment, self.root, TIMEOUT)
         except subprocess.TimeoutExpired as late:
             raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
         if done.returncode != code:

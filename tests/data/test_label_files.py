@@ -92,7 +92,7 @@ def test_tables_as_people_have_them(folder: Path, kind: str) -> None:
         frame["file"] = ".\\" + frame["file"].str.replace("/", "\\")
         frame.to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
     elif kind == "decomposed":
-        path.write_text(unicodedata.normalize("NFD", path.read_text()))
+        path.write_text(unicodedata.normalize("NFD", path.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         frame.to_csv(path, index=False, sep=";" if kind == "semicolon" else "\t")
     pets = data.load("folder:pets?size=8")
@@ -135,7 +135,8 @@ def test_folders_may_be_what_people_gave_and_others_be_clean(folder: Path) -> No
 def test_another_label_is_another_column_of_the_same_images(folder: Path) -> None:
     path = table(folder)
     before = data.load("folder:pets?size=8")
-    path.write_text(path.read_text().replace(f"{TRAIN[0]},Bär", f"{TRAIN[0]},Käfer"))
+    text = path.read_text(encoding="utf-8").replace(f"{TRAIN[0]},Bär", f"{TRAIN[0]},Käfer")
+    path.write_text(text, encoding="utf-8")
     after = data.load("folder:pets?size=8")
     assert before.checksum == after.checksum and (before.given["label"][0], after.given["label"][0]) == (1, 2)
 

@@ -42,8 +42,8 @@ def wrong():
 @pytest.fixture
 def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LNL_DATA", str(own_folder / "data"))
-    (own_folder / "my_images.py").write_text(TEXT)
-    (own_folder / "shift.txt").write_text("0")
+    (own_folder / "my_images.py").write_text(TEXT, encoding="utf-8")
+    (own_folder / "shift.txt").write_text("0", encoding="utf-8")
     return own_folder
 
 
@@ -73,7 +73,7 @@ def test_it_is_known_by_what_it_returns(folder: Path) -> None:
     before, trained = data.load("my_images.py"), Current().sources(trial())
     made = user_code.load("my_images.py:dataset")()
     assert (made.checksum, made.mean, made.std) == (before.checksum, before.mean, before.std), "as the cache has it"
-    (folder / "shift.txt").write_text("1")
+    (folder / "shift.txt").write_text("1", encoding="utf-8")
     after = Current().sources(trial())
     assert after.code_hash == trained.code_hash and after.data_hash != trained.data_hash
     assert data.load("my_images.py").train_images[0, 0, 0, 0] == before.train_images[0, 0, 0, 0] + 1
@@ -88,7 +88,7 @@ def test_what_is_no_data_set_is_refused(folder: Path) -> None:
     refused("my_images.py:none", "no 'none'")
     with pytest.raises(ValueError, match=r"no_such\.py"):
         trial("no_such.py")
-    (folder / "nothing_in_it.py").write_text("x = 1")
+    (folder / "nothing_in_it.py").write_text("x = 1", encoding="utf-8")
     refused("nothing_in_it.py", "no function 'dataset'")
 
 

@@ -70,7 +70,7 @@ def test_sizes_modes_and_rows_of_a_folder(root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = Image.fromarray(np.random.default_rng(number).integers(0, 256, (20 + number, 30), dtype=np.uint8))
         (grey if number < 5 else grey.convert("RGB")).save(path)
-    (root / "pets" / "labels.csv").write_text("file,label\ntrain/a/0.png,b\ntrain/b/1.png,b\n")
+    (root / "pets" / "labels.csv").write_text("file,label\ntrain/a/0.png,b\ntrain/b/1.png,b\n", encoding="utf-8")
     assert data.load("folder:pets?size=24").remarks == (
         "Images are of 12 sizes, from 30 × 20 to 30 × 31 pixels: all were brought to 24 × 24.",
         "4 of 12 images were smaller than that and are enlarged.",
