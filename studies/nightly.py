@@ -29,7 +29,7 @@ DIVIDEMIX: dict[str, dict[str, object]] = {
 OTHERS = {
     "gce_truncated": {"method": "gce", "method.truncated": True},
     "lc_backward": {"method": "loss_correction", "method.direction": "backward"},
-    "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven"},
+    "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven", "method.burn_in": 0.17},
     "s4l_exemplar": {"method": "s4l", "method.pretext": "exemplar"},
 }
 METHODS = (

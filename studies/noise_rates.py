@@ -23,7 +23,7 @@ NOISY_LABELS = {
     # The paper sets the forget rate to the noise rate, which nobody knows: here one value for all settings.
     "co_teaching": {"method": "co_teaching", "method.forget_rate": 0.45},
     "mentornet": {"method": "mentornet"},
-    "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven"},
+    "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven", "method.burn_in": 0.17},
     "bootstrapping": {"method": "dynamic_bootstrapping"},
     "rog": {"method": "rog"},
     "rog_shrunk": {"method": "rog", "method.shrinkage": 0.5},

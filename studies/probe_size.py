@@ -46,7 +46,7 @@ study = Study(
         "ieg": {"method": "ieg"},
         "l2r": {"method": "learning_to_reweight"},
         "glc": {"method": "glc"},
-        "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven"},
+        "mentornet_data": {"method": "mentornet", "method.mentor": "data_driven", "method.burn_in": 0.17},
         # What IEG makes of the probe.  Without MixUp (of all images) it is trained on as it is; without its own loss,
         # too, its labels count in the meta step alone: as partners in MixUp they would still be learnt.
         "ieg_unmixed": {"method": "ieg", "method.mixup": "none"},

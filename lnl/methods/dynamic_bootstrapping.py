@@ -4,7 +4,8 @@ Plain mixup at first.  Then, each epoch, two beta distributions are fitted to th
 (`selection.beta_mixture`), and the target of image i is (1 - w_i) y_i + w_i z_i with w_i the probability of the
 high-loss component and z_i the network's own guess, hard (M-DYR-H) or soft (M-DYR-S), under mixup and with the prior
 term R.  `dynamic_mixup` is MD-DYR-SH: images are mixed in proportion to 1 - w, targets half and half, and the guess is
-sharpened from soft to hard in the course of training.
+sharpened from soft to hard.  The paper has the temperature fall until training ends; the code reaches the lowest one at
+epoch 199 of 300 and stays there, which is followed (`hardest_from`).
 
 The official code looks w up anew for every batch, by the losses of that moment; here, as in the paper's text, it is
 the mixture's own posterior, once an epoch.  Followed from the code: losses on augmented images, guesses under
@@ -22,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lnl.functional import losses, mixtures, targets
+from lnl.functional import losses, mixtures, schedules, targets
 from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
@@ -31,7 +32,7 @@ from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View, order
 
 USES = ("labels",)
-HARDEST = 0.001  # temperature at the end of training, dynamic_mixup only
+HARDEST = 0.001  # the last temperature, dynamic_mixup only
 
 
 class Config(Settings):
@@ -44,6 +45,8 @@ class Config(Settings):
     """M-DYR-H, M-DYR-S, MD-DYR-SH"""
     bootstrap_from: Annotated[float, Field(ge=0, le=1)] = 0.35
     """share of training with plain mixup: 105 of 300 epochs"""
+    hardest_from: Annotated[float, Field(ge=0, le=1)] = 2 / 3
+    """dynamic_mixup only: share of training at which the temperature has fallen from 1 to 0.001"""
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """of Beta(alpha, alpha); dynamic_mixup: before bootstrapping only"""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -110,8 +113,9 @@ class Method:
             return targets.one_hot(probabilities.argmax(-1), self.task.classes)
         if self.config.guess == "soft":
             return probabilities
-        done = (progress - self.config.bootstrap_from) / max(1 - self.config.bootstrap_from, 1e-9)
-        return targets.sharpen(probabilities, 1 + (HARDEST - 1) * done)
+        start = self.config.bootstrap_from
+        fallen = schedules.linear_ramp(progress - start, self.config.hardest_from - start)
+        return targets.sharpen(probabilities, 1 + (HARDEST - 1) * fallen)
 
     @staticmethod
     def objective(network: Network, batch: tuple[Tensor, Tensor, float]) -> Tensor:

@@ -12,6 +12,7 @@ dropout.  Labelled images are silver; unlabelled ones are not used.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -55,27 +56,29 @@ class Method:
                 f"GLC learns from its probe how each class is mislabelled, but class {int(counts.argmin())} is not in "
                 f"it: ask for a probe of at least {task.classes} images."
             )
-        self.steps = task.steps_per_epoch(config.batch_size)
+        everything = replace(task, labelled=torch.cat([task.labelled, task.probe]))
+        self.steps = task.steps_per_epoch(config.batch_size), everything.steps_per_epoch(config.batch_size)
         self.first_epochs = schedules.first_phase(config.estimation, task.epochs)
 
-        def learner(epochs: int) -> Learner:
-            return Learner.classifier(network, config.optimizer, self.steps * epochs, task.classes)
+        def learner(steps: int) -> Learner:
+            return Learner.classifier(network, config.optimizer, steps, task.classes)
 
-        self.learner, self.first = learner(task.epochs - self.first_epochs), learner(self.first_epochs)
+        self.first = learner(self.steps[0] * self.first_epochs)
+        self.learner = learner(self.steps[1] * (task.epochs - self.first_epochs))
         self.matrix: Tensor | None = None  # from the second phase on
         self.gold = torch.zeros(len(task.images), dtype=torch.bool, device=task.images.device)
         self.gold[task.probe] = True
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         task = self.task
-        learner, pool = self.first, task.labelled
+        learner, pool, steps = self.first, task.labelled, self.steps[0]
         if epoch >= self.first_epochs:
-            learner, pool = self.learner, torch.cat([task.labelled, task.probe])
+            learner, pool, steps = self.learner, torch.cat([task.labelled, task.probe]), self.steps[1]
             if self.matrix is None:  # once, and again where a run is resumed
                 gold = task.over(task.probe, self.first.logits).softmax(dim=-1)
                 self.matrix = transition.from_trusted(gold, task.labels[task.probe], task.classes)
         total = []
-        for index in order(pool, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in order(pool, self.config.batch_size, steps, self.streams["order"]):
             images = task.view(index, "weak", self.streams["augment"])
             total.append(learner.step(self.objective, (images, task.labels[index], self.gold[index])))
         return {"loss": torch.stack(total).mean()}

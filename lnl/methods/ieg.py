@@ -7,14 +7,16 @@ Followed from the paper where the official code (google-research/ieg) differs, w
 `loss_average`, `logit_norm`, `normaliser`, `mixup`, `meta_weight_decay`.  The other way round: the paper splits a batch
 by a threshold whose value it does not give and which the code does not have, so `threshold` is off by default.  From
 the code, where the paper is silent: the momentum and constants of the virtual step, probe images drawn with replacement
-for MixUp, one BatchNorm batch per view and one for all mixed images, hyper-parameters and schedule (first of the cosine
-cycles 500 of 200,000 steps).  Ours: no gradient flows through a pseudo-label anywhere (the code lets it in the virtual
-step, where the closed form would miss it); the strong view starts from the image and not from its weak view, and
-AutoAugment comes without cutout (`strong` has it); a probe image is seen through a weak view.
+for MixUp, one BatchNorm batch per view and one for all mixed images, of which the weak view's alone moves the running
+statistics (`batch_norm`), hyper-parameters and schedule (first of the cosine cycles 500 of 200,000 steps).  Ours: no
+gradient flows through a pseudo-label anywhere (the code lets it in the virtual step, where the closed form would miss
+it); the strong view starts from the image and not from its weak view, and AutoAugment comes without cutout (`strong`
+has it); a probe image is seen through a weak view.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,6 +24,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lnl import networks
 from lnl.data import Unfit
 from lnl.functional import losses, meta, targets
 from lnl.networks import Network
@@ -78,6 +81,8 @@ class Config(Settings):
     """k, of L_KL = KL(weak view || strong view); 0: none"""
     loss_average: Literal["paper", "code"] = "paper"
     """code: (L_w + L_λ) / 2"""
+    batch_norm: Literal["weak", "all"] = "weak"
+    """what moves running statistics: the weak view's forward pass (code) | strong and mixed images', too"""
     mixup: Literal["beta", "code", "none"] = "beta"
     """law of l: Beta(α, α) | the code's max(m, 1 - m), m = U^(1/α)/2"""
     alpha: Annotated[float, Field(gt=0)] = 0.5
@@ -213,14 +218,18 @@ class Method:
     def objective(self, network: Network, batch: IegBatch) -> Tensor:
         """Line 6 of Algorithm 1."""
         config = self.config
-        weak, *strong = [network(view) for view in batch.views]
+        weak = network(batch.views[0])
+        joined = config.use_probe or config.mixed_weight
+        with nullcontext() if config.batch_norm == "all" else networks.statistics_frozen(network):
+            strong = [network(view) for view in batch.views[1:]]
+            mixed_logits = network(batch.mixed).float() if joined else None
         start = torch.full_like(batch.weights, config.initial_coefficient)
         weighted = batch.weights * losses.soft_cross_entropy(weak, blend(batch.given, batch.guess, start))
         relabelled = losses.soft_cross_entropy(weak, blend(batch.given, batch.guess, batch.coefficients))
         probe = mixed = consistency = torch.zeros((), device=weak.device)
-        if config.use_probe or config.mixed_weight:
+        if mixed_logits is not None:
             size = len(batch.given)
-            groups = network(batch.mixed).float().split(size)
+            groups = mixed_logits.split(size)
             logits = torch.cat([logit_norm(group) for group in groups] if config.logit_norm else groups)
             each = losses.soft_cross_entropy(logits, batch.mixed_targets)
             probe, mixed = each[:size].mean(), (batch.counted * each[size:]).sum() / batch.counted.sum()

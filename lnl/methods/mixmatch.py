@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lnl.networks import Network
 from lnl.space import Space, Uniform
-from lnl.training.learner import Learner, NetworkBuilder, Optimizer
+from lnl.training.learner import Learner, NetworkBuilder
 from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
@@ -24,7 +24,6 @@ USES = ("labels", "unlabelled")
 
 class Config(MixMatchSettings):
     name: Literal["mixmatch"] = "mixmatch"
-    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 
 
 SEARCH: dict[str, Space] = {**MIXMATCH_SEARCH, "method.optimizer.learning_rate": Uniform(2e-4, 2e-2, log=True)}
@@ -45,8 +44,9 @@ class Method:
         total = []
         for step in range(self.steps):
             progress = (epoch + step / self.steps) / task.epochs
+            weight = self.config.weight(progress, self.learner.steps)
             batch = mixmatch_batch(
-                self.config, task, self.learner, streams, labelled[step], unlabelled[step], progress, self.guesses
+                self.config, task, self.learner, streams, labelled[step], unlabelled[step], weight, self.guesses
             )
             total.append(self.learner.step(self.objective, batch))
         return {"loss": torch.stack(total).mean()}

@@ -29,7 +29,7 @@ from lnl import networks
 from lnl.functional import gradients, losses
 from lnl.networks import Network, heads
 from lnl.space import Space, Uniform
-from lnl.training.learner import Gradients, Learner, NetworkBuilder, Optimizer
+from lnl.training.learner import Gradients, Learner, NetworkBuilder
 from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
@@ -91,7 +91,6 @@ class Config(MixMatchSettings):
     """the head whose optimizer steps"""
     sync: Literal["together", "alternate"] = "together"
     """two_owner only: both gradients taken at the same weights | the second after the first's step"""
-    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -361,8 +360,9 @@ class Method:
         return self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"]), index
 
     def _mixed(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> MixedBatch:
+        weight = self.config.weight(progress, self.steps * self.task.epochs)
         return mixmatch_batch(
-            self.config, self.task, self.learner, self.streams, labelled, unlabelled, progress, self.guesses
+            self.config, self.task, self.learner, self.streams, labelled, unlabelled, weight, self.guesses
         )
 
     # --------------------------------------------------------------------------------------------------- prediction

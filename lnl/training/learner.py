@@ -194,9 +194,7 @@ class Learner:
         self.done += 1
         if self.average is not None:
             weight = 1 - schedules.average_decay(self.done, self.settings.average)
-            torch._foreach_lerp_(
-                list(self.average.parameters()), [tensor.detach() for tensor in self.parameters], weight
-            )
+            torch._foreach_lerp_(_averaged(self.average), _averaged(self.network), weight)
 
     def step(self, objective: Callable[[Network, Batch], Tensor], batch: Batch) -> Tensor:
         """One update on an objective (network, batch) -> scalar; returns its value."""
@@ -271,7 +269,8 @@ class Learner:
         """Logits by BatchNorm's batch statistics. (B, C, H, W) -> (B, K)."""
         network = self.average if averaged and self.average is not None else self.network
         network.train()
-        with nullcontext() if update_statistics else networks.statistics_frozen(network), self._precision():
+        moves = update_statistics and network is self.network  # the average's statistics are averages, too
+        with nullcontext() if moves else networks.statistics_frozen(network), self._precision():
             return network(images).float()
 
     def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
@@ -288,11 +287,7 @@ class Learner:
 
     @torch.no_grad()
     def _inference(self, images: Tensor, call: Callable[[Network, Tensor], Tensor]) -> Tensor:
-        network = self.network
-        if self.average is not None:
-            network = self.average
-            for averaged, current in zip(network.buffers(), self.network.buffers(), strict=True):
-                averaged.copy_(current)  # the average has no BatchNorm statistics of its own
+        network = self.network if self.average is None else self.average
         network.eval()
         with self._precision():
             return torch.cat([call(network, part).float() for part in images.split(self.evaluation_batch)])
@@ -328,6 +323,15 @@ class Learner:
         self.done = state["done"]
 
 
+def _averaged(network: Network) -> list[Tensor]:
+    """What an average of the network averages: its weights and BatchNorm's running statistics, but no counters.
+
+    The statistics of the last few batches are those of other weights.
+    """
+    tensors = [*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())]
+    return [tensor.detach() for tensor in tensors]
+
+
 def evaluation_batch(shape: tuple[int, ...], resize: int | None) -> int:
     """How many images or vectors of a shape go through a network at a time without gradient."""
     numbers = math.prod(shape) if resize is None else shape[0] * resize**2
@@ -337,12 +341,10 @@ def evaluation_batch(shape: tuple[int, ...], resize: int | None) -> int:
 def trained_backbone(parts: Mapping[str, State]) -> dict[str, Tensor]:
     """The backbone of a method's first learner, by its averaged weights where there are any, from a stored snapshot."""
     state = next(part for part in parts.values() if "network" in part and "optimizers" in part)
-    averaged = state["average"] or {}
     prefix = "backbone."
-    statistics = ("running_mean", "running_var", "num_batches_tracked")  # the average has none of its own
     return {
-        name.removeprefix(prefix): tensor if name.endswith(statistics) else averaged.get(name, tensor)
-        for name, tensor in state["network"].items()
+        name.removeprefix(prefix): tensor
+        for name, tensor in (state["average"] or state["network"]).items()
         if name.startswith(prefix)
     }
 

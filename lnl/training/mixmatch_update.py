@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lnl import networks
@@ -22,7 +22,7 @@ from lnl.functional import losses, schedules, targets
 from lnl.networks import Network
 from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
-from lnl.training.learner import Learner
+from lnl.training.learner import Learner, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Record, Task
 
@@ -40,14 +40,27 @@ class MixMatchSettings(Settings):
     """of Beta(alpha, alpha), eq. 8"""
     lambda_u: Annotated[float, Field(ge=0)] = 75.0
     """weight of L_U, eq. 5"""
-    ramp: Annotated[float, Field(ge=0, le=1)] = 1 / 64
-    """share of training over which lambda_u rises from 0: 16,384 of 2^20 steps"""
+    ramp: Annotated[float, Field(ge=0)] = 16_384.0
+    """steps over which lambda_u rises from 0; below 1 a share of training, for one of far fewer steps"""
     mix: Literal["all", "labelled", "unlabelled", "separate", "none"] = "all"
     """which images are mixed; the paper's Table 4"""
     guess_with_average: bool = False
     """guess by the averaged weights; the paper's Table 4"""
     batch_norm: Literal["first", "mixmatch", "all"] = "first"
     """what moves running statistics: first interleaved batch | all mixed images | every pass"""
+
+    optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
+
+    @model_validator(mode="after")
+    def _has_an_average(self) -> Self:
+        if self.guess_with_average and not self.optimizer.average:
+            raise ValueError("guess_with_average needs averaged weights: set optimizer.average, such as 0.999.")
+        return self
+
+    def weight(self, progress: float, steps: int) -> float:
+        """The weight of L_U at `progress` in [0, 1] of a training of so many steps."""
+        ramp = self.ramp if self.ramp >= 1 else self.ramp * steps
+        return self.lambda_u * schedules.linear_ramp(progress * steps, ramp)
 
 
 # The paper's lambda_u are 50 to 250, by data set.
@@ -66,7 +79,7 @@ class MixedBatch:
     images: Tensor
     targets: Tensor
     labelled: int
-    weight: float  # lambda_u now
+    weight: float  # of L_U
 
 
 def mixmatch_batch(
@@ -76,12 +89,13 @@ def mixmatch_batch(
     streams: Streams,
     labelled: Tensor,
     unlabelled: Tensor,
-    progress: float,
+    weight: float,
     guesses: Record | None = None,
 ) -> MixedBatch:
-    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,) at `progress` in [0, 1].
+    """Guess, sharpen and mix (Algorithm 1, lines 2 to 13) for indices (B,), (B,).
 
-    `guesses` records the sharpened guesses of the unlabelled images.
+    `weight`: of L_U now, see `MixMatchSettings.weight`.  `guesses` records the sharpened guesses of the unlabelled
+    images.
     """
     count, views = len(labelled), settings.views
     index = torch.cat([labelled, unlabelled.repeat(views)])
@@ -101,7 +115,6 @@ def mixmatch_batch(
         unmixed = {"labelled": ~has_label, "unlabelled": has_label, "none": torch.ones_like(has_label)}[settings.mix]
         coefficients = torch.where(unmixed, 1.0, coefficients)
     images, soft = targets.mixup(images, soft, permutation, coefficients)
-    weight = settings.lambda_u * schedules.linear_ramp(progress, settings.ramp)
     return MixedBatch(images, soft, count, weight)
 
 

@@ -85,15 +85,13 @@ def beliefs(trained: Trained) -> pa.Table:
 def weights(parts: Mapping[str, Stateful]) -> dict[str, Tensor]:
     """The weights with which a method predicts, as "part.parameter", such as "learner.heads.classifier.weight".
 
-    Of a learner that averages its weights these are the averages, with its BatchNorm statistics.
+    Of a learner that averages its weights these are the averages.
     """
     named: dict[str, Tensor] = {}
     for name, part in parts.items():
-        module = part.network if isinstance(part, Learner) else part
+        module = part.networks[-1] if isinstance(part, Learner) else part
         if isinstance(module, nn.Module):
             named |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
-        if isinstance(part, Learner) and part.average is not None:
-            named |= {f"{name}.{key}": tensor.detach() for key, tensor in part.average.named_parameters()}
     return named
 
 

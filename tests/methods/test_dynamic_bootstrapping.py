@@ -107,10 +107,12 @@ def test_guessing_moves_the_statistics_once_a_step(tiny: Callable, build: Callab
 
 @pytest.mark.parametrize("guess", ["hard", "soft", "dynamic_mixup"])
 def test_guesses(guess: str, tiny: Callable, build: Callable) -> None:
-    built = build(tiny("dynamic_bootstrapping", {"method.guess": guess, "method.bootstrap_from": 0.2}))
+    built = build(
+        tiny("dynamic_bootstrapping", {"method.guess": guess, "method.bootstrap_from": 0.2, "method.hardest_from": 0.6})
+    )
     images = built.truth.test_images[:16]
     plain = built.method.learner.guess(images)
-    early, middle, late = (built.method.guess(images, progress) for progress in (0.2, 0.6, 1.0))
+    early, middle, late = (built.method.guess(images, progress) for progress in (0.2, 0.4, 0.8))
     expected = {
         "hard": [targets.one_hot(plain.argmax(-1), 10)] * 3,
         "soft": [plain] * 3,
@@ -118,6 +120,26 @@ def test_guesses(guess: str, tiny: Callable, build: Callable) -> None:
     }
     for found, wanted in zip((early, middle, late), expected[guess], strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_temperature_falls_as_in_the_official_code(
+    tiny: Callable, build: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """linspace(1, .001, 200 - 111), one value an epoch from the 111th of 300 on, and the last one from the 199th."""
+    official = np.linspace(1, 0.001, 200 - 111)
+    share = 110 / 300  # of training before the 111th epoch; the last value is reached 88 epochs later
+    settings = {
+        "method.guess": "dynamic_mixup",
+        "method.bootstrap_from": share,
+        "method.hardest_from": share + 88 / 300,
+    }
+    method = build(tiny("dynamic_bootstrapping", settings)).method
+    monkeypatch.setattr(targets, "sharpen", lambda probabilities, temperature: temperature)
+    images = torch.zeros(2, 1, 8, 8)
+    for epoch in (111, 112, 155, 198, 199, 200, 300):
+        found = method.guess(images, (epoch - 1) / 300)
+        assert found == pytest.approx(official[min(epoch - 111, len(official) - 1)])
+    assert Config().hardest_from == pytest.approx(share + 88 / 300, abs=0.01)
 
 
 def test_dynamic_mixup_mixes_by_trust(tiny: Callable, build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,17 @@ def test_the_second_network_starts_anew_from_the_first_ones_weights(method: Call
         assert torch.equal(one, other) and not torch.equal(one, trained)
 
 
+def test_an_epoch_passes_over_all_images_of_its_phase(method: Callable) -> None:
+    """50 silver images in batches of 16 are 4 steps, 20 gold ones with them 5; given steps are taken as they are."""
+    corrected = method(steps=None, unlabelled_ratio=1)
+    silver, gold = len(corrected.task.labelled), len(corrected.task.probe)
+    assert (silver, gold) == (50, 20)
+    for epoch in range(2):
+        corrected.train_epoch(epoch)
+    assert (corrected.first.done, corrected.learner.done) == (4, 5) == (corrected.first.steps, corrected.learner.steps)
+    assert method(steps=3).learner.steps == 3
+
+
 def test_objective_known_answers(method: Callable) -> None:
     """Two silver images and a gold one: (0.943913 + 1.841503 + 0.551445) / 3; before Ĉ is known all are plain."""
     logits = torch.tensor([[1.0, 0, -1], [0, 2, 0], [0, 0, 1]])

@@ -145,6 +145,27 @@ def test_supervised_losses_of_the_linear_model() -> None:
 # ------------------------------------------------------------------------------------------------------- the objective
 
 
+def test_the_weak_view_alone_moves_running_statistics(make: Make) -> None:
+    """BatchNorm's momentum of .1 on the weak view's statistics; with `all` strong and mixed images move them, too."""
+    moved = {}
+    for who in ("weak", "all"):
+        method = make(batch_norm=who)
+        task = method.task
+        batch = method.batch(task.labelled[:16], task.probe[:8])
+        layer = next(part for part in method.learner.network.modules() if isinstance(part, nn.BatchNorm2d))
+        seen: list[Tensor] = []
+        layer.register_forward_hook(lambda _, given, __, seen=seen: seen.append(given[0].detach()))
+        before = layer.running_mean.clone()
+        method.objective(method.learner.network.train(), batch)
+        expected = before
+        for images in seen[: 1 if who == "weak" else 3]:
+            expected = 0.9 * expected + 0.1 * images.mean((0, 2, 3))
+        assert len(seen) == 3  # weak, strong, mixed
+        assert_close(layer.running_mean, expected)
+        moved[who] = layer.running_mean
+    assert not torch.equal(moved["weak"], moved["all"])
+
+
 class Linear(nn.Module):
     """(B, 1, 1, 3) -> (B, 3)."""
 

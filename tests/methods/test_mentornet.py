@@ -43,17 +43,18 @@ def test_moving_percentile() -> None:
 
 
 def test_mentors_change_in_the_course_of_training(tiny: Callable, build: Callable) -> None:
-    """Predefined, of 100 epochs, with l = 1 and d = .4: 1 in epoch 18, 0 in epoch 19, .6 in epoch 90."""
+    """Predefined, of 100 epochs, with l = 1 and d = .4: 0 until linear, .6 in epoch 90; 1 within a burn-in."""
     losses, difference = torch.tensor([1.0]), torch.tensor([0.4])
     for mentor, weights in (
-        ("predefined", [1, 1, 0, 0, 0.6]),
-        ("self_paced", [1, 1, 0, 0, 0]),
-        ("linear", [1, 1, 0.6, 0.6, 0.6]),
-        ("focal", [1, 1, *[1 - np.exp(-1)] * 3]),
+        ("predefined", [0, 0, 0, 0, 0.6]),
+        ("self_paced", [0, 0, 0, 0, 0]),
+        ("linear", [0.6, 0.6, 0.6, 0.6, 0.6]),
+        ("focal", [1 - np.exp(-1)] * 5),
     ):
-        method = build(tiny("mentornet", {"method.mentor": mentor})).method
-        found = [method.mentor(epoch / 100)(losses, difference) for epoch in (0, 18, 19, 89, 90)]
-        close(torch.cat(found), weights)
+        for burn_in, first in ((0.0, weights[:2]), (0.17, [1, 1])):
+            method = build(tiny("mentornet", {"method.mentor": mentor, "method.burn_in": burn_in})).method
+            found = [method.mentor(epoch / 100)(losses, difference) for epoch in (0, 16, 17, 89, 90)]
+            close(torch.cat(found), [*first, *weights[2:]])
 
 
 def test_the_loss_is_not_divided_by_the_weights() -> None:
@@ -86,9 +87,7 @@ def test_phases_of_dropout(tiny: Callable, build: Callable, monkeypatch: pytest.
     method = build(tiny("mentornet", {"epochs": 100, "steps": 1})).method
     for epoch in (0, 16, 17, 94, 95, 99):
         method.train_epoch(epoch)
-    assert rates == [0.5, 0.5, 0.05, 0.05, 0.9, 0.9]
-    with pytest.raises(ValueError, match="give the earlier one first"):
-        Config(dropout_until=(0.9, 0.1))
+    assert rates == [0.5, 0.5, 0.05, 0.05, 0.05, 0.05]
 
 
 def test_phases_change_within_an_epoch(tiny: Callable, build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +96,8 @@ def test_phases_change_within_an_epoch(tiny: Callable, build: Callable, monkeypa
     monkeypatch.setattr(
         mentornet, "drop", lambda *given: (weights.append(given[0]), rates.append(given[1]), drop(*given))[-1]
     )
-    build(tiny("mentornet", {"epochs": 1, "steps": 10, "method.linear_from": 0.95})).method.train_epoch(0)
+    settings = {"epochs": 1, "steps": 10, "method.linear_from": 0.95, "method.burn_in": 0.17}
+    build(tiny("mentornet", settings)).method.train_epoch(0)
     assert rates == [0.5] * 2 + [0.05] * 8
     assert [bool((step == 1).all()) for step in weights] == [True] * 2 + [False] * 8
 

@@ -69,7 +69,7 @@ WHERE: dict[str, dict[str, Any]] = {
     "optimizer.milestones": {"optimizer.schedule": "step"},
     "optimizer.factor": {"optimizer.schedule": "step"},
     "optimizer.average": {"optimizer.average": 0.2},  # its warm-up hides larger ones in six steps
-    "ramp": {"ramp": 1.0},
+    "ramp": {"ramp": 0.9},
     "neighbours": {"evaluation": "neighbours"},
     "label_propagation.alpha": {"clamp": "soft"},
     "gce.k": {"truncated": True, "k": 0.1},  # hardly a likelihood is above 0.25 in six steps
@@ -98,7 +98,8 @@ WHERE: dict[str, dict[str, Any]] = {
     "dividemix.threshold": {"threshold": 0.99},
     "dividemix.ramp": {"ramp": 1},
     "mentornet.mentor=self_paced": {"linear_from": 0.3},
-    "mentornet.burn_in": {"burn_in": 0.0},
+    "mentornet.dropout_until": {"burn_in": 1.0},  # else all images are above the moving percentile at first
+    "dynamic_bootstrapping.hardest_from": {"guess": "dynamic_mixup", "bootstrap_from": 0.2, "hardest_from": 1.0},
     "mentornet.gamma": {"mentor": "linear", "linear_from": 0.3},
     "neighbour_temperature": {"evaluation": "neighbours"},
     "topology=pretrain_then_ssl": {"pretrain_epochs": 1},
@@ -114,6 +115,7 @@ WHERE: dict[str, dict[str, Any]] = {
         "head_gradient": "gradnorm",
         "gradnorm_alpha": 50.0,
         "lambda_mixmatch": 10.0,
+        "ramp": 0.0,
     },  # else pulls agree
     "updated": {"optimizers": "per_module"},
     **{  # nothing is as sure as the default threshold within six steps
@@ -137,6 +139,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "s4l": {"pretext": "exemplar"},  # digits that are turned need longer
     "gce": {"optimizer.learning_rate": 0.1, "epochs": 4},
     "glc": {"epochs": 6},  # two phases
+    "mentornet": {"burn_in": 0.17},
+    "mixmatch": {"lambda_u": 10.0, "ramp": 0.9},
+    "robmix": {"lambda_u": 10.0, "ramp": 0.9},
     "ieg": {"consistency_weight": 5.0},
     "loss_correction": {"epochs": 6},  # two phases
 }
@@ -367,7 +372,7 @@ def test_half_precision(method: str, tiny: Tiny) -> None:
 def test_a_method_learns(method: str, tiny: Tiny, build: Callable) -> None:
     """Either its predictions become good, or, where a probe makes them good from the start, its loss falls."""
     fields_now = methods.load(method).Config.model_fields
-    short = QUICK.get(method, {"lambda_u": 10.0, "ramp": 1.0} if "lambda_u" in fields_now else {})
+    short = QUICK.get(method, {"lambda_u": 10.0, "ramp": 1} if "lambda_u" in fields_now else {})
     clean = {"labels": 500, "noise.rate": 0.0, "noise.kind": "none", "epochs": 3, "steps": 20}
     if method in TRAINED:
         clean["method.batch_size"] = 32

@@ -37,7 +37,8 @@ def draw(tiny: Callable, build: Callable) -> Draw:
 
 def mixed(method: Any, progress: float = 1.0, **settings: Any) -> MixedBatch:
     task, settings = method.task, MixMatchSettings(**settings)
-    return mixmatch_batch(settings, task, method.learner, Streams(0), task.labelled[:B], task.unlabelled[:B], progress)
+    weight = settings.weight(progress, 2**20)
+    return mixmatch_batch(settings, task, method.learner, Streams(0), task.labelled[:B], task.unlabelled[:B], weight)
 
 
 def given_labels(method: Any) -> Tensor:
@@ -79,11 +80,24 @@ def test_without_unlabelled_loss_and_mixing_it_is_supervised_learning(draw: Draw
     ("step", "expected"), [(0, 0.0), (1024, 4.6875), (8192, 37.5), (16_384, 75.0), (524_288, 75.0)]
 )
 def test_ramp_known_answers(draw: Draw, step: int, expected: float) -> None:
-    """The official warm-up: 2^14 of 2^20 steps."""
+    """The official warm-up: 2^14 steps."""
     assert draw(progress=step / 2**20)[0].weight == expected
 
 
+def test_a_ramp_is_of_steps_or_of_a_share_of_training() -> None:
+    """The official w = λ_u · clip(step / (warmup_kimg · 1024 / batch), 0, 1): of few steps a part of it."""
+    assert [MixMatchSettings().weight(share, 1000) for share in (0.0, 0.5, 1.0)] == [0, 75 * 500 / 16_384, 75 / 16.384]
+    half = MixMatchSettings(ramp=0.5)
+    assert [half.weight(share, 1000) for share in (0.0, 0.25, 0.5, 1.0)] == [0, 37.5, 75, 75]
+    assert MixMatchSettings(ramp=0.0).weight(0.0, 1000) == 75
+
+
 # -------------------------------------------------------------------------------------------------------------- guess
+
+
+def test_guesses_by_an_average_need_one() -> None:
+    with pytest.raises(ValueError, match=r"set optimizer.average, such as 0\.999"):
+        MixMatchSettings(guess_with_average=True, optimizer={"average": 0.0})
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])

@@ -225,24 +225,35 @@ def test_step_is_gradients_apply_and_advance() -> None:
 def test_average_known_answers(done: int, expected: float) -> None:
     one = learner(average=0.999)
     with torch.no_grad():
-        for mine, theirs in zip(one.average.parameters(), one.parameters, strict=True):
-            mine.fill_(0.9)
-            theirs.fill_(1.0)
+        for network, value in ((one.average, 0.9), (one.network, 1.0)):
+            for tensor in (*network.parameters(), *statistics(network)):
+                tensor.fill_(value)
     one.done = done
     one.advance()
-    for tensor in one.average.parameters():
+    for tensor in (*one.average.parameters(), *statistics(one.average)):
         assert_close(tensor, torch.full_like(tensor, expected))
 
 
-def test_the_average_predicts_with_the_networks_statistics() -> None:
+def statistics(network: Network) -> list[Tensor]:
+    """BatchNorm's running means and variances."""
+    return [tensor for name, tensor in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+def test_the_average_predicts_with_averaged_statistics() -> None:
     plain, averaged = learner(learning_rate=0.01), learner(learning_rate=0.01, average=0.9)
-    for _ in range(3):
+    expected = [tensor.clone() for tensor in statistics(averaged.network)]
+    for step in range(1, 4):
         for one in (plain, averaged):
             one.step(objective, (IMAGES, LABELS))
+        decay = min((1 + step) / (10 + step), 0.9)
+        now = statistics(averaged.network)
+        expected = [decay * before + (1 - decay) * tensor for before, tensor in zip(expected, now, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(values(plain), values(averaged), strict=True))
-    averaged.logits(IMAGES)
-    for mine, theirs in zip(averaged.average.buffers(), averaged.network.buffers(), strict=True):
-        assert torch.equal(mine, theirs)
+    for tensor, wanted in zip(statistics(averaged.average), expected, strict=True):
+        assert_close(tensor, wanted)
+    averaged.guess(IMAGES, averaged=True, update_statistics=True)
+    for tensor, wanted in zip(statistics(averaged.average), expected, strict=True):
+        assert_close(tensor, wanted)
     assert torch.equal(plain.logits(IMAGES), plain.network.eval()(IMAGES))
     assert torch.equal(averaged.logits(IMAGES), averaged.average.eval()(IMAGES))
     assert torch.equal(averaged.features(IMAGES), averaged.average.features(IMAGES))
