@@ -109,9 +109,8 @@ def batch_hard_triplet(embeddings: Tensor, images: Tensor) -> Tensor:
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         values = embeddings.float()
-        lengths = values.square().sum(-1)
-        squares = lengths[:, None] + lengths - 2 * values @ values.mT
-        distances = squares.clamp(min=1e-12).sqrt()  # the derivative of a root at 0 is infinite
+        # By differences: squares minus products lose tiny distances, and with them their gradients.
+        distances = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
     same = images[:, None] == images
     is_another_view = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
     farthest = distances.masked_fill(~(same & is_another_view), -torch.inf).amax(-1)

@@ -76,7 +76,8 @@ def gaussian_posterior(losses: Tensor, components: Tensor, monotone: bool = Fals
 def beta_mixture(losses: Tensor) -> Mixture:
     """Two beta distributions, Arazo et al. 2019, sec. 3.1, with the code's guards.  Losses (..., N).
 
-    Fitted to the losses between the 5th and the 95th percentile, mapped to [0, 1] by these.  The posterior of the
+    Fitted to the losses between the 5th and the 95th percentile, mapped to [0, 1] by these and kept within [0.001,
+    0.999] (the code sets those outside (0, 1) to these ends and leaves the others).  The posterior of the
     noisy component is read from a table of 100 bins that is held after its maximum, so that the largest losses cannot
     become clean again; it is kept within [1e-4, 1 - 1e-4].  Where the components' means are within 1e-5, all are clean
     with probability 1.  The losses are cross-entropies as they are: all guards are in their units.  Raises ValueError

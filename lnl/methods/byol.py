@@ -1,9 +1,10 @@
 """BYOL (Grill et al. 2020, arXiv:2006.07733): predict a slowly moving copy's projection of another view.
 
-Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is seed document 003's eq. 1, from -1 to
-1; the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so
-that its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; both
-views are drawn from SimCLR's augmentation (official: unlike blur, and solarisation of the second).
+Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is seed document 003's eq. 1, from -1 to 1;
+the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that
+its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; no warm-up
+of the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`); both views are drawn from SimCLR's
+augmentation (official: unlike blur, and solarisation of the second).
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ it, as official.
 
 Departures: the paper sets τ to the true noise rate, which no method may know here, so it is a fixed guess that a study
 may set; Adam's first momentum stays where the official code lets it fall to 0.1 at epoch 80; images are augmented as
-for every other method here, where the paper augments nothing; the ranking is a pass of its own.
+for every other method here, where the paper augments nothing; the ranking is a pass of its own; the number of kept
+images is rounded (code: cut off).
 """
 
 from __future__ import annotations

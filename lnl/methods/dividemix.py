@@ -17,7 +17,9 @@ or of the head alone.  Without co-division and co-guessing and with the first ne
 trained (Table 5).
 
 Departures: weight decay on kernels only; the learning rate goes by epochs and the share of the present one, as their
-lengths differ.  Where there are unlabelled images, which are not used, no epoch has fewer steps than these would fill,
+lengths differ; an epoch has ⌈n/B⌉ steps, of which the ramp of lambda_u counts the share (code: ⌊n/B⌋ + 1); of a step's
+forward passes those of the labelled views come first (code: of the unlabelled ones), which the moving statistics alone
+feel.  Where there are unlabelled images, which are not used, no epoch has fewer steps than these would fill,
 so that methods with and without them train for as long.
 """
 

@@ -12,7 +12,7 @@ the mixture's own posterior, once an epoch.  Followed from the code: losses on a
 BatchNorm's batch statistics on images that are not mixed, so that these move its running statistics, too.
 
 Departures: one lambda a batch is drawn above 1/2, the same law when partners are drawn at random; dynamic mixup starts
-together with bootstrapping, not 5 of 300 epochs before.
+together with bootstrapping, not 5 of 300 epochs before; weight decay on kernels only (official: on all weights).
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ weights, on both: silver images by the corrected loss -log (p Ĉ)_n, gold ones b
 The paper trains both phases in full, 75 epochs each; here they share the trial's epochs, so that methods cost the same:
 give 150 for the paper's protocol.  Departures from the official code: gold and silver images of a batch are one forward
 pass (it makes two, each with its own BatchNorm statistics); the cosine schedule ends at 0 (it stops just above); no
-dropout.  Labelled images are silver; unlabelled ones are not used.
+dropout; weight decay on kernels only (official: on all weights).  Labelled images are silver; unlabelled ones are not
+used.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ for MixUp, one BatchNorm batch per view and one for all mixed images, of which t
 statistics (`batch_norm`), hyper-parameters and schedule (first of the cosine cycles 500 of 200,000 steps).  Ours: no
 gradient flows through a pseudo-label anywhere (the code lets it in the virtual step, where the closed form would miss
 it); the strong view starts from the image and not from its weak view, and AutoAugment comes without cutout (`strong`
-has it); a probe image is seen through a weak view.
+has it); a probe image is seen through a weak view; weight decay on kernels only (the code's WRN decays all weights).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Pseudo-Label (Lee 2013): a network's own confident guesses on unlabelled images are labels like the given ones.
 
 As in FixMatch's official code, whose baseline it is: the guess and the prediction that learns from it are one forward
-pass; the loss is averaged over all unlabelled images of the batch, confident or not; only the labelled pass moves
-BatchNorm's running statistics.  A probability of exactly the threshold counts as confident here.
+pass; only the labelled pass moves BatchNorm's running statistics.  The loss is averaged over all unlabelled images of
+the batch, confident or not, as that code says of itself.  What it computes is another thing: it multiplies the losses
+(B) by a column of masks (B, 1), so that the mean over (B, B) is the mean loss of all images times the share of
+confident ones.  That is not followed, nor is its label smoothing.  A probability of exactly the threshold counts as
+confident here.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Bayes' rule (linear discriminant analysis).  The head is refitted after every ep
 Followed from the code: one concentration step; a pseudo-inverse; a uniform prior.  Departures: the first estimate takes
 all images of a class, where the code takes a random 70 % (the same on average, and without chance; the code's division
 inside the class loop, which leaves the last class's covariance, is a mistake); only the features before the classifier
-are used, where the paper averages the heads of several late layers, weighed on a validation set.
+are used, where the paper averages the heads of several late layers, weighed on a validation set; weight decay on
+kernels only (official: on all weights).
 """
 
 from __future__ import annotations

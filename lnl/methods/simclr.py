@@ -1,7 +1,8 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
-Evaluated as `lnl.training.readout` says, on features before the projection head.  Departure from the paper: SGD with
-momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not need.
+Evaluated as `lnl.training.readout` says, on features before the projection head.  Departures from the paper: SGD with
+momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not need; no warm-up of
+the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`).
 """
 
 from __future__ import annotations

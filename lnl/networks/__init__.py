@@ -72,7 +72,9 @@ _OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "wide_resnet28_2": lambda channels, _: WideResNet(channels, (32, 64, 128)),
     "wide_resnet28_10": lambda channels, _: WideResNet(channels, (160, 320, 640)),
     "wide_resnet37_2": lambda channels, _: WideResNet(channels, (32, 64, 128, 256), strides=(2, 2, 2, 2)),
-    "wide_resnet45_2": lambda channels, _: WideResNet(channels, (16, 32, 64, 128), 5, (1, 2, 2, 2), activated=4),
+    "wide_resnet45_2": lambda channels, _: WideResNet(
+        channels, (16, 32, 64, 128), 5, (1, 2, 2, 2), activated=4, norm=nn.BatchNorm2d
+    ),
     "vit_b_16": lambda _, size: _vision("vit_b_16", size),
     "swin_t": lambda *_: _vision("swin_t"),
     "convnext_tiny": lambda *_: _vision("convnext_tiny"),

@@ -5,18 +5,22 @@ input where the number of channels changes in stages two and three, which leaves
 
 Three stages of n blocks have 6n + 4 convolutions, four have 8n + 5: the stem, two in each block and a shortcut in each
 stage.
+
+`wide_resnet45_2` is the one that seed document 002 prints, with its BatchNorm's epsilon of 1e-5.  Its momentum of 0.001
+is not followed: see `lnl.networks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 activate = partial(leaky_relu, negative_slope=0.1, inplace=True)
-batch_norm = partial(nn.BatchNorm2d, eps=1e-3)  # TensorFlow's default epsilon, under which MixMatch was tuned
+tensorflow_norm = partial(nn.BatchNorm2d, eps=1e-3)  # TensorFlow's default epsilon, under which MixMatch was tuned
+Norm = Callable[[int], nn.Module]  # the number of channels -> a layer
 
 
 class Block(nn.Module):
@@ -27,12 +31,19 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int = 1, *, first: bool = False, activated_shortcut: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        norm: Norm,
+        stride: int = 1,
+        *,
+        first: bool = False,
+        activated_shortcut: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = batch_norm(inputs)
+        self.norm1 = norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm2 = batch_norm(outputs)
+        self.norm2 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if first else nn.Identity()
         self.activated_shortcut = activated_shortcut
@@ -57,16 +68,17 @@ class WideResNet(nn.Module):
         blocks: int = 4,
         strides: Sequence[int] = (1, 2, 2),
         activated: int = 1,
+        norm: Norm = tensorflow_norm,
     ) -> None:
         super().__init__()
         self.width = widths[-1]
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         layers: list[Block] = []
         for stage, (inputs, outputs, stride) in enumerate(zip((16, *widths), widths, strides, strict=False)):
-            layers.append(Block(inputs, outputs, stride, first=True, activated_shortcut=stage < activated))
-            layers += [Block(outputs, outputs) for _ in range(blocks - 1)]
+            layers.append(Block(inputs, outputs, norm, stride, first=True, activated_shortcut=stage < activated))
+            layers += [Block(outputs, outputs, norm) for _ in range(blocks - 1)]
         self.blocks = nn.Sequential(*layers)
-        self.norm = batch_norm(self.width)
+        self.norm = norm(self.width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015, by fan-out, as MixMatch does
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

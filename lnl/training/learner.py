@@ -55,6 +55,8 @@ class Optimizer(Settings):
     """on kernels (two or more axes) only; adamw: times the rate"""
     schedule: Literal["constant", "cosine", "fixmatch", "linear", "step", "restarts"] = "constant"
     """of the learning rate, over the whole training"""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of training over which the rate rises from 0 to what the schedule gives"""
     milestones: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5, 0.75)
     """step: shares of training after which the rate is multiplied by `factor`; linear: the first is where it starts to
     fall, to 0 at the end."""
@@ -67,6 +69,9 @@ class Optimizer(Settings):
 
     def scale(self, progress: float) -> float:
         """Factor of the learning rate at `progress` in [0, 1] of training."""
+        return schedules.linear_ramp(progress, self.warm_up) * self._scheduled(progress)
+
+    def _scheduled(self, progress: float) -> float:
         if self.schedule == "cosine":
             return schedules.cosine(progress)
         if self.schedule == "fixmatch":

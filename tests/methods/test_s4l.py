@@ -34,6 +34,17 @@ def test_orientations_known_answers() -> None:
 POINTS = functional.normalize(torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1], [0.3, 1]]), dim=-1)
 
 
+def test_a_triplet_has_a_gradient_at_any_distance() -> None:
+    """Two views 1e-6 apart, the other image 1 away: the slope of the softplus times a unit vector."""
+    points = torch.tensor([[0.0, 0.0], [1e-6, 0.0], [1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(batch_hard_triplet(points, torch.tensor([0, 0, 1, 1]))[0], points)
+    slope = 1 / (1 + np.exp(1 - 1e-6))  # towards the other view, and as much away from the other image
+    np.testing.assert_allclose(gradient.numpy(), [[0, 0], [slope, 0], [-slope, 0], [0, 0]], atol=1e-5)
+    same = torch.zeros(4, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(batch_hard_triplet(same, torch.tensor([0, 0, 1, 1])).sum(), same)
+    assert gradient.isfinite().all()
+
+
 def test_triplet_known_answer() -> None:
     positive = np.array([0.110601, 0.110601, 0.290426, 0.290426])
     negative = np.array([1.193861, 1.103300, 1.333843, 1.103300])

@@ -194,11 +194,14 @@ def test_wide_resnet_shortcut_is_activated_in_the_first_block_only() -> None:
         document_002 = networks.backbone("wide_resnet45_2", (3, 32, 32)).blocks
     assert [block.activated_shortcut for block in blocks] == [True] + [False] * 11
     assert [block.activated_shortcut for block in document_002] == ([True] + [False] * 4) * 4, "in each stage's first"
+    assert {block.norm1.eps for block in blocks} == {1e-3} and {block.norm2.eps for block in document_002} == {1e-5}
 
     x = torch.randn(4, 6, 5, 5)
     activated = functional.leaky_relu(functional.batch_norm(x, None, None, training=True, eps=1e-3), 0.1)
     for inputs, outputs, first, expected in [(6, 8, True, activated), (6, 8, False, x), (6, 6, False, x)]:
-        block = wide_resnet.Block(inputs, outputs, first=inputs != outputs, activated_shortcut=first)
+        block = wide_resnet.Block(
+            inputs, outputs, wide_resnet.tensorflow_norm, first=inputs != outputs, activated_shortcut=first
+        )
         nn.init.zeros_(block.conv2.weight)
         shortcut = functional.conv2d(expected, block.shortcut.weight) if inputs != outputs else expected
         torch.testing.assert_close(block(x), shortcut)

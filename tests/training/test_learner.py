@@ -184,6 +184,7 @@ def test_owners_update_their_own_parameters_and_may_share_some() -> None:
     ("schedule", "factors"),
     [
         ({"schedule": "constant"}, [1, 1, 1, 1, 1]),
+        ({"schedule": "constant", "warm_up": 0.5}, [0, 0.5, 1, 1, 1]),
         ({"schedule": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0]),
         ({"schedule": "linear", "milestones": (0.5,)}, [1, 1, 1, 0.5, 0]),
         ({"schedule": "step", "milestones": (0.25, 0.75), "factor": 0.1}, [1, 0.1, 0.1, 0.01, 0.01]),

@@ -42,6 +42,7 @@ FIELDS = {
     "method.optimizer.milestones": ({"method.optimizer.milestones": [0.3]}, {}),
     "method.optimizer.factor": ({"method.optimizer.factor": 0.2}, {}),
     "method.optimizer.first_cycle": ({"method.optimizer.first_cycle": 0.1}, {}),
+    "method.optimizer.warm_up": ({"method.optimizer.warm_up": 0.1}, {}),
     "method.optimizer.average": ({"method.optimizer.average": 0.99}, {}),
     "dataset": ({"dataset": "digits"}, {}),
     "network": ({"network": "small_convnet"}, {}),
