@@ -293,7 +293,8 @@ def test_every_learner_gets_the_methods_whole_optimizer(
     monkeypatch.setattr(Learner, "__init__", noted)
     optimizer = {
         "kind": "sgd", "learning_rate": 0.0123, "momentum": 0.7, "nesterov": True, "weight_decay": 0.0321,
-        "schedule": "step", "milestones": (0.3, 0.6), "factor": 0.2, "first_cycle": 0.4, "warm_up": 0.1, "average": 0.25,
+        "schedule": "step", "milestones": (0.3, 0.6), "factor": 0.2, "first_cycle": 0.4, "warm_up": 0.1,
+        "average": 0.25,
     }  # fmt: skip
     assert optimizer.keys() == Optimizer.model_fields.keys(), "a new field of the optimizer: add it here"
     build(tiny(method, {f"method.optimizer.{name}": value for name, value in optimizer.items()}))
