@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's threads would take each other's cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # counts until torch is imported
@@ -20,6 +21,9 @@ from lnl.training.task import Task, Truth
 from lnl.trial import code_hash, contract
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, assemble
+
+settings.register_profile("any machine", deadline=None)  # of a test's examples: other processes share the cores
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,11 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WITHOUT_RAY = str(ROOT / "tests" / "without_ray.py")  # a script that runs the study that follows
 PACKAGES = ("lnl", "analysis")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["torch", "torch._dynamo", "pandas", "pyarrow.parquet", "rich.console", "lnl.study.study", "lnl.cli.run_command"]
-)
+CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def run_script(

@@ -17,18 +17,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lnl.storage.store import Store
 from tests.execution.test_runner import LONGEST_S, ONE_WORKER, wait_for
-from tests.forked import run_script
+from tests.forked import WITHOUT_RAY, run_script
 
 
-def arguments(study: Path, storage: Path, *flags: str) -> list[str]:
-    """A study's command with a Ray of its own."""
-    flags = ("--address", "local", *ONE_WORKER, *flags)
-    return [sys.executable, str(study), "--storage", str(storage), "--no-report", *flags]
+def arguments(study: Path, storage: Path, *flags: str, ray: bool) -> list[str]:
+    """A study's command, with a Ray of its own or without any."""
+    flags = ("--address", "local", *ONE_WORKER, *flags) if ray else flags
+    script = [str(study)] if ray else [WITHOUT_RAY, str(study)]
+    return [*script, "--storage", str(storage), "--no-report", *flags]
 
 
-def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: str) -> subprocess.Popen[str]:
+def launch(
+    study: Path, storage: Path, environment: Mapping[str, str], *flags: str, ray: bool = True
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        arguments(study, storage, *flags),
+        [sys.executable, *arguments(study, storage, *flags, ray=ray)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -39,10 +42,9 @@ def launch(study: Path, storage: Path, environment: Mapping[str, str], *flags: s
 
 
 def execute(
-    study: Path, storage: Path, environment: Mapping[str, str], *flags: str
+    study: Path, storage: Path, environment: Mapping[str, str], *flags: str, ray: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    _, *command = arguments(study, storage, *flags)
-    return run_script(command, swift(environment), study.parent, LONGEST_S)
+    return run_script(arguments(study, storage, *flags, ray=ray), swift(environment), study.parent, LONGEST_S)
 
 
 def swift(environment: Mapping[str, str]) -> dict[str, str]:

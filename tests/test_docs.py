@@ -10,7 +10,7 @@ What the language of a fence means:
 `<!-- not run: WHY -->` above a fence says why it cannot run here.  Its commands are parsed all the same, as are those
 that stand within a sentence, and the files and folders of the repository that they name must exist.
 
-All pages share one copy: README runs first, and the other pages start from the results that it leaves.
+README runs first.  Every other page has its own copy of what README has left, so that no page sees another's results.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -152,32 +152,35 @@ def test_every_block_says_what_it_is(page: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- running
 
 
+Outcomes = Mapping[str, Future[None]]  # of pages; `result` raises `Failed`
+
+
 class Failed(AssertionError):
     """A block of the documentation does not do what the page says."""
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of the repository in which pages are run, each once: two at a time, because most commands use one core."""
+    """A copy of the repository in which one page is run."""
 
     root: Path
-    environment: dict[str, str]
-    python: Path = Path(sys.executable)
-    outcomes: dict[str, Future[None]] = field(default_factory=dict)
-    done: set[str] = field(default_factory=set)  # commands that have ended well: what two pages say is run once
 
-    def start(self, pages: Collection[str], pool: Executor) -> None:
-        """Run README, then the other pages, and those that edit the code last.  `outcomes` raise `Failed`."""
-        editing = [page for page in pages if any(block.language == "diff" for block in ALL_BLOCKS[page])]
-        self.outcomes[FIRST] = pool.submit(self._run, FIRST, [])
-        for page in sorted({*pages} - {FIRST}, key=lambda page: page in editing):
-            before = [outcome for name, outcome in self.outcomes.items() if name == FIRST or page in editing]
-            self.outcomes[page] = pool.submit(self._run, page, before)
+    def copied(self, root: Path) -> Checkout:
+        """Another one that starts from what has been done in this one."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Checkout(root)
 
-    def _run(self, page: str, before: Sequence[Future[None]]) -> None:
-        if before:
-            before[0].result()  # what the page starts from
-        wait(before)
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a command: without what this process has of its own, and with this copy's code and data."""
+        ours = ("LNL_", "RAY_", "PYTEST_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        here = {"PYTHONPATH": str(self.root), "LNL_DATA": str(self.root / "data")}
+        return inherited | here | {"PATH": programs, "MPLBACKEND": "agg"}
+
+    def run(self, page: str) -> None:
+        """Run the page's blocks in order.  Raises `Failed`."""
         for block in ALL_BLOCKS[page]:
             self.run_block(block)
 
@@ -200,19 +203,15 @@ class Checkout:
 
     def _execute(self, block: Block, text: str, script: list[str] | None, code: int) -> None:
         """Run a Python script with its arguments, or, where there is none, a shell's command."""
-        if text in self.done:
-            return
         try:
-            if script and self.python == Path(sys.executable):
+            if script:
                 done = run_script(script, self.environment, self.root, TIMEOUT)
             else:
-                command = ["bash", "-c", text] if block.language == "sh" else [str(self.python), *script]
-                done = run_command(command, self.environment, self.root, TIMEOUT)
+                done = run_command(["bash", "-c", text], self.environment, self.root, TIMEOUT)
         except subprocess.TimeoutExpired as late:
             raise Failed(f"{block}: {text}\nwas ended after {TIMEOUT} seconds\n{late.output}{late.stderr}") from None
         if done.returncode != code:
             raise Failed(f"{block}: {text}\nended with {done.returncode}\n{done.stdout}{done.stderr}")
-        self.done.add(text)
 
 
 def python_script(command: str) -> list[str] | None:
@@ -235,31 +234,32 @@ def patched(text: str, block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    root = tmp_path_factory.mktemp("checkout")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """What became of each page that is asked for: two at a time, because most commands use one core."""
+    first = Checkout(tmp_path_factory.mktemp("pages") / "first")
     unwanted = shutil.ignore_patterns("__pycache__", "results", ".*_cache")
     for folder in FOLDERS:
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=unwanted)
+        shutil.copytree(REPOSITORY / folder, first.root / folder, ignore=unwanted)
     for path in REPOSITORY.iterdir():
         if path.is_file():
-            shutil.copy(path, root)
-    shutil.copytree(FIXTURE, root / "results")  # what `make study` and other studies have left
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LNL_", "RAY_", "PYTEST_"))
-    }
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment |= {"PATH": programs, "PYTHONPATH": str(root), "LNL_DATA": str(root / "data"), "MPLBACKEND": "agg"}
-    made = Checkout(root, environment)
-    asked = [item.callspec.params["page"] for item in request.session.items if item.name.startswith(RUNS)]
+            shutil.copy(path, first.root)
+    shutil.copytree(FIXTURE, first.root / "results")  # what `make study` and other studies have left
+
     with ThreadPoolExecutor(2) as pool:
-        made.start(asked, pool)
-        yield made
+        readme = pool.submit(first.run, FIRST)
+
+        def run(page: str) -> None:
+            readme.result()
+            first.copied(first.root.with_name(page.replace("/", "-"))).run(page)
+
+        asked = [item.callspec.params["page"] for item in request.session.items if item.name.startswith(RUNS)]
+        yield {FIRST: readme} | {page: pool.submit(run, page) for page in asked if page != FIRST}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in ALL_BLOCKS[page])])
-def test_the_page_runs(page: str, checkout: Checkout) -> None:
-    checkout.outcomes[page].result()
+def test_the_page_runs(page: str, outcomes: Outcomes) -> None:
+    outcomes[page].result()
 
 
 def test_a_diff_is_applied_where_its_lines_stand_once() -> None:

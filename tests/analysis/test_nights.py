@@ -30,7 +30,7 @@ from lnl.storage.places import canonical, now
 from lnl.storage.schema import TRIALS
 from lnl.storage.store import Store
 from lnl.storage.tables import write_rows
-from tests.execution.test_runner import execute
+from tests.execution.test_runner import execute_without_ray
 
 Array = NDArray[np.float64]
 START = date(2026, 10, 1)
@@ -678,12 +678,12 @@ def test_the_nightly_study_leaves_no_method_out() -> None:
     assert len(twins) == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_night_runs_once_and_others_are_not_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two nights in one folder, by real Ray: the second submission of one trains nothing."""
+    """Two nights in one folder, really trained: the second submission of one trains nothing."""
     flags = ["--preset", "smoke", "--set", "epochs=1", "--replicates", "1", "--arms", "canary,canary_again"]
     for night in ("2026-11-20", "2026-11-20", "2026-11-21"):
-        ended = execute(Path("studies/nightly.py").resolve(), tmp_path, *flags, "--night", night)
+        ended = execute_without_ray(Path("studies/nightly.py").resolve(), tmp_path, *flags, "--night", night)
         assert ended.returncode == 0, ended.stderr
     rows, _ = Store(tmp_path).read("trials")
     assert len(rows) == 4 and set(rows["attempt"]) == {1} and set(rows["status"]) == {"ok"}

@@ -45,7 +45,7 @@ def test_a_users_own_parts_reach_the_workers(tmp_path: Path) -> None:
         trials = json.loads(run("--plan", "--json"))["trials"]
         return {trial["arm"] for trial in trials if trial["state"] == "stale"}
 
-    assert "4 trials: 4 done." in run("--no-report", "--cpus", "2")
+    assert "4 trials: 4 done." in run("--no-report", "--cpus", "1")
     rows = pd.read_parquet(tmp_path / "results" / "trials").set_index("arm")
     assert rows.loc["mine", ["method", "network", "status"]].tolist() == ["mine.py", "net.py:wide", "ok"]
     assert stale() == set()

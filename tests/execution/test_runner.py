@@ -24,7 +24,7 @@ from lnl.storage.currency import latest
 from lnl.storage.leases import leases
 from lnl.storage.store import Store
 from lnl.system import machine, processes
-from tests.forked import run_script
+from tests.forked import WITHOUT_RAY, run_script
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 600.0  # no test waits so long, unless something hangs
@@ -52,6 +52,7 @@ def declare(folder: Path, arms: dict = TWO_ARMS, replicates: int = 2, epochs: in
 
 
 def command(study: Path, storage: Path, *flags: str) -> list[str]:
+    """With a Ray of its own."""
     return [sys.executable, str(study), "--storage", str(storage), "--no-report", "--address", "local", *flags]
 
 
@@ -64,6 +65,11 @@ def execute(
 ) -> subprocess.CompletedProcess[str]:
     _, *arguments = command(study, storage, *workers, *flags)
     return run_script(arguments, environment(), cwd, LONGEST_S)
+
+
+def execute_without_ray(study: Path, storage: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    arguments = [WITHOUT_RAY, str(study), "--storage", str(storage), "--no-report", *flags]
+    return run_script(arguments, environment(), timeout=LONGEST_S)
 
 
 def launch(study: Path, storage: Path, *flags: str) -> subprocess.Popen[str]:
@@ -134,7 +140,7 @@ LONG = {"epochs": 30, "steps": 10}  # some seconds a trial: time to be killed in
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = execute(declare(folder, **LONG), folder / "results")
+    done = execute_without_ray(declare(folder, **LONG), folder / "results")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "results"
 
@@ -154,8 +160,9 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
         "mine": {"dataset": "npz:mine.npz"},
         "diverges": {"method.optimizer.learning_rate": 1e30},
         "broken": {"method.batch_size": 10**12},
+        "started": {"init_from": {"method": "simclr", "epochs": 1}},  # waits for that
     }
-    whole = ("--arms", "plain,mixed,mine,diverges")
+    whole = ("--arms", "plain,mixed,mine,diverges,started")
     storage = tmp_path / "kept"
 
     def again(study: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -168,7 +175,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
 
     first = again(declare(tmp_path, arms, replicates=1))
     assert first.returncode == 3, first.stdout + first.stderr
-    assert "5 trials to run, 0 done before." in first.stdout and "5 trials: 4 done, 1 failed" in first.stdout
+    assert "7 trials to run, 0 done before." in first.stdout and "7 trials: 6 done, 1 failed" in first.stdout
     assert "failed  broken" in first.stdout and "Out of memory" in first.stdout
     rows = pd.read_parquet(storage / "trials").set_index("arm")
     logs = {path.stem: path.read_text(encoding="utf-8") for path in (storage / "logs" / "study=quick").iterdir()}
@@ -180,14 +187,16 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert "was no finite number in epoch" in rows.loc["diverges", "failure_message"]
     assert rows.loc["diverges", "data_hash"] == rows.loc["plain", "data_hash"] and rows.loc["diverges", "classes"] == 10
     assert rows.loc["broken", ["status", "failure_class"]].tolist() == ["failed", "oom"]
-    assert (rows.loc[["plain", "mixed", "mine"], "status"] == "ok").all()
+    before = rows.loc["initialisation: simclr"]
+    assert (rows.loc[["plain", "mixed", "mine", "started"], "status"] == "ok").all() and before["status"] == "ok"
+    assert before["ended_at"] < rows.loc["started", "started_at"]
     assert (tmp_path / "cache").is_dir()
     assert counts(declare(tmp_path, arms, replicates=1), *whole) == {
-        "done": 4, "stale": 0, "running": 0, "failed": 0, "missing": 0
+        "done": 6, "stale": 0, "running": 0, "failed": 0, "missing": 0
     }  # fmt: skip
 
     wider = again(declare(tmp_path, {**arms, "strong": {"method.augmentation": "strong"}}), "--cpus", "1")
-    assert wider.returncode == 3 and "8 trials to run, 4 done before." in wider.stdout, wider.stdout + wider.stderr
+    assert wider.returncode == 3 and "10 trials to run, 6 done before." in wider.stdout, wider.stdout + wider.stderr
     events, _ = Store(storage).read("events")
     begun = [json.loads(payload) for payload in events.loc[events["kind"] == "run_started", "payload"]]
     assert [run["resources"]["CPU"] for run in begun] == [machine.cpus(), 1]
@@ -196,7 +205,7 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
     assert broken[["replicate", "attempt"]].values.tolist() == [[0, 1], [0, 2], [1, 1]]
     assert (broken["failure_class"] == "oom").all()
     others = rows[rows["arm"] != "broken"]
-    assert len(others) == 2 * 5 and (others["attempt"] == 1).all()
+    assert len(others) == 2 * 7 and (others["attempt"] == 1).all()
     assert ((others["status"] == "ok") == (others["arm"] != "diverges")).all()
 
     assert counts(declare(tmp_path, {"plain": {}}))["done"] == 2
@@ -240,7 +249,7 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     code, output = stopped(kill_ray)
     assert code > 0, output
-    done = execute(study, storage)
+    done = execute_without_ray(study, storage)
     assert done.returncode == 0, done.stdout + done.stderr
     events, _ = Store(storage).read("events")
     assert events.loc[events["kind"] == "checkpoint_refused", "trial"].tolist() == [checkpoint.stem]
@@ -290,7 +299,7 @@ def test_a_full_disk_stops_the_study_in_one_sentence(tmp_path: Path, undisturbed
         assert full.returncode == 1, full.stdout + full.stderr
         assert "No space left to write" in full.stdout + full.stderr and "Traceback" not in full.stdout + full.stderr
         subprocess.run(["mount", "-o", "remount,size=64m", str(storage)], check=True)
-        done = execute(study, storage)
+        done = execute_without_ray(study, storage)
         assert done.returncode == 0, done.stdout + done.stderr
         assert_same_results(storage, undisturbed)
     finally:

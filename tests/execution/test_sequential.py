@@ -17,7 +17,7 @@ from lnl.storage.store import Store
 from lnl.study.parts import FEWEST_AT_A_LOOK
 from lnl.study.plan import plan_row
 from lnl.trial.provenance import Current
-from tests.execution.test_runner import execute
+from tests.execution.test_runner import execute_without_ray as execute
 
 CURRENT = Current()
 DIGITS = data.load("digits").checksum
@@ -357,7 +357,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_goes_on_until_its_contrasts_are_decided(tmp_path):
     """Real training: the arm without training is found out at the first look, the arm's twin goes on to the last."""
     file, storage = tmp_path / "quick.py", tmp_path / "results"

@@ -19,7 +19,7 @@ from lnl.execution.job import Job
 from lnl.storage.objects import ObjectPath
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
-from tests.forked import run_script
+from tests.forked import WITHOUT_RAY, run_script
 
 ROOT = Path(__file__).parents[2]
 NONE: dict[str, Any] = {"tensorboard": False, "wandb": None, "mlflow": None}
@@ -197,13 +197,12 @@ study.main()
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "quick.py").write_text(STUDY, encoding="utf-8")
-    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--address", "local", "--cpus", "1"]
-    flags += ["--tensorboard", "--json"]
+    flags = ["--storage", str(tmp_path / "results"), "--no-report", "--tensorboard", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), "OMP_NUM_THREADS": "1"}
-    done = run_script([str(tmp_path / "quick.py"), *flags], environment)
+    done = run_script([WITHOUT_RAY, str(tmp_path / "quick.py"), *flags], environment)
     assert done.returncode == 3 and not done.stderr, done.stdout + done.stderr
     states = {row["arm"]: row for row in json.loads(done.stdout)["trials"]}
     assert states["broken"]["state"] == "failed" and states["plain"]["state"] == "done"

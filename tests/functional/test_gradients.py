@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
@@ -24,7 +24,6 @@ def passed_back(boundary: Callable[[Tensor], Tensor], gradient: Tensor) -> Tenso
     return features.grad
 
 
-@settings(deadline=None)
 @given(seed=seeds, coefficient=st.sampled_from([-1.0, 0.0, 0.1, 2.0]))
 def test_scale(seed: int, coefficient: float) -> None:
     gradient = torch.randn(4, 3, generator=Generator().manual_seed(seed))
@@ -112,7 +111,6 @@ def test_pcgrad_known_answers() -> None:
     assert np.subtract(projected, [1, 0]) == pytest.approx([0, 1])
 
 
-@settings(deadline=None)
 @given(seed=seeds, symmetric=st.booleans(), sign=st.sampled_from([-1, 1]))
 def test_pcgrad_against_numpy(seed: int, symmetric: bool, sign: int) -> None:
     g, h = np.random.default_rng(seed).normal(size=(2, 6))
@@ -153,7 +151,6 @@ def test_gradnorm_objective_known_answers(alpha: float, value: float) -> None:
     assert_close(torch.autograd.grad(objective, weights), (torch.tensor([2, -0.5]),))
 
 
-@settings(deadline=None)
 @given(seed=seeds, alpha=st.sampled_from([0.0, 0.12, 1.5]))
 def test_gradnorm_update_against_numpy(seed: int, alpha: float) -> None:
     random = np.random.default_rng(seed)

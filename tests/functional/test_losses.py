@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -74,7 +74,6 @@ def test_uniform_prior_of_a_class_that_nobody_gets_is_finite() -> None:
     assert uniform_prior(torch.tensor([[300.0, 0, 0], [300, 0, 0]])).item() == pytest.approx(200 - math.log(3))
 
 
-@settings(deadline=None)
 @given(seed=seeds, shape=st.sampled_from([(5,), (4, 3), (2, 3, 7)]), size=st.sampled_from([1.0, 30.0, 1000.0]))
 def test_losses_of_logits_against_numpy(seed: int, shape: tuple[int, ...], size: float) -> None:
     random = np.random.default_rng(seed)
@@ -125,7 +124,6 @@ def nt_xent_by_loops(first: np.ndarray, second: np.ndarray, temperature: float) 
     return losses
 
 
-@settings(deadline=None)
 @given(seed=seeds, count=st.integers(1, 6), temperature=st.sampled_from([0.07, 0.5, 2.0]))
 def test_nt_xent_against_numpy(seed: int, count: int, temperature: float) -> None:
     first, second = np.random.default_rng(seed).normal(size=(2, count, 5))
@@ -134,7 +132,6 @@ def test_nt_xent_against_numpy(seed: int, count: int, temperature: float) -> Non
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=2e-5)
 
 
-@settings(deadline=None)
 @given(seed=seeds, factor=st.floats(1e-3, 1e3))
 def test_nt_xent_ignores_length_and_order_of_views(seed: int, factor: float) -> None:
     random = torch.Generator().manual_seed(seed)

@@ -136,7 +136,7 @@ def test_exact_wrong_labels_of_the_robmix_settings(count, rate, wrong):
 # ---- promises
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     labels=st.lists(st.integers(0, 6), min_size=1, max_size=200),
     rate=st.floats(0, 1),

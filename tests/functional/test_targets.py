@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 from torch.testing import assert_close
@@ -29,7 +29,6 @@ def test_sharpen_known_answers(temperature: float, expected: list[float]) -> Non
     assert_close(sharpen(torch.tensor([0.5, 0.3, 0.2]), temperature), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-@settings(deadline=None)
 @given(seed=seeds, temperature=st.floats(0.1, 3))
 def test_sharpen_against_numpy(seed: int, temperature: float) -> None:
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(5), size=(2, 3))
@@ -74,7 +73,6 @@ def test_mixup_coefficients_are_folded_beta(alpha: float) -> None:
     assert scipy.stats.kstest(coefficients.numpy(), lambda x: beta.cdf(x) - beta.cdf(1 - x)).pvalue > 0.001
 
 
-@settings(deadline=None)
 @given(seed=seeds, alpha=st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 100.0]))
 def test_mixup_coefficients_stay_in_range(seed: int, alpha: float) -> None:
     coefficients = mixup_coefficients(alpha, 64, random(seed))
@@ -98,7 +96,6 @@ def test_mixup_known_answer() -> None:
     assert_close(targets, torch.tensor([[0.7, 0.3], [0, 1]]))
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_mixup_against_numpy(seed: int) -> None:
     generator = random(seed)
@@ -111,7 +108,6 @@ def test_mixup_against_numpy(seed: int) -> None:
             np.testing.assert_allclose(actual[row].numpy(), expected, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_mixup_with_coefficient_one_is_identity(seed: int) -> None:
     generator = random(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -94,7 +94,6 @@ def test_anchors_known_answers() -> None:
     assert torch.equal(POSTERIORS, before)
 
 
-@settings(deadline=None)
 @given(seed=seeds, count=st.integers(1, 200), percentile=st.sampled_from([0.5, 0.9, 0.97, 1.0]))
 def test_anchors_against_numpy(seed: int, count: int, percentile: float) -> None:
     table = np.random.default_rng(seed).dirichlet(np.full(4, 0.5), size=count).astype(np.float32)
@@ -157,7 +156,6 @@ def test_gold_loss_correction_known_answers() -> None:
     close(logits.grad, [[0.2378205, -0.2584370, 0.0206165], [0.0057618, 0.2907117, -0.2964736]])
 
 
-@settings(deadline=None)
 @given(seed=seeds, shape=st.sampled_from([(5,), (4, 3), (2, 3, 7)]), size=st.sampled_from([1.0, 10.0]))
 def test_corrections_against_numpy(seed: int, shape: tuple[int, ...], size: float) -> None:
     random = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -54,7 +54,6 @@ def test_gradient_is_finite_where_the_probability_underflows() -> None:
     assert_close(logits.grad, torch.zeros(3))
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(5,), (4, 3), (2, 3, 7)]),

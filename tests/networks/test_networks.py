@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
@@ -645,7 +645,6 @@ def test_interleave_known_answers() -> None:
         assert [*starts, size] == offsets
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 20), count=st.integers(1, 6))
 def test_interleave_twice_is_identity(size: int, count: int) -> None:
     groups = list(torch.arange(2 * size * count).reshape(count, size, 2))

@@ -1,4 +1,4 @@
-"""Searches on a real Ray against plain Optuna: known optimum, same suggestions, storage that its own tools read."""
+"""Searches against plain Optuna: known optimum, same suggestions, storage that its own tools read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.execution.test_runner import environment, wait_for
 from tests.searches import assert_whole, execute, only, rows, suggestions, told
 from tests.synthetic import accuracy, lab
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,7 +75,7 @@ def test_tpe_finds_a_known_optimum_and_beats_random_search(tmp_path: Path) -> No
 def one_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     there = lab(folder, {"plain": {}}, "suggestions=25, seed=3")
-    done = execute(there.study, folder / "results", there.environment)
+    done = execute(there.study, folder / "results", there.environment, ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "results"
 
@@ -134,7 +134,7 @@ def test_a_lost_journal_is_made_again_from_the_rows(one_at_a_time: Path) -> None
     (one_at_a_time / "optuna.journal").unlink()
     study = one_at_a_time.parent / "synthetic.py"
     home = {**environment(), "PYTHONPATH": str(study.parent), "LNL_DATA": str(study.parent / "data")}
-    done = execute(study, one_at_a_time, home)
+    done = execute(study, one_at_a_time, home, ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     after = told(one_at_a_time)
     assert _what_counts(after) == _what_counts(before)

@@ -1,4 +1,4 @@
-"""Searches on a real Ray: killed in every way, with pruners, with several drivers."""
+"""Searches by real drivers, on a real Ray where that can matter: killed, with pruners, with several drivers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ from tests.searches import (
     told,
     validation_curves,
 )
+from tests.synthetic import lab
 
-pytestmark = pytest.mark.long
 BUDGET = 6
+MANY = 20
 STUDY = """
 from lnl import Search, Study, Trial, Uniform, Validation
 
@@ -77,6 +79,7 @@ def quiet(storage: Path) -> bool:
     return not any(lease["alive"] for lease in leases(Store(storage)).values())
 
 
+@pytest.mark.long
 def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -> None:
     """The same command goes on.  A killed Ray ends the driver in order: tests/execution/test_runner.py."""
     storage, study = tmp_path / "results", declare(tmp_path)
@@ -92,7 +95,7 @@ def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -
     wait_for(lambda: quiet(storage), "the workers' end")
     before = only(told(storage))
     assert any(one.state == TrialState.RUNNING for one in before), "it was in the middle"
-    done = execute(study, storage, environment())
+    done = execute(study, storage, environment(), ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     after = only(told(storage))
     assert kept(before, after)
@@ -103,37 +106,49 @@ def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -
 # --------------------------------------------------------------------------------------------------------- two drivers
 
 
+def two_at_work(folder: Path) -> list[subprocess.Popen[str]]:
+    """Drivers of one search, each of which has a suggestion; a suggestion takes a second, most of it asleep."""
+    there = lab(folder, {"plain": {}}, f"suggestions={MANY}")  # one driver may start long before the other
+    flags = ("--set", "method.pause=1")
+    drivers = [launch(there.study, folder / "results", there.environment, *flags, ray=False) for _ in range(2)]
+    meanwhile(lambda: all(held_by(folder / "results", one.pid) for one in drivers), "both at work", *drivers)
+    return drivers
+
+
+@pytest.mark.slow
 def test_two_drivers_share_a_search(tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    study = declare(tmp_path, suggestions=2 * BUDGET)  # one driver may start long before the other
-    drivers = [launch(study, storage, environment()) for _ in range(2)]
-    meanwhile(lambda: all(held_by(storage, one.pid) for one in drivers), "both at work", *drivers)
-    for driver in drivers:
+    for driver in two_at_work(tmp_path):
         ends(driver)
-    assert_whole(storage, 2 * BUDGET, only(told(storage)))
+    assert_whole(tmp_path / "results", MANY, only(told(tmp_path / "results")))
 
 
+@pytest.mark.slow
 def test_a_driver_takes_over_from_another_that_is_killed(tmp_path: Path) -> None:
-    storage, study = tmp_path / "results", declare(tmp_path, epochs=40)
-    first, second = (launch(study, storage, environment(), "--checkpoint-seconds", "0") for _ in range(2))
-    meanwhile(lambda: held_by(storage, first.pid) and held_by(storage, second.pid), "both at work", first, second)
+    storage = tmp_path / "results"
+    first, second = two_at_work(tmp_path)
     os.kill(first.pid, signal.SIGKILL)
     before, orphaned = only(told(storage)), held_by(storage, first.pid)
     ends(second)
     first.communicate(timeout=LONGEST_S)
     after = only(told(storage))
     assert kept(before, after) and orphaned <= {one.number for one in before}
-    assert_whole(storage, BUDGET, after)
+    assert_whole(storage, MANY, after)
 
 
 # -------------------------------------------------------------------------------------------------------------- pruning
 
 
-@pytest.mark.parametrize("pruner", ["asha", "median"])
-def test_bad_suggestions_are_given_up(tmp_path: Path, pruner: str) -> None:
+@pytest.mark.parametrize(
+    ("pruner", "ray"),
+    [
+        pytest.param("asha", True, marks=pytest.mark.long, id="asha"),  # which is Ray's
+        pytest.param("median", False, marks=pytest.mark.slow, id="median"),
+    ],
+)
+def test_bad_suggestions_are_given_up(tmp_path: Path, pruner: str, ray: bool) -> None:
     storage, epochs, budget = tmp_path / "results", 18, 14
     study = declare(tmp_path, pruner, budget, epochs, steps=10)
-    done = execute(study, storage, environment(), "--checkpoint-seconds", "0")
+    done = execute(study, storage, environment(), "--checkpoint-seconds", "0", ray=ray)
     assert done.returncode == 0, done.stdout + done.stderr
     trials, found = only(told(storage)), suggestions(storage)
     assert_whole(storage, budget, trials)
@@ -155,5 +170,17 @@ def test_bad_suggestions_are_given_up(tmp_path: Path, pruner: str) -> None:
     best = max(one.value for one in trials if one.state == TrialState.COMPLETE and one.value is not None)
     assert cell["winner"]["values"] == [best] and trials[cell["winner"]["number"]].state == TrialState.COMPLETE
     if pruner == "asha":  # what follows does not depend on the pruner
-        again = execute(study, storage, environment())
+        again = execute(study, storage, environment(), ray=False)
         assert again.returncode == 0 and len(rows(storage, "trials")) == len(trained), "nothing is trained again"
+
+
+def test_on_ray_a_worker_is_asked_to_end_a_trial_that_its_search_gives_up(tmp_path: Path) -> None:
+    from lnl.execution.tune_adapter import _Pruning
+
+    events = SimpleNamespace(stopped=None, guarded=lambda act, *arguments: act(*arguments))
+    source = SimpleNamespace(pruner="median", epoch=lambda trial, metrics: metrics["epoch"] == 2)
+    store = Store(tmp_path)
+    scheduler = _Pruning(SimpleNamespace(), events, source, store, "digits")  # type: ignore[arg-type]
+    for epoch, is_asked in ((1, False), (2, True)):
+        assert scheduler.on_trial_result(None, "trial", {"epoch": epoch}) == "CONTINUE", "Tune ends nothing itself"
+        assert store.pop_prune_request("digits", "trial") == is_asked

@@ -21,7 +21,7 @@ from tests.synthetic import Lab, accuracy, lab
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 PASSWORD = "correct-horse-7"
 MANY = 80
 
@@ -112,8 +112,9 @@ def assert_no_password(storage: Path, *outputs: str) -> None:
 
 def test_two_drivers_share_a_database_that_can_be_lost(tmp_path: Path, server: Server, there: Lab) -> None:
     storage, url = tmp_path / "results", server.database("two")
-    drivers = [launch(there.study, storage, there.environment, "--trials", str(MANY), "--optuna", url)]
-    drivers += [launch(there.study, storage, {**there.environment, "LNL_OPTUNA": url}, "--trials", str(MANY))]
+    flags = ("--trials", str(MANY))
+    drivers = [launch(there.study, storage, there.environment, *flags, "--optuna", url, ray=False)]
+    drivers += [launch(there.study, storage, {**there.environment, "LNL_OPTUNA": url}, *flags, ray=False)]
     outputs = [ends(driver) for driver in drivers]
     before = only(told(storage, url))
     assert {one.state for one in before} == {TrialState.COMPLETE}
@@ -125,7 +126,7 @@ def test_two_drivers_share_a_database_that_can_be_lost(tmp_path: Path, server: S
     trained = len(rows(storage, "trials"))
     server.tell("drop database two with (force)")
     server.tell("create database two")
-    done = execute(there.study, storage, there.environment, "--trials", str(MANY), "--optuna", url)
+    done = execute(there.study, storage, there.environment, *flags, "--optuna", url, ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     after = only(told(storage, url))
     assert [(one.number, one.state, one.params, one.values) for one in after] == [
@@ -137,7 +138,7 @@ def test_two_drivers_share_a_database_that_can_be_lost(tmp_path: Path, server: S
 def test_a_server_that_goes_away_ends_the_run_in_one_sentence(tmp_path: Path, server: Server, there: Lab) -> None:
     storage, url = tmp_path / "results", server.database("lost")
     flags = ("--trials", "12", "--set", "method.pause=0.5", "--optuna", url)
-    driver = launch(there.study, storage, there.environment, *flags)
+    driver = launch(there.study, storage, there.environment, *flags, ray=False)
     meanwhile(lambda: len(list(storage.glob("suggestions/*/*.parquet"))) >= 4, "four suggestions", driver)
     before = only(told(storage, url))
     server.stop()
@@ -150,7 +151,7 @@ def test_a_server_that_goes_away_ends_the_run_in_one_sentence(tmp_path: Path, se
     assert_no_password(storage, output)
     stored = len(suggestions(storage))
     assert 4 <= stored < 12
-    done = execute(there.study, storage, there.environment, *flags)
+    done = execute(there.study, storage, there.environment, *flags, ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     after = only(told(storage, url))
     assert kept(before, after)

@@ -113,7 +113,7 @@ def test_what_was_written_is_read_and_its_header_names_the_torch(written: Path) 
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_flipped_bit_is_ever_loaded(written: Path, place: float, bit: int) -> None:
     content = bytearray(written.read_bytes())
     offset = int(place * len(content))
@@ -137,7 +137,7 @@ def test_every_bit_of_both_headers_counts(written: Path) -> None:
 
 
 @given(length=st.floats(0, 1, exclude_max=True), more=st.binary(max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_cut_or_longer_file_is_refused(written: Path, length: float, more: bytes) -> None:
     content = written.read_bytes()
     other = content[: int(length * len(content))] + more if more != b"\n" else content + more

@@ -221,7 +221,7 @@ text = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
 values = st.one_of(st.none(), st.floats(width=64))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(text, values, st.none() | st.integers(-(2**31), 2**31 - 1)), min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path_factory, rows):
     store = Store(tmp_path_factory.mktemp("round"))

@@ -135,7 +135,7 @@ def test_adding_an_arm_a_replicate_or_a_level_leaves_every_other_trial_as_it_is(
     assert before == ids(declare(question="Other words?", name="renamed", contrasts=[], presets={}).plan())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(["plain", "strong", "mixed"]), st.permutations([50, 100]), st.permutations([0.2, 0.4]))
 def test_the_order_of_a_declaration_changes_no_trial(arms, labels, rates):
     shuffled = declare(

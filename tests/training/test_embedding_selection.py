@@ -36,7 +36,7 @@ def test_fine_scores_known_answer() -> None:
     close(scores, [0.985328, 0.998149, 0.997303, 0.170672])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_fine_scores_against_numpy(seed: int) -> None:
     features = torch.randn(30, 4, generator=random(seed)) + 2  # the first eigenvalue stands out, as after a ReLU
@@ -83,7 +83,7 @@ def test_neighbour_agreement_known_answer(temperature: float, expected: list[flo
     close(selection.neighbour_agreement(LABELS, cosines, neighbours, temperature), expected)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), temperature=st.sampled_from([0.01, 0.1, 1.0]))
 def test_neighbour_agreement_against_numpy(seed: int, temperature: float) -> None:
     features = normalize(torch.randn(12, 3, generator=random(seed)), dim=-1)

@@ -45,7 +45,7 @@ def parts(found):
 sizes = st.tuples(st.integers(CLASSES, 100), st.integers(0, 30), st.integers(0, 40), st.integers(0, 99))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sizes)
 def test_parts_are_balanced_disjoint_and_complete(size):
     labels, probe, held, replicate = size
@@ -60,7 +60,7 @@ def test_parts_are_balanced_disjoint_and_complete(size):
     assert found.test.tolist() == list(range(TEST))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes, st.integers(0, 60))
 def test_more_labels_are_the_same_labels_and_more(size, more):
     labels, probe, held, replicate = size
@@ -71,7 +71,7 @@ def test_more_labels_are_the_same_labels_and_more(size, more):
     assert many.probe.tolist() == few.probe.tolist() and many.validation.tolist() == few.validation.tolist()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.1, 9), st.floats(0.1, 9), st.integers(0, 99))
 def test_a_higher_ratio_has_the_same_unlabelled_images_and_more(one, other, replicate):
     low, high = (draw(replicate, unlabelled_ratio=ratio) for ratio in sorted((one, other)))
@@ -319,7 +319,6 @@ def test_noise_that_cannot_be_is_refused_when_it_is_declared(arguments, word):
 # ------------------------------------------------------------------------------------------------------------ batches
 
 
-@settings(deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 12), st.integers(0, 99))
 def test_every_image_is_drawn_equally_often(size, batch_size, steps, seed):
     pool = torch.arange(size) * 3 + 1
@@ -370,7 +369,6 @@ def test_views_are_drawn_from_the_given_stream(make):
     assert torch.equal(plain, seen.view(index, "none", torch.Generator().manual_seed(3)))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 5), st.integers(1, 24), st.integers(1, 9), st.integers(0, 99))
 def test_balanced_batches(size, classes, batch_size, steps, seed):
     """Every batch has each class equally often or once more; within a class, every image is drawn equally often."""

@@ -43,7 +43,7 @@ from lnl.study.plan import Planned, plan_row, sources_of
 from lnl.study.status import reconcile
 from lnl.trial.code_hash import Tree, read_sources
 from lnl.trial.provenance import Current
-from tests.forked import run_script
+from tests.forked import WITHOUT_RAY, run_script
 
 ROOT = Path(__file__).parents[2]
 EARLIER = Path(__file__).parents[1] / "fixture" / "earlier"
@@ -462,7 +462,7 @@ class Lab:
         path.write_text(text.replace(before, after), encoding="utf-8")
 
     def command(self, *flags: str) -> list[str]:
-        return [str(self.study), "--no-report", "--address", "local", "--cpus", "1", *flags]
+        return [str(self.study), "--no-report", *flags]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -470,11 +470,14 @@ class Lab:
         return environment | {"OMP_NUM_THREADS": "1", "LNL_STORAGE": str(self.folder / "results")}
 
     def start(self, *flags: str) -> subprocess.Popen[str]:
+        """A run with a Ray of its own."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-        return subprocess.Popen([sys.executable, *self.command(*flags)], cwd=self.folder, env=self.environment, **pipes)
+        command = [sys.executable, *self.command("--address", "local", "--cpus", "1", *flags)]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
 
     def run(self, *flags: str) -> str:
-        done = run_script(self.command(*flags), self.environment, self.folder)
+        """What a run says that trains in its own process, see `tests.without_ray`."""
+        done = run_script([WITHOUT_RAY, *self.command(*flags)], self.environment, self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -487,7 +490,7 @@ class Lab:
             return read_results(self.folder / "results", "edited")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_replaced_data_from_the_first_plan_to_the_last_row(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.declare(replicates=2)
@@ -504,7 +507,7 @@ def test_replaced_data_from_the_first_plan_to_the_last_row(tmp_path: Path) -> No
     assert len(trials) == 3 and trials["data_hash"].nunique() == 1 and set(trials["classes"]) == {3}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_code_that_is_put_back_counts_again_without_training(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.declare()

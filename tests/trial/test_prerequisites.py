@@ -26,7 +26,7 @@ from lnl.trial.divergence import Diverged
 from lnl.trial.provenance import Current
 from lnl.trial.run import Execution, assemble, run
 from lnl.trial.trained import is_trained, save_trained
-from tests.forked import run_script
+from tests.forked import WITHOUT_RAY, run_script
 
 DIGITS = {"dataset": "digits", "network": "small_convnet", "epochs": 2, "steps": 3, "method.batch_size": 16}
 SYMMETRIC = {"noise": {"kind": "symmetric", "rate": 0.4}}
@@ -212,15 +212,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.long
-def test_a_study_with_prerequisites_on_ray(tmp_path: Path) -> None:
-    """Trained once and first; asked for with their arms only; trained again where their file is gone."""
+@pytest.mark.slow
+def test_a_study_with_prerequisites(tmp_path: Path) -> None:
+    """Trained once and first; asked for with their arms only; trained again where their file is gone.
+
+    That trials wait for them on Ray: tests/execution/test_runner.py.
+    """
     path, storage = tmp_path / "transfer.py", tmp_path / "results"
     path.write_text(STUDY, encoding="utf-8")
 
     def execute(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [str(path), "--preset", "noisy", "--storage", str(storage)]
-        command += ["--address", "local", "--cpus", "1"]
+        command = [WITHOUT_RAY, str(path), "--preset", "noisy", "--storage", str(storage)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         return run_script([*command, *flags], environment)
 
