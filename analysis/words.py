@@ -31,6 +31,7 @@ METRIC_NAMES = {
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
     "oracle/memorised": "memorised\nwrong labels (%)",
 }
+GIVEN_KINDS = ("given", "human")  # of label noise: not drawn at a rate, but as people have it
 PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
@@ -76,6 +77,13 @@ def level_phrase(factor: str, level: Any) -> str:
     if factor == "unlabelled_ratio" and isinstance(level, str):
         return f"{level} unlabelled images"
     return f"{factor_name(factor)} {level_name(factor, level)}"
+
+
+def noise_name(kind: str, column: str | None) -> str:
+    """Name a kind of label noise: `symmetric`, or `given labels, column worse`, which people gave to the images."""
+    if kind not in GIVEN_KINDS:
+        return readable(kind)
+    return "given labels" + f", column {column}" * bool(column)
 
 
 def metric_name(metric: str) -> str:
