@@ -24,13 +24,14 @@ METRIC_NAMES = {
     "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
     "train/gradient_norm_mixmatch": "gradient norm of\nthe MixMatch loss",
     "train/gradient_cosine": "cosine of\nthe two gradients",
-    "oracle/selection_auc": "AUC of the\nclean probability",
+    "oracle/selection_auc": "AUC of the clean\nprobability or weight",
     "oracle/selection_precision": "precision of the\nclean selection (%)",
     "oracle/selection_recall": "recall of the\nclean selection (%)",
     "oracle/refined_accuracy": "accuracy of\nrefined labels (%)",
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
     "oracle/memorised": "memorised\nwrong labels (%)",
 }
+TOO_FEW = "[too few replicates]"  # in place of an interval that is too wide to say anything
 GIVEN_KINDS = ("given", "human")  # of label noise: not drawn at a rate, but as people have it
 PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
@@ -138,8 +139,10 @@ def difference_text(difference: float, low: float, high: float) -> str:
 
 
 def difference_interval(low: float, high: float) -> str:
-    """In percentage points: `[−1.10, +0.26]`; nothing where there is none."""
-    return "" if np.isnan(low) else f"[{points(low)}, {points(high)}]"
+    """In percentage points: `[−1.10, +0.26]`; nothing where there is none, `TOO_FEW` where it says nothing."""
+    if np.isnan(low):
+        return ""
+    return TOO_FEW if statistics.is_too_wide(low, high) else f"[{points(low)}, {points(high)}]"
 
 
 def points(fraction: float) -> str:

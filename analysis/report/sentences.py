@@ -14,7 +14,18 @@ from analysis.figures.contrasts import VERDICT_MARKS
 from analysis.results import Results
 from analysis.searches import search_name, search_title, searches_by_setting, shown_suggestions
 from analysis.verdicts import MOST_REPLICATES, declared_late
-from analysis.words import GIVEN_KINDS, capitalised, counted, noise_name, p_text, plural, points, readable
+from analysis.words import (
+    GIVEN_KINDS,
+    TOO_FEW,
+    capitalised,
+    counted,
+    difference_interval,
+    noise_name,
+    p_text,
+    plural,
+    points,
+    readable,
+)
 from lnl.dotted import flatten
 from lnl.storage import outcomes
 from lnl.storage.plan_record import PLANNED_COLUMNS
@@ -148,8 +159,8 @@ def _declaration(row: Mapping[str, Any], word: str) -> Iterator[str]:
 
 def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
     """Difference, interval, n and the p value that decided."""
-    low, high = points(row["low"]), points(row["high"])
-    interval = ", no interval" if np.isnan(row["low"]) else f" [{low}, {high}]"
+    interval = difference_interval(row["low"], row["high"])
+    interval = ", no interval" if interval in ("", TOO_FEW) else f" {interval}"
     if row["paired"]:
         n = f"n = {counted(row['n'], 'pair')}"
     else:

@@ -143,13 +143,17 @@ def _name(contrast: Mapping[str, Any]) -> str:
 
 def _difference_text(contrast: Mapping[str, Any], last_look: int | None) -> str:
     """The difference with its interval and number of replicates, and what stands in the way of a verdict."""
+    from analysis.statistics import is_too_wide
+
     reason: str = contrast["why"] or ""
     at_last_look = last_look is not None and contrast["looked"] == last_look
     if not reason and contrast["more"] and not at_last_look:  # after the last look none gets more
         reason = f"about {contrast['more']:g} more replicates"
     if contrast["difference"] is None:
         return reason
-    interval = "" if contrast["low"] is None else f" [{100 * contrast['low']:+.2f}, {100 * contrast['high']:+.2f}]"
+    low, high = contrast["low"], contrast["high"]
+    has_interval = low is not None and not is_too_wide(low, high)
+    interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if has_interval else ""
     unpaired = "" if contrast["paired"] else f" and {contrast['n_against']}, unpaired"
     text = f"{100 * contrast['difference']:+.2f}{interval} points, n = {contrast['n']}{unpaired}"
     return f"{text}; {reason}" if reason else text
