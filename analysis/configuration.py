@@ -20,7 +20,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.results import Results, in_base
 from analysis.tables.table import Table
-from analysis.words import factor_name, level_name, listed, readable
+from analysis.words import factor_name, level_name, listed, noise_name, readable
 from lnl.dotted import flatten
 from lnl.storage import outcomes
 from lnl.storage.places import canonical
@@ -191,11 +191,11 @@ def base_sentence(study: Results) -> str:
     rows = dict(_base_rows(study))
     if not {"network", "data set", "method", "training"} <= rows.keys():
         return ""
-    network, data, method = (
-        rows[name].partition(";")[0].partition(":")[0] for name in ("network", "data set", "method")
-    )
+    base = study.plan.base
+    network = f"{base['network']}{_initialisation(base)}"
     details = [f"{name}: {rows[name]}" for name in ("labelled images", "label noise", "training") if name in rows]
-    return f"The base trains {network} on {data} by the method {method}; {'; '.join(details)}."
+    method = flatten(base)["method.name"]
+    return f"The base trains {network} on {base['dataset']} by the method {method}; {'; '.join(details)}."
 
 
 def base_table(study: Results) -> Table:
@@ -390,9 +390,8 @@ def _noise(base: Fields) -> str:
     kind, rate = base["noise.kind"], base.get("noise.rate", 0)
     if kind == "none":
         return "none"
-    parts = ["labels that people gave" if kind == "given" else readable(kind)]
+    parts = [noise_name(kind, base.get("noise.column"))]
     parts += [f"{100 * rate:g} % of the labels"] if rate else []
-    parts += [f"column {base['noise.column']}"] if base.get("noise.column") else []
     parts += ["the true class may be drawn again"] if base.get("noise.include_true") else []
     return ", ".join(parts)
 

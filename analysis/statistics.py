@@ -138,6 +138,11 @@ def t_interval(value: NDArray[np.float64], variance: NDArray[np.float64], freedo
     return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))
 
 
+def is_too_wide(low: float, high: float) -> bool:
+    """Whether an interval of accuracies, or of their difference, says nothing: it is wider than all accuracies are."""
+    return bool(high - low > 1)
+
+
 def correlation(values: ArrayLike, against: ArrayLike) -> float:
     """Return Pearson's correlation, NaN where three pairs or any spread is lacking."""
     values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)

@@ -24,13 +24,15 @@ METRIC_NAMES = {
     "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
     "train/gradient_norm_mixmatch": "gradient norm of\nthe MixMatch loss",
     "train/gradient_cosine": "cosine of\nthe two gradients",
-    "oracle/selection_auc": "AUC of the\nclean probability",
+    "oracle/selection_auc": "AUC of the clean\nprobability or weight",
     "oracle/selection_precision": "precision of the\nclean selection (%)",
     "oracle/selection_recall": "recall of the\nclean selection (%)",
     "oracle/refined_accuracy": "accuracy of\nrefined labels (%)",
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
     "oracle/memorised": "memorised\nwrong labels (%)",
 }
+TOO_FEW = "[too few replicates]"  # in place of an interval that is too wide to say anything
+GIVEN_KINDS = ("given", "human")  # of label noise: not drawn at a rate, but as people have it
 PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
@@ -76,6 +78,13 @@ def level_phrase(factor: str, level: Any) -> str:
     if factor == "unlabelled_ratio" and isinstance(level, str):
         return f"{level} unlabelled images"
     return f"{factor_name(factor)} {level_name(factor, level)}"
+
+
+def noise_name(kind: str, column: str | None) -> str:
+    """Name a kind of label noise: `symmetric`, or `given labels, column worse`, which people gave to the images."""
+    if kind not in GIVEN_KINDS:
+        return readable(kind)
+    return "given labels" + f", column {column}" * bool(column)
 
 
 def metric_name(metric: str) -> str:
@@ -130,8 +139,10 @@ def difference_text(difference: float, low: float, high: float) -> str:
 
 
 def difference_interval(low: float, high: float) -> str:
-    """In percentage points: `[−1.10, +0.26]`; nothing where there is none."""
-    return "" if np.isnan(low) else f"[{points(low)}, {points(high)}]"
+    """In percentage points: `[−1.10, +0.26]`; nothing where there is none, `TOO_FEW` where it says nothing."""
+    if np.isnan(low):
+        return ""
+    return TOO_FEW if statistics.is_too_wide(low, high) else f"[{points(low)}, {points(high)}]"
 
 
 def points(fraction: float) -> str:

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.results import Results
 
@@ -127,20 +128,31 @@ def panels_width(panels: int) -> float:
     return min(PAGE_WIDTH, 1.6 + 1.8 * panels)
 
 
+def whole_ticks(most: int = 9) -> MaxNLocator:
+    """At most so many ticks at whole numbers, such as epochs: one where there is one."""
+    return MaxNLocator(integer=True, nbins=most, min_n_ticks=1)
+
+
 def arm_looks(study: Results) -> dict[str, Look]:
     """Black for the base arm, then the palette in the order of the plan: an arm looks the same everywhere.
 
+    Where there are more arms than colours, those that share a panel whose arms stand together do not share a colour.
     Searched arms come last, and have their look before their search is over.
     """
     searched = {f"{cell.arm}_{cell.sampler}": None for cell in study.plan.cells}
     names = [*(name for name in study.plan.arms if name not in searched), *searched]
     base = next((name for name, overrides in study.plan.arms.items() if not overrides), names[0])
     others = [name for name in names if name != base]
-    looks = {
-        name: Look(ARM_COLOURS[i % len(ARM_COLOURS)], ARM_LINES[i // len(ARM_COLOURS) % len(ARM_LINES)])
-        for i, name in enumerate(others)
-    }
-    return {base: Look("#000000"), **looks}
+    together = [panel.arms for panel in study.plan.panels.values() if len(panel.arms) <= MOST_ARMS_TOGETHER]
+    colours: dict[str, str] = {}
+    looks = {base: Look("#000000")}
+    for i, name in enumerate(others):
+        beside = {colours[arm] for arms in together if name in arms for arm in arms if arm in colours}
+        cycle = [ARM_COLOURS[(i + step) % len(ARM_COLOURS)] for step in range(len(ARM_COLOURS))]
+        colours[name] = next((colour for colour in cycle if colour not in beside), cycle[0])
+        before = list(colours.values()).count(colours[name]) - 1  # arms that have the colour already
+        looks[name] = Look(colours[name], ARM_LINES[before % len(ARM_LINES)])
+    return looks
 
 
 def level_looks(values: Sequence[Any]) -> dict[Any, Look]:

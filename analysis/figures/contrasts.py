@@ -104,10 +104,10 @@ def draw_forest(
             axes.add_patch(
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
-        axes.hlines(position, low, high, color=colour, linewidth=2.2)
-        axes.hlines(
-            position, 100 * row.get("low_holm", np.nan), 100 * row.get("high_holm", np.nan), color=colour, linewidth=0.8
-        )
+        ends = ((low, high, 2.2), (100 * row.get("low_holm", np.nan), 100 * row.get("high_holm", np.nan), 0.8))
+        for start, end, width in ends:
+            if not statistics.is_too_wide(start / 100, end / 100):
+                axes.hlines(position, start, end, color=colour, linewidth=width)
         inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
         axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"

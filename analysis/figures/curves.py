@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.base import (
     DARK_GREY,
@@ -23,6 +22,7 @@ from analysis.figures.base import (
     legend_above,
     new_figure,
     used_levels,
+    whole_ticks,
 )
 from analysis.words import (
     axis_scale,
@@ -80,11 +80,13 @@ def _curves(
         axes.set_title(level_phrase(column, level) if column else "", loc="left", fontweight="bold")
     for axes in cells[-1] if column else cells[:, 0]:
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(2, min(6, 18 // len(columns)))))
+        axes.xaxis.set_major_locator(whole_ticks(max(2, min(6, 18 // len(columns)))))
         axes.margins(x=0.02)
     figure.align_ylabels()
-    legend_above(figure, [(group_name(colour, group), looks[group]) for group in used_levels(rows, colour)])
     frame = pd.concat(drawn, ignore_index=True)
+    present_groups = set(frame.loc[frame["mean"].notna(), colour])
+    named = [group for group in used_levels(rows, colour) if group in present_groups]
+    legend_above(figure, [(group_name(colour, group), looks[group]) for group in named])
     shown = "band: from the lowest to the highest replicate" if band else "faint: replicates"
     caption = (
         f"{capitalised(listed(map(metric_in_text, present)))} after each epoch; {shown}; "
@@ -133,14 +135,16 @@ def _lacking_sentences(rows: pd.DataFrame, metrics: Sequence[str], colour: str) 
 
 
 def draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, band: bool) -> None:
-    """Draw replicates, faint or as a band, and their mean in bold."""
-    epochs = lines.index.to_numpy()
+    """Draw replicates, faint or as a band, and their mean in bold; of one epoch as points, as there is no line."""
+    epochs, marker = lines.index.to_numpy(), "o" if len(lines) == 1 else ""
     if band:
         low, high = lines.min(axis=1), lines.max(axis=1)
         axes.fill_between(epochs, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        axes.vlines(epochs[:1] if marker else [], low[:1], high[:1], color=look.colour, alpha=FAINT_ALPHA, linewidth=3)
     else:
-        axes.plot(epochs, lines.to_numpy(), color=look.colour, linewidth=0.7, alpha=FAINT_ALPHA)
-    axes.plot(epochs, means, color=look.colour, linestyle=look.line, linewidth=1.9)
+        faint: Any = {"color": look.colour, "linewidth": 0.7, "alpha": FAINT_ALPHA}
+        axes.plot(epochs, lines.to_numpy(), marker=marker, markersize=4, **faint)
+    axes.plot(epochs, means, color=look.colour, linestyle=look.line, linewidth=1.9, marker=marker, markersize=6)
 
 
 @drawing()
@@ -167,11 +171,13 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
     frame = pd.concat(drawn, ignore_index=True)
     for arm, axes in zip(names if colour == "arm" else [], grid, strict=False):
         for _, other in frame[frame["arm"] != arm].groupby("arm", observed=True):
-            axes.plot(other["epoch"], axis_scale(metric) * other["mean"], color="#d5d5d5", linewidth=0.8, zorder=1)
+            marker = "o" if len(other) == 1 else ""
+            means = axis_scale(metric) * other["mean"]
+            axes.plot(other["epoch"], means, color="#d5d5d5", linewidth=0.8, marker=marker, markersize=4, zorder=1)
     for i, axes in enumerate(grid):
         axes.set_visible(i < len(names))
         axes.tick_params(labelbottom=i + columns >= len(names))
-    grid[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    grid[0].xaxis.set_major_locator(whole_ticks(3))
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(metric_in_text(metric), fontsize=9)
     if colour != "arm":

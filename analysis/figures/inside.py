@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
@@ -31,6 +31,7 @@ from analysis.figures.base import (
     new_figure,
     panels_width,
     used_levels,
+    whole_ticks,
 )
 from analysis.figures.curves import by_replicate, draw_curves, metric_curves, multiples_by_metric
 from analysis.results import Results, in_base
@@ -46,18 +47,28 @@ QUANTITIES = {  # of one given label, in [0, 1]
     "clean": "clean probability",
     "coefficient": "data coefficient",
 }
+WEIGHING = ("ieg", "learning_to_reweight")  # methods whose `clean` is the weight of an example in the loss
 HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels
 MOST_EPOCHS = 5  # epochs side by side
 RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
 
 
+def quantity_name(quantity: str, methods: Collection[str]) -> str:
+    """Name a quantity as these methods mean it: some have no probability that a label is right, but weigh examples."""
+    if quantity != "clean" or not (weighing := {*methods} & {*WEIGHING}):
+        return QUANTITIES[quantity]
+    return "example weight" if weighing == {*methods} else f"{QUANTITIES[quantity]} or example weight"
+
+
 @drawing()
-def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
+def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
     """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
 
-    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.
+    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Weights, which are small
+    where there are many examples, are shown as far as there are any.
     """
+    name = quantity_name(quantity, {method})
     by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
     by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
     mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
@@ -78,7 +89,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
             axes.plot(centres, 100 * components.T, color=DARK_GREY, linewidth=0.8, linestyle="--")
             axes.plot(centres, 100 * frame["mixture"], color="black", linewidth=1.3)
         axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
-        axes.set_xlabel(QUANTITIES[quantity])
+        axes.set_xlabel(name)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -86,11 +97,15 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
         drawn.append(frame)
     grid[0].set_ylabel("share of labels (%)")
     table = pd.concat(drawn, ignore_index=True)
+    if method in WEIGHING and quantity == "clean":  # where there is one axis for all
+        grid[0].set_xlim(0, table.loc[(table["right"] > 0) | (table["wrong"] > 0), "high"].max())
+        grid[0].xaxis.set_major_locator(MaxNLocator(nbins=3))
+        grid[0].xaxis.set_major_formatter(ScalarFormatter())
     entries = [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))]
     mixed = "mixture" in table
     legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
     caption = (
-        f"{capitalised(QUANTITIES[quantity])} of the given labels after some epochs: share of all labels in each of "
+        f"{capitalised(name)} of the given labels after some epochs: share of all labels in each of "
         f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
@@ -102,8 +117,9 @@ def label_histograms(arrays: pd.DataFrame, quantity: str) -> Plot:
 def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
 
-    `histograms`: replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
+    `histograms`: method, replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
     """
+    name = quantity_name(quantity, set(histograms["method"]))
     levels = used_levels(histograms, column)
     figure = new_figure(2.7, min(PAGE_WIDTH, 1.4 + 2.4 * len(levels)))
     grid = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
@@ -118,14 +134,14 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
             drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
         axes.set_title(group_name(column, level), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.xaxis.set_major_locator(whole_ticks(5))
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0.02)
-    grid[0].set_ylabel(f"mean {QUANTITIES[quantity]}")
+    grid[0].set_ylabel(f"mean {name}")
     legend_above(figure, [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))])
     frame = pd.concat(drawn, ignore_index=True)
     caption = (
-        f"Mean {QUANTITIES[quantity]} of right and of wrong given labels after each epoch; band: from the lowest to "
+        f"Mean {name} of right and of wrong given labels after each epoch; band: from the lowest to "
         f"the highest replicate; {count_sentence(frame['n'].tolist())}.{ORACLE_SENTENCE}"
     )
     return Plot(laid_out(figure), frame, caption)
@@ -274,7 +290,7 @@ def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -
     if not names or len(panel.across) > 1:
         return drawn
     arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
-    arrays = arrays.merge(trials[["trial", "arm", *panel.across]], on="trial")
+    arrays = arrays.merge(trials[["trial", "arm", "method", *panel.across]], on="trial")
     for name in names:
         quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
         if not panel.across and len(rows):
@@ -313,7 +329,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
         trial, of_arm = firsts.loc[arm], arrays[arrays["arm"] == arm]
         kinds = set(of_arm["name"])
         drawn = {
-            f"{quantity}-{arm}": label_histograms(of_arm, quantity)
+            f"{quantity}-{arm}": label_histograms(of_arm, quantity, str(trial["method"]))
             for quantity in QUANTITIES
             if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
         }

@@ -29,6 +29,7 @@ from analysis.figures.base import (
     laid_out,
     legend_above,
     new_figure,
+    whole_ticks,
 )
 from analysis.figures.search_axes import (
     BELOW_MARK,
@@ -99,7 +100,7 @@ def history_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     entries += draw_own_and_best(axes, "number", rows, cell, look)
     axes.set_xlabel("suggestion")
     axes.set_ylabel(VALIDATION_LABEL)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_ticks())
     axes.margins(x=0.03)
     legend_of_marks(figure, entries)
     drawn = rows[["number", "state", "accuracy", "test", "diverged"]].assign(best=best)
@@ -405,7 +406,7 @@ def pruning_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
         drawn.append(pd.DataFrame({"number": number, "state": row["state"], "epoch": epochs, "accuracy": values}))
     axes.set_xlabel("epoch")
     axes.set_ylabel(VALIDATION_LABEL)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_ticks())
     axes.margins(x=0.02)
     legend_of_marks(figure, [(kind, style) for kind, style in reversed(styles.items()) if kind in present])
     frame = pd.concat(drawn, ignore_index=True)
@@ -452,7 +453,7 @@ def budget_figure(
             axes.step(rows[seen], 100 * rows[f"seen_{metric}"], where="post", linewidth=0.8, alpha=0.75, **style)
             axes.plot(rows[expected].iloc[:1], 100 * rows[metric].iloc[:1], "o", color=look.colour, markersize=4)
         axes.margins(x=0.03)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if together else 3))
+        axes.xaxis.set_major_locator(whole_ticks(6 if together else 3))
         if together:
             axes.set_xlabel(by if by == "suggestions" else "epochs trained")
             axes.set_ylabel({"validation": VALIDATION_LABEL, "test": TEST_LABEL}[metric])

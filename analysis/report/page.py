@@ -22,6 +22,7 @@ from lnl.storage.places import Place, default_storage, storage_flag
 
 PIXELS_PER_INCH = 100  # on the page
 MOST_OPEN_SENTENCES = 12  # on contrasts; more of them are folded, for the figure below says the same
+WIDEST_ON_PHONE = 320  # CSS pixels of a figure that needs no scrolling there
 PAGE_ANCHORS = ("missing", "left", "provenance", "unreadable")  # ids of the page's own
 
 
@@ -133,7 +134,10 @@ class Report:
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken
         )
-        return self._write("index.html", environment.get_template(template).render(report=self, **content).encode())
+        return self._write(
+            "index.html",
+            environment.get_template(template).render(report=self, widest_on_phone=WIDEST_ON_PHONE, **content).encode(),
+        )
 
     def _write(self, name: str, content: bytes) -> Place:
         path = self.folder / name

@@ -219,7 +219,9 @@ def classes_section(report: Report) -> Iterator[Section]:
 
 
 def papers_section(report: Report) -> Iterator[Section]:
-    """What papers report for what was measured here, and what is odd about these papers."""
+    """What papers report for what was measured here, and what is odd about these papers; only on data that they use."""
+    if not set(report.study.trials["dataset"]) & {entry.dataset for entry in papers.entries()}:
+        return
     table = papers.table(report.study, report.rule)
     if not table.rows:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -13,11 +14,24 @@ from analysis.figures.contrasts import VERDICT_MARKS
 from analysis.results import Results
 from analysis.searches import search_name, search_title, searches_by_setting, shown_suggestions
 from analysis.verdicts import MOST_REPLICATES, declared_late
-from analysis.words import capitalised, counted, p_text, plural, points, readable
+from analysis.words import (
+    GIVEN_KINDS,
+    TOO_FEW,
+    capitalised,
+    counted,
+    difference_interval,
+    noise_name,
+    p_text,
+    plural,
+    points,
+    readable,
+)
+from lnl.dotted import flatten
 from lnl.storage import outcomes
 from lnl.storage.plan_record import PLANNED_COLUMNS
 
 MOST_NAMED_SEARCHES = 6  # searches in one sentence
+RATELESS = (*GIVEN_KINDS, "semantic")  # kinds of label noise that are not drawn at a rate
 MOST_FLIP_SENTENCES = 5  # sentences on rankings that depend on the budget
 
 
@@ -145,8 +159,8 @@ def _declaration(row: Mapping[str, Any], word: str) -> Iterator[str]:
 
 def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
     """Difference, interval, n and the p value that decided."""
-    low, high = points(row["low"]), points(row["high"])
-    interval = ", no interval" if np.isnan(row["low"]) else f" [{low}, {high}]"
+    interval = difference_interval(row["low"], row["high"])
+    interval = ", no interval" if interval in ("", TOO_FEW) else f" {interval}"
     if row["paired"]:
         n = f"n = {counted(row['n'], 'pair')}"
     else:
@@ -285,13 +299,21 @@ def provenance_rows(trials: pd.DataFrame) -> Iterator[tuple[str, str]]:
 def noise_rows(trials: pd.DataFrame) -> list[list[str]]:
     """Per noise and number of labels: the share of wrong labels as realised, and how many draws of it there are."""
     rows = []
-    for cell, group in trials.groupby(["noise_kind", "noise_rate", "labels"]):
-        kind, rate, labels = cast(tuple[str, float, int], cell)
+    columns = trials["config"].map(_noise_column).rename("column")
+    for cell, group in trials.groupby(["noise_kind", "noise_rate", columns, "labels"]):
+        kind, rate, column, labels = cast(tuple[str, float, str, int], cell)
         low, high = group["noise_realised"].min(), group["noise_realised"].max()
         realised = f"{100 * low:.2f} %" if high - low < 5e-5 else f"{100 * low:.2f} % to {100 * high:.2f} %"
         realised = "not known" if np.isnan(low) else realised
-        rows.append([kind, f"{100 * rate:g} %", str(labels), realised, str(group["noise_hash"].nunique())])
+        asked = "–" if kind in RATELESS else f"{100 * rate:g} %"
+        draws = str(group["noise_hash"].nunique())
+        rows.append([noise_name(kind, column), asked, str(labels), realised, draws])
     return rows
+
+
+def _noise_column(config: object) -> str:
+    """The column of given labels that a trial was trained on; nothing where it named none."""
+    return flatten(json.loads(config)).get("noise.column") or "" if isinstance(config, str) else ""
 
 
 def _first_few(parts: Iterable[str]) -> str:

@@ -173,7 +173,7 @@ def _mean_and_half(row: pd.Series) -> str:
     share = row["metric"].endswith(PERCENT_METRICS)
     scale, digits = (100, 1) if share else (1, 3)
     text = f"{scale * row['mean']:.{digits}f}"
-    if not np.isnan(row["low"]):
+    if not (np.isnan(row["low"]) or (share and statistics.is_too_wide(row["low"], row["high"]))):
         text += f" ± {scale * (row['high'] - row['mean']):.{digits}f}"
     return text.replace("-", "−")
 

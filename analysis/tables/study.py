@@ -244,7 +244,8 @@ def search_table(study: Results, suggestions: pd.DataFrame, selection: str) -> T
 
 
 INTERVALS_SENTENCE = (
-    "Intervals: 95 %, Student's t over replicates; paired by replicate where the stored hashes agree, else Welch."
+    "Intervals: 95 %, Student's t over replicates; paired by replicate where the stored hashes agree, else Welch. "
+    "Those of accuracies are cut at 0 and 100; one that is wider than 100 points is left out."
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
+from analysis.words import TOO_FEW
 
 GREEK_LETTERS = (  # letters that TeX has
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
@@ -105,8 +106,10 @@ def percent(fraction: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Format an interval in percent; nothing where there is none."""
-    return "" if np.isnan(low) else f"[{percent(low)}, {percent(high)}]"
+    """Format an interval of a share in percent, cut at 0 and 100; nothing where there is none."""
+    if np.isnan(low):
+        return ""
+    return TOO_FEW if statistics.is_too_wide(low, high) else f"[{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]"
 
 
 def unbroken(text: str) -> str:

@@ -10,21 +10,26 @@ from lnl.cli.flags import COMPLETE, ERROR, Commands, add_storage_flag
 
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
-    parser = commands.add_parser("doctor", help="check the environment, unreadable files and abandoned leases")
+    text = "check the environment, data sets, unreadable files and abandoned leases"
+    parser = commands.add_parser("doctor", help=text)
     add_storage_flag(parser)
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print facts of the environment and every problem; exit code 1 where there is one."""
+    """Print facts of the environment, remarks on the data sets, and every problem; exit code 1 where there is one."""
+    from lnl import data
     from lnl.cli import doctor
     from lnl.storage.store import Store
 
     facts, problems = doctor.examine(Store(options.storage))
+    remarks = data.remarks_of_cached()
     if options.json:
-        print(json.dumps({"facts": facts, "problems": problems}, indent=1))
+        print(json.dumps({"facts": facts, "data": remarks, "problems": problems}, indent=1))
     else:
         print("  ".join(f"{name} {value}" for name, value in facts.items()))
+        for name, sentences in remarks.items():
+            print(f"{name}: {' '.join(sentences)}")
         print("\n".join(problems) or "No problem found.")
     return ERROR if problems else COMPLETE

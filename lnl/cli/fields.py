@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-NAMES = {
+NAMES: dict[object, str] = {
     bool: "True or False",
     int: "whole number",
     float: "number",
@@ -34,7 +34,7 @@ class Field:
 
     name: str
     allowed: str  # "whole number ≥ 2", "sgd, adam, adamw"
-    default: Any  # `MISSING` where it must be given
+    default: object  # `MISSING` where it must be given
     meaning: str  # its docstring
 
 
@@ -48,7 +48,7 @@ def fields_of(kind: type) -> list[Field]:
     ]
 
 
-def default_text(value: Any) -> str:
+def default_text(value: object) -> str:
     """A default in few words; of a group of settings, what differs from the group's own defaults."""
     if value is MISSING:
         return "must be given"
@@ -65,7 +65,7 @@ def default_text(value: Any) -> str:
     return f"{type(value).__name__}()" if is_dataclass(value) else str(value)
 
 
-def allowed(annotation: Any, limits: Sequence[Any] = ()) -> str:
+def allowed(annotation: object, limits: Sequence[object] = ()) -> str:
     """What a field of this annotation may be, in few words; `limits`: its bounds, among other metadata."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -94,12 +94,12 @@ def _one_line(info: FieldInfo) -> str:
     return " ".join((info.description or "").split())
 
 
-def _metadata(parts: Sequence[Any]) -> list[Any]:
+def _metadata(parts: Sequence[object]) -> list[object]:
     """Bounds and the like, also those within a `Field(ge=2)`."""
     return [entry for part in parts for entry in (part.metadata if isinstance(part, FieldInfo) else [part])]
 
 
-def _default(info: FieldInfo) -> Any:
+def _default(info: FieldInfo) -> object:
     value = info.get_default(call_default_factory=True)
     return MISSING if value is PydanticUndefined else value
 

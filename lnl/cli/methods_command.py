@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lnl.cli.flags import COMPLETE, Commands, add_completed_argument
@@ -19,22 +18,23 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add the command to `lnl`."""
     parser = commands.add_parser("methods", help="list the methods, or one method's switches")
-    add_completed_argument(parser, "name", _method_files, nargs="?")
+    add_completed_argument(parser, "name", _names, nargs="?")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(command=run)
 
 
-def _method_files() -> list[str]:
-    """The names of the methods, without importing one."""
-    return [path.stem for path in (Path(__file__).parents[1] / "methods").glob("[a-z]*.py")]
+def _names() -> list[str]:
+    """The names of the methods, those of installed packages among them, without importing one."""
+    from lnl import methods
+
+    return [*methods.names(), *methods.installed()]
 
 
 def run(options: argparse.Namespace) -> int:
     """Print all methods, or what the file of one says of itself and of its switches."""
-    from lnl import methods
     from lnl.cli import catalogue
 
-    names = [options.name] if options.name else [*methods.names(), *methods.installed()]
+    names = [options.name] if options.name else _names()
     pages = [catalogue.entry(name) for name in names]
     if options.json:
         plain = [_as_json(page, options.name is not None) for page in pages]

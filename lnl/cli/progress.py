@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -30,15 +31,14 @@ Row = tuple[str, str, str, str, str]  # of a table of arms
 
 
 def interval(scores: Sequence[float]) -> str:
-    """Return the mean ± half the 95 % t interval, in percent."""
+    """Return the mean ± half the 95 % t interval, in percent; without one that is wider than all accuracies are."""
     from scipy.special import stdtrit  # scipy.stats takes half a second
 
     if not scores:
         return "–"
-    if len(scores) == 1:
-        return f"{100 * scores[0]:.1f} (n=1)"
-    half = float(stdtrit(len(scores) - 1, 0.975) * stdev(scores) / len(scores) ** 0.5)
-    return f"{100 * fmean(scores):.1f} ± {100 * half:.1f} (n={len(scores)})"
+    n, middle = len(scores), f"{100 * fmean(scores):.1f}"
+    half = float(stdtrit(n - 1, 0.975) * stdev(scores) / n**0.5) if n > 1 else math.inf
+    return f"{middle} (n={n})" if half > 0.5 else f"{middle} ± {100 * half:.1f} (n={n})"
 
 
 def arm_row(arm: str, done: int, total: int, diverged: int, running: int, failed: int, scores: Sequence[float]) -> Row:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from statistics import fmean
 from typing import Any
@@ -19,6 +19,7 @@ from lnl.study.plan import Plan, sources_of
 from lnl.study.status import Status, by_state
 from lnl.trial.provenance import Current
 
+MOST_NAMED_ARMS = 6  # in a sentence
 PILOT = 3  # replicates from which a measured spread is used in place of an assumed one
 
 
@@ -82,6 +83,22 @@ def print_plan(plan: Plan, statuses: Sequence[Status]) -> None:
         print(f"{status.state:8}{cost}  {name}  {setting}  {change}{lack}".rstrip())
     night = f", night {plan.record.night}" if plan.record.night else ""
     print(f"{plan.study}, preset {plan.preset}{night}, plan {plan.hash}: {totals(statuses)}")
+    for sentence in _without_sentences(plan, {status.planned.arm for status in statuses}):
+        print(sentence)
+
+
+def _without_sentences(plan: Plan, chosen: Collection[str]) -> Iterator[str]:
+    """Yield which of the chosen arms lack what is set for all arms: a sentence for arms that lack the same."""
+    from analysis.words import listed
+
+    fields: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for field, arms in plan.without.items():
+        fields[tuple(arm for arm in arms if arm in chosen)].append(field)
+    for arms, lacking in fields.items():
+        named = [*arms[:MOST_NAMED_ARMS], *([f"{more} more"] if (more := len(arms) - MOST_NAMED_ARMS) > 0 else [])]
+        left = "the arm {} is left as it is" if len(arms) == 1 else "the arms {} are left as they are"
+        if arms:
+            yield f"Not every method has {listed(lacking)}: {left.format(listed(named))}."
 
 
 def print_summary(plan: Plan, statuses: Sequence[Status], store: Store, current: Current) -> None:
@@ -113,7 +130,7 @@ def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) ->
     from analysis.verdicts import declared_late
 
     last_look = looks[-1] if looks else None
-    width = _width_of_names(contrasts)
+    width = max(map(len, map(_name, contrasts)), default=0)
     for contrast in contrasts:
         parts = (_difference_text(contrast, last_look), declared_late(contrast))
         text = "; ".join(part for part in parts if part)
@@ -124,19 +141,19 @@ def _name(contrast: Mapping[str, Any]) -> str:
     return f"{contrast['arm']} against {contrast['against']}"
 
 
-def _width_of_names(contrasts: Sequence[Mapping[str, Any]]) -> int:
-    return max(map(len, map(_name, contrasts)), default=0)
-
-
 def _difference_text(contrast: Mapping[str, Any], last_look: int | None) -> str:
     """The difference with its interval and number of replicates, and what stands in the way of a verdict."""
+    from analysis.statistics import is_too_wide
+
     reason: str = contrast["why"] or ""
     at_last_look = last_look is not None and contrast["looked"] == last_look
     if not reason and contrast["more"] and not at_last_look:  # after the last look none gets more
         reason = f"about {contrast['more']:g} more replicates"
     if contrast["difference"] is None:
         return reason
-    interval = "" if contrast["low"] is None else f" [{100 * contrast['low']:+.2f}, {100 * contrast['high']:+.2f}]"
+    low, high = contrast["low"], contrast["high"]
+    has_interval = low is not None and not is_too_wide(low, high)
+    interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if has_interval else ""
     unpaired = "" if contrast["paired"] else f" and {contrast['n_against']}, unpaired"
     text = f"{100 * contrast['difference']:+.2f}{interval} points, n = {contrast['n']}{unpaired}"
     return f"{text}; {reason}" if reason else text
@@ -159,9 +176,20 @@ def print_detectable(plan: Plan, store: Store, current: Current) -> None:
     alpha = level_per_look(alpha, looks) if looks else alpha
     at_most = "up to " if looks else ""
     print(f"Differences that {at_most}{replicates} find with a chance of {POWER:.0%}, at 5 % over {family}:")
-    width = _width_of_names(declared)
+    names: dict[str, list[str]] = defaultdict(list)
     for contrast in declared:
-        print(f"  {_name(contrast):{width}}  {_detectable_text(contrast, count, alpha)}")
+        names[_detectable_text(contrast, count, alpha)].append(_name(contrast))
+    lines = {_joined(of_text, len(declared)): text for text, of_text in names.items()}
+    width = max(map(len, lines))
+    for label, text in lines.items():
+        print(f"  {label:{width}}  {text}")
+
+
+def _joined(names: Sequence[str], declared: int) -> str:
+    """A label of contrasts of which the same is to be said."""
+    if len(names) == 1:
+        return names[0]
+    return f"{declared} contrasts" if len(names) == declared else f"{names[0]} and {len(names) - 1} more"
 
 
 def _count(number: int, noun: str) -> str:

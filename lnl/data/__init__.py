@@ -25,7 +25,7 @@ import numpy as np
 
 from lnl.data import cifar, digits, features, folder, human, npz, own, stl10
 from lnl.data.arrays import from_arrays
-from lnl.data.cache import cached, expanded, opened
+from lnl.data.cache import cached, expanded, opened, remarks
 from lnl.data.dataset import DataError, Dataset, Source, Unfit
 from lnl.storage.files import printable, reason, shown
 from lnl.system import user_code
@@ -41,6 +41,7 @@ __all__ = [
     "names",
     "outline",
     "present",
+    "remarks_of_cached",
     "with_given_labels",
 ]
 
@@ -182,6 +183,11 @@ def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
     root = _root(root)
     columns = human.COLUMNS.get(dataset.name, ()) if human.is_here(dataset.name, root) else ()
     return replace(dataset, given={**dataset.given, **{name: human.read(dataset, name, root) for name in columns}})
+
+
+def remarks_of_cached(root: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """What was remarked on the data sets in the cache, such as images that stand twice: sentences by data set."""
+    return remarks(_root(root))
 
 
 def _root(root: Path | None) -> Path:

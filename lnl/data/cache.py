@@ -103,6 +103,20 @@ def opened(name: str, source: Source, root: Path) -> Dataset | None:
         return None
 
 
+def remarks(root: Path) -> dict[str, tuple[str, ...]]:
+    """What was remarked on each data set of the cache when it was read, by the data set's name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted((root / "cache").glob("[!.]*/dataset.json")):
+        try:
+            facts = json.loads(read_file(path))
+            name, sentences = facts.get("name", path.parent.name), tuple(map(str, facts.get("remarks", ())))
+        except (OSError, ValueError, TypeError, AttributeError):  # the next reader of the data set builds it anew
+            continue
+        if sentences:
+            found[name] = sentences
+    return found
+
+
 class _Unusable(Exception):
     """The cache is missing, damaged or outdated; the message is the reason."""
 
@@ -146,6 +160,20 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
         raise _Unusable(str(error)) from error
 
 
+def _images(folder: Path, images_stamp: str) -> dict[str, np.ndarray] | None:
+    """The images of each split as an earlier cache has them, where they come from the same files and are undamaged."""
+    try:
+        facts = json.loads(read_file(folder / "dataset.json"))
+        if not images_stamp or (facts["format"], facts["images_stamp"]) != (FORMAT, images_stamp):
+            return None
+        return {
+            split: _open_array(folder / f"{split}_images.npy", facts["arrays"][f"{split}_images"], verify=True)
+            for split in ("train", "test")
+        }
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _names(listed: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if listed is None else tuple(listed)
 
@@ -168,6 +196,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
     """Read the source and write the cache, complete or not at all.  Raises `DataError`."""
     contents = source.read()
     check_labels(name, contents)
+    former = _images(folder, source.images_stamp)
     partial = folder.with_name(f".{folder.name}.partial")  # one name for all: only the holder of the lock writes here
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -176,8 +205,9 @@ def _build(folder: Path, name: str, source: Source) -> None:
         surveys = {"train": Survey(), "test": Survey()}
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
+            images = part.images if former is None else chunks(former[split])
             arrays[f"{split}_images"] = _write(
-                partial / f"{split}_images.npy", surveys[split].of(part.images), len(part.labels), None, what
+                partial / f"{split}_images.npy", surveys[split].of(images), len(part.labels), None, what
             )
             arrays[f"{split}_labels"] = _write(
                 partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
@@ -197,7 +227,9 @@ def _build(folder: Path, name: str, source: Source) -> None:
             logger.warning("%s: %s", shown(name), " ".join(remarks))
         facts = {
             "format": FORMAT,
+            "name": name,
             "stamp": source.stamp,
+            "images_stamp": source.images_stamp,
             "class_names": contents.class_names,
             "mean": mean,
             "std": std,

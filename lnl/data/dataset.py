@@ -83,6 +83,7 @@ class Source:
     stamp: str  # changes with the files behind the data set
     read: Callable[[], Contents]
     local: bool = True  # all that `read` needs is on this machine; otherwise it is fetched first
+    images_stamp: str = ""  # changes with the images' files alone, which are not read again where only labels change
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:

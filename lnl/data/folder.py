@@ -46,9 +46,11 @@ def source(name: str, root: Path) -> Source:
     labels = label_file.find(folder)
     _check_layout(folder, splits, labels, folders_are_true)
     stamped = [path for split in splits.values() for paths in split.values() for path in paths]
-    stamp = file_stamp(*stamped, *([labels] if labels else []))
+    images_stamp = file_stamp(*stamped)
+    stamp = f"{images_stamp} {file_stamp(labels)}" if labels else images_stamp
     key = f"folder-{folder.name}-{hashlib.sha256(os.fsencode(f'{folder}?{option}')).hexdigest()[:8]}"
-    return Source(key, stamp, partial(_read, folder, splits, labels, size, folders_are_true))
+    read = partial(_read, folder, splits, labels, size, folders_are_true)
+    return Source(key, stamp, read, images_stamp=images_stamp)
 
 
 def _options(name: str, path: str, text: str) -> tuple[int | None, bool]:

@@ -13,17 +13,20 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal, Protocol, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, cast
 
 from pydantic import BaseModel, ValidationError, create_model
-from torch import Tensor
 
 from lnl.settings import Settings
 from lnl.space import Space
 from lnl.system import user_code
-from lnl.training.learner import NetworkBuilder
-from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Task
+
+if TYPE_CHECKING:  # so that a shell completes names of methods without importing torch
+    from torch import Tensor
+
+    from lnl.training.learner import NetworkBuilder
+    from lnl.training.streams import Streams
+    from lnl.training.task import Beliefs, Task
 
 
 class Method(Protocol):

@@ -59,6 +59,12 @@ def check_held(keys: Iterable[str], every: Collection[str], to_run: Collection[s
         )
 
 
+def arms_without(keys: Iterable[str], methods: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Field of the method -> the arms whose method does not have it; `methods`: the method of each arm, by name."""
+    lacking = {key: tuple(arm for arm, method in methods.items() if _is_missing(method, key)) for key in keys}
+    return {key: arms for key, arms in lacking.items() if arms}
+
+
 def own_method(own: Mapping[str, Any]) -> str | None:
     """The name of the method that these overrides choose, if they do."""
     for key in METHOD_KEYS:

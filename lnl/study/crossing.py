@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lnl.storage.places import canonical
-from lnl.study.arms import check_held, own_method, trial_of_arm
+from lnl.study.arms import arms_without, check_held, own_method, trial_of_arm
 from lnl.study.cells import nested_cells
 from lnl.study.parts import Panel
 from lnl.study.plan import Cell, Planned, with_prerequisites
@@ -22,6 +22,7 @@ class Crossed:
     declared: tuple[Planned, ...]  # whole replicates first
     trials: tuple[Planned, ...]  # these and their prerequisites
     cells: tuple[Cell, ...]
+    without: Mapping[str, tuple[str, ...]]  # field of the method that is set for all arms -> those that do not have it
 
 
 def cross(resolved: Resolved) -> Crossed:
@@ -37,7 +38,8 @@ def cross(resolved: Resolved) -> Crossed:
             _check_same(resolved, first, planned)
     _check_changes(resolved, by_id.values())
     declared = sorted(by_id.values(), key=lambda planned: planned.trial.replicate - resolved.shifts[planned.arm])
-    return Crossed(tuple(declared), with_prerequisites(declared), nested_cells(resolved, declared))
+    without = arms_without(resolved.changes, {planned.arm: planned.trial.method_name for planned in declared})
+    return Crossed(tuple(declared), with_prerequisites(declared), nested_cells(resolved, declared), without)
 
 
 def _of_panel(resolved: Resolved, panel: Panel) -> Iterator[Planned]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +74,8 @@ class Plan:
     record: PlanRecord
     search: Search | None = None
     cells: tuple[Cell, ...] = ()
+    # Field of the method that is set for all arms -> the arms whose method does not have it.
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def study(self) -> str:

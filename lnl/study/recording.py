@@ -50,7 +50,7 @@ def record(resolved: Resolved, crossed: Crossed) -> Plan:
         prerequisites=prerequisite_records(crossed.trials),
         search=_search_record(search, crossed.cells, resolved.selection) if search else None,
     )
-    return Plan(crossed.trials, content, search, crossed.cells)
+    return Plan(crossed.trials, content, search, crossed.cells, crossed.without)
 
 
 def trial_records(declared: Iterable[Planned]) -> tuple[TrialRecord, ...]:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Broken(Exception):
     """A method breaks its contract; the message says how, and what to do."""
 
 
-def small(method: str, changes: Mapping[str, Any] | None = None) -> Trial:
+def small(method: str, changes: Mapping[str, object] | None = None) -> Trial:
     """The smallest trial of a method that trains: two epochs of three steps on 50 digits, 40 % of their labels wrong.
 
     Methods that use one get a probe of 20.
@@ -64,7 +64,7 @@ def small(method: str, changes: Mapping[str, Any] | None = None) -> Trial:
 # ------------------------------------------------------------------------------------------------------- configuration
 
 
-def fields(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def fields(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, object, object]]:
     """Dotted name, type and value of every field that may change training."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -74,7 +74,7 @@ def fields(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]
             yield f"{prefix}{name}", field.annotation, value
 
 
-def alternatives(name: str, kind: Any, value: Any) -> list[Any]:
+def alternatives(name: str, kind: object, value: object) -> list[object]:
     """Other values that a field can take: every other choice, or one other number.  Raises `Broken` for other kinds."""
     if get_origin(kind) is Literal:
         return [choice for choice in get_args(kind) if choice != value]
@@ -108,7 +108,7 @@ def search_holds_defaults(method: str) -> None:
 
 
 @cache
-def outcome(trial: Trial) -> list[dict[str, Any]]:
+def outcome(trial: Trial) -> list[dict[str, object]]:
     """What a change of training must change: losses and what is measured on the test images, size of the network."""
     rows = list(run(trial, CPU))
     return [
@@ -123,7 +123,7 @@ def field_changes_training(base: Trial, name: str, value: object) -> None:
     if outcome(base.override({f"method.{name}": value})) == outcome(base):
         raise Broken(
             f"`{name}` = {value!r} changes nothing: use the field, or delete it.  One that matters only beside other "
-            f'settings says so in the file: WHERE = {{"{name}": {{"other_field": value}}}}.'
+            f'settings says so in the file: WHERE = {{"{name}": {{"other_field": value}}}}; epochs may be among these.'
         )
 
 
@@ -141,12 +141,12 @@ def every_field_changes_training(method: str) -> None:
 
 def _changes_somewhere(method: str, name: str, value: object) -> None:
     module = methods.load(method)
-    where: Mapping[str, Mapping[str, Any]] = getattr(module, "WHERE", {})
+    where: Mapping[str, Mapping[str, object]] = getattr(module, "WHERE", {})
     settings = where.get(f"{name}={value}", where.get(name))
     if settings is None and name.endswith("optimizer.average"):
         settings = {name: 0.2}  # its warm-up hides larger ones in six steps
     if settings is not None:
-        candidates = [{f"method.{key}": setting for key, setting in settings.items()}]
+        candidates = [beside(method, settings)]
     else:
         space = module.SEARCH.get(f"method.{name}")
         condition = {key: values[0] for key, values in space.when.items()} if space else {}
@@ -158,6 +158,12 @@ def _changes_somewhere(method: str, name: str, value: object) -> None:
         except Broken:
             if position == len(candidates) - 1:
                 raise
+
+
+def beside(method: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """What `WHERE` says of a field as overrides of a trial: fields of the method, and others such as `epochs`."""
+    own = methods.load(method).Config.model_fields
+    return {f"method.{key}" if key.partition(".")[0] in own else key: value for key, value in settings.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import configuration, load
 from analysis.report.build import build
-from analysis.report.sentences import verdict_in_words
-from analysis.results import Results
+from analysis.report.sentences import noise_rows, verdict_in_words
+from analysis.results import Results, read_results
 from lnl import Noise, Study, Trial
 from lnl.storage.plan_record import PlanRecord
 from lnl.study.parts import Contrast
@@ -233,6 +234,35 @@ def test_what_was_set_aside_is_told_at_the_top(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Results, "remarks", (sentence,), raising=False)
     text = text_of(build(tmp_path, simulated.STUDY))
     assert sentence in text and text.index(sentence) < text.index("declared contrasts")
+
+
+def test_given_labels_are_named_with_their_measured_share_and_no_rate() -> None:
+    trials = pd.DataFrame(
+        {
+            "noise_kind": ["given", "given", "given", "symmetric"],
+            "noise_rate": [0.0, 0.0, 0.0, 0.4],
+            "labels": 100,
+            "noise_realised": [0.402, 0.402, np.nan, 0.41],
+            "noise_hash": ["a", "a", "b", "c"],
+            "config": [*(json.dumps({"noise": {"column": name}}) for name in ("worse", "worse", None)), None],
+        }
+    )
+    assert noise_rows(trials) == [
+        ["given labels", "–", "100", "not known", "1"],
+        ["given labels, column worse", "–", "100", "40.20 %", "1"],
+        ["symmetric", "40 %", "100", "41.00 %", "1"],
+    ]
+
+
+def test_the_sentence_on_the_base_keeps_the_path_of_the_users_own_data(tmp_path: Path) -> None:
+    simulation = simulated.Simulation(tmp_path)
+    plan = simulated.plan(1, panels=["frozen_head"])
+    method = {"name": "own.py", "batch_size": 8}
+    own = {"dataset": "folder:my pets?size=64", "network": "nets.py:wide", "method": method}
+    simulation.submit({**plan, "base": {**plan["base"], **own, "epochs": 3, "noise": {"kind": "given"}}})
+    sentence = configuration.base_sentence(read_results(tmp_path, simulated.STUDY))
+    assert sentence.startswith("The base trains nets.py:wide on folder:my pets?size=64 by the method own.py;")
+    assert "label noise: given labels;" in sentence
 
 
 @pytest.mark.slow

@@ -36,7 +36,11 @@ MEASURE = """() => {
     outside: free.filter(e => e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.tagName),
     pictures: images.length,
     decoded: images.filter(image => image.complete && image.naturalWidth > 0).length,
-    cards: [...new Set([...document.querySelectorAll(".card")].map(e => getComputedStyle(e).backgroundColor))],
+    cards: [...new Set([...document.querySelectorAll(".card")].map(e => JSON.stringify(
+      [getComputedStyle(e).backgroundColor, getComputedStyle(e.querySelector("img")).filter])))].map(JSON.parse),
+    hints: [...document.querySelectorAll("figure")].map(e => [
+      e.querySelector("img").width > e.clientWidth,
+      getComputedStyle(e.querySelector("figcaption"), "::before").content.includes("scrolls")]),
     ground: light(getComputedStyle(document.body).backgroundColor),
     faint: texts.filter(e => contrast(e) < 4.5).map(e => e.outerHTML.slice(0, 80)),
   };
@@ -81,6 +85,8 @@ def assert_it_fits(page: Path, width: int) -> None:
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_page_fits_a_phone_and_a_desk(page, width):
     assert_it_fits(page, width)
+    hints = look(page, width)["hints"]
+    assert all(scrolls == told for scrolls, told in hints) and any(told for _, told in hints) == (width == 390)
 
 
 @pytest.mark.slow
@@ -90,7 +96,8 @@ def test_every_text_can_be_read_in_light_and_dark(page, scheme):
     found = look(page, 1440, scheme)
     assert found["faint"] == []
     assert (found["ground"] < 0.05) == (scheme == "dark")  # it follows the reader's choice
-    assert found["cards"] == ["rgb(255, 255, 255)"]  # figures are drawn for white
+    cards = {"light": ("rgb(255, 255, 255)", "none"), "dark": ("rgb(22, 22, 22)", "invert(0.914) hue-rotate(180deg)")}
+    assert found["cards"] == [list(cards[scheme])]  # figures are drawn on white, and inverted on a dark page
 
 
 @pytest.mark.slow

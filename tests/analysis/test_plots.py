@@ -21,7 +21,16 @@ from analysis.figures.base import ARM_COLOURS, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
-from analysis.figures.inside import RIGHT_COLOUR, WRONG_COLOUR, _component_shares, _histogram_mean, _tsne, embeddings
+from analysis.figures.inside import (
+    RIGHT_COLOUR,
+    WRONG_COLOUR,
+    _component_shares,
+    _histogram_mean,
+    _tsne,
+    embeddings,
+    label_histograms,
+    quantity_name,
+)
 from analysis.figures.panels import _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from lnl.storage.plan_record import PanelRecord
@@ -292,6 +301,48 @@ def test_more_arms_than_colours_differ_by_line(study):
     assert len({(look.colour, look.line) for look in many.values()}) == 15
 
 
+def test_arms_of_one_panel_share_no_colour(study):
+    names = [f"arm{i}" for i in range(14)]
+    shown = ("full", *names[:2], *names[6:8], names[12])  # the palette has six colours
+    panels = {"few": study.plan.panels["frozen_head"].model_copy(update={"arms": shown})}
+    arms = {"full": {}, **{name: {"x": i} for i, name in enumerate(names)}}
+    plan = study.plan.model_copy(update={"arms": arms, "panels": panels})
+    looks = arm_looks(dataclasses.replace(study, plan=plan))
+    assert len({looks[arm].colour for arm in shown}) == len(shown)
+    assert len({(look.colour, look.line) for look in looks.values()}) == 15
+
+
+@pytest.mark.parametrize(
+    ("methods", "name"),
+    [
+        ({"dividemix"}, "clean probability"),
+        ({"ieg"}, "example weight"),
+        ({"ieg", "robmix"}, "clean probability or example weight"),
+    ],
+)
+def test_a_weight_is_called_a_weight(methods, name):
+    assert quantity_name("clean", methods) == name and quantity_name("loss", methods) == "normalised loss"
+
+
+@pytest.mark.slow
+def test_weights_are_drawn_as_far_as_there_are_any(arrays):
+    weights = np.zeros((2, 40))
+    weights[:, :3] = 5
+    of_trial = arrays[arrays["name"] == "oracle/clean_histogram"].head(1).assign(array=[weights])
+    (axes,) = label_histograms(of_trial, "clean", "ieg").figure.axes
+    assert axes.get_xlabel() == "example weight" and axes.get_xlim() == pytest.approx((0, 3 / 40))
+    (axes,) = label_histograms(of_trial, "clean", "dividemix").figure.axes
+    assert axes.get_xlabel() == "clean probability" and axes.get_xlim() == (0, 1)
+
+
+def test_an_interval_that_says_nothing_is_not_drawn(study):
+    contrasts = study.contrasts().head(2).assign(low=[-1.44, -0.02], high=[1.70, 0.03], low_holm=np.nan)
+    axes = contrasts_figure(contrasts).figure.axes[0]
+    drawn = [segment for lines in axes.collections for segment in lines.get_segments() if len(segment)]
+    assert [sorted(segment[:, 0]) for segment in drawn if not np.isnan(segment).any()] == [[-2, 3]]
+    assert any("[too few replicates]" in text.get_text() for text in axes.texts)
+
+
 def test_levels_take_no_colour_of_an_arm():
     shades = level_looks([0.1, 0.2, 0.4]) | level_looks(list("abcdefgh"))
     assert len({look.colour for look in shades.values()}) == 11
@@ -348,7 +399,7 @@ def test_quality_of_the_selection_by_epoch(instructive, insights):
     np.testing.assert_allclose(drawn["mean"], rows.groupby("epoch")["value"].mean())
     axes = plot.figure.axes
     assert [ax.get_ylabel() for ax in axes] == [
-        "AUC of the\nclean probability",
+        "AUC of the clean\nprobability or weight",
         "precision of the\nclean selection (%)",
         "recall of the\nclean selection (%)",
     ]
@@ -544,6 +595,29 @@ def test_a_mean_ends_where_a_replicate_ends(study):
     rows = rows[(rows["replicate"] != 1) | (rows["epoch"] <= 3)]
     drawn = learning_curves(rows, ["test/accuracy"], "arm", arm_looks(study)).drawn
     assert drawn["mean"].notna().tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("draw", [learning_curves, metric_curves])
+def test_a_curve_of_one_epoch_is_a_point_at_a_whole_epoch(study, draw):
+    rows = study.epochs(["test/accuracy"])
+    rows = rows[(rows["setting"].map(len) == 0) & rows["arm"].isin(["full", "frozen_head"]) & (rows["epoch"] == 3)]
+    rows["arm"] = pd.Categorical(rows["arm"], ["full", "frozen_head", "mixmatch_only"])
+    axes = draw(rows, ["test/accuracy"], "arm", arm_looks(study)).figure.axes[0]
+    means = [line for line in axes.lines if line.get_linewidth() == 1.9]
+    assert [(*line.get_xdata(), line.get_marker()) for line in means] == [(3, "o"), (3, "o")]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [3]
+    multiples = curve_multiples(rows, "test/accuracy", arm_looks(study)).figure.axes[0]
+    assert {line.get_marker() for line in multiples.lines} == {"o"}
+
+
+def test_a_legend_names_the_arms_that_have_a_line(study):
+    rows = study.epochs(["test/accuracy"])
+    rows = rows[(rows["setting"].map(len) == 0) & rows["arm"].isin(["full", "frozen_head"])]
+    rows["arm"] = pd.Categorical(rows["arm"], ["full", "frozen_head"])
+    rows["value"] = rows["value"].where(rows["arm"] != "full")
+    (legend,) = metric_curves(rows, ["test/accuracy"], "arm", arm_looks(study)).figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["frozen head"]
 
 
 def test_metrics_that_nobody_or_not_everybody_recorded_are_named(study):

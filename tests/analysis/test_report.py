@@ -5,16 +5,19 @@ import hashlib
 import html
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load, statistics
+from analysis import load, papers, statistics
 from analysis.report.build import MANIFEST, build
-from analysis.report.page import MOST_OPEN_SENTENCES
+from analysis.report.page import MOST_OPEN_SENTENCES, Report
+from analysis.report.sections import papers_section
 from analysis.report.sentences import papers_sentence, rules_sentences, verdict_counts, verdict_in_words
+from analysis.tables.table import Table
 from tests import simulated
 
 
@@ -205,7 +208,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
         word, said, numbers, _ = verdict_in_words(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
     source = page.read_text(encoding="utf-8")
-    assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
+    assert source.index("Of 3 declared") < source.index('<figure id="contrasts"') < source.index("trials planned")
 
 
 @pytest.mark.slow
@@ -260,6 +263,14 @@ def test_what_the_choice_of_epoch_changes_in_words(ahead, epochs, said):
 def test_whether_papers_can_be_compared_is_said_first(comparable, said):
     found = pd.DataFrame({"entry": [4, 7, None], "comparable": [*comparable, False]})  # the last: no paper has it
     assert papers_sentence(found).startswith(said)
+
+
+@pytest.mark.parametrize(("dataset", "sections"), [("digits", 0), ("folder:pets", 0), ("cifar10", 1)])
+def test_papers_stand_beside_data_that_they_use(tmp_path, monkeypatch, dataset, sections):
+    rows = pd.DataFrame({"entry": [4], "comparable": [False], "paper": [None]})
+    monkeypatch.setattr(papers, "table", lambda *_: Table("beside", ["arm"], [["full"]], rows))
+    study = SimpleNamespace(trials=pd.DataFrame({"dataset": [dataset]}))
+    assert len(list(papers_section(Report(study, "last", tmp_path)))) == sections
 
 
 @pytest.mark.slow

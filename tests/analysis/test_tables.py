@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from analysis import load, statistics
 from analysis.figures.contrasts import contrasts_figure
 from analysis.tables.study import contrasts_table, panel_table, rules_table
-from analysis.tables.table import TEX_CHARACTERS, Table
-from analysis.words import readable
+from analysis.tables.table import TEX_CHARACTERS, Table, interval
+from analysis.words import difference_interval, readable
 from tests import simulated
 
 
@@ -37,6 +37,20 @@ def all_tables(study):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("low", "high", "of_accuracy", "of_difference"),
+    [
+        (0.25, 0.5, "[25.00, 50.00]", "[+25.00, +50.00]"),
+        (-0.125, 0.5, "[0.00, 50.00]", "[−12.50, +50.00]"),
+        (0.5, 1.125, "[50.00, 100.00]", "[+50.00, +112.50]"),
+        (-1.44, 1.7, "[too few replicates]", "[too few replicates]"),
+        (np.nan, np.nan, "", ""),
+    ],
+)
+def test_an_interval_is_cut_where_no_accuracy_is_or_left_out(low, high, of_accuracy, of_difference):
+    assert interval(low, high) == of_accuracy and difference_interval(low, high) == of_difference
+
+
 def test_a_panel_holds_what_was_measured(study, all_tables):
     table = all_tables["ratios"]
     assert table.header[:4] == ["labelled : unlabelled", "arm", "n", "accuracy (%)"]

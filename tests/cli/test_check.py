@@ -93,10 +93,12 @@ def test_a_field_that_matters_beside_another_one_says_so(own_folder: Path) -> No
     conditional = METHOD.replace("class Config(Settings):", "class Config(Settings):\n    on: bool = False").replace(
         "self.config.smoothing)", "self.config.smoothing if self.config.on else 0.5)"
     )
+    late = METHOD.replace("self.config.smoothing)", "self.config.smoothing if self.task.epochs > 2 else 0.5)")
     write(own_folder, conditional)
     assert "`smoothing` = 0.05 changes nothing" in contract.broken("mine.py", check)
     for suffix, text in (
         ("where", f'{conditional}\nWHERE = {{"smoothing": {{"on": True}}}}\n'),
+        ("late", f'{late}\nWHERE = {{"smoothing": {{"epochs": 3}}}}\n'),
         ("when", conditional.replace("Uniform(0.0, 0.9)", 'Uniform(0.0, 0.9, when={"method.on": (True,)})')),
     ):
         (own_folder / f"mine_{suffix}.py").write_text(text, encoding="utf-8")

@@ -77,3 +77,12 @@ def test_planning_imports_torch_and_the_test_would_see_it(storage: Path, tmp_pat
     """Configurations of methods are made of torch modules: `plan` and `status` compare with them, but need no Ray."""
     code, imported = start("status", "robmix_ablation", "--storage", str(storage / "results"), folder=tmp_path)
     assert code == 3 and "torch" in imported and not imported & {"ray", "optuna"}
+
+
+def test_methods_are_named_without_importing_one(tmp_path: Path) -> None:
+    """As a shell asks for after each Tab."""
+    code = "import sys; from lnl import methods; print(*methods.names(), *{'torch', 'ray'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, check=True)
+    files = (REPOSITORY / "lnl" / "methods").glob("[!_]*.py")
+    assert done.stdout.decode().split() == sorted(path.stem for path in files)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lnl import Noise, Trial, data, run
 from lnl.data import DataError
+from lnl.data import folder as reader
 
 CLASSES = ("Ameise", "Bär", "Käfer")
 ALL = [f"{split}/{name}/bild {i}.png" for split in ("train", "test") for name in CLASSES for i in range(10)]
@@ -98,6 +99,37 @@ def test_tables_as_people_have_them(folder: Path, kind: str) -> None:
     pets = data.load("folder:pets?size=8")
     assert [pets.class_names[label] for label in pets.given["label"]] == wrong_labels()
     assert pets.given["label_2"].tolist() == [-1, *pets.given["label"][1:]]
+
+
+def test_new_labels_are_read_without_decoding_the_images_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, decoded, decode = table(folder), [], reader._resized
+
+    def counted(path: Path, size: int, mode: str) -> np.ndarray:
+        decoded.append(path)
+        return decode(path, size, mode)
+
+    monkeypatch.setattr(reader, "_resized", counted)
+    before = data.load("folder:pets?size=8")
+    images = np.array(before.train_images), np.array(before.test_images)
+    assert len(decoded) == len(ALL)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:-1], f"{TRAIN[-1]},{CLASSES[0]}\n"]), encoding="utf-8")
+    after = data.load("folder:pets?size=8")
+    assert len(decoded) == len(ALL) and (after.given["label"][-1], before.given["label"][-1]) == (0, 2)
+    assert np.array_equal(after.train_images, images[0]) and np.array_equal(after.test_images, images[1])
+    assert (after.checksum, after.remarks) == (before.checksum, before.remarks)
+
+    cached = next(folder.parent.glob("cache/*/test_images.npy"))
+    damaged = bytearray(cached.read_bytes())
+    damaged[-1] ^= 1
+    cached.write_bytes(damaged)
+    path.write_text("".join(lines), encoding="utf-8")
+    assert np.array_equal(data.load("folder:pets?size=8").test_images, images[1])
+    assert len(decoded) == 2 * len(ALL), "images of a damaged cache are decoded again"
+
+    draw(folder / TRAIN[3], 99)
+    assert not np.array_equal(data.load("folder:pets?size=8").train_images[3], images[0][3])
+    assert len(decoded) == 3 * len(ALL), "an image has changed"
 
 
 def test_without_folders_the_table_alone_says_what_is_known(folder: Path) -> None:

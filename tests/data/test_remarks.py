@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lnl import Study, Trial, data
+from lnl.cli.main import main
 from lnl.study.plan import plan_row
 
 
@@ -88,3 +89,17 @@ def test_a_plan_records_the_remarks_of_its_data(root: Path) -> None:
     remarks = json.loads(plan_row(study.plan(), None)["data_remarks"])
     assert remarks == {"npz:mine.npz": list(data.load("npz:mine.npz").remarks)}
     assert "1 of 60 training images is equal to an earlier one" in remarks["npz:mine.npz"][0]
+
+
+def test_doctor_tells_the_remarks_on_data_sets_of_the_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = images(60)
+    train[1] = train[0]
+    write(root, train, images(6, seed=1))
+    (remark,) = data.load("npz:mine.npz").remarks
+    data.load("digits")
+    (root / "cache" / "damaged").mkdir()
+    (root / "cache" / "damaged" / "dataset.json").write_text("[", encoding="utf-8")
+    main(["doctor", "--storage", str(root / "results"), "--json"])
+    assert json.loads(capsys.readouterr().out)["data"] == {"npz:mine.npz": [remark]}
+    main(["doctor", "--storage", str(root / "results")])
+    assert f"npz:mine.npz: {remark}" in capsys.readouterr().out.splitlines()

@@ -10,6 +10,7 @@ from analysis import load
 from analysis.results import looks_taken
 from analysis.verdicts import FEWEST_REPLICATES
 from lnl import Contrast, Noise, Preset, Search, Study, Trial, data
+from lnl.cli import status as cli_status
 from lnl.cli.main import main, study_main
 from lnl.execution import sequential
 from lnl.storage.places import now
@@ -263,6 +264,16 @@ def test_blocks_of_two_from_four_on(first, last, looks):
     assert sequential.schedule(first, last) == looks
 
 
+def test_contrasts_of_which_the_same_is_expected_share_a_line(capsys, monkeypatch):
+    contrasts = [{"arm": arm, "against": "a", "deviation": None, "n": 0, "smallest_effect": None} for arm in "bcde"]
+    contrasts[1] |= {"deviation": 0.01, "n": 5}
+    monkeypatch.setattr(cli_status, "contrasts", lambda *_: contrasts)
+    cli_status.print_detectable(declare().plan(), None, None)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line[2:].partition("  ")[0] for line in lines] == ["b against a and 2 more", "c against a"]
+    assert "assumed" in lines[0] and "(spread 1.00, of 5 replicates)" in lines[1]
+
+
 def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     with pytest.raises(ValueError, match="leaves no room after the first look at 4 replicates"):
         sequential.schedule(2, 4)
@@ -277,7 +288,9 @@ def test_looks_that_cannot_be_get_one_sentence(capsys, tmp_path):
     assert main(["plan", *here, "--until-decided"]) == 2
     assert "needs --max-replicates N" in capsys.readouterr().err
     assert main(["plan", *here, "--until-decided", "--max-replicates", "12"]) == 0
-    assert "Differences that up to 12 replicates find" in capsys.readouterr().out
+    heading, *lines = capsys.readouterr().out.partition("Differences that ")[2].splitlines()
+    assert heading.startswith("up to 12 replicates find")
+    assert [line.split("  ")[1] for line in lines] == ["6 contrasts"], "all assume the same spread"
     with pytest.raises(ValueError, match="1001 replicates are too many"):
         declare().plan(looks=(4, 1001))
     assert FEWEST_AT_A_LOOK == FEWEST_REPLICATES

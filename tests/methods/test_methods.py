@@ -155,10 +155,6 @@ def where(method: str, name: str, value: Any) -> dict[str, Any]:
     return next((WHERE[key] for key in keys if key in WHERE), {})
 
 
-def for_method(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name if name == "epochs" else f"method.{name}": value for name, value in changes.items()}
-
-
 def alternatives(name: str, kind: Any, value: Any) -> list[Any]:
     return [PAIR] if name == "given" else contract.alternatives(name, kind, value)
 
@@ -246,7 +242,7 @@ def test_a_field_is_searched_where_it_matters(method: str, key: str, parent: str
     conditions = methods.load(method).SEARCH[key].when
     around = {**where(method, name, None), **where(method, other, value)}
     try:
-        base = tiny(method, {**for_method(around), **first(conditions), parent: value})
+        base = tiny(method, {**contract.beside(method, around), **first(conditions), parent: value})
         kind, now = next((kind, now) for each, kind, now in fields(base.method) if each == name)
         changed = base.override({key: alternatives(name, kind, now)[0]})
     except ValueError:
@@ -272,7 +268,7 @@ def test_a_searched_field_of_the_trial_changes_training(method: str, key: str, t
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "name", "value"), FIELDS)
 def test_every_field_changes_training(method: str, name: str, value: Any, tiny: Tiny) -> None:
-    base = tiny(method, for_method(where(method, name, value)))
+    base = tiny(method, contract.beside(method, where(method, name, value)))
     if value == dict((key, now) for key, _, now in fields(base.method))[name]:
         pytest.fail(f"WHERE sets {name} itself to {value}: choose another number there.")
     contract.field_changes_training(base, name, value)
@@ -377,7 +373,7 @@ def test_a_method_learns(method: str, tiny: Tiny, build: Callable) -> None:
     clean = {"labels": 500, "noise.rate": 0.0, "noise.kind": "none", "epochs": 3, "steps": 20}
     if method in TRAINED:
         clean["method.batch_size"] = 32
-    trial = tiny(method, {**clean, **for_method(short)})
+    trial = tiny(method, {**clean, **contract.beside(method, short)})
     built = build(trial)
     before = (built.method.predict(built.truth.test_images).argmax(-1) == built.truth.test_labels).double().mean()
     rows = list(run(trial))

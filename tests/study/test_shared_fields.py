@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,29 @@ def test_a_method_without_the_field_is_left_as_it_is(by: str) -> None:
     assert found["base"] == BASE.override({"method.batch_size": 8}).method
     assert (found["gce"].q, found["gce"].batch_size) == (0.5, 8)
     assert found["propagation"] == Trial(method="label_propagation").method
+
+
+@pytest.mark.parametrize(
+    ("arms", "named"),
+    [(None, "the arms gce and propagation are"), ("base,propagation", "the arm propagation is"), ("base", "")],
+)
+def test_a_plan_names_the_chosen_arms_whose_method_lacks_a_field(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arms: str | None, named: str
+) -> None:
+    study = declare({"base": {}, "gce": {"method": "gce"}, "propagation": {"method": "label_propagation"}})
+    monkeypatch.setattr("sys.argv", ["shared.py", "--plan", "--storage", str(tmp_path), "--set", "method.lambda_u=5"])
+    sys.argv += ["--set", "method.ramp=1", "--set", "method.batch_size=64", *(["--arms", arms] if arms else [])]
+    with pytest.raises(SystemExit):
+        study.main()
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not every method")]
+    if not named:
+        assert not told
+    elif arms:
+        fields = "method.lambda_u, method.ramp and method.batch_size"
+        assert told == [f"Not every method has {fields}: {named} left as it is."]
+    else:
+        assert told[0] == f"Not every method has method.lambda_u and method.ramp: {named} left as they are."
+        assert told[1:] == ["Not every method has method.batch_size: the arm propagation is left as it is."]
 
 
 def test_only_fields_of_the_method_are_shared() -> None:
