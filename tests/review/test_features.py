@@ -162,7 +162,7 @@ def test_an_interrupted_embedding_goes_on(
     assert np.array_equal(fresh.values, whole.values)
 
 
-# ----------------------------------------------------------------------------------------------------- files of features
+# ---------------------------------------------------------------------------------------------------- files of features
 
 
 def vectors(tmp_path: Path, count: int = 24, name: str = "some.npy", size: int = 5) -> np.ndarray:
