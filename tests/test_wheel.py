@@ -29,7 +29,7 @@ def test_the_wheel_has_all_that_a_user_needs_and_no_tests(wheel: Path) -> None:
         str(path.relative_to(REPOSITORY))
         for folder in ("lnl", "analysis", "studies")
         for path in (REPOSITORY / folder).rglob("*")
-        if path.suffix in (".py", ".typed", ".toml", ".jinja")
+        if path.suffix in (".py", ".typed", ".toml", ".jinja", ".css", ".js")
     }
     assert names == sources
 

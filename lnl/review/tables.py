@@ -1,0 +1,121 @@
+"""What detectors and the like say of images, as tables with a row for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lnl.functional import graph
+from lnl.labelling.problem import Suspicion, Tell
+from lnl.review.items import Items
+from lnl.review.outputs import named
+
+NEIGHBOURS = 5  # that are evidence for or against a label
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Images in the order in which people should look at them."""
+
+    order: np.ndarray  # (N,) positions, the first to look at first
+    ranks: np.ndarray  # (N,) from 1 on; 0: not ranked
+
+
+def ranking(scores: np.ndarray) -> Ranking:
+    """By scores (N,), the largest first, of equal ones the first; those of -inf come last and have no rank."""
+    order = np.argsort(-scores, kind="stable")
+    ranks = np.empty(len(scores), np.int64)
+    ranks[order] = np.arange(1, len(scores) + 1)
+    return Ranking(order, np.where(np.isneginf(scores), 0, ranks))
+
+
+def expected_errors(probabilities: np.ndarray, ranks: np.ndarray, first: int) -> float:
+    """How many wrong labels to expect among the first of a ranking, by the probabilities of an error (N,)."""
+    return float(probabilities[(ranks > 0) & (ranks <= first)].sum())
+
+
+def nearest_others(features: np.ndarray, tell: Tell) -> np.ndarray:
+    """The `NEIGHBOURS` nearest other images of each, by cosine, the nearest first: (N, D) -> (N, k)."""
+    tell(0, len(features))
+    return graph.nearest(torch.from_numpy(features), min(NEIGHBOURS, len(features) - 1))[1].numpy()
+
+
+def errors_table(items: Items, given: np.ndarray, suspicion: Suspicion, neighbours: np.ndarray) -> pa.Table:
+    """Given labels (N,) with what a detector says of them, the most suspect first; neighbours (N, k)."""
+    ranked = ranking(suspicion.score)
+    table = pa.table(
+        {
+            **_images(items),
+            "given": named(given, items.class_names),
+            "proposed": named(suspicion.proposed, items.class_names),
+            "probability": _numbers(suspicion.probability),
+            "rank": pa.array(ranked.ranks, mask=ranked.ranks == 0),
+            "score": _numbers(suspicion.score),
+            "flagged": suspicion.flagged,
+            **_evidence(neighbours, given, items.class_names),
+        }
+    )
+    return table.take(pa.array(ranked.order))
+
+
+def labels_table(
+    items: Items, given: np.ndarray, labels: np.ndarray, class_probabilities: np.ndarray, neighbours: np.ndarray
+) -> pa.Table:
+    """Labels (N,), -1 where none is sure enough, with the probabilities (N, K) they come from; in the images' order."""
+    best = class_probabilities.argmax(1)
+    return pa.table(
+        {
+            **_images(items),
+            "given": named(given, items.class_names),
+            "label": named(labels, items.class_names),
+            "proposed": named(np.where(np.isnan(class_probabilities).any(1), -1, best), items.class_names),
+            "probability": _numbers(class_probabilities[np.arange(len(best)), best]),
+            **_evidence(neighbours, given, items.class_names),
+            "probabilities": pa.FixedSizeListArray.from_arrays(
+                pa.array(class_probabilities.ravel(), from_pandas=True), class_probabilities.shape[1]
+            ).cast(pa.list_(pa.float64())),
+        }
+    )
+
+
+def next_table(
+    items: Items, given: np.ndarray, chosen: np.ndarray, class_probabilities: np.ndarray, neighbours: np.ndarray
+) -> pa.Table:
+    """Images to label next, at positions (n,) in the order of their use; neighbours (n, k)."""
+    probabilities = class_probabilities[chosen]
+    best = probabilities.argmax(1)
+    whole = _images(items)
+    return pa.table(
+        {
+            **{name: column.take(pa.array(chosen)) for name, column in whole.items()},
+            "given": named(given[chosen], items.class_names),
+            "proposed": named(np.where(np.isnan(probabilities).any(1), -1, best), items.class_names),
+            "probability": _numbers(probabilities[np.arange(len(best)), best]),
+            "rank": pa.array(np.arange(1, len(chosen) + 1)),
+            **_evidence(neighbours, given, items.class_names),
+        }
+    )
+
+
+def _images(items: Items) -> dict[str, pa.Array]:
+    return {"index": pa.array(np.arange(len(items.images.files))), "file": pa.array(items.images.files, pa.string())}
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    """Finite numbers, null in place of others."""
+    return pa.array(values.astype(np.float64), mask=~np.isfinite(values))
+
+
+def _evidence(neighbours: np.ndarray, given: np.ndarray, class_names: Sequence[str]) -> dict[str, pa.Array]:
+    """Neighbours (N, k) and the labels that these were given, of all images (M,); without those that have none."""
+    count, width = neighbours.shape
+    labels = named(np.where(neighbours >= 0, given[neighbours], -1).ravel(), class_names)
+    ends = np.arange(count + 1) * width
+    return {
+        "neighbours": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(neighbours.ravel())),
+        "neighbour_labels": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), labels),
+    }
