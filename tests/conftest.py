@@ -67,10 +67,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.setattr(user_code, "_folders", [])
     for name in ("_known", "_modules", "_announced"):
         monkeypatch.setattr(user_code, name, {})
+    monkeypatch.setattr(code_hash, "_hashes", dict(code_hash._hashes))
     modules = set(sys.modules)
     yield tmp_path
     methods.load.cache_clear()
-    code_hash._hash.cache_clear()
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]

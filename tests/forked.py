@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +26,7 @@ WITHOUT_RAY = str(ROOT / "tests" / "without_ray.py")  # a script that runs the s
 PACKAGES = ("lnl", "analysis")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.preloaded"])
+STARTING = threading.Lock()
 
 
 def run_script(
@@ -33,6 +36,7 @@ def run_script(
     with tempfile.TemporaryDirectory() as scratch:
         outputs = [Path(scratch) / "stdout", Path(scratch) / "stderr"]
         about = (list(arguments), dict(environment), folder or Path.cwd(), outputs)
+        _start_server()
         process = CONTEXT.Process(target=_become, args=about)
         process.start()
         process.join(timeout)
@@ -41,6 +45,19 @@ def run_script(
             os.killpg(process.ident or 0, signal.SIGKILL)  # what it has started, too
             raise subprocess.TimeoutExpired(list(arguments), timeout, *texts)
         return subprocess.CompletedProcess(list(arguments), process.exitcode, *texts)
+
+
+def _start_server() -> None:
+    """Start the process from which others are forked, unless it runs: it is to find this repository from any folder."""
+    with STARTING:
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+        try:
+            forkserver.ensure_running()
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
 
 
 def run_command(

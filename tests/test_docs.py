@@ -11,6 +11,8 @@ What the language of a fence means:
 that stand within a sentence, and the files and folders of the repository that they name must exist.
 
 README runs first.  Every other page has its own copy of what README has left, so that no page sees another's results.
+The code is that of the repository, which processes that are forked have imported already; a page that edits it has a
+copy of it, too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +40,7 @@ from tests.forked import run_command, run_script
 from tests.make_fixture import FIXTURE
 
 REPOSITORY = Path(__file__).parents[1]
+CODE = ("analysis", "lnl")
 FOLDERS = ("analysis", "benchmarks", "cluster", "docs", "lnl", "studies", "tests")
 FIRST = "README.md"
 PAGES = (  # whose blocks are run
@@ -159,24 +162,35 @@ class Failed(AssertionError):
     """A block of the documentation does not do what the page says."""
 
 
+def copy_folders(names: Iterable[str], root: Path) -> None:
+    """Copy folders of the repository, without what is made there."""
+    unwanted = shutil.ignore_patterns("__pycache__", "results", ".*_cache")
+    for name in names:
+        shutil.copytree(REPOSITORY / name, root / name, ignore=unwanted)
+
+
 @dataclass(frozen=True)
 class Checkout:
     """A copy of the repository in which one page is run."""
 
     root: Path
+    code: Path = REPOSITORY  # the folder with `CODE`
 
-    def copied(self, root: Path) -> Checkout:
-        """Another one that starts from what has been done in this one."""
+    def copied(self, root: Path, page: str) -> Checkout:
+        """Another one, for this page, that starts from what has been done in this one."""
         shutil.copytree(self.root, root, symlinks=True)
-        return Checkout(root)
+        if not any((block.file or "").startswith(CODE) for block in ALL_BLOCKS[page]):
+            return Checkout(root, self.code)
+        copy_folders(CODE, root)
+        return Checkout(root, root)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a command: without what this process has of its own, and with this copy's code and data."""
+        """Of a command: without what this process has of its own, and with this copy's data."""
         ours = ("LNL_", "RAY_", "PYTEST_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        here = {"PYTHONPATH": str(self.root), "LNL_DATA": str(self.root / "data")}
+        here = {"PYTHONPATH": str(self.code), "LNL_DATA": str(self.root / "data")}
         return inherited | here | {"PATH": programs, "MPLBACKEND": "agg"}
 
     def run(self, page: str) -> None:
@@ -237,9 +251,7 @@ def patched(text: str, block: Block) -> str:
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     """What became of each page that is asked for: two at a time, because most commands use one core."""
     first = Checkout(tmp_path_factory.mktemp("pages") / "first")
-    unwanted = shutil.ignore_patterns("__pycache__", "results", ".*_cache")
-    for folder in FOLDERS:
-        shutil.copytree(REPOSITORY / folder, first.root / folder, ignore=unwanted)
+    copy_folders({*FOLDERS} - {*CODE}, first.root)
     for path in REPOSITORY.iterdir():
         if path.is_file():
             shutil.copy(path, first.root)
@@ -250,7 +262,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
         def run(page: str) -> None:
             readme.result()
-            first.copied(first.root.with_name(page.replace("/", "-"))).run(page)
+            first.copied(first.root.with_name(page.replace("/", "-")), page).run(page)
 
         asked = [item.callspec.params["page"] for item in request.session.items if item.name.startswith(RUNS)]
         yield {FIRST: readme} | {page: pool.submit(run, page) for page in asked if page != FIRST}

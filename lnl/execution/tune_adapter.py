@@ -35,6 +35,7 @@ from lnl.storage.secrets import mask
 from lnl.storage.store import Store
 from lnl.study.plan import Planned
 from lnl.system import processes, user_code
+from lnl.trial import code_hash
 from lnl.trial.reports import TrialOutcome
 
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
@@ -94,8 +95,9 @@ class TuneAdapter:
             wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
             return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
+        worker = _worker(str(code_folder()), user_code.carried(), code_hash.carried(), pickle.dumps(settings))
         return tune.Tuner(
-            tune.with_resources(_worker(str(code_folder()), user_code.carried(), pickle.dumps(settings)), resources),
+            tune.with_resources(worker, resources),
             tune_config=tune.TuneConfig(
                 search_alg=self._suggest,
                 scheduler=self._pruning,
@@ -115,11 +117,14 @@ class TuneAdapter:
         )
 
 
-def _worker(code: str, own: bytes, settings: bytes) -> Callable[[dict[str, Any]], None]:
+def _worker(
+    code: str, own: bytes, hashes: tuple[str, dict[tuple[str, str | None], str]], settings: bytes
+) -> Callable[[dict[str, Any]], None]:
     """The function that a worker calls with a trial's configuration.
 
     It travels by value, with plain data only, and imports lnl when it is called: from the folder `code`, where the
-    machine has it, whatever has happened to the files that the driver was started from.  `own`: the user's own code.
+    machine has it, whatever has happened to the files that the driver was started from.  `own`: the user's own code;
+    `hashes`: what the driver knows of `lnl.trial.code_hash`.
     """
 
     def work(config: dict[str, Any]) -> None:
@@ -128,8 +133,10 @@ def _worker(code: str, own: bytes, settings: bytes) -> Callable[[dict[str, Any]]
         from lnl.execution.job import Job
         from lnl.execution.worker import execute
         from lnl.system import user_code
+        from lnl.trial import code_hash
 
         user_code.receive(own)
+        code_hash.receive(*hashes)
         of_trial = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
         execute(Job.from_text(config["job"]["job"]), of_trial, tune.report)
 

@@ -109,18 +109,24 @@ def search_holds_defaults(method: str) -> None:
 
 @cache
 def outcome(trial: Trial) -> list[dict[str, object]]:
-    """What a change of training must change: losses and what is measured on the test images, size of the network."""
-    rows = list(run(trial, CPU))
-    return [
-        {f"{split}/{name}": value for (split, name), value in row.metrics.items() if split == "test" or name == "loss"}
-        | {"parameters": row.facts["parameters"]}
-        for row in rows
-    ]
+    """By epoch, what a change of training must change: losses, measures on the test images, size of the network."""
+    return list(_outcome(trial))
+
+
+def _outcome(trial: Trial) -> Iterator[dict[str, object]]:
+    for row in run(trial, CPU):
+        counted = {key: value for key, value in row.metrics.items() if key[0] == "test" or key[1] == "loss"}
+        yield {"/".join(key): value for key, value in counted.items()} | {"parameters": row.facts["parameters"]}
+
+
+def trains_alike(trial: Trial, base: Trial) -> bool:
+    """Whether two trials have the same outcome; `trial` is trained up to the first epoch that differs, `base` once."""
+    return all(epoch == its for epoch, its in zip(_outcome(trial), outcome(base), strict=True))
 
 
 def field_changes_training(base: Trial, name: str, value: object) -> None:
     """With another value of a field of the method training is another one than that of `base`."""
-    if outcome(base.override({f"method.{name}": value})) == outcome(base):
+    if trains_alike(base.override({f"method.{name}": value}), base):
         raise Broken(
             f"`{name}` = {value!r} changes nothing: use the field, or delete it.  One that matters only beside other "
             f'settings says so in the file: WHERE = {{"{name}": {{"other_field": value}}}}; epochs may be among these.'

@@ -20,6 +20,7 @@ from lnl.storage.store import Store
 from lnl.study.status import reconcile
 from lnl.system import machine
 from lnl.trial.code_hash import code_hash
+from tests.forked import run_script
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = """
@@ -487,11 +488,11 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
 
 @pytest.mark.slow
 def test_the_command_ends_with_its_exit_code_and_without_a_traceback(here):
-    start = "import sys; from lnl.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
-    wrong = python("-c", start, "plan", "quick", "--set", "lables=3", cwd=here)
+    program, environment = str(Path(sys.executable).parent / "lnl"), {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    wrong = run_script([program, "plan", "quick", "--set", "lables=3"], environment, here)
     assert (wrong.returncode, wrong.stdout) == (USAGE, "")
     assert wrong.stderr == "error: Unknown key 'lables': did you mean 'labels'?\n"
-    incomplete = python("-c", start, "status", "quick", cwd=here)
+    incomplete = run_script([program, "status", "quick"], environment, here)
     assert (incomplete.returncode, incomplete.stderr) == (
         INCOMPLETE,
         "",

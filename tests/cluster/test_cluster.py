@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.execution.test_runner import LONGEST_S, TWO_ARMS, command, declare, environment
+from tests.forked import run_script
 from tests.trial.test_currency import write_images
 
 pytestmark = pytest.mark.long
@@ -46,10 +47,10 @@ def test_a_study_on_two_nodes_with_gpus_and_one_that_has_other_data_there(tmp_pa
         address = cluster.stdout.readline().strip()
 
         def run(study: Path, data: str) -> subprocess.CompletedProcess[str]:
-            flags = [flag for flag in command(study, tmp_path / "results") if flag not in ("--address", "local")]
+            _, *words = command(study, tmp_path / "results")
+            script = [word for word in words if word not in ("--address", "local")]
             own = {**open_cluster, "LNL_DATA": str(tmp_path / data)}
-            pipes = {"capture_output": True, "encoding": "utf-8", "timeout": LONGEST_S, "check": False}
-            return subprocess.run([*flags, "--address", address], env=own, **pipes)
+            return run_script([*script, "--address", address], own, timeout=LONGEST_S)
 
         done = run(declare(tmp_path), "nodes")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -22,9 +22,11 @@ from lnl.trial.code_hash import (
     RULE,
     SOURCES,
     Tree,
+    carried,
     code_hash,
     joined,
     read_sources,
+    receive,
     sources_digest,
 )
 from lnl.trial.config import Trial
@@ -488,6 +490,16 @@ def test_the_hash_says_by_which_rule_it_was_made() -> None:
     assert len(set(hashes.values())) == len(hashes)
     with pytest.raises(LookupError, match="no method 'nothing'"):
         code_hash("nothing")
+
+
+def test_a_process_takes_over_the_hashes_of_another_that_runs_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = code_hash("gce")
+    digest, hashes = carried()
+    assert hashes["gce", None] == expected
+    for sent, known in (("another text", expected), (digest, "2-sent")):
+        monkeypatch.setattr("lnl.trial.code_hash._hashes", {})
+        receive(sent, {("gce", None): "2-sent"})
+        assert code_hash("gce") == known
 
 
 def test_machines_are_compared_by_all_text(monkeypatch: pytest.MonkeyPatch) -> None:
