@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl import Noise, Trial, methods, run
+from lnl import Noise, Trial, methods, run, trainable
 from lnl.cli.main import main
 from lnl.system import user_code
 from lnl.trial import code_hash
@@ -222,6 +222,13 @@ def test_a_network_of_ones_own_trains(folder: Path) -> None:
     )
     (first, _) = run(small("supervised", network="one.py"))
     assert first.facts["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+
+
+def test_tune_names_no_folder_by_the_path_of_a_file(folder: Path) -> None:
+    """Its results would lie in a folder of that path, or beside the file."""
+    for name in ("./mine.py", str(folder / "mine.py")):
+        assert "/" not in trainable(name, dataset="digits").__name__
+    assert trainable("mixmatch").__name__ == "mixmatch"
 
 
 def test_a_method_and_a_network_of_ones_own_train_on_vectors() -> None:
