@@ -128,7 +128,7 @@ def panels_width(panels: int) -> float:
     return min(PAGE_WIDTH, 1.6 + 1.8 * panels)
 
 
-def whole_ticks(most: int = 9) -> MaxNLocator:
+def whole_ticks(most: int = 10) -> MaxNLocator:
     """At most so many ticks at whole numbers, such as epochs: one where there is one."""
     return MaxNLocator(integer=True, nbins=most, min_n_ticks=1)
 

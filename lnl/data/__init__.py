@@ -187,7 +187,10 @@ def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
 
 def remarks_of_cached(root: Path | None = None) -> dict[str, tuple[str, ...]]:
     """What was remarked on the data sets in the cache, such as images that stand twice: sentences by data set."""
-    return remarks(_root(root))
+    try:
+        return remarks(_root(root))
+    except DataError:  # a user without a home directory has no cache
+        return {}
 
 
 def _root(root: Path | None) -> Path:

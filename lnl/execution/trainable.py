@@ -11,6 +11,7 @@ import torch
 
 from lnl import methods
 from lnl.dotted import flatten
+from lnl.storage.filenames import file_name
 from lnl.system import user_code
 from lnl.trial.config import Trial, parse
 from lnl.trial.reports import metrics_of
@@ -46,5 +47,7 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
                 torch.save(row.snapshot(), Path(folder) / "state.pt")
                 tune.report(metrics_of(row), checkpoint=tune.Checkpoint.from_directory(folder))
 
-    train.__name__ = method
+    train.__name__ = file_name(
+        start["method"]["name"]
+    )  # Tune names folders after it, and a file of the user's own has a path
     return train

@@ -46,7 +46,8 @@ class Resized(nn.Module):
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
     ImageBackbone = Small | Headless | EfficientNetLite0 | Resized | own.OwnBackbone
-    Backbone = ImageBackbone | MLP | Linear
+    VectorBackbone = MLP | Linear | own.OwnBackbone
+    Backbone = ImageBackbone | VectorBackbone
 
 
 def _vision(name: str, *arguments: str | int) -> Any:
@@ -99,7 +100,7 @@ def names() -> list[str]:
 
 def takes_images(name: str) -> bool:
     """Whether a backbone takes images; the others take vectors."""
-    return name not in _OF_VECTORS
+    return own.builder(name).takes_images if user_code.is_reference(name) else name not in _OF_VECTORS
 
 
 def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize: int | None = None) -> Backbone:
@@ -143,13 +144,16 @@ def _check_weights(name: str, weights: str | None) -> None:
         )
 
 
-def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> MLP | Linear:
+def _of_vectors(name: str, length: int, weights: str | None, resize: int | None) -> VectorBackbone:
     if takes_images(name):
-        raise ValueError(f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}.")
+        raise ValueError(
+            f"{name} takes images, and the data set has vectors: choose {' or '.join(_OF_VECTORS)}, or a function "
+            "(length) -> backbone of your own."
+        )
     if resize is not None:
         raise ValueError("resize is for images, and the data set has vectors: leave it out.")
     _check_weights(name, weights)
-    network = _OF_VECTORS[name](length)
+    network = (own.builder(name) if user_code.is_reference(name) else _OF_VECTORS[name])(length)
     if weights is not None:
         trained.load(network, trained.read(weights), weights)
     return network

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from lnl import methods
+from lnl import methods, networks
 from lnl.methods import Method, has_beliefs
 from lnl.space import Choice
 from lnl.training.learner import Optimizer
@@ -381,7 +381,8 @@ NETWORK_CHECKS = (
 
 
 def _with_network(name: str) -> Trial:
-    return small("supervised", {"network": name, "resize": 32})
+    data = {"resize": 32} if networks.takes_images(name) else {"dataset": "digits_vectors"}
+    return small("supervised", {"network": name, **data})
 
 
 def broken(name: str, check: Check) -> str:

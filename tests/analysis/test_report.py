@@ -208,7 +208,7 @@ def test_the_page_opens_with_the_verdicts_of_the_study(page, root):
         word, said, numbers, _ = verdict_in_words(each, len(contrasts))
         assert f"{word} {said} {numbers}" in text
     source = page.read_text(encoding="utf-8")
-    assert source.index("Of 3 declared") < source.index('<figure id="contrasts"') < source.index("trials planned")
+    assert source.index("Of 3 declared") < source.index('<figure id="contrasts">') < source.index("trials planned")
 
 
 @pytest.mark.slow

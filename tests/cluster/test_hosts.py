@@ -26,6 +26,7 @@ import pytest
 from tests import hosts
 from tests.execution.test_runner import assert_same_results, declare, wait_for
 from tests.hosts import Host, Network
+from tests.methods.test_own_methods import NETWORK
 
 pytestmark = [pytest.mark.long, pytest.mark.hosts]
 
@@ -130,14 +131,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_the_study_on_three_hosts(cluster: Cluster) -> None:
+    """Its method and network are files of a user's own that lie on the head alone: their text goes to the workers."""
+    for name, text in (("mine", (ROOT / "lnl/methods/robmix.py").read_text(encoding="utf-8")), ("net", NETWORK)):
+        cluster.head.seen(cluster.head.home / f"{name}.py").write_text(text, encoding="utf-8")
     flags = ("--preset", "smoke", "--arms", "full,frozen_head", "--set", "method.temperature=0.5", "--replicates", "1")
-    process = cluster.submit("studies/robmix_ablation.py", *flags)
+    own = ("--set", "method=mine.py", "--set", "network=net.py:wide")
+    process = cluster.submit("studies/robmix_ablation.py", *own, *flags)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     results = cluster.lan.client.seen(cluster.lan.shared / "results")
     rows = pd.read_parquet(results / "trials")
     assert "7 trials: 7 done." in output and len(rows) == 7, output
     assert (rows["status"] == "ok").all() and (rows["gpus"] == 1).all()
+    assert set(rows["method"]) == {"mine.py"} and set(rows["network"]) == {"net.py:wide"}
+    for worker in ("one", "two"):
+        assert not list(cluster.lan.hosts[worker].seen(cluster.head.home).rglob("mine.py"))
     assert set(rows["host"]) == {"one", "two"}, "both workers train, the head does not"
     assert {json.loads(config)["method"]["temperature"] for config in rows["config"]} == {0.5}, "what stands after --"
     assert rows["git_commit"].notna().all()

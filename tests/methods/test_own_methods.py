@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lnl import Noise, Trial, methods, run
+from lnl import Noise, Trial, methods, run, trainable
 from lnl.cli.main import main
 from lnl.system import user_code
 from lnl.trial import code_hash
@@ -91,6 +91,9 @@ def widthless(channels, size):
 
 def failing(channels, size):
     return Flat(channels * size**2, None)
+
+def of_vectors(length):
+    return Flat(length, 8)
 """
 
 
@@ -221,11 +224,30 @@ def test_a_network_of_ones_own_trains(folder: Path) -> None:
     assert first.facts["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
 
 
+def test_tune_names_no_folder_by_the_path_of_a_file(folder: Path) -> None:
+    """Its results would lie in a folder of that path, or beside the file."""
+    for name in ("./mine.py", str(folder / "mine.py")):
+        assert "/" not in trainable(name, dataset="digits").__name__
+    assert trainable("mixmatch").__name__ == "mixmatch"
+
+
+def test_a_method_and_a_network_of_ones_own_train_on_vectors() -> None:
+    (first, second) = run(small(dataset="digits_vectors", network="net.py:of_vectors"))
+    assert first.facts["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert (first.epoch, second.epoch) == (1, 2) and second.metrics["test", "accuracy"] > 0
+    for trial, sentence in (
+        (small(network="net.py:of_vectors"), "net.py:of_vectors takes vectors, and the data set has images"),
+        (small(dataset="digits_vectors", network="net.py:wide"), "net.py:wide takes images, and the data set has vec"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            list(run(trial))
+
+
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
         ("net.py", "network: net.py must define one function .*, as in 'net.py:narrow': it defines narrow, wide, .*"),
-        ("net.py:thin", "network: net.py has no 'thin': it defines Flat, narrow, wide, widthless, failing"),
+        ("net.py:thin", "network: net.py has no 'thin': it defines Flat, narrow, wide, widthless, failing, of_vectors"),
         ("net.py:widthless", "net.py:widthless must return a torch.nn.Module .* with its `width` .*, not Identity"),
         ("net.py:failing", "net.py:failing builds no network for images of 1 × 8 × 8 .TypeError: .*"),
         ("nowhere.py", r"network: there is no file 'nowhere.py' in \S+"),
