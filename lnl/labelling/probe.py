@@ -21,7 +21,7 @@ from lnl.labelling.folds import stratified
 from lnl.labelling.preparation import TRANSFORMS, principal_components
 from lnl.labelling.problem import Labels, Share, Suspicion, Tell
 
-STEPS = 9  # that `tell` hears of
+STEPS = 8  # that `tell` hears of
 REGRESSION, NEIGHBOURS = 0.7, 0.3  # weights of both log p in the soft rounds
 
 

@@ -108,7 +108,7 @@ class Maximisation:
             right = 0.0
             for label, of_label in self._by_label(p):
                 sums[:, label] = matrix[:, label] * (of_label.T @ (1 / (of_label @ matrix[:, label])))
-                right += sums[label, label]
+                right += float(sums[label, label])
             sums += PSEUDO_COUNT / self.classes
             matrix = sums / sums.sum(1, keepdims=True)
         return matrix, 1 - right / len(p)
