@@ -66,6 +66,15 @@ def test_maximisation_finds_the_transition_of_calibrated_probabilities() -> None
     assert abs(share - (given != true).mean()) < 0.015
 
 
+def test_probabilities_that_were_flattened_are_sharpened_again() -> None:
+    log_p, given, true, matrix = noisy(20_000)
+    for sharpness in (0.5, 1.0, 2.0):
+        found = transition.likeliest_sharpness(log_p / sharpness, given, matrix)
+        assert abs(found / sharpness - 1) < 0.08
+    q = transition.posterior(log_p / 2, given, matrix, transition.likeliest_sharpness(log_p / 2, given, matrix))
+    assert abs(transition.wrong_share(q, given) - (given != true).mean()) < 0.015
+
+
 def test_maximisation_on_a_sample_is_near_that_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     log_p, given, _, _ = noisy(20_000)
     whole = transition.Maximisation(log_p, given, np.random.default_rng(0)).fit()[0]
