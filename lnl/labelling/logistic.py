@@ -26,17 +26,18 @@ def fit(
     penalty: float,
     start: np.ndarray | None = None,
     iterations: int = ITERATIONS,
+    folds: int = FOLDS,
 ) -> np.ndarray:
-    """Weights (d + 1, FOLDS, K), the last row the intercepts; those of a fold are fitted to the images of the others.
+    """Weights (d + 1, folds, K), the last row the intercepts; those of a fold are fitted to the images of the others.
 
     Features (N, d) float32, targets (N, K): one-hot, soft, or a row of zeros for an image that is left out.  Each
     fold's mean cross-entropy plus penalty / 2 times its squared weights is brought down by L-BFGS from `start`,
     preconditioned by the diagonal of the Hessian where all classes are equally likely.
     """
     classes, width = targets.shape[1], features.shape[1]
-    shape = (width + 1, FOLDS, classes)
+    shape = (width + 1, folds, classes)
     mass = targets.sum(1)
-    shares = mass[:, None] * (fold_of[:, None] != np.arange(FOLDS))
+    shares = mass[:, None] * (fold_of[:, None] != np.arange(folds))
     shares = (shares / shares.sum(0).clip(min=1e-12)).astype(np.float32)
     scaled = targets / mass.clip(min=1e-12)[:, None]
     scaled = scaled.astype(np.float32)
@@ -50,9 +51,9 @@ def fit(
         gradient = shrinkage[:, None] * weights
         loss = 0.5 * float((gradient * weights).sum())
         single = weights.astype(np.float32)
-        for rows in blocks(len(features), FOLDS * classes * 8):
+        for rows in blocks(len(features), folds * classes * 8):
             block, share = features[rows], shares[rows][:, :, None]
-            log_p = _log_softmax((block @ single[:-1] + single[-1]).reshape(len(block), FOLDS, classes))
+            log_p = _log_softmax((block @ single[:-1] + single[-1]).reshape(len(block), folds, classes))
             wanted = scaled[rows][:, None, :] * share
             loss -= float(np.vdot(wanted, log_p))
             residual = (np.exp(log_p, out=log_p) * share - wanted).reshape(len(block), -1)
