@@ -75,11 +75,14 @@ def after_reviews(suspicion: Suspicion, positions: np.ndarray, wrong: np.ndarray
     reviewed[positions] = True
     share = _share(suspicion.probability, reviewed, int(np.sum(wrong)), fitted)
     return replace(
-        suspicion, probability=fitted(suspicion.probability), flagged=first(suspicion.score, share.value), wrong=share
+        suspicion,
+        probability=fitted(suspicion.probability),
+        flagged=most_suspect(suspicion.score, share.value),
+        wrong=share,
     )
 
 
-def first(score: np.ndarray, share: float) -> np.ndarray:
+def most_suspect(score: np.ndarray, share: float) -> np.ndarray:
     """Whether a label is among this share of the judged ones, the most suspect first: scores (N,) -> (N,) bool."""
     judged = np.flatnonzero(np.isfinite(score))
     flagged = np.zeros(len(score), dtype=bool)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lnl.labelling.blocks import blocks
-from lnl.labelling.folds import FOLDS
+from lnl.labelling.folds import FOLDS, own_fold
 
 ITERATIONS = 10
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
@@ -42,7 +42,7 @@ def fit(
     scaled = targets / mass.clip(min=1e-12)[:, None]
     scaled = scaled.astype(np.float32)
     spread = (1 - 1 / classes) / classes
-    variance = np.append(features.var(0, dtype=np.float64), 1.0)
+    variance = np.append(np.einsum("nd,nd->d", features, features) / len(features) - features.mean(0) ** 2, 1.0)
     shrinkage = np.append(np.full(width, penalty), 0.0)
     conditioner = (1 / np.sqrt(spread * variance + np.maximum(shrinkage, 1e-12)))[:, None]
 
@@ -84,15 +84,6 @@ def out_of_fold(features: np.ndarray, weights: np.ndarray, fold_of: np.ndarray) 
         logits = (features[rows] @ single[:-1] + single[-1]).reshape(-1, folds, classes)
         result[rows] = own_fold(_log_softmax(logits), fold_of[rows])
     return result
-
-
-def own_fold(log_p: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """What each image's own fold says of it: (N, FOLDS, K) -> (N, K); for images of no fold the normalised mean."""
-    own = np.take_along_axis(log_p, fold_of.clip(min=0)[:, None, None], axis=1)[:, 0]
-    none = fold_of < 0
-    if none.any():
-        own[none] = _log_softmax(log_p[none].mean(1))
-    return own
 
 
 def walk(
