@@ -8,6 +8,7 @@ A command that a test kills is started with `subprocess`, which tells the number
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import runpy
@@ -15,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
@@ -26,7 +26,6 @@ WITHOUT_RAY = str(ROOT / "tests" / "without_ray.py")  # a script that runs the s
 PACKAGES = ("lnl", "analysis")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.preloaded"])
-STARTING = threading.Lock()
 
 
 def run_script(
@@ -47,17 +46,17 @@ def run_script(
         return subprocess.CompletedProcess(list(arguments), process.exitcode, *texts)
 
 
+@functools.cache
 def _start_server() -> None:
-    """Start the process from which others are forked, unless it runs: it is to find this repository from any folder."""
-    with STARTING:
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
-        try:
-            forkserver.ensure_running()
-        finally:
-            del os.environ["PYTHONPATH"]
-            if before is not None:
-                os.environ["PYTHONPATH"] = before
+    """Start the process from which others are forked, once: it is to find this repository from any folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def run_command(

@@ -18,10 +18,9 @@ pytestmark = pytest.mark.long
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-small = dict(object_store_memory=100_000_000)
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **small))
-for _ in range(2):
-    cluster.add_node(num_cpus=1, num_gpus=1, **small)
+node = dict(num_cpus=1, num_gpus=1, object_store_memory=100_000_000)
+cluster = Cluster(initialize_head=True, head_node_args=dict(include_dashboard=False, **node))
+cluster.add_node(**node)
 cluster.wait_for_nodes()
 print(cluster.address, flush=True)
 sys.stdin.read()
