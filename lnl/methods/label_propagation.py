@@ -142,9 +142,10 @@ class Method:
 
     def _beside_labelled(self, features: Tensor) -> Tensor:
         """Labels that spread from the labelled images to these, (B, D) -> (B, K), over a graph of the two."""
-        unknown = features.new_zeros(len(features), self.task.classes + 1)
         matrix = self.joined(torch.cat([self.bank, features]))
-        start, kept = torch.cat([self.start, unknown[:, 1:]]), torch.cat([self.kept, unknown[:, :1]])
+        start = torch.cat([self.start, features.new_zeros(len(features), self.task.classes)])
+        share = 1 - self.config.alpha if self.config.clamp == "soft" else 0.0
+        kept = torch.cat([self.kept, features.new_full((len(features), 1), share)])
         scores = start
         for _ in range(self.task.epochs * self.config.iterations):
             _, scores = graph.propagate(matrix, scores, start, kept)
