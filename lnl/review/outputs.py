@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -35,6 +36,15 @@ Kind = Literal["errors", "propagate", "next"]
 TABLES: dict[Kind, str] = {"errors": "errors", "propagate": "labels", "next": "next"}
 ABOUT = "about.json"
 BETWEEN = ";"  # the entries of one cell of a .csv file
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Reviewed labels, compared with what was expected of them."""
+
+    count: int
+    wrong: int
+    expected: float  # how many wrong ones, by their probabilities
 
 
 class About(BaseModel, frozen=True, extra="forbid"):
@@ -62,8 +72,8 @@ class About(BaseModel, frozen=True, extra="forbid"):
     """those with a given label"""
     wrong: Share | None = None
     """errors: the estimated share of wrong labels among these"""
-    reviewed: int = 0
-    """errors: labels that people had decided when probabilities were calibrated"""
+    checked: Checked | None = None
+    """errors: the reviewed labels on which probabilities were calibrated"""
     budget: int | None = None
     """errors: how many labels are to be looked at"""
     confidence: float | None = None
@@ -183,4 +193,4 @@ def prepare(out: Path, kind: Kind, images: str) -> None:
         )
 
 
-OURS = ("features.npy", "features.json")  # what an interrupted job leaves for the next one
+OURS = ("features.npy", "features.json", "index.html", "images")  # what an interrupted job leaves for the next one

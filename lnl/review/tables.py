@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import torch
 
 from lnl.functional import graph
 from lnl.labelling.problem import Suspicion, Tell
+from lnl.review.images import ImageSet
 from lnl.review.items import Items
-from lnl.review.outputs import named
+from lnl.review.outputs import About, named
+from lnl.review.page import Review
 
 NEIGHBOURS = 5  # that are evidence for or against a label
 
@@ -33,15 +37,11 @@ def ranking(scores: np.ndarray) -> Ranking:
     return Ranking(order, np.where(np.isneginf(scores), 0, ranks))
 
 
-def expected_errors(probabilities: np.ndarray, ranks: np.ndarray, first: int) -> float:
-    """How many wrong labels to expect among the first of a ranking, by the probabilities of an error (N,)."""
-    return float(probabilities[(ranks > 0) & (ranks <= first)].sum())
-
-
 def nearest_others(features: np.ndarray, tell: Tell) -> np.ndarray:
     """The `NEIGHBOURS` nearest other images of each, by cosine, the nearest first: (N, D) -> (N, k)."""
-    tell(0, len(features))
-    return graph.nearest(torch.from_numpy(features), min(NEIGHBOURS, len(features) - 1))[1].numpy()
+    found = graph.nearest(torch.from_numpy(features), min(NEIGHBOURS, len(features) - 1))[1].numpy()
+    tell(len(features), len(features))
+    return found
 
 
 def errors_table(items: Items, given: np.ndarray, suspicion: Suspicion, neighbours: np.ndarray) -> pa.Table:
@@ -99,6 +99,35 @@ def next_table(
             **_evidence(neighbours, given, items.class_names),
         }
     )
+
+
+def review_of(about: About, table: pa.Table, images: ImageSet, facts: tuple[str, ...]) -> Review:
+    """What the page shows of a table: of errors only the rows with a given label."""
+    if about.kind == "errors":
+        table = table.filter(pyarrow.compute.is_valid(table["rank"]))
+    numbers = {name: number for number, name in enumerate(about.class_names)}
+
+    def classes(texts: pa.ChunkedArray) -> np.ndarray:
+        return np.array([numbers.get(text, -1) for text in texts.to_pylist()], np.int64)
+
+    width = len(table["neighbours"][0]) if len(table) else 0
+    return Review(
+        title=f"{Path(about.images).name}: {', '.join(about.columns)}",
+        facts=facts,
+        class_names=about.class_names,
+        index=table["index"].to_numpy(),
+        files=table["file"].to_pylist(),
+        given=classes(table["given"]),
+        proposed=classes(table["proposed"]),
+        probability=table["probability"].cast(pa.float64()).to_numpy(zero_copy_only=False),
+        neighbours=_flat(table["neighbours"]).to_numpy().reshape(-1, width),
+        neighbour_labels=classes(_flat(table["neighbour_labels"])).reshape(-1, width),
+        images=None if images.are_vectors else images,
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pyarrow.compute.list_flatten(column)
 
 
 def _images(items: Items) -> dict[str, pa.Array]:
