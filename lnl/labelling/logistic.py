@@ -15,8 +15,8 @@ from lnl.labelling.blocks import blocks
 from lnl.labelling.folds import FOLDS
 
 ITERATIONS = 10
-PENALTIES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
-FIRST_PENALTY = 2  # its place in `PENALTIES`
+PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+FIRST_PENALTY = 5  # its place in `PENALTIES`
 
 
 def fit(

@@ -6,7 +6,9 @@
    transition matrix, mixed with the mean target of each image's neighbours.
 
 The same folds serve all rounds.  A label's score is the posterior that it is wrong, by a transition matrix that
-expectation maximisation finds on the last round's probabilities.
+expectation maximisation finds on the last round's probabilities.  Its probability of an error is that of the confident
+transition on the round's probabilities as they are, which holds for the most suspect labels; the share of wrong labels
+is that of the probabilities sharpened until the given labels are likeliest, which holds for all labels together.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from lnl.labelling.folds import stratified
 from lnl.labelling.preparation import TRANSFORMS, principal_components
 from lnl.labelling.problem import Labels, Share, Suspicion, Tell
 
-STEPS = 9  # that `tell` hears of
+STEPS = 8  # that `tell` hears of
 REGRESSION, NEIGHBOURS = 0.7, 0.3  # weights of both log p in the soft rounds
 
 
@@ -119,10 +121,12 @@ def _judged(rounds: _Rounds, labels: Labels, generator: np.random.Generator) -> 
     log_p = rounds.last[labelled]
     own = np.arange(len(labelled)), given
 
-    by_joint = transition.posterior(log_p, given, transition.confident_transition(log_p, given))
-    value = transition.wrong_share(by_joint, given)
+    matrix = transition.confident_transition(log_p, given)
+    by_joint = transition.posterior(log_p, given, matrix)
+    likeliest = transition.likeliest_sharpness(log_p, given, matrix)
+    value = transition.wrong_share(transition.posterior(log_p, given, matrix, likeliest), given)
     maximisation = transition.Maximisation(log_p, given, generator)
-    sharpness = maximisation.sharpness_for(value)
+    sharpness = maximisation.sharpness_for(transition.wrong_share(by_joint, given))
     q = transition.posterior(log_p, given, maximisation.fit(sharpness)[0], sharpness)
     low = transition.Maximisation(rounds.first[labelled], given, generator).fit()[1]
     high = transition.confident_share(log_p, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 NEIGHBOURS = 50
@@ -17,19 +18,23 @@ def nearest_references(features: np.ndarray, references: np.ndarray, k: int) -> 
 
     Features (N, d), references (R,) indices of images -> (N, k) float32, (N, k) int64.
     """
-    bank = normalize(torch.from_numpy(features[references]), dim=1).T.contiguous()
+    bank = _unit(features[references]).T.contiguous()
     place = np.full(len(features), -1)
     place[references] = np.arange(len(references))
     cosines = np.empty((len(features), k), dtype=np.float32)
     neighbours = np.empty((len(features), k), dtype=np.int64)
     for start in range(0, len(features), QUERIES):
         rows = slice(start, start + QUERIES)
-        similarity = normalize(torch.from_numpy(features[rows]), dim=1) @ bank
+        similarity = _unit(features[rows]) @ bank
         own = np.flatnonzero(place[rows] >= 0)
         similarity[own, place[rows][own]] = -torch.inf
         values, index = similarity.topk(k)
         cosines[rows], neighbours[rows] = values.numpy(), references[index.numpy()]
     return cosines, neighbours
+
+
+def _unit(features: np.ndarray) -> Tensor:
+    return normalize(torch.from_numpy(np.array(features, dtype=np.float32)), dim=1)
 
 
 def neighbour_average(cosines: np.ndarray, neighbours: np.ndarray, targets: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 EM_STEPS = 30
 PSEUDO_COUNT = 10  # images of each true class, spread evenly over the labels, that are added to what was counted
+RARE = 1e-12  # least probability of a transition
 SHARPNESS = (0.3, 4.0)  # least and largest exponent b
 BISECTIONS = 10
 FITTED_ON = 50_000  # images, at most, for T and b
@@ -71,11 +74,26 @@ def posterior(log_p: np.ndarray, given: np.ndarray, matrix: np.ndarray, sharpnes
 
     log p (N, K), labels (N,), T (K, K) -> (N, K) float64.
     """
-    log_q = sharpness * log_p.astype(np.float64) + np.log(matrix.T[given].clip(min=1e-12))
+    log_q = sharpness * log_p.astype(np.float64) + np.log(matrix.T[given].clip(min=RARE))
     log_q -= log_q.max(1, keepdims=True)
     q = np.exp(log_q, out=log_q)
     q /= q.sum(1, keepdims=True)
     return q
+
+
+def likeliest_sharpness(log_p: np.ndarray, given: np.ndarray, matrix: np.ndarray) -> float:
+    """The exponent b under which the given labels are likeliest, by p^b T: probabilities fitted to soft targets are
+    less sure than they could be.
+
+    log p (N, K), labels (N,), T (K, K).
+    """
+    column = matrix.T[given].clip(min=RARE)
+
+    def loss(log_sharpness: float) -> float:
+        p = np.exp(log_softmax(np.exp(log_sharpness) * log_p.astype(np.float64), axis=1))
+        return -float(np.log((p * column).sum(1)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(SHARPNESS), method="bounded", options={"xatol": 0.01}).x))
 
 
 def wrong_share(q: np.ndarray, given: np.ndarray) -> float:
@@ -108,7 +126,7 @@ class Maximisation:
             right = 0.0
             for label, of_label in self._by_label(p):
                 sums[:, label] = matrix[:, label] * (of_label.T @ (1 / (of_label @ matrix[:, label])))
-                right += sums[label, label]
+                right += float(sums[label, label])
             sums += PSEUDO_COUNT / self.classes
             matrix = sums / sums.sum(1, keepdims=True)
         return matrix, 1 - right / len(p)
