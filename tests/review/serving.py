@@ -51,7 +51,7 @@ def main(folder: str, port: str, kind: str) -> None:
     """Serve; of the kind `dies`, be killed once half of a decision is written."""
     if kind == "dies":
         decisions._append = _write_half_and_die
-    serve(review(), Path(folder), int(port), "ada", lambda text: print(text, flush=True))
+    serve(review(), Path(folder), int(port), "ada")
 
 
 if __name__ == "__main__":

@@ -122,17 +122,17 @@ def test_a_file_keeps_decisions_in_the_browser_and_exports_them(tmp_path, visit)
     expect(page.locator("#counts")).to_have_text(COUNTS)
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 32)")
     exported = {}
-    for button, name in (("export-lines", "decisions.jsonl"), ("export-csv", "decisions.csv")):
+    for button, name in (("export-json", "decisions.json"), ("export-csv", "decisions.csv")):
         with page.expect_download() as download:
             page.click(f"#{button}")
         assert download.value.suggested_filename == name
         exported[name] = Path(download.value.path()).read_text(encoding="utf-8")
-    (tmp_path / decisions.FILE_NAME).write_text(exported["decisions.jsonl"], encoding="utf-8")
-    assert standing(tmp_path) == EXPECTED and decisions.read(tmp_path).problems == ()
+    made = [Decision.model_validate(each) for each in json.loads(exported["decisions.json"])]
+    assert {each.file: (each.action, each.label) for each in made} == EXPECTED
     rows = list(csv.DictReader(exported["decisions.csv"].splitlines()))
     assert {row["file"]: (row["action"], row["label"] or None) for row in rows} == EXPECTED
     assert list(rows[0]) == list(Decision.model_fields) and {row["reviewer"] for row in rows} == {"Grace Ö"}
-    assert {line.name for line in tmp_path.iterdir()} == {"index.html", "images", decisions.FILE_NAME}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "images"}
 
 
 @contextlib.contextmanager
@@ -315,6 +315,7 @@ def test_fifty_thousand_rows_scroll(tmp_path, visit):
 def test_images_are_grouped_by_given_and_proposed_class(tmp_path, visit):
     with served(review(10), tmp_path) as address:
         page = visit(address)
+        page.focus("#order")
         page.select_option("#order", "pair")
         expect(page.locator(".pair b")).to_have_text(["cat → dog", "dog → owl", "owl → cat"])
         expect(page.locator(".pair small").first).to_have_text("4 images, 0 reviewed")
@@ -371,17 +372,22 @@ def test_what_was_found_is_said_against_what_was_expected(tmp_path, visit):
 
 def test_images_without_a_label_or_a_picture(tmp_path, visit):
     """As `lnl label next` has them, and features."""
-    none = np.full(4, -1)
-    shown = dataclasses.replace(review(4), given=none, probability=np.full(4, np.nan), images=None)
+    none, proposed = np.full(4, -1), np.array([1, 2, -1, -1])
+    shown = dataclasses.replace(review(4), given=none, proposed=proposed, images=None)
     with served(shown, tmp_path) as address:
         page = visit(address)
         expect(page.locator("#keep")).to_be_disabled()
         expect(page.locator("#picture")).to_have_text("no image: only features")
         expect(page.locator("#change")).to_contain_text("Label as dog")
+        expect(page.locator("#doubt")).to_have_text("90 % likely to be right")
         press(page, "kc3")
+        expect(page.locator("#change")).to_be_disabled()
+        expect(page.locator("#found")).to_have_text("2 labelled, 0 skipped.")
+        press(page, "c1")
         expect(page.locator("#state")).to_have_text("saved")
-        expect(page.locator("#found")).to_have_text("0 kept, 2 changed, 0 skipped.")
-    assert standing(tmp_path) == {"pets/0.png": ("change", "dog"), "pets/1.png": ("change", "owl")}
+    assert standing(tmp_path) == {
+        "pets/0.png": ("change", "dog"), "pets/1.png": ("change", "owl"), "pets/2.png": ("change", "cat"),
+    }  # fmt: skip
 
 
 OUTSIDE = """() => [...document.querySelectorAll("body *")]
