@@ -10,6 +10,7 @@
     chunk.remove();
   }
   const total = rows.index.length;
+  const hasLabels = rows.given.some(label => label >= 0);
   const rowOf = new Map(rows.index.map((index, row) => [index, row]));
   const rowOfFile = new Map(rows.file.map((file, row) => [file, row]));
   const name = label => label < 0 ? "none" : classes[label];
@@ -217,7 +218,7 @@
   const drawn = new Map();  // entry -> its element, and how to renew it
 
   const pairOf = row => rows.given[row] * (classes.length + 1) + rows.proposed[row];
-  const pairName = row => `${rows.given[row] < 0 ? "" : `${name(rows.given[row])} → `}${name(rows.proposed[row])}`;
+  const pairName = row => `${rows.given[row] < 0 ? "" : `${name(rows.given[row])} → `}${rows.proposed[row] < 0 ? "no proposal" : name(rows.proposed[row])}`;
 
   const SHOWN = {
     all: () => true,
@@ -303,6 +304,7 @@
     const found = result(index);
     if (unsaved.some(decision => decision.index === index)) return ["… not saved", "unsaved"];
     if (found.isConflict) return ["⚠ differ", "conflict"];
+    if (found.label !== null && given === null) return ["✓ labelled", "changed"];
     if (found.label !== null) return found.label === given ? ["✓ kept", "kept"] : ["→ changed", "changed"];
     return found.isSkipped ? ["– skipped", "skipped"] : ["", ""];
   }
@@ -350,8 +352,11 @@
     renderImage(entries[entry]);
     refresh();
     const next = nextOpen(entry + 1);
-    if (next >= 0 && settings.has_images) {
-      const source = address(rows.index[entries[next]]);
+    if (next >= 0 && settings.has_images) fetchAhead(entries[next]);
+  }
+  function fetchAhead(row) {
+    for (const index of [rows.index[row], ...rows.neighbours[row]]) {
+      const source = index < 0 ? null : address(index);
       if (source) new Image().src = source;
     }
   }
@@ -371,15 +376,19 @@
     element("proposed").textContent = name(rows.proposed[row]);
     const share = rows.probability[row];
     element("doubt").hidden = share === null;
-    element("doubt").querySelector("span").textContent = share === null ? "" : `${percent(share)} likely to be wrong`;
+    const hasLabel = rows.given[row] >= 0, hasProposal = rows.proposed[row] >= 0;
+    const claim = hasLabel ? "likely to be wrong" : "likely to be right";
+    element("doubt").querySelector("span").textContent = share === null ? "" : `${percent(share)} ${claim}`;
+    element("doubt").className = `doubt ${hasLabel ? "" : "of-proposal"}`;
     element("doubt").querySelector("i").style.width = `${100 * (share ?? 0)}%`;
-    const hasLabel = rows.given[row] >= 0;
     element("keep").disabled = !hasLabel;
     element("keep").querySelector("span").textContent = hasLabel ? `Keep ${name(rows.given[row])}` : "No label to keep";
-    element("change").querySelector("span").textContent = `${hasLabel ? "Change to" : "Label as"} ${name(rows.proposed[row])}`;
+    element("change").disabled = !hasProposal;
+    element("change").querySelector("span").textContent = hasProposal ? `${hasLabel ? "Change to" : "Label as"} ${name(rows.proposed[row])}` : "No class proposed";
     element("picture").replaceWith(Object.assign(settings.has_images ? pictureOf(index, rows.file[row]) : make("div", { className: "picture", textContent: "no image: only features" }), { id: "picture" }));
     renderNeighbours(row);
     element("work").scrollTop = 0;
+    window.scrollTo(0, 0);
   }
   function renderNeighbours(row) {
     const near = rows.neighbours[row].map((index, i) => ({ index, label: rows.neighbour_labels[row][i] })).filter(({ index }) => index >= 0);
@@ -387,6 +396,7 @@
     const count = label => near.filter(neighbour => neighbour.label === label && label >= 0).length;
     const parts = [[rows.proposed[row], "as proposed"], [rows.given[row], "as given"]].filter(([label]) => label >= 0);
     const votes = label => count(label) > 1 ? `${count(label)} are` : count(label) ? "1 is" : "none is";
+    element("votes").hidden = !parts.length;
     element("votes").textContent = `Of the ${near.length} nearest, ${parts.map(([label, how]) => `${votes(label)} labelled ${name(label)}, ${how}`).join("; ")}.`;
     element("neighbours").replaceChildren(...near.map(({ index, label }) => {
       const kind = label < 0 ? "" : label === rows.given[row] ? "as-given" : label === rows.proposed[row] ? "as-proposed" : "";
@@ -450,7 +460,8 @@
   const ENOUGH = 20;  // reviews from which a difference is spoken of
   function renderFound() {
     const found = reviewed(), n = found.wrong.length;
-    const words = [`${number(found.kept)} kept`, `${number(found.changed)} changed`, `${number(found.skipped)} skipped`];
+    const words = hasLabels ? [`${number(found.kept)} kept`, `${number(found.changed)} changed`] : [`${number(found.changed)} labelled`];
+    words.push(`${number(found.skipped)} skipped`);
     if (found.conflicts) words.push(`reviewers differ on ${number(found.conflicts)}`);
     element("found").textContent = `${words.join(", ")}.`;
     element("bins").hidden = !n;
@@ -490,7 +501,7 @@
     const open = next >= 0 ? next : nextOpen(0);
     open >= 0 ? show(open) : refresh();
   }
-  const choose = label => say(label === rows.given[entries[at]] ? "keep" : "change", classes[label]);
+  const choose = label => label >= 0 && say(label === rows.given[entries[at]] ? "keep" : "change", classes[label]);
   function undo() {
     if (!past.length || !hasName()) return;
     const { index, before } = past.at(-1), row = rowOf.get(index);
@@ -580,10 +591,10 @@
     make("a", { href: url, download: fileName }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   }
-  const asLine = decision => JSON.stringify(Object.fromEntries(FIELDS.map(field => [field, decision[field]]))) + "\n";
+  const plain = decision => Object.fromEntries(FIELDS.map(field => [field, decision[field]]));
   const cell = value => value === null ? "" : /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
   const asRow = values => values.map(cell).join(",") + "\r\n";
-  function exportLines() { download("decisions.jsonl", "application/x-ndjson", standingDecisions().map(asLine).join("")); }
+  function exportJson() { download("decisions.json", "application/json", JSON.stringify(standingDecisions().map(plain), null, 1)); }
   function exportCsv() {
     const lines = standingDecisions().map(decision => asRow(FIELDS.map(field => decision[field])));
     download("decisions.csv", "text/csv", asRow(FIELDS) + lines.join(""));
@@ -626,12 +637,16 @@
     const click = (id, action) => element(id).addEventListener("click", action);
     for (const [id, key] of [["keep", "k"], ["change", "c"], ["skip", "s"], ["undo", "u"], ["other", "/"]]) click(id, ACTIONS[key]);
     click("again", () => remote.pump());
-    click("export-lines", exportLines);
+    click("export-json", exportJson);
     click("export-csv", exportCsv);
-    for (const id of ["by-given", "by-proposed", "by-state", "order"]) element(id).addEventListener("change", choice);
+    for (const id of ["by-given", "by-proposed", "by-state", "order"]) {
+      element(id).addEventListener("change", () => { element(id).blur(); choice(); });  // keys decide again
+    }
     element("by-file").addEventListener("input", choice);
     element("reviewer").addEventListener("change", rename);
-    element("reviewer").addEventListener("keydown", event => { if (event.key === "Enter") element("reviewer").blur(); });
+    for (const id of ["by-file", "reviewer"]) {
+      element(id).addEventListener("keydown", event => { if (["Enter", "Escape"].includes(event.key)) element(id).blur(); });
+    }
     element("search").addEventListener("input", offer);
     element("search").addEventListener("keydown", search);
     element("list").addEventListener("scroll", () => requestAnimationFrame(scroll));
@@ -642,7 +657,7 @@
   reviewer = element("reviewer").value = attempt(() => window.localStorage.getItem(NAME), null) || server?.reviewer || "";
   element("kept").textContent = server
     ? "Every decision is on the server's disk, in decisions.jsonl, before the next is sent."
-    : "This page is a file: decisions stay in this browser until you export them. Put decisions.jsonl beside this page to use them.";
+    : "This page is a file: decisions stay in this browser until you export them. `lnl label import` reads both files.";
   fillChoices();
   listen();
   store.start();

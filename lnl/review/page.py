@@ -49,7 +49,8 @@ class Review:
     files: Sequence[str]  # (R,) names
     given: np.ndarray  # (R,) int64
     proposed: np.ndarray  # (R,) int64
-    probability: np.ndarray  # (R,) float64 of an error, NaN where it is not known
+    # (R,) float64, of an error, or where there is no given label of the proposal; NaN where it is not known.
+    probability: np.ndarray
     neighbours: np.ndarray  # (R, k) int64, indexes of the nearest images, -1 for none
     neighbour_labels: np.ndarray  # (R, k) int64, the classes that these were given
     images: Images | None  # None: there are only features

@@ -30,7 +30,7 @@ from lnl.storage.objects import StorageError
 
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")  # by which a browser on this machine may call it, on any port: one may be forwarded
-KEY_NAME = ".review-key"
+KEY_NAME = f".review-key-{os.getuid()}"  # each user of a shared folder has one
 LARGEST_REQUEST = 2**16  # bytes
 CACHED = 1_000  # thumbnails
 
@@ -50,7 +50,12 @@ class Answer(BaseModel):
     reviewer: str
 
 
-def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable[[str], None] = print) -> None:
+def tell_now(text: str) -> None:
+    """Print, into a pipe too before the server waits."""
+    print(text, flush=True)
+
+
+def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable[[str], None] = tell_now) -> None:
     """Serve the page until Ctrl-C, and keep decisions in the folder.  `port` 0: any that is free.
 
     Raises `AddressError` where the port is taken, `StorageError` where the folder cannot be written.
@@ -58,7 +63,10 @@ def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable
     key = folder_key(folder)
     for problem in decisions.read(folder).problems:
         tell(f"warning: {problem}")
-    asyncio.run(_serve(application(review, folder, key, reviewer), port, key, tell))
+    try:
+        asyncio.run(_serve(application(review, folder, key, reviewer), port, key, tell))
+    except KeyboardInterrupt:
+        tell(f"Decisions are in {shown(folder / decisions.FILE_NAME)}.")
 
 
 async def _serve(app: web.Application, port: int, key: str, tell: Callable[[str], None]) -> None:
