@@ -66,6 +66,13 @@ def nearest(features: Tensor, k: int, self_loops: bool = False, tell: Tell | Non
     return torch.cat(cosines), torch.cat(neighbours)
 
 
+def nearest_to(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines and indices of each query's k nearest in the bank: (N, D), (Q, D) -> (Q, k), (Q, k)."""
+    with torch.autocast(bank.device.type, enabled=False):
+        found = list(_searched(bank, queries, k, themselves=True))
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([index for _, index in found])
+
+
 def _searched(bank: Tensor, queries: Tensor, k: int, themselves: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Cosines and indices of the k nearest in the bank (N, D), some of the queries (Q, D) at a time: (q, k), (q, k).
 
@@ -116,10 +123,15 @@ def adjacency(features: Tensor, k: int, temperature: float, self_loops: bool = F
 
     (N, D) -> (N, N), sparse and float64: in float32 the weights would vanish at T = 0.01 from a cosine of 0.12 down.
     """
-    cosines, neighbours = nearest(features, k, self_loops)
-    rows = torch.arange(len(features), device=features.device).repeat_interleave(k)
+    return joined(*nearest(features, k, self_loops), temperature)
+
+
+def joined(cosines: Tensor, neighbours: Tensor, temperature: float) -> Tensor:
+    """The same of neighbours that are known: cosines and indices (N, k) -> (N, N) sparse and float64."""
+    nodes, k = neighbours.shape
+    rows = torch.arange(nodes, device=neighbours.device).repeat_interleave(k)
     weights = ((cosines.double() - 1) / temperature).exp().flatten()
-    return _sparse(torch.stack([rows, neighbours.flatten()]), weights, len(features))
+    return _sparse(torch.stack([rows, neighbours.flatten()]), weights, nodes)
 
 
 def symmetrised(adjacency: Tensor, how: Symmetrise) -> Tensor:
@@ -135,14 +147,12 @@ def symmetrised(adjacency: Tensor, how: Symmetrise) -> Tensor:
     edges, edge_of, count = both.unique(return_inverse=True, return_counts=True)
     weights = adjacency.values().repeat(2)
     reduce = {"mean": "sum", "max": "amax", "mutual": "amin"}[how]
-    joined = torch.zeros_like(edges, dtype=weights.dtype).scatter_reduce(
-        0, edge_of, weights, reduce, include_self=False
-    )
+    one = torch.zeros_like(edges, dtype=weights.dtype).scatter_reduce(0, edge_of, weights, reduce, include_self=False)
     if how == "mean":
-        joined = joined / 2
+        one = one / 2
     if how == "mutual":
-        edges, joined = edges[count == 2], joined[count == 2]
-    return _sparse(torch.stack([edges // nodes, edges % nodes]), joined, nodes)
+        edges, one = edges[count == 2], one[count == 2]
+    return _sparse(torch.stack([edges // nodes, edges % nodes]), one, nodes)
 
 
 def normalised(adjacency: Tensor, how: Normalisation) -> Tensor:

@@ -171,3 +171,11 @@ def test_neighbours_refuse_what_belongs_to_spreading():
     for change in ({"clamp": "hard"}, {"iterations": 2}):
         with pytest.raises(ValueError, match="mode 'neighbours' spreads no labels: leave clamp and iterations"):
             Config(mode="neighbours", **change)
+
+
+@pytest.mark.parametrize("method", ["label_propagation", "supervised", "mixmatch"])
+def test_few_random_labels_may_miss_classes(trial, method):
+    few = trial.override({"method": method, "labels": 4, "labels_drawn": "random", "epochs": 2, "steps": 1})
+    rows = list(run(few))
+    assert all(row.metrics["test", "accuracy"] < 0.6 for row in rows)
+    assert rows[-1].metrics["test", "accuracy"] > 0
