@@ -34,8 +34,10 @@ def run(options: argparse.Namespace) -> int:
     if above is not None and not 0 < above <= 1:
         raise UsageError(f"--accept-above is {above:g}: give a probability, above 0 and at most 1.")
     about, table = outputs.read_table(options.out)
-    if about.kind != "errors":
-        raise UsageError(f"{options.out} is of `lnl label {about.kind}`: only labels that were judged are corrected.")
+    if about.kind == "propagate":
+        raise UsageError(f"{options.out} is of `lnl label propagate`: its labels.csv has the labels already.")
+    if about.kind == "next" and above is not None:
+        raise UsageError("--accept-above belongs to `lnl label errors`: what to label next has no label to be wrong.")
     reading = decisions.read(options.out)
     made = exchange.corrected(about, table, reading.decisions, options.reviewer, above)
     outputs.write_plain(options.to, made.table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def add_flags(parser: argparse.ArgumentParser, labels: str) -> None:
     )
     group.add_argument("--network", metavar="NAME", help="a pre-trained network, by its name or as FILE.py")
     group.add_argument("--weights", metavar="FILE", help="its state dict or .safetensors file, or imagenet")
+    group.add_argument("--trial", metavar="RESULTS/ID", help="take the trained network of this trial")
     group.add_argument("--resize", type=int, metavar="PX", help="pixels per side that the network sees")
     group.add_argument("--simclr-steps", type=int, default=300, metavar="N", help="how long SimCLR is trained")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result is written (default: by the images)")
@@ -47,8 +49,9 @@ def asked_for(options: argparse.Namespace) -> Asked:
     from lnl.review.features import Choice
     from lnl.review.items import Asked
 
-    if options.features and (options.network or options.weights):
-        raise UsageError("Give --features of your own, or a --network with its --weights, not both.")
+    named = [bool(options.features), options.network is not None, options.trial is not None]
+    if sum(named) > 1:
+        raise UsageError("Give --features of your own, a --network with its --weights, or a --trial: one of them.")
     if options.weights and not options.network:
         raise UsageError(f"--weights {options.weights} belong to a network: name it with --network.")
     if options.simclr_steps < 1:
@@ -57,6 +60,7 @@ def asked_for(options: argparse.Namespace) -> Asked:
         tuple(options.features),
         options.network,
         options.weights,
+        options.trial,
         options.resize,
         options.simclr_steps,
         options.device,
@@ -97,6 +101,15 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 def part_of(tell: Callable[[str, int, int], None], what: str) -> Tell:
     """Progress of one part of the work."""
     return lambda done, of: tell(what, done, of)
+
+
+def with_one_column(items: Items) -> Items:
+    """The same images with one label each: of several annotators their consensus."""
+    from lnl.review.crowd import CONSENSUS, crowd_of
+
+    if len(items.columns) == 1:
+        return items
+    return replace(items, columns={CONSENSUS: crowd_of(items.columns, items.class_names).given})
 
 
 def about(kind: Kind, judge: str, items: Items, options: argparse.Namespace, labelled: int) -> About:

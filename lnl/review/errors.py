@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lnl.functional import neighbours
 from lnl.labelling.calibration import after_reviews
 from lnl.labelling.problem import Detector, Labels, Suspicion
 from lnl.review import crowd, decisions, outputs, page, tables
@@ -40,13 +41,13 @@ def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> 
     given = of_crowd.given if of_crowd else next(iter(items.columns.values()))
     labels = Labels(items.features, given, len(items.class_names))
     suspicion = detector(labels, seed, lambda done, of: tell("judging", done, of))
-    neighbours = tables.nearest_others(items.features, lambda done, of: tell("neighbours", done, of))
-    table = tables.errors_table(items, given, suspicion, neighbours)
+    found = neighbours.find(items.features, tables.NEIGHBOURS, seed, lambda done, of: tell("neighbours", done, of))
+    table = tables.errors_table(items, given, suspicion, found.index.numpy())
     reading = decisions.read(out)
     decided = reviewed(table, reading.decisions)
     if decided.checked:
         suspicion = after_reviews(suspicion, decided.index, decided.wrong)
-        table = tables.errors_table(items, given, suspicion, neighbours)
+        table = tables.errors_table(items, given, suspicion, found.index.numpy())
     return Found(given, of_crowd, suspicion, decided.checked, (*reading.problems, *decided.problems), table)
 
 
@@ -65,11 +66,12 @@ def reviewed(table: pa.Table, decided: Iterable[Decision], since: datetime | Non
 
     A decision belongs to the image of its file, wherever that stands now.
     """
-    columns = (table[name].to_pylist() for name in ("file", "index", "given", "probability"))
+    standings = decisions.current(decided)
+    columns = (table[name].to_pylist() for name in ("file", "index", "given", "probability")) if standings else ()
     rows = {file: row for file, *row in zip(*columns, strict=True)}
     found: list[tuple[int, bool, float]] = []
     gone = conflicts = 0
-    for file, standing in decisions.current(decided).items():
+    for file, standing in standings.items():
         if since is not None and standing.decisions[-1].at <= since:
             continue
         gone += file not in rows
@@ -142,4 +144,6 @@ def write(out: Path, about: About, found: Found, items: Items, tell: Tell) -> Pa
 def facts(about: About, table: pa.Table, decided: Sequence[Decision] = ()) -> tuple[str, ...]:
     """The sentences that stand on the page."""
     basis = f"{about.count:,} images, labels: {', '.join(about.columns)}; judged by {about.judge} on {about.features}."
+    if about.kind != "errors":
+        return (basis.replace("judged", "chosen"), *about.remarks)
     return (basis, *sentences(about, table, decided), expectation(about, table), *about.remarks)

@@ -80,6 +80,11 @@ def open_images(source: str, root: Path | None = None) -> ImageSet:
         return _in_folder(source, path)
     if path.suffix in TABLES:
         return _in_table(source, path)
+    if path.suffix != ".npz" and source not in data.names():
+        raise DataError(
+            f"There is no folder, table or data set '{printable(source)}': name one of yours, or one of "
+            f"{', '.join(data.names())}."
+        )
     return _of_dataset(f"npz:{source}" if path.suffix == ".npz" else source, root)
 
 

@@ -4,7 +4,7 @@
 |--|--|--|
 | errors | `errors` | given labels, the most suspect first |
 | propagate | `labels` | a label for every image, empty where none is sure enough |
-| next | `next` | the images to label next, the most useful first |
+| next | `next` | the images to label next, first and with a rank; the `.csv` file has these alone |
 
 Each table is a `.parquet` file and a `.csv` file of the same name.  Classes stand there by name, and an empty cell, or
 null, is no label.
@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from pydantic import BaseModel, ValidationError
@@ -113,6 +114,8 @@ def write_table(out: Path, kind: Kind, table: pa.Table) -> None:
     """Write the table of a job as .parquet and as .csv, whose cells join lists by semicolons."""
     path = out / f"{TABLES[kind]}.parquet"
     write_atomically(path, partial(pyarrow.parquet.write_table, table))
+    if kind == "next":  # the others are in the .parquet file alone
+        table = table.filter(pyarrow.compute.is_valid(table["rank"]))
     flat = pa.table({name: _flat(column) for name, column in zip(table.column_names, table.columns, strict=True)})
     write_csv(path.with_suffix(".csv"), flat)
 
@@ -193,4 +196,10 @@ def prepare(out: Path, kind: Kind, images: str) -> None:
         )
 
 
-OURS = ("features.npy", "features.json", "index.html", "images")  # what an interrupted job leaves for the next one
+OURS = (
+    "features.npy",
+    "features.json",
+    "rounds.npz",
+    "index.html",
+    "images",
+)  # what an interrupted job leaves for the next one

@@ -131,7 +131,7 @@ def test_what_is_no_set_of_images(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("file,label\n1.png,cat\n2.png,dog\n")
     with pytest.raises(DataError, match=r"line 3: there is no file '2.png' \(rows without one: 1\)"):
         open_images(str(tmp_path / "all.csv"))
-    with pytest.raises(DataError, match="There is no data set 'nowhere'"):
+    with pytest.raises(DataError, match="There is no folder, table or data set 'nowhere': name one of yours"):
         open_images("nowhere")
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from lnl.data import DataError
+from lnl.functional.neighbours import find
 from lnl.labelling.problem import Share, Suspicion
 from lnl.review import outputs, tables
 from lnl.review.crowd import crowd_of
@@ -29,6 +30,10 @@ def items(tmp_path: Path) -> Items:
     return Items(images, ("cat", "dog"), {"label": GIVEN}, features, "some.npy", (), ())
 
 
+def nearest(read: Items) -> np.ndarray:
+    return find(read.features, tables.NEIGHBOURS).index.numpy()
+
+
 def suspicion() -> Suspicion:
     score = np.array([0.2, 0.9, -np.inf, 0.9])
     probability = np.array([0.1, 0.8, np.nan, 0.7])
@@ -44,7 +49,7 @@ def cells(path: Path) -> list[list[str]]:
 
 def test_the_table_of_errors(tmp_path: Path) -> None:
     read = items(tmp_path)
-    neighbours = tables.nearest_others(read.features, lambda done, of: None)
+    neighbours = nearest(read)
     assert neighbours.shape == (4, 3) and neighbours[:, 0].tolist() == [1, 0, 3, 2]
     table = tables.errors_table(read, GIVEN, suspicion(), neighbours)
     assert table.column_names == [
@@ -69,7 +74,7 @@ def test_the_table_of_errors(tmp_path: Path) -> None:
 def test_the_tables_of_labels_and_of_what_is_next(tmp_path: Path) -> None:
     read, unreached = items(tmp_path), [np.nan, np.nan]
     probabilities = np.array([[1.0, 0.0], [0.4, 0.6], unreached, [0.1, 0.9]])
-    neighbours = tables.nearest_others(read.features, lambda done, of: None)
+    neighbours = nearest(read)
     table = tables.labels_table(read, GIVEN, np.array([0, -1, -1, 1]), probabilities, neighbours)
     assert table["label"].to_pylist() == ["cat", None, None, "dog"]
     assert table["proposed"].to_pylist() == ["cat", "dog", None, "dog"], "an unreached image is of no class"
@@ -77,9 +82,12 @@ def test_the_tables_of_labels_and_of_what_is_next(tmp_path: Path) -> None:
     assert table["probabilities"].to_pylist()[:2] == [[1.0, 0.0], [0.4, 0.6]]
     outputs.write_table(tmp_path, "propagate", table)
     assert cells(tmp_path / "labels.csv")[2][:6] == ["1", "=2.png", "dog", "", "dog", "0.6"]
-    table = tables.next_table(read, GIVEN, np.array([2, 1]), probabilities, neighbours[[2, 1]])
-    assert table["file"].to_pylist() == ["3.png", "=2.png"] and table["rank"].to_pylist() == [1, 2]
-    assert table["proposed"].to_pylist() == [None, "dog"]
+    table = tables.next_table(read, GIVEN, GIVEN, np.array([2, 1]), probabilities, neighbours)
+    assert table["file"].to_pylist() == ["3.png", "=2.png", "a;b.png", "ü.png"]
+    assert table["rank"].to_pylist() == [1, 2, None, None]
+    assert table["proposed"].to_pylist() == [None, "dog", "cat", "dog"]
+    outputs.write_table(tmp_path, "next", table)
+    assert [row[1] for row in cells(tmp_path / "next.csv")] == ["file", "3.png", "=2.png"]
 
 
 def test_a_folder_says_what_it_is_of(tmp_path: Path) -> None:
