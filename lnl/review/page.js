@@ -104,7 +104,7 @@
 
   const browser = {  // the page is a file: decisions stay in this browser until they are exported
     start() {
-      if (!onDisk) return complain("This browser keeps nothing for files: decisions would be lost. Use `lnl label review`.");
+      if (!onDisk) return complain("This browser keeps nothing for files: decisions would be lost. Use the command lnl label review.");
       ofThisList(onDisk.all()).forEach(takeOver);
       window.addEventListener("storage", event => {
         if (event.newValue && event.key?.startsWith(onDisk.prefix)) { enter(JSON.parse(event.newValue)); refresh(); }
@@ -133,6 +133,7 @@
       unsaved.push(...ofThisList(inTab?.all() ?? []));
       remote.pump();
       setInterval(() => { if (!document.hidden && !unsaved.length) remote.pump(); }, POLL);
+      window.addEventListener("focus", remote.pump);
       setInterval(() => { if (unsaved.length) remote.pump(); }, RETRY);
       window.addEventListener("beforeunload", event => { if (unsaved.length) event.preventDefault(); });
     },
@@ -179,7 +180,7 @@
       try {
         response = await fetch(`decisions?after=${end}`, request);
       } catch {
-        throw new Error("The server does not answer. Start `lnl label review` again; this page then goes on by itself.");
+        throw new Error("The server does not answer. Start lnl label review again; this page then goes on by itself.");
       }
       const answer = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
       if (!response.ok) throw new Error(answer.error);
@@ -657,7 +658,7 @@
   reviewer = element("reviewer").value = attempt(() => window.localStorage.getItem(NAME), null) || server?.reviewer || "";
   element("kept").textContent = server
     ? "Every decision is on the server's disk, in decisions.jsonl, before the next is sent."
-    : "This page is a file: decisions stay in this browser until you export them. `lnl label import` reads both files.";
+    : "This page is a file: decisions stay in this browser until you export them. The command lnl label import reads both files.";
   fillChoices();
   listen();
   store.start();

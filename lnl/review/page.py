@@ -162,7 +162,7 @@ def _left_out(review: Review, pictures: Mapping[int, str] | None) -> Iterable[st
     if review.images is None:
         yield "There are only features, no images, to look at."
     elif pictures is not None and not pictures.keys() >= {*review.index[MOST_PICTURED:MOST_ROWS].tolist()}:
-        yield f"This file has pictures of the first {MOST_PICTURED:,} rows; `lnl label review` shows all."
+        yield f"This file has pictures of the first {MOST_PICTURED:,} rows; lnl label review shows all."
 
 
 def _pictures(review: Review, folder: Path, tell: Tell) -> dict[int, str]:

@@ -209,6 +209,7 @@ def test_two_reviewers_are_both_kept_and_see_each_other(tmp_path, visit):
         grace.click("#entry-1")
         press(grace, "c")  # the same as ada
         expect(grace.locator("#state")).to_have_text("saved")
+        ada.evaluate("window.dispatchEvent(new Event('focus'))")  # whoever comes back sees it at once
         ada.click("#entry-0")
         expect(ada.locator("#said")).to_contain_text("Reviewers differ")
         expect(ada.locator(".mark.conflict")).to_have_count(1)
