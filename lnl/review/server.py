@@ -121,6 +121,8 @@ def application(review: Review, folder: Path, key: str, reviewer: str) -> web.Ap
 def _guard(key: str) -> Middleware:
     """Refuses who may not ask, and says to browsers what an answer may do."""
 
+    policy = f"{content_security_policy()}; frame-ancestors 'none'"
+
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -128,7 +130,7 @@ def _guard(key: str) -> Middleware:
         except web.HTTPException as error:
             response = _error(error.status, error.reason)
         response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
-        response.headers["Content-Security-Policy"] = f"{content_security_policy()}; frame-ancestors 'none'"
+        response.headers["Content-Security-Policy"] = policy
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
