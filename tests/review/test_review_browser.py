@@ -99,15 +99,18 @@ def test_twenty_images_by_keyboard_are_there_after_a_reload(tmp_path, visit):
         press(page, TWENTY)
         expect(page.locator("#state")).to_have_text("saved")
         assert standing(tmp_path) == EXPECTED
-        for _ in range(2):
-            expect(page.locator("#counts")).to_have_text(COUNTS)
-            expect(page.locator("#rank")).to_have_text("Rank 22 of 30")
-            expect(page.locator("#found")).to_contain_text(FOUND)
-            page.reload()
+        page.reload()
+        expect(page.locator("#counts")).to_have_text(COUNTS)
+        expect(page.locator("#rank")).to_have_text("Rank 22 of 30")
+        expect(page.locator("#found")).to_contain_text(FOUND)
         press(page, "u")  # a decision of before the reload can be taken back too
         expect(page.locator("#counts")).to_have_text("20 of 30 reviewed")
         expect(page.locator("#rank")).to_have_text("Rank 21 of 30")
-        assert "pets/20.png" not in standing(tmp_path)
+        press(page, "u" * 20)
+        expect(page.locator("#counts")).to_have_text("0 of 30 reviewed")
+        expect(page.locator("#undo")).to_be_disabled()
+        expect(page.locator("#state")).to_have_text("saved")
+        assert standing(tmp_path) == {}
 
 
 def test_a_file_keeps_decisions_in_the_browser_and_exports_them(tmp_path, visit):
@@ -206,6 +209,7 @@ def test_two_reviewers_are_both_kept_and_see_each_other(tmp_path, visit):
         grace.click("#entry-1")
         press(grace, "c")  # the same as ada
         expect(grace.locator("#state")).to_have_text("saved")
+        ada.evaluate("window.dispatchEvent(new Event('focus'))")  # whoever comes back sees it at once
         ada.click("#entry-0")
         expect(ada.locator("#said")).to_contain_text("Reviewers differ")
         expect(ada.locator(".mark.conflict")).to_have_count(1)
@@ -293,11 +297,11 @@ def test_fifty_thousand_rows_scroll(tmp_path, visit):
         page = visit(address)
         expect(page.locator("#counts")).to_have_text("0 of 50,000 reviewed")
         expect(page.locator("#rank")).to_have_text("Rank 1 of 50,000")
-        assert page.locator(".row").count() < 60
+        assert page.locator(".row").count() < 40
         page.evaluate("() => { const list = document.querySelector('#list'); list.scrollTop = list.scrollHeight; }")
         last = page.locator("#entry-49999")
         expect(last).to_contain_text("pets/49999.png")
-        assert page.locator(".row").count() < 60
+        assert page.locator(".row").count() < 40
         last.click()
         expect(page.locator("#rank")).to_have_text("Rank 50,000 of 50,000")
         press(page, "c")
