@@ -325,7 +325,8 @@ def _data_rows(study: Results, base: Fields, trials: pd.DataFrame) -> Iterator[t
         network = f"{base['network']}{_initialisation(study.plan.base)}"
         yield "network", network + (f"; {count:,} parameters" if count else "")
     if "labels" in base:
-        yield "labelled images", f"{base['labels']:,}, all classes together" if base["labels"] else "all"
+        drawn = ", drawn at random" if base.get("labels_drawn") == "random" else ""
+        yield "labelled images", f"{base['labels']:,}, all classes together{drawn}" if base["labels"] else "all"
     if "unlabelled_ratio" in base:
         used = sorted(set(trials["unlabelled"].dropna().astype(int)))
         ratio = base["unlabelled_ratio"]

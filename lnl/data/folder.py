@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -121,14 +121,14 @@ def _read(folder: Path, splits: Splits, labels: Path | None, size: int | None, f
     paths = {split: [path for paths in classes.values() for path in paths] for split, classes in splits.items()}
     marked = classes_of(folder, splits, label_file.read(labels) if labels else None, folders_are_true)
     parts = {"train": paths["train"] + paths.get("clean", []), "test": paths["test"]}
-    headers = list(_in_threads(_header, parts["train"] + parts["test"]))
+    headers = list(_all_of(in_threads(read_header, parts["train"] + parts["test"])))
     size = size or min(LARGEST_DEFAULT, int(np.median([min(header.size) for header in headers])))
-    resized = partial(_resized, size=size, mode="L" if all(header.is_grey for header in headers) else "RGB")
+    resized = partial(read_square, size=size, mode="L" if all(header.is_grey for header in headers) else "RGB")
 
     def split(name: str, true: np.ndarray) -> Split:
         pieces = (parts[name][start : start + CHUNK] for start in range(0, len(parts[name]), CHUNK))
         files = [printable(path.relative_to(folder).as_posix()) for path in parts[name]]
-        return Split((np.stack(list(_in_threads(resized, piece))) for piece in pieces), true, files)
+        return Split((np.stack(list(_all_of(in_threads(resized, piece)))) for piece in pieces), true, files)
 
     return Contents(
         train=split("train", marked.train),
@@ -140,7 +140,7 @@ def _read(folder: Path, splits: Splits, labels: Path | None, size: int | None, f
     )
 
 
-def _remarks(headers: Sequence[_Header], size: int) -> Iterator[str]:
+def _remarks(headers: Sequence[Header], size: int) -> Iterator[str]:
     """What the images were before all were made alike."""
     sides = [header.size for header in headers]
     if len(set(sides)) > 1:
@@ -155,41 +155,47 @@ def _remarks(headers: Sequence[_Header], size: int) -> Iterator[str]:
         yield f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB."
 
 
-def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
+def in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T | DataError]:
     """The function of each path, in threads, because Pillow decodes and resizes without holding Python's lock.
 
-    Raises `DataError` for a file that Pillow cannot read.
+    A file that Pillow cannot read gives a `DataError` in place of a result.
     """
 
-    def checked(path: Path) -> T:
+    def checked(path: Path) -> T | DataError:
         try:
             return function(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-            raise DataError(
-                f"{shown(path)} cannot be used as an image ({reason(error)}): replace or remove it."
-            ) from error
+            return DataError(f"{shown(path)} cannot be used as an image ({reason(error)}): replace or remove it.")
 
     with ThreadPoolExecutor(min(16, machine.cpus())) as threads:
         yield from threads.map(checked, paths)
 
 
+def _all_of(results: Iterable[T | DataError]) -> Iterator[T]:
+    """The results; raises the first error among them."""
+    for result in results:
+        if isinstance(result, DataError):
+            raise result
+        yield result
+
+
 @dataclass(frozen=True)
-class _Header:
+class Header:
     """What is known of an image before it is decoded."""
 
     size: tuple[int, int]  # width and height in pixels
     is_grey: bool
 
 
-def _header(path: Path) -> _Header:
+def read_header(path: Path) -> Header:
     """Raises ValueError for other than 8-bit channels."""
     with open_file(path) as file, Image.open(file) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
-        return _Header(image.size, image.mode in ("1", "L"))
+        return Header(image.size, image.mode in ("1", "L"))
 
 
-def _resized(path: Path, size: int, mode: str) -> np.ndarray:
+def read_square(path: Path, size: int, mode: str) -> np.ndarray:
     """The image, upright, resized and cropped to a square: (C, size, size) uint8."""
     with open_file(path) as file, Image.open(file) as image:
         upright = ImageOps.exif_transpose(image).convert(mode)

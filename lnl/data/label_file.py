@@ -10,7 +10,7 @@ import csv
 import io
 import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 FILE, CLEAN, LABEL = "file", "clean", "label"
 NAMES = ("labels.csv", "labels.parquet")
+CORRECTED = ("given", "changed_by", "at", "reason")  # what `lnl label apply` writes beside a label
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,17 @@ def find(folder: Path) -> Path | None:
     return present[0] if present else None
 
 
-def read(path: Path) -> LabelFile:
-    """All rows of the file.  Raises `DataError` with one sentence where it is damaged or says a thing twice."""
+def read(path: Path, named: Collection[str] = ()) -> LabelFile:
+    """All rows of the file.  Raises `DataError` with one sentence where it is damaged or says a thing twice.
+
+    `named`: further columns that hold labels, whatever they are called.
+    """
     lines = _csv(path) if path.suffix == ".csv" else _parquet(path)
     _, header = next(lines, ("", ()))
-    _check_header(path, header)
-    columns = tuple(name for name in header if name == LABEL or name.startswith(f"{LABEL}_"))
+    columns = tuple(name for name in header if name == LABEL or name.startswith(f"{LABEL}_") or name in named)
+    _check_header(path, header, columns)
     used = {*columns, CLEAN} & {*header}
-    if unused := [name for name in header if name not in {*used, FILE}]:
+    if unused := [name for name in header if name not in {*used, FILE, *CORRECTED}]:
         logger.warning(
             "%s has the columns %s, which are not used: labels are in 'label', 'label_…' and 'clean'.",
             shown(path),
@@ -87,9 +91,8 @@ def read(path: Path) -> LabelFile:
     return LabelFile(path, columns, rows)
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    wanted = FILE in header and any(name in (LABEL, CLEAN) or name.startswith(f"{LABEL}_") for name in header)
-    if not wanted:
+def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    if FILE not in header or not (columns or CLEAN in header):
         raise DataError(
             f"{shown(path)} has the columns {', '.join(header) or '(none)'}, but needs 'file' and 'label' "
             "(or 'label_…' for several annotators, or 'clean' for the truth): let its first line be file,label."

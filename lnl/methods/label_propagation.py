@@ -92,24 +92,32 @@ class Method:
             "soft": torch.full_like(has_label, 1 - config.alpha),
             "hard": has_label,
         }[config.clamp if spreads else "hard"]
-        self.scores, self.spread = Record(task, task.classes), Record(task, task.classes)  # Y and S Y of eq. 3
+        self.scores = Record(task, task.classes)  # Y of eq. 3
         self.scores.note(self.nodes, self.start)
+        self.others = Record(task, task.classes)  # S Y of eq. 3 without the image's own label
+        labelled = torch.arange(len(task.labelled), device=given.device)  # they are the first nodes
+        iterations = task.epochs * config.iterations if spreads else 1  # neighbours: the same in every epoch
+        self.returns = graph.returns(self.matrix, self.kept, labelled, iterations)
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
-        """`loss`: one minus the mean probability of the given labels by the images' neighbours.
+        """`loss`: one minus the mean probability of the given labels by the labels of other images.
 
         `coverage`: share of the images that a label has reached; until then all classes are equally likely.
         """
-        for _ in range(self.config.iterations):
-            spread, scores = graph.propagate(self.matrix, self.scores.of(self.nodes), self.start, self.kept)
-            self.spread.note(self.nodes, spread)
-            self.scores.note(self.nodes, scores)
+        labelled, iterations = self.task.labelled, self.config.iterations
+        scores = self.scores.of(self.nodes)
+        for _ in range(iterations):
+            spread, scores = graph.propagate(self.matrix, scores, self.start, self.kept)
+        self.scores.note(self.nodes, scores)
+        returned = self.returns[min((epoch + 1) * iterations, len(self.returns)) - 1]
+        own = self.start[: len(labelled)]
+        self.others.note(labelled, graph.without_own(spread[: len(labelled)], own, returned))
         reached = self.scores.of(self.nodes).sum(-1) > 0
         likelihood = self._given_likelihood().nan_to_num(1 / self.task.classes)
         return {"loss": 1 - likelihood.mean(), "coverage": reached.float().mean()}
 
     def beliefs(self) -> Beliefs:
-        """`clean`: probability of the given label by an image's neighbours, itself not among them."""
+        """`clean`: probability of the given label by the labels of other images, its own taken out."""
         labels = graph.soft_labels(self.scores.of(self.task.labelled))
         if self.config.mode == "neighbours":
             return Beliefs(clean=self._given_likelihood(), labels=labels)
@@ -127,6 +135,6 @@ class Method:
         return self.learner.features(images)
 
     def _given_likelihood(self) -> Tensor:
-        """Probability of each given label by the image's neighbours: (L,), NaN where no label has reached them."""
+        """Probability of each given label by the labels of others: (L,), NaN where none of them has arrived."""
         index = self.task.labelled
-        return graph.soft_labels(self.spread.of(index)).gather(-1, self.task.labels[index, None]).squeeze(-1)
+        return graph.soft_labels(self.others.of(index)).gather(-1, self.task.labels[index, None]).squeeze(-1)

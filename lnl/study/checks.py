@@ -68,12 +68,14 @@ class _Checks:
             self._network(trial, dataset)
         column = trial.noise.given_column
         given = None if column is None else self._given(dataset, column)
-        key = (trial.dataset, trial.labels, trial.unlabelled_ratio, trial.probe, trial.validation, column)
+        labels = (trial.labels, trial.labels_drawn, trial.unlabelled_ratio)
+        key = (trial.dataset, labels, trial.probe, trial.validation, column)
         if key not in self.splits:
             self.splits[key] = draw.split(
                 dataset,
                 Streams(0),
                 labels=trial.labels,
+                labels_drawn=trial.labels_drawn,
                 unlabelled_ratio=trial.unlabelled_ratio,
                 probe=trial.probe,
                 validation=trial.validation,

@@ -2,7 +2,8 @@
 
 Splits are nested and paired: every image has one rank within its class, drawn from the stream `split`; validation,
 probe and labelled images are consecutive ranks, so that 250 labels are among the 1,000 of the same replicate, and the
-unlabelled images of ratio 1:1 are among those of 1:5.
+unlabelled images of ratio 1:1 are among those of 1:5.  Labels that are drawn at random are the first of one random
+order of what validation and probe leave, and so nested, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lnl import data as datasets
 from lnl.functional import noise
 from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import Noise, Origin, Task, Truth, Validation, VectorViews
+from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation, VectorViews
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ def split(
     unlabelled_ratio: float | None,
     probe: int,
     validation: Validation,
+    labels_drawn: LabelsDrawn = "balanced",
     given: np.ndarray | None = None,
 ) -> SplitIndices:
     """A class-balanced, nested split.  Raises `DataError` where the data set has too few images.
+
+    `labels_drawn`: random labels are as frequent as their classes, and a few of them may miss some classes.
 
     `given`: the labels (N,) that people gave, where these are what is trained on; else it is the true labels and their
     noise.  An image that has none of them is unlabelled.  Classes are the true ones, given ones where they are unknown.
@@ -61,19 +65,23 @@ def split(
     rest = _without(order, held_out)
     probed = rest[trusted[rest]][:probe]
     rest = _without(rest, probed)
+    everyone = classes  # the fewest labels: one of every class
+    if labels_drawn == "random":
+        rest, everyone = rest[torch.randperm(len(rest), generator=streams["split/labels"])], 1
     chosen = rest[labelled[rest]][:labels]
-    if len(held_out) < from_train or len(probed) < probe or len(chosen) < (labels or classes):
+    if len(held_out) < from_train or len(probed) < probe or len(chosen) < (labels or everyone):
         raise datasets.Unfit(
             f"{data.name} has {int((trusted | labelled).sum())} training images with labels, but "
-            f"{from_train + probe + (labels or classes)} are asked for "
+            f"{from_train + probe + (labels or everyone)} are asked for "
             f"(validation {from_train}, probe {probe}, labels {labels or 'at least one a class'}): ask for fewer."
         )
-    if labels is not None and labels < classes:
+    if labels is not None and labels < everyone:
         raise datasets.Unfit(
-            f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}."
+            f"labels={labels} leaves some of {data.name}'s {classes} classes without any: ask for at least {classes}, "
+            "or draw them with labels_drawn='random'."
         )
     counts = torch.bincount(by_class[chosen], minlength=classes)
-    if not counts.all():
+    if int((counts > 0).sum()) < everyone:
         raise datasets.Unfit(
             f"No labelled image is left of class {int(counts.argmin())} of {data.name}, which has "
             f"{int((by_class[labelled] == counts.argmin()).sum())}: ask for a smaller validation or probe set."
@@ -161,6 +169,7 @@ def prepare(
     noise_settings: Noise,
     epochs: int,
     steps: int | None,
+    labels_drawn: LabelsDrawn = "balanced",
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
     vector_views: VectorViews | None = None,
@@ -181,6 +190,7 @@ def prepare(
         unlabelled_ratio=unlabelled_ratio,
         probe=probe,
         validation=validation,
+        labels_drawn=labels_drawn,
         given=given_by_people,
     )
     annotated = semantic_labels if given_by_people is None else given_by_people

@@ -18,6 +18,7 @@ from lnl.declaring import declared
 from lnl.functional.noise import ANNOTATED
 
 PART = 1024  # images in one forward pass that trains nothing
+LabelsDrawn = Literal["balanced", "random"]
 View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
 VIEWS: tuple[View, ...] = get_args(View)
 Transform = Callable[[Tensor, torch.Generator], Tensor]  # images as they are stored -> views, see `lnl.training.views`

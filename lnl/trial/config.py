@@ -24,7 +24,7 @@ from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.system import user_code
 from lnl.training import learner
-from lnl.training.task import Noise, Validation, VectorViews
+from lnl.training.task import LabelsDrawn, Noise, Validation, VectorViews
 
 if TYPE_CHECKING:
 
@@ -59,6 +59,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     200}; what is not said is as here.  Noise is none where that method uses no labels."""
     labels: Annotated[int, Field(ge=2)] | None = None
     """labelled training images, all classes together; None: all"""
+    labels_drawn: LabelsDrawn = "balanced"
+    """which images have labels: of every class equally many, or any; a few random ones may miss some classes"""
     unlabelled_ratio: Annotated[float, Field(gt=0)] | None = None
     """unlabelled images per labelled one; None: all that are left"""
     noise: Noise = Noise()
@@ -135,7 +137,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
         same = ["validation", "probe"]
         if "labels" in methods.load(source.method_name).USES:
-            same += ["labels", "noise"]  # else it could know right labels of images that are wrongly labelled here
+            # else it could know right labels of images that are wrongly labelled here
+            same += ["labels", "labels_drawn", "noise"]
         given = {first_part(key) for key in self.init_from or ()}
         for name in same if source.dataset == self.dataset else []:
             if name in given and (name == "noise" or getattr(source, name) != getattr(self, name)):

@@ -148,7 +148,7 @@ def embed(
     features, done = {}, 0
     for split, of_split in (("train", dataset.train_images), ("test", dataset.test_images)):
         pieces = []
-        for piece in _features(of_split, parts / split, dataset, embedder, device):
+        for piece in features_of(of_split, parts / split, dataset, embedder, device):
             pieces.append(piece)
             done += len(piece)
             tell(done, images)
@@ -194,7 +194,7 @@ def _key(file: Path) -> str | None:
     return None
 
 
-def _features(
+def features_of(
     images: np.ndarray, folder: Path, dataset: Dataset, embedder: Embedder, device: torch.device
 ) -> Iterator[np.ndarray]:
     """The features of images (N, C, H, W), part by part: read from their file, or computed and written to it."""

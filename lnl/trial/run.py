@@ -106,6 +106,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         execution.torch_device(),
         execution.data,
         labels=trial.labels,
+        labels_drawn=trial.labels_drawn,
         unlabelled_ratio=trial.unlabelled_ratio,
         probe=trial.probe,
         validation=trial.validation,

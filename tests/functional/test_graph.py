@@ -13,15 +13,18 @@ from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 from torch import Tensor
 from torch.testing import assert_close
 
+from lnl.functional import graph
 from lnl.functional.graph import (
-    CHUNK,
+    QUERIES,
     adjacency,
     nearest,
     neighbour_votes,
     normalised,
     propagate,
+    returns,
     soft_labels,
     symmetrised,
+    without_own,
 )
 
 COSINES = torch.tensor([0.9, 0.8, 0.75, 0.7, 0.6])
@@ -94,9 +97,26 @@ def test_against_numpy(seed: int, k: int, temperature: float, lengths: float) ->
     assert_close(soft, actual, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_blocks_of_the_bank_change_nothing(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(700, 5, generator=torch.Generator().manual_seed(0))
+    unit = features / features.norm(dim=-1, keepdim=True)
+    similarity = unit @ unit.T
+    monkeypatch.setattr(graph, "COPY_BYTES", 10**9 if copied else 0)
+    for rows, columns in ((512, 700), (512, 333), (100, 200), (7, 4)):
+        monkeypatch.setattr(graph, "QUERIES", rows)
+        monkeypatch.setattr(graph, "BLOCK_BYTES", (4 if copied else 16) * rows * columns)
+        heard: list[int] = []
+        cosines, neighbours = nearest(features, 6, tell=lambda done, of: heard.append(done))  # noqa: B023
+        expected, order = similarity.clone().fill_diagonal_(-1).topk(6)
+        assert torch.equal(neighbours, order)
+        assert_close(cosines, expected)
+        assert heard[-1] == 700 and len(heard) == -(-700 // (rows if copied else 4 * rows))
+
+
 def test_more_queries_than_one_chunk() -> None:
     random = np.random.default_rng(0)
-    bank, queries = random.normal(size=(30, 4)), random.normal(size=(2 * CHUNK + 3, 4))
+    bank, queries = random.normal(size=(30, 4)), random.normal(size=(2 * QUERIES + 3, 4))
     labels = random.integers(3, size=30)
     actual = neighbour_votes(torch.tensor(bank), torch.tensor(labels), torch.tensor(queries), 5, 0.1, 3)
     np.testing.assert_allclose(actual.numpy(), votes_by_loops(bank, np.eye(3)[labels], queries, 5, 0.1), atol=1e-5)
@@ -168,13 +188,13 @@ def test_known_answers_of_five_directions() -> None:
     ],
 )
 def test_known_answers_of_a_directed_graph(iterations: int, expected: list[list[float]]) -> None:
-    scores = iterated(normalised(FIVE.to_sparse(), "symmetric"), ENDS, CLAMPED, iterations)
+    scores = iterated(normalised(FIVE.to_sparse().coalesce(), "symmetric"), ENDS, CLAMPED, iterations)
     assert_close(scores[1:4], torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
     assert torch.equal(scores[[0, 4]], ENDS[[0, 4]])  # a hard clamp gives the given labels back, exactly
 
 
 def test_known_answer_of_a_random_walk() -> None:
-    scores = iterated(normalised(FIVE.to_sparse(), "random_walk"), ENDS, CLAMPED, 3)
+    scores = iterated(normalised(FIVE.to_sparse().coalesce(), "random_walk"), ENDS, CLAMPED, 3)
     expected = torch.tensor([[0.710769, 0.114872], [0.276923, 0.287179], [0.129231, 0.667350]], dtype=torch.float64)
     assert_close(scores[1:4], expected, atol=1e-6, rtol=0)
 
@@ -199,6 +219,50 @@ def test_known_answer_of_two_noisy_triangles() -> None:
     assert first[2].tolist() == pytest.approx([0.975900, 0.047619], abs=1e-6)
     true = torch.tensor([0, 0, 0, 1, 1, 1])
     assert (first.argmax(-1) != true).sum() == 1 and torch.equal(second.argmax(-1), true)
+
+
+def test_what_returns_to_five_nodes_by_hand() -> None:
+    """Of a graph with the edges 0-1, 0-2, 1-2, 2-3, 3-4 all of weight 1 the walker comes back, by hand, so often."""
+    joined = torch.zeros(5, 5, dtype=torch.float64)
+    for one, other in ((0, 1), (0, 2), (1, 2), (2, 3), (3, 4)):
+        joined[one, other] = joined[other, one] = 1
+    twice = [1 / 2 * 1 / 2 + 1 / 2 * 1 / 3, 1 / 2 * 1 / 2 + 1 / 2 * 1 / 3, 1 / 3 * (1 / 2 + 1 / 2 + 1 / 2)]
+    twice += [1 / 2 * 1 / 3 + 1 / 2, 1 / 2]
+    thrice = [2 * 1 / 2 * 1 / 2 * 1 / 3, 2 * 1 / 2 * 1 / 2 * 1 / 3, 2 * 1 / 3 * 1 / 2 * 1 / 2, 0, 0]  # both ways round
+    for how in ("symmetric", "random_walk"):
+        found = returns(normalised(joined.to_sparse().coalesce(), how), NO_CLAMP.expand(5, 1), torch.arange(5), 3)
+        assert found.tolist() == [[0] * 5, pytest.approx(twice), pytest.approx(thrice)]
+
+
+@pytest.mark.parametrize("how", ["symmetric", "random_walk"])
+@pytest.mark.parametrize("clamp", ["off", "soft", "hard", "all"])
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_returns_against_dense_matrices(how: str, clamp: str, self_loops: bool, blobs: tuple[Tensor, Tensor]) -> None:
+    matrix = normalised(adjacency(blobs[0], 5, 0.2, self_loops), how)
+    kept = {
+        "off": torch.zeros(60, 1),
+        "soft": torch.full((60, 1), 0.3),
+        "hard": blobs[1].sum(-1, keepdim=True),
+        "all": torch.ones(60, 1),
+    }[clamp].double()
+    dense, shares = matrix.to_dense().numpy(), kept.numpy()
+    reach, expected = np.eye(60), []
+    for _ in range(4):
+        expected.append(np.diag(dense @ reach))
+        reach = (1 - shares) * (dense @ reach) + np.diag(shares[:, 0])
+    nodes = torch.tensor([3, 50, *range(20)])
+    for iterations in (1, 2, 4):
+        found = returns(matrix, kept, nodes, iterations)
+        np.testing.assert_allclose(found, np.stack(expected)[:iterations, nodes], rtol=1e-12, atol=1e-15)
+
+
+def test_an_image_that_only_its_own_label_has_reached_hears_nothing_from_others() -> None:
+    pair = torch.tensor([[0, 1.0], [1, 0]]).to_sparse().coalesce()
+    matrix, start, kept = normalised(pair, "symmetric"), torch.tensor([[0, 1.0], [0, 0]]), torch.zeros(2, 1)
+    spread, _ = propagate(matrix, propagate(matrix, start, start, kept)[1], start, kept)
+    assert spread.tolist() == [[0, 1], [0, 0]]
+    others = without_own(spread * (1 + 1e-6), start, returns(matrix, kept, torch.arange(2), 2)[1])
+    assert others.tolist() == [[0, 0], [0, 0]] and soft_labels(others).isnan().all()
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +340,7 @@ def test_the_order_of_images_does_not_matter(blobs: tuple[Tensor, Tensor]) -> No
 
 
 def test_no_image_is_its_own_neighbour_even_among_duplicates() -> None:
-    features = torch.ones(2 * CHUNK + 3, 4)
+    features = torch.ones(2 * QUERIES + 3, 4)
     index = torch.arange(len(features))[:, None]
     assert not (nearest(features, 5)[1] == index).any()
     distinct = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
@@ -296,7 +360,7 @@ def test_a_small_temperature_neither_overflows_nor_loses_far_neighbours() -> Non
 
 
 def test_what_no_label_has_reached_is_no_class() -> None:
-    soft = soft_labels(iterated(normalised(FIVE.to_sparse(), "symmetric"), ENDS, CLAMPED, 1))
+    soft = soft_labels(iterated(normalised(FIVE.to_sparse().coalesce(), "symmetric"), ENDS, CLAMPED, 1))
     assert soft[2].isnan().all() and soft[[0, 1, 3, 4]].sum(-1).tolist() == pytest.approx([1, 1, 1, 1])
 
 

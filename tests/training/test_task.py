@@ -71,6 +71,21 @@ def test_more_labels_are_the_same_labels_and_more(size, more):
     assert many.probe.tolist() == few.probe.tolist() and many.validation.tolist() == few.validation.tolist()
 
 
+def test_labels_drawn_at_random_are_nested_and_as_frequent_as_their_classes():
+    data = dataset(counts=(10, 190), unknown=30)
+    held = {"validation": Validation(20), "probe": 6, "labels_drawn": "random"}
+    few, many = draw(3, data, labels=4, **held), draw(3, data, labels=60, **held)
+    assert many.labelled[:4].tolist() == few.labelled.tolist()
+    assert counts(data, few.validation).tolist() == [10, 10] and not set(few.validation) & set(many.labelled)
+    shares = [
+        counts(data, draw(replicate, data, labels=20, labels_drawn="random").labelled) for replicate in range(200)
+    ]
+    assert np.mean(shares, axis=0) == pytest.approx([1, 19], abs=0.25)
+    assert min(share[0] for share in shares) == 0, "a class may be missing"
+    assert sorted(np.concatenate(parts(many))) == list(range(230))
+    assert draw(3, data, labels=2, labels_drawn="random").labelled.shape == (2,), "fewer than there are classes"
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.1, 9), st.floats(0.1, 9), st.integers(0, 99))
 def test_a_higher_ratio_has_the_same_unlabelled_images_and_more(one, other, replicate):

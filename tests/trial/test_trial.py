@@ -47,6 +47,7 @@ FIELDS = {
     "network": ({"network": "small_convnet"}, {}),
     "weights": ({"weights": "imagenet"}, {}),
     "resize": ({"resize": 64}, {}),
+    "labels_drawn": ({"labels_drawn": "random"}, {"labels": 100}),
     "init_from": ({"init_from": {"method": "simclr"}}, {}),
     "labels": ({"labels": 250}, {}),
     "unlabelled_ratio": ({"unlabelled_ratio": 5}, {}),

@@ -1,0 +1,49 @@
+"""Class probabilities from the soft targets of an image's neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+NEIGHBOURS = 50
+REFERENCES = 10_000  # images among which neighbours are sought, at most: so time grows linearly with the images
+WIDTH = 0.1  # of cosines: a neighbour's weight falls by e with each
+QUERIES = 1024  # images at a time
+
+
+def nearest_references(features: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and indices of each image's k nearest among the references, itself left out, the nearest first.
+
+    Features (N, d), references (R,) indices of images -> (N, k) float32, (N, k) int64.
+    """
+    bank = _unit(features[references]).T.contiguous()
+    place = np.full(len(features), -1)
+    place[references] = np.arange(len(references))
+    cosines = np.empty((len(features), k), dtype=np.float32)
+    neighbours = np.empty((len(features), k), dtype=np.int64)
+    for start in range(0, len(features), QUERIES):
+        rows = slice(start, start + QUERIES)
+        similarity = _unit(features[rows]) @ bank
+        own = np.flatnonzero(place[rows] >= 0)
+        similarity[own, place[rows][own]] = -torch.inf
+        values, index = similarity.topk(k)
+        cosines[rows], neighbours[rows] = values.numpy(), references[index.numpy()]
+    return cosines, neighbours
+
+
+def _unit(features: np.ndarray) -> Tensor:
+    return normalize(torch.from_numpy(np.array(features, dtype=np.float32)), dim=1)
+
+
+def neighbour_average(cosines: np.ndarray, neighbours: np.ndarray, targets: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """log of the weighted mean of the neighbours' targets, with half an observation of the mean target.
+
+    Cosines and neighbours (N, k), targets (N, K), their mean (K,) -> (N, K) float32.
+    """
+    weights = np.exp((cosines - cosines[:, :1]) / WIDTH)
+    total = np.tile(0.5 * mean.astype(np.float32), (len(cosines), 1))
+    for place in range(cosines.shape[1]):  # (N, k, K) at once would take 50 times the memory
+        total += weights[:, place, None] * targets[neighbours[:, place]]
+    return np.log(total / (weights.sum(1, keepdims=True) + 0.5) + 1e-12)
