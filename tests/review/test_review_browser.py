@@ -124,6 +124,12 @@ def test_a_file_keeps_decisions_in_the_browser_and_exports_them(tmp_path, visit)
     page.reload()
     expect(page.locator("#counts")).to_have_text(COUNTS)
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 32)")
+    second = page.context.new_page()
+    second.goto(path.as_uri())
+    expect(second.locator("#counts")).to_have_text(COUNTS)
+    for key, count in (("s", "22 of 30 reviewed"), ("u", COUNTS)):
+        press(second, key)
+        expect(page.locator("#counts")).to_have_text(count)  # two tabs never overwrite each other
     exported = {}
     for button, name in (("export-json", "decisions.json"), ("export-csv", "decisions.csv")):
         with page.expect_download() as download:
@@ -158,7 +164,7 @@ def test_a_server_killed_in_the_middle_of_a_save_loses_nothing(tmp_path, visit):
         decisions.append(tmp_path, decision("pets/5.png", "change", "dog", "grace"))
         press(page, "c")
         assert running.wait(30) == -9
-        expect(page.locator("#alert")).to_contain_text("A decision is not saved: The server does not answer.")
+        expect(page.locator("#alert")).to_contain_text("1 decision is not saved: The server does not answer.")
         expect(page.locator("#state")).to_have_text("1 not saved")
         press(page, "k")  # who reviews goes on
         torn = decisions.read(tmp_path)

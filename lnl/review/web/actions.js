@@ -7,8 +7,8 @@ function hasName() {
   return false;
 }
 function decide(row, action, label) {
-  const decision = { index: rows.index[row], file: rows.file[row], given: given(row), action, label, reviewer, at: new Date().toISOString() };
-  return store.save(decision);
+  const image = { index: rows.index[row], file: rows.file[row], given: given(row) };
+  return store.save({ ...image, action, label, reviewer, at: new Date().toISOString() });
 }
 function say(action, label = null) {
   if (at < 0 || !hasName() || (action === "keep" && rows.given[entries[at]] < 0)) return;
@@ -45,13 +45,19 @@ const ACTIONS = {
   "/": openChoice,
   ArrowDown: () => move(1), ArrowRight: () => move(1), ArrowUp: () => move(-1), ArrowLeft: () => move(-1),
 };
+const MOST_DIGITS = 10;  // classes, up to which keys 1 to 9 and 0 choose one
+const hasDigits = classes.length <= MOST_DIGITS;
+function actionOf(key) {
+  const label = hasDigits && /^[0-9]$/.test(key) ? (Number(key) + 9) % 10 : -1;
+  if (label >= 0 && label < classes.length && at >= 0) return () => choose(label);
+  return ACTIONS[key.length === 1 ? key.toLowerCase() : key];
+}
 function press(event) {
   const isTyping = event.target.closest?.("input, select, textarea, dialog");
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
   const isLatin = event.key.length > 1 || event.key <= "~";
   const key = isLatin ? event.key : event.code.replace(/^Key/, "").toLowerCase();  // of another alphabet's layout
-  const digit = classes.length <= LARGEST_DIGITS && /^[0-9]$/.test(key) ? (Number(key) + 9) % 10 : -1;
-  const action = digit >= 0 && digit < classes.length && at >= 0 ? () => choose(digit) : ACTIONS[key.length === 1 ? key.toLowerCase() : key];
+  const action = actionOf(key);
   if (!action) return;
   event.preventDefault();
   if (event.repeat && !key.startsWith("Arrow")) return;  // a key held down decides once
@@ -69,8 +75,9 @@ function openChoice() {
 }
 function offer() {
   const part = element("search").value.toLowerCase();
-  offered = classes.map((_, label) => label).filter(label => classes[label].toLowerCase().includes(part));
-  offered.sort((a, b) => Number(classes[b].toLowerCase().startsWith(part)) - Number(classes[a].toLowerCase().startsWith(part)));
+  const place = label => classes[label].toLowerCase().indexOf(part);
+  const found = classes.map((_, label) => label).filter(label => place(label) >= 0);
+  offered = [...found.filter(label => place(label) === 0), ...found.filter(label => place(label) > 0)];
   pick(0);
 }
 function pick(wanted) {
@@ -82,8 +89,10 @@ function pick(wanted) {
     return option;
   });
   const more = offered.length - options.length;
-  const note = !offered.length ? "No class has this in its name." : more > 0 ? `${number(more)} more: type a part of the name.` : "";
-  element("options").replaceChildren(...options, ...(note ? [make("p", { className: "meta", textContent: note })] : []));
+  const note = make("p", { className: "meta" });
+  if (!offered.length) note.textContent = "No class has this in its name.";
+  if (more > 0) note.textContent = `${number(more)} more: type a part of the name.`;
+  element("options").replaceChildren(...options, note);
   element("search").setAttribute("aria-activedescendant", `option-${picked}`);
   options[picked]?.scrollIntoView({ block: "nearest" });
 }
@@ -92,8 +101,14 @@ function take(label) {
   choose(label);
 }
 function search(event) {
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); pick(picked + (event.key === "ArrowDown" ? 1 : -1)); }
-  if (event.key === "Enter" && offered.length) { event.preventDefault(); take(offered[picked]); }
+  const keys = {
+    ArrowDown: () => pick(picked + 1),
+    ArrowUp: () => pick(picked - 1),
+    Enter: () => take(offered[picked]),
+  };
+  if (!keys[event.key] || !offered.length) return;
+  event.preventDefault();
+  keys[event.key]();
 }
 
 const FIELDS = ["index", "file", "given", "action", "label", "reviewer", "at"];
@@ -105,10 +120,14 @@ function download(fileName, type, text) {
   make("a", { href: url, download: fileName }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
-const plain = decision => Object.fromEntries(FIELDS.map(field => [field, decision[field]]));
-const cell = value => value === null ? "" : /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
-const asRow = values => values.map(cell).join(",") + "\r\n";
-function exportJson() { download("decisions.json", "application/json", JSON.stringify(standingDecisions().map(plain), null, 1)); }
+function exportJson() {
+  const plain = standingDecisions().map(decision => Object.fromEntries(FIELDS.map(field => [field, decision[field]])));
+  download("decisions.json", "application/json", JSON.stringify(plain, null, 1));
+}
+function asRow(values) {
+  const texts = values.map(value => String(value ?? ""));
+  return texts.map(text => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text).join(",") + "\r\n";
+}
 function exportCsv() {
   const lines = standingDecisions().map(decision => asRow(FIELDS.map(field => decision[field])));
   download("decisions.csv", "text/csv", asRow(FIELDS) + lines.join(""));

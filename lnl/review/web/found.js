@@ -1,7 +1,7 @@
 // How many labels were wrong, against how many were expected.
 
-function reviewed() {  // the decided rows: whether each was wrong, and how likely that was said to be
-  const found = { wrong: [], probability: [], kept: 0, changed: 0, skipped: 0, conflicts: 0 };
+function reviewed() {
+  const found = { judged: [], kept: 0, changed: 0, skipped: 0, conflicts: 0 };  // judged: [probability, is wrong]
   for (const index of decided()) {
     const { label, isConflict, isSkipped } = result(index), row = rowOf.get(index);
     if (isConflict) found.conflicts++;
@@ -9,31 +9,44 @@ function reviewed() {  // the decided rows: whether each was wrong, and how like
     else if (label !== null) {
       const isWrong = label !== given(row);
       isWrong ? found.changed++ : found.kept++;
-      if (rows.probability[row] !== null && rows.given[row] >= 0) { found.wrong.push(isWrong); found.probability.push(rows.probability[row]); }
+      if (rows.probability[row] !== null && given(row) !== null) found.judged.push([rows.probability[row], isWrong]);
     }
   }
   return found;
 }
-const sum = values => values.reduce((total, value) => total + Number(value), 0);
 const ENOUGH = 20;  // reviews from which a difference is spoken of
+const expectedOf = judged => sum(judged.map(([probability]) => probability));
+const wrongOf = judged => sum(judged.map(([, isWrong]) => isWrong));
+
 function renderFound() {
-  const found = reviewed(), n = found.wrong.length;
-  const words = hasLabels ? [`${number(found.kept)} kept`, `${number(found.changed)} changed`] : [`${number(found.changed)} labelled`];
+  const found = reviewed(), judged = found.judged;
+  const changed = [`${number(found.kept)} kept`, `${number(found.changed)} changed`];
+  const words = hasLabels ? changed : [`${number(found.changed)} labelled`];
   words.push(`${number(found.skipped)} skipped`);
   if (found.conflicts) words.push(`reviewers differ on ${number(found.conflicts)}`);
-  element("found").textContent = `${words.join(", ")}.`;
-  element("bins").hidden = !n;
-  if (!n) return;
-  const wrong = sum(found.wrong), expected = sum(found.probability);
-  const half = 1.96 * Math.sqrt(sum(found.probability.map(p => p * (1 - p))));  // 95 %, were each p exact
-  const [low, high] = [Math.max(0, expected - half), Math.min(n, expected + half)];
-  let judged = "";
-  if (n >= ENOUGH) judged = wrong > high ? " That is more than expected: the probabilities are too low here." : wrong < low ? " That is fewer than expected: the probabilities are too high here." : " That is as expected.";
-  element("found").textContent += ` Of ${number(n)} labels reviewed, ${number(wrong)} ${wrong === 1 ? "was" : "were"} wrong; ${expected.toFixed(1)} (${low.toFixed(1)} to ${high.toFixed(1)}) were expected.${judged}`;
-  const bins = [0, 1, 2, 3, 4].map(bin => found.probability.map((p, i) => [p, found.wrong[i]]).filter(([p]) => Math.min(4, Math.floor(5 * p)) === bin));
-  element("bins").querySelector("tbody").replaceChildren(...bins.flatMap((members, bin) => {
-    if (!members.length) return [];
-    const cells = [`${20 * bin} to ${20 * bin + 20} %`, number(members.length), sum(members.map(([p]) => p)).toFixed(1), number(sum(members.map(([, isWrong]) => isWrong)))];
-    return [make("tr", {}, ...cells.map(textContent => make("td", { textContent })))];
-  }));
+  element("found").textContent = `${words.join(", ")}.${judged.length ? calibration(judged) : ""}`;
+  element("bins").hidden = !judged.length;
+  renderBins(judged);
+}
+function calibration(judged) {
+  const count = judged.length, wrong = wrongOf(judged), expected = expectedOf(judged);
+  const half = 1.96 * Math.sqrt(sum(judged.map(([p]) => p * (1 - p))));  // 95 %, were each probability exact
+  const [low, high] = [Math.max(0, expected - half), Math.min(count, expected + half)];
+  let verdict = "";
+  if (count >= ENOUGH) verdict = " That is as expected.";
+  if (count >= ENOUGH && wrong > high) verdict = " That is more than expected: the probabilities are too low here.";
+  if (count >= ENOUGH && wrong < low) verdict = " That is fewer than expected: the probabilities are too high here.";
+  const range = `${expected.toFixed(1)} (${low.toFixed(1)} to ${high.toFixed(1)})`;
+  const words = `${quantity(wrong, "was", "were")} wrong; ${range} were expected`;
+  return ` Of ${number(count)} labels reviewed, ${words}.${verdict}`;
+}
+function renderBins(judged) {
+  const lines = [];
+  for (let bin = 0; bin < 5; bin++) {
+    const members = judged.filter(([probability]) => Math.min(4, Math.floor(5 * probability)) === bin);
+    const range = `${20 * bin} to ${20 * bin + 20} %`;
+    const cells = [range, number(members.length), expectedOf(members).toFixed(1), number(wrongOf(members))];
+    if (members.length) lines.push(make("tr", {}, ...cells.map(textContent => make("td", { textContent }))));
+  }
+  element("bins").querySelector("tbody").replaceChildren(...lines);
 }

@@ -34,8 +34,8 @@ function nearestRow(entry, step) {
 function show(entry) {
   if (entry < 0 || !isRow(entry)) { at = -1; return renderNone(); }
   at = entry;
-  const list = element("list"), top = entry * HEIGHT;
-  if (top < list.scrollTop + HEIGHT || top + 2 * HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top - list.clientHeight / 3;
+  const list = element("list"), top = entry * HEIGHT - list.scrollTop;
+  if (top < HEIGHT || top + 2 * HEIGHT > list.clientHeight) list.scrollTop += top - list.clientHeight / 3;
   scroll();
   list.setAttribute("aria-activedescendant", `entry-${entry}`);
   renderImage(entries[entry]);
@@ -63,33 +63,41 @@ function renderImage(row) {
   element("file").textContent = rows.file[row];
   element("given").textContent = name(rows.given[row]);
   element("proposed").textContent = name(rows.proposed[row]);
-  const share = rows.probability[row];
-  element("doubt").hidden = share === null;
-  const hasLabel = rows.given[row] >= 0, hasProposal = rows.proposed[row] >= 0;
-  const claim = hasLabel ? "likely to be wrong" : "likely to be right";
-  element("doubt").querySelector("span").textContent = share === null ? "" : `${percent(share)} ${claim}`;
-  element("doubt").className = `doubt ${hasLabel ? "" : "of-proposal"}`;
-  element("doubt").querySelector("i").style.width = `${100 * (share ?? 0)}%`;
-  element("keep").disabled = !hasLabel;
-  element("keep").querySelector("span").textContent = hasLabel ? `Keep ${name(rows.given[row])}` : "No label to keep";
-  element("change").disabled = !hasProposal;
-  element("change").querySelector("span").textContent = hasProposal ? `${hasLabel ? "Change to" : "Label as"} ${name(rows.proposed[row])}` : "No class proposed";
-  element("picture").replaceWith(Object.assign(settings.has_images ? pictureOf(index, rows.file[row]) : make("div", { className: "picture", textContent: "no image: only features" }), { id: "picture" }));
+  const none = make("div", { className: "picture", textContent: "no image: only features" });
+  const picture = settings.has_images ? pictureOf(index, rows.file[row]) : none;
+  element("picture").replaceWith(Object.assign(picture, { id: "picture" }));
+  renderQuestion(row);
   renderNeighbours(row);
   element("work").scrollTop = 0;
   window.scrollTo(0, 0);
 }
+function renderQuestion(row) {
+  const caption = (id, text) => { element(id).querySelector("span").textContent = text; };
+  const hasLabel = rows.given[row] >= 0, hasProposal = rows.proposed[row] >= 0, share = rows.probability[row] ?? 0;
+  element("doubt").hidden = rows.probability[row] === null;
+  element("doubt").className = `doubt ${hasLabel ? "" : "of-proposal"}`;
+  element("doubt").querySelector("i").style.width = `${100 * share}%`;
+  caption("doubt", `${percent(share)} likely to be ${hasLabel ? "wrong" : "right"}`);
+  element("keep").disabled = !hasLabel;
+  element("change").disabled = !hasProposal;
+  const change = `${hasLabel ? "Change to" : "Label as"} ${name(rows.proposed[row])}`;
+  caption("keep", hasLabel ? `Keep ${name(rows.given[row])}` : "No label to keep");
+  caption("change", hasProposal ? change : "No class proposed");
+}
 function renderNeighbours(row) {
-  const near = rows.neighbours[row].map((index, i) => ({ index, label: rows.neighbour_labels[row][i] })).filter(({ index }) => index >= 0);
+  const labels = rows.neighbour_labels[row];
+  const near = rows.neighbours[row].map((index, i) => ({ index, label: labels[i] })).filter(({ index }) => index >= 0);
   element("evidence").hidden = !near.length;
   const count = label => near.filter(neighbour => neighbour.label === label && label >= 0).length;
   const parts = [[rows.proposed[row], "as proposed"], [rows.given[row], "as given"]].filter(([label]) => label >= 0);
-  const votes = label => count(label) > 1 ? `${count(label)} are` : count(label) ? "1 is" : "none is";
+  const votes = label => count(label) ? quantity(count(label), "is", "are") : "none is";
+  const words = parts.map(([label, how]) => `${votes(label)} labelled ${name(label)}, ${how}`);
   element("votes").hidden = !parts.length;
-  element("votes").textContent = `Of the ${near.length} nearest, ${parts.map(([label, how]) => `${votes(label)} labelled ${name(label)}, ${how}`).join("; ")}.`;
+  element("votes").textContent = `Of the ${near.length} nearest, ${words.join("; ")}.`;
   element("neighbours").replaceChildren(...near.map(({ index, label }) => {
-    const kind = label < 0 ? "" : label === rows.given[row] ? "as-given" : label === rows.proposed[row] ? "as-proposed" : "";
-    const caption = make("figcaption", { className: kind, textContent: name(label) });
+    const caption = make("figcaption", { textContent: name(label) });
+    if (label >= 0 && label === rows.proposed[row]) caption.className = "as-proposed";
+    if (label >= 0 && label === rows.given[row]) caption.className = "as-given";
     return make("figure", {}, ...(settings.has_images ? [pictureOf(index, "")] : []), caption);
   }));
 }
@@ -112,9 +120,12 @@ function renderDecisions() {
   press("change", label !== null && label === known[1]);
   press("other", label !== null && !known.includes(label));
   press("skip", mine?.action === "skip");
-  for (const button of element("classes").children) button.setAttribute("aria-pressed", String(label === classes[button.value]));
+  for (const button of element("classes").children) {
+    button.setAttribute("aria-pressed", String(label === classes[button.value]));
+  }
   const lines = [...found.decisions.values()].map(decision => make("li", { textContent: sentence(decision) }));
-  if (found.isConflict) lines.push(make("li", { className: "differ", textContent: "⚠ Reviewers differ: both decisions are kept until one of them changes theirs." }));
+  const differ = "⚠ Reviewers differ: both decisions are kept until one of them changes theirs.";
+  if (found.isConflict) lines.push(make("li", { className: "differ", textContent: differ }));
   element("said").replaceChildren(...lines);
 }
 function sentence({ action, label, reviewer: who, at: when }) {

@@ -8,7 +8,10 @@ let at = -1;  // the entry that is looked at
 const drawn = new Map();  // entry -> its element, and how to renew it
 
 const pairOf = row => rows.given[row] * (classes.length + 1) + rows.proposed[row];
-const pairName = row => `${rows.given[row] < 0 ? "" : `${name(rows.given[row])} → `}${rows.proposed[row] < 0 ? "no proposal" : name(rows.proposed[row])}`;
+function pairName(row) {
+  const proposed = rows.proposed[row] < 0 ? "no proposal" : name(rows.proposed[row]);
+  return rows.given[row] < 0 ? proposed : `${name(rows.given[row])} → ${proposed}`;
+}
 
 const SHOWN = {
   all: () => true,
@@ -19,12 +22,12 @@ const SHOWN = {
   conflict: found => found.isConflict,
 };
 function compose() {
-  const wanted = { given: element("by-given").value, proposed: element("by-proposed").value, file: element("by-file").value.toLowerCase() };
-  const shows = SHOWN[element("by-state").value];
-  const fits = row => (wanted.given === "" || rows.given[row] === Number(wanted.given))
-    && (wanted.proposed === "" || rows.proposed[row] === Number(wanted.proposed))
-    && (wanted.file === "" || rows.file[row].toLowerCase().includes(wanted.file))
-    && shows(result(rows.index[row]));
+  const [byGiven, byProposed, state] = ["by-given", "by-proposed", "by-state"].map(id => element(id).value);
+  const part = element("by-file").value.toLowerCase();
+  const fits = row => (byGiven === "" || rows.given[row] === Number(byGiven))
+    && (byProposed === "" || rows.proposed[row] === Number(byProposed))
+    && (part === "" || rows.file[row].toLowerCase().includes(part))
+    && SHOWN[state](result(rows.index[row]));
   const fitting = [];
   for (let row = 0; row < total; row++) if (fits(row)) fitting.push(row);
   listed = new Set(fitting);
@@ -32,7 +35,10 @@ function compose() {
 }
 function byPair(fitting) {
   const pairs = new Map();
-  for (const row of fitting) pairs.has(pairOf(row)) ? pairs.get(pairOf(row)).push(row) : pairs.set(pairOf(row), [row]);
+  for (const row of fitting) {
+    if (!pairs.has(pairOf(row))) pairs.set(pairOf(row), []);
+    pairs.get(pairOf(row)).push(row);
+  }
   const largestFirst = [...pairs.values()].sort((a, b) => b.length - a.length);
   return largestFirst.flatMap(members => [{ pair: pairName(members[0]), members }, ...members]);
 }
@@ -51,7 +57,11 @@ function scroll() {
   const list = element("list");
   const from = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - OVER);
   const to = Math.min(entries.length, Math.ceil((list.scrollTop + list.clientHeight) / HEIGHT) + OVER);
-  for (const [entry, { made }] of drawn) if (entry < from || entry >= to) { made.remove(); drawn.delete(entry); }
+  for (const [entry, { made }] of drawn) {
+    if (entry >= from && entry < to) continue;
+    made.remove();
+    drawn.delete(entry);
+  }
   for (let entry = from; entry < to; entry++) {
     if (drawn.has(entry)) continue;
     const line = isRow(entry) ? rowLine(entry) : pairLine(entries[entry]);
@@ -66,7 +76,7 @@ function pairLine({ pair, members }) {
   const made = make("div", { className: "pair", role: "presentation" }, make("b", { textContent: pair }), count);
   const renew = () => {
     const done = members.filter(row => standing(rows.index[row]).size).length;
-    count.textContent = `${number(members.length)} ${members.length === 1 ? "image" : "images"}, ${number(done)} reviewed`;
+    count.textContent = `${quantity(members.length, "image", "images")}, ${number(done)} reviewed`;
   };
   return { made, renew };
 }
@@ -75,9 +85,11 @@ function rowLine(entry) {
   const mark = make("span");
   const share = rows.probability[row];
   const numbers = make("span", { className: "numbers" }, share === null ? "" : percent(share), mark);
-  const words = make("span", {}, make("b", { textContent: pairName(row) }), make("small", { textContent: rows.file[row] }));
-  const made = make("div", { className: settings.has_images ? "row" : "row plain", id: `entry-${entry}`, role: "option" });
+  const pair = make("b", { textContent: pairName(row) }), file = make("small", { textContent: rows.file[row] });
+  const words = make("span", {}, pair, file);
+  const made = make("div", { className: "row", id: `entry-${entry}`, role: "option" });
   if (settings.has_images) made.append(pictureOf(rows.index[row], "", true));
+  else made.classList.add("plain");
   made.append(words, numbers);
   made.setAttribute("aria-setsize", String(entries.length));
   made.setAttribute("aria-posinset", String(entry + 1));

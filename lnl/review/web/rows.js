@@ -5,7 +5,8 @@ const settings = JSON.parse(element("settings").textContent);
 const { classes, server } = settings;
 const rows = { index: [], file: [], given: [], proposed: [], probability: [], neighbours: [], neighbour_labels: [] };
 for (const chunk of document.querySelectorAll("script.rows")) {
-  for (const [name, values] of Object.entries(JSON.parse(chunk.textContent))) for (const value of values) rows[name].push(value);
+  const columns = JSON.parse(chunk.textContent);
+  for (const name of Object.keys(rows)) for (const value of columns[name]) rows[name].push(value);
   chunk.remove();
 }
 const total = rows.index.length;
@@ -14,9 +15,14 @@ const rowOf = new Map(rows.index.map((index, row) => [index, row]));
 const rowOfFile = new Map(rows.file.map((file, row) => [file, row]));
 const name = label => label < 0 ? "none" : classes[label];
 const given = row => rows.given[row] < 0 ? null : classes[rows.given[row]];
-const percent = share => share > 0 && share < .005 ? "<1 %" : share < 1 && share >= .995 ? ">99 %" : `${Math.round(100 * share)} %`;
 const number = value => value.toLocaleString("en");
-const LARGEST_DIGITS = 10;  // classes that keys 1 to 9 and 0 choose
+const quantity = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
+const sum = values => values.reduce((total, value) => total + Number(value), 0);
+function percent(share) {
+  if (share > 0 && share < .005) return "<1 %";
+  if (share < 1 && share >= .995) return ">99 %";
+  return `${Math.round(100 * share)} %`;
+}
 
 // Text only ever enters the page as text: file names and labels are other people's.
 function make(tag, options = {}, ...children) {

@@ -5,13 +5,15 @@ function fillChoices() {
     const counts = new Map();
     for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
     const known = [...counts.keys()].sort((a, b) => a - b);
-    element(id).append(make("option", { value: "", textContent: "any" }), ...known.map(label => make("option", { value: label, textContent: `${name(label)} (${number(counts.get(label))})` })));
+    const text = label => `${name(label)} (${number(counts.get(label))})`;
+    const options = known.map(label => make("option", { value: label, textContent: text(label) }));
+    element(id).append(make("option", { value: "", textContent: "any" }), ...options);
   }
-  const hasDigits = classes.length <= LARGEST_DIGITS;
   element("digits").hidden = element("classes").hidden = !hasDigits;
   if (!hasDigits) return;
   element("classes").append(...classes.map((text, label) => {
-    const button = make("button", { type: "button", value: String(label) }, make("kbd", { textContent: String((label + 1) % 10) }), make("span", { textContent: text }));
+    const key = make("kbd", { textContent: String((label + 1) % 10) });
+    const button = make("button", { type: "button", value: String(label) }, key, make("span", { textContent: text }));
     button.addEventListener("click", () => choose(label));
     return button;
   }));
@@ -33,7 +35,9 @@ function rename() {
 }
 function listen() {
   const click = (id, action) => element(id).addEventListener("click", action);
-  for (const [id, key] of [["keep", "k"], ["change", "c"], ["skip", "s"], ["undo", "u"], ["other", "/"]]) click(id, ACTIONS[key]);
+  for (const [id, key] of Object.entries({ keep: "k", change: "c", skip: "s", undo: "u", other: "/" })) {
+    click(id, ACTIONS[key]);
+  }
   click("again", () => remote.pump());
   click("export-json", exportJson);
   click("export-csv", exportCsv);
@@ -43,7 +47,9 @@ function listen() {
   element("by-file").addEventListener("input", choice);
   element("reviewer").addEventListener("change", rename);
   for (const id of ["by-file", "reviewer"]) {
-    element(id).addEventListener("keydown", event => { if (["Enter", "Escape"].includes(event.key)) element(id).blur(); });
+    element(id).addEventListener("keydown", ({ key }) => {
+      if (key === "Enter" || key === "Escape") element(id).blur();
+    });
   }
   element("search").addEventListener("input", offer);
   element("search").addEventListener("keydown", search);
@@ -55,7 +61,7 @@ function listen() {
 reviewer = element("reviewer").value = attempt(() => window.localStorage.getItem(NAME), null) || server?.reviewer || "";
 element("kept").textContent = server
   ? "Every decision is on the server's disk, in decisions.jsonl, before the next is sent."
-  : "This page is a file: decisions stay in this browser until you export them. The command lnl label import reads both files.";
+  : "This page is a file: decisions stay in this browser until you export them. lnl label import reads both files.";
 fillChoices();
 listen();
 store.start();

@@ -1,18 +1,20 @@
 // Where decisions are kept: in this browser where the page is a file, else on the server's disk.
 
-const memory = (storage, kind) => {  // one entry for each decision, so that two tabs never overwrite each other
+let made = 0;  // decisions on this visit, to keep those of one millisecond in order
+function memory(storage, kind) {  // one entry for each decision, so that two tabs never overwrite each other
   const prefix = `lnl-review ${settings.identity} ${kind} `;
+  const keys = () => Object.keys(storage).filter(key => key.startsWith(prefix)).sort();
   return {
     prefix,
-    all: () => Object.keys(storage).filter(key => key.startsWith(prefix)).sort().map(key => ({ key, ...JSON.parse(storage.getItem(key)) })),
-    add: decision => {
-      const key = `${prefix}${decision.at} ${Math.random().toString(36).slice(2, 8)}`;
+    all: () => keys().map(key => ({ ...JSON.parse(storage.getItem(key)), key })),
+    add(decision) {
+      const key = `${prefix}${decision.at} ${String(made++).padStart(6, "0")} ${Math.random()}`;
       storage.setItem(key, JSON.stringify(decision));
       return key;
     },
     remove: key => storage.removeItem(key),
   };
-};
+}
 const attempt = (action, otherwise) => { try { return action(); } catch { return otherwise; } };
 const onDisk = attempt(() => memory(window.localStorage, "decision"), null);
 const inTab = attempt(() => memory(window.sessionStorage, "unsaved"), null);
@@ -31,7 +33,7 @@ function complain(message) {
 
 const browser = {  // the page is a file: decisions stay in this browser until they are exported
   start() {
-    if (!onDisk) return complain("This browser keeps nothing for files: decisions would be lost. Use the command lnl label review.");
+    if (!onDisk) return complain("This browser keeps nothing of a file: open the page with lnl label review instead.");
     ofThisList(onDisk.all()).forEach(takeOver);
     window.addEventListener("storage", event => {
       if (event.newValue && event.key?.startsWith(onDisk.prefix)) { enter(JSON.parse(event.newValue)); refresh(); }
@@ -42,7 +44,7 @@ const browser = {  // the page is a file: decisions stay in this browser until t
       onDisk.add(decision);
     } catch (error) {
       tell("not saved", "failed");
-      complain(`The decision on ${decision.file} was not saved: this browser has no room left (${error.name}). Export what is there.`);
+      complain(`${decision.file}: not saved, for this browser has no room left (${error.name}). Export what is there.`);
       return false;
     }
     enter(decision);
@@ -55,6 +57,7 @@ let end = 0;  // bytes of the server's file that are known here
 let isBusy = false;
 let wasWhole = false;  // whether the server's file has been read once
 const RETRY = 2000, POLL = 4000;  // milliseconds
+const ELSEWHERE = "Some decisions in decisions.jsonl are on images or classes that are not in this list: they stay.";
 const remote = {  // every decision goes to the server, one at a time, until it answers that it is on the disk
   start() {
     unsaved.push(...ofThisList(inTab?.all() ?? []));
@@ -89,7 +92,8 @@ const remote = {  // every decision goes to the server, one at a time, until it 
     } catch (error) {
       const count = unsaved.length;
       tell(count ? `${count} not saved` : "no server", "failed");
-      complain(count ? `${count === 1 ? "A decision is" : `${count} decisions are`} not saved: ${error.message}` : error.message);
+      const what = count ? `${quantity(count, "decision is", "decisions are")} not saved: ` : "";
+      complain(`${what}${error.message}`);
       refresh();
     } finally {
       isBusy = false;
@@ -114,14 +118,15 @@ const remote = {  // every decision goes to the server, one at a time, until it 
     return answer;
   },
   receive(answer) {
-    if (answer.start === 0 && end > 0) saved.clear();  // another file than before
+    const isAnother = answer.start === 0 && end > 0;  // file than before
+    if (isAnother) saved.clear();
     const here = ofThisList(answer.decisions);
-    if (here.length < answer.decisions.length) problems.add("decisions.jsonl has decisions on images or classes that are not in this list: they are kept there, but not shown.");
+    if (here.length < answer.decisions.length) problems.add(ELSEWHERE);
     here.forEach(wasWhole ? enter : takeOver);
     answer.problems.forEach(problem => problems.add(problem));
     end = answer.end;
     if (!wasWhole) { wasWhole = true; show(firstOpen()); }
-    if (here.length || answer.problems.length) refresh();
+    if (isAnother || here.length || answer.problems.length) refresh();
   },
 };
 const store = server ? remote : browser;
@@ -129,7 +134,8 @@ const store = server ? remote : browser;
 function takeOver(decision) {  // from an earlier visit, which can be undone too
   if (decision.reviewer === reviewer) {
     const last = past.at(-1);
-    const takesBack = last && last.index === decision.index && (last.before?.label ?? null) === decision.label && (last.before?.action ?? "undo") === decision.action;
+    const [action, label] = [last?.before?.action ?? "undo", last?.before?.label ?? null];
+    const takesBack = last?.index === decision.index && action === decision.action && label === decision.label;
     if (takesBack) past.pop();
     else if (decision.action !== "undo") remember(decision);
   }
