@@ -71,7 +71,7 @@ def _print(about: About, found: Found) -> None:
     labelling.print_about(about)
     if found.crowd:
         _print_crowd(found.crowd)
-    for sentence in (*errors.sentences(about, found.table), *found.problems):
+    for sentence in (*errors.sentences(about, found.table), *found.notes):
         print(sentence)
     table = Table("the first", "wrong labels to expect", box=None)
     for first, expected in errors.expected(found.table, (about.budget,) if about.budget else errors.FIRST):

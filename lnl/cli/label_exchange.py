@@ -40,7 +40,7 @@ def run_export(options: argparse.Namespace) -> int:
     if options.first is not None and options.first < 1:
         raise UsageError(f"--first is {options.first}: give a whole number above zero.")
     about, table = outputs.read_table(options.out)
-    table = table.slice(0, options.first)
+    table = exchange.to_decide(table).slice(0, options.first)
     suffix = ".csv" if options.format == "csv" else ".json"
     path = options.to or options.out / f"{options.format}{suffix}"
     if path.suffix != suffix:

@@ -23,7 +23,7 @@ def add_parser(jobs: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Label all images, write the tables, and print how many have a label now."""
-    from lnl.review import from_few, items, outputs
+    from lnl.review import from_few, items, outputs, tables
 
     if not 0 <= options.confidence <= 1:
         raise UsageError(f"--confidence is {options.confidence:g}: give a probability, from 0 to 1.")
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"Of the {about.count - about.labelled:,} others {made.coverage:.1%} have a label now.")
     if made.unreached:
         print(f"Images that no label has reached: {made.unreached:,}.  They have none, whatever the confidence.")
-    if made.recall is not None:
-        print(f"Neighbours are approximate: {made.recall:.1%} of the nearest were found, by a sample.")
+    for sentence in tables.on_recall(made.recall):
+        print(sentence)
     print(f"Wrote {out}/labels.csv and labels.parquet.")
     return COMPLETE

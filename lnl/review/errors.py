@@ -31,7 +31,7 @@ class Found:
     crowd: Crowd | None  # where several annotators have given them
     suspicion: Suspicion  # its probabilities calibrated on what was reviewed
     checked: Checked | None  # what was reviewed, compared with the probabilities before
-    problems: tuple[str, ...]  # a sentence on each decision that does not count
+    notes: tuple[str, ...]  # sentences on decisions that do not count, and on neighbours that are approximate
     table: pa.Table  # as `tables.errors_table` makes it
 
 
@@ -48,7 +48,8 @@ def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> 
     if decided.checked:
         suspicion = after_reviews(suspicion, decided.index, decided.wrong)
         table = tables.errors_table(items, given, suspicion, found.index.numpy())
-    return Found(given, of_crowd, suspicion, decided.checked, (*reading.problems, *decided.problems), table)
+    notes = (*reading.problems, *decided.problems, *tables.on_recall(found.recall))
+    return Found(given, of_crowd, suspicion, decided.checked, notes, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +112,13 @@ def sentences(about: About, table: pa.Table, decided: Sequence[Decision] = ()) -
             f"{wrong.high:.1%}, {basis}."
         )
     if checked:
-        yield f"Before, {_compared(checked)}"
+        yield f"Of {_compared(checked)}"
     if since := reviewed(table, decided, about.made).checked:
-        yield f"Since then, {_compared(since)}"
+        yield f"Since then, of {_compared(since)}"
 
 
 def _compared(checked: Checked) -> str:
-    return (
-        f"{checked.count:,} labels were reviewed: {checked.wrong:,} were wrong, {checked.expected:,.1f} were expected."
-    )
+    return f"{checked.count:,} reviewed labels {checked.wrong:,} were wrong; {checked.expected:,.1f} had been expected."
 
 
 def expectation(about: About, table: pa.Table) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 import pyarrow as pa
+import pyarrow.compute
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from lnl.data import DataError, label_file
@@ -116,26 +116,24 @@ def _deciding(standing: Standing | None, reviewer: str | None) -> Decision | Non
 # --------------------------------------------------------------------------------------------------------------- export
 
 
+def to_decide(table: pa.Table) -> pa.Table:
+    """The rows of a table that people are asked about: those with a rank, or all where none has one."""
+    return table.filter(pyarrow.compute.is_valid(table["rank"])) if "rank" in table.column_names else table
+
+
 def label_studio_tasks(about: About, table: pa.Table, prefix: str) -> list[dict[str, object]]:
     """Tasks for Label Studio's import, with the proposed label as a prediction.
 
     `prefix`: what stands before the name of a file, which is percent-encoded, in the address of its image.
     """
     tasks: list[dict[str, object]] = []
-    for row in _plain_rows(table):
-        prediction = {
-            "model_version": f"lnl {about.judge}",
-            "score": row["probability"],
-            "result": [
-                {
-                    "from_name": "label",
-                    "to_name": "image",
-                    "type": "choices",
-                    "value": {"choices": [row["proposed"]]},
-                }
-            ],
-        }
-        tasks.append({"data": {"image": f"{prefix}{quote(row['file'])}", **row}, "predictions": [prediction]})
+    for row in plain_json(table):
+        del row["label"]
+        value = {"choices": [row["proposed"]]}
+        result = [{"from_name": "label", "to_name": "image", "type": "choices", "value": value}]
+        predictions = [{"model_version": f"lnl {about.judge}", "score": row["probability"], "result": result}]
+        image = f"{prefix}{quote(str(row['file']))}"
+        tasks.append({"data": {"image": image, **row}, "predictions": predictions if row["proposed"] else []})
     return tasks
 
 
@@ -157,11 +155,6 @@ def plain_table(table: pa.Table) -> pa.Table:
 def plain_json(table: pa.Table) -> list[dict[str, object]]:
     """The same as objects."""
     rows: list[dict[str, object]] = plain_table(table).to_pylist()
-    return rows
-
-
-def _plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = plain_table(table).drop_columns("label").to_pylist()
     return rows
 
 

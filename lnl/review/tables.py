@@ -35,6 +35,13 @@ def ranking(scores: np.ndarray) -> Ranking:
     return Ranking(order, np.where(np.isneginf(scores), 0, ranks))
 
 
+def on_recall(recall: float | None) -> tuple[str, ...]:
+    """What to tell of neighbours that were sought approximately: nothing where the search was exact."""
+    if recall is None:
+        return ()
+    return (f"Neighbours are approximate: {recall:.1%} of the nearest were found, by a sample.",)
+
+
 def errors_table(items: Items, given: np.ndarray, suspicion: Suspicion, neighbours: np.ndarray) -> pa.Table:
     """Given labels (N,) with what a detector says of them, the most suspect first; neighbours (N, k)."""
     ranked = ranking(suspicion.score)

@@ -75,7 +75,7 @@ def test_errors_are_found_reviewed_and_corrected(folder: Path, capsys: pytest.Ca
     assert find() == 0
     told = capsys.readouterr().out
     assert "calibrated on 10 reviews." in told
-    assert f"10 labels were reviewed: {wrong} were wrong, " in told
+    assert f"Of 10 reviewed labels {wrong} were wrong; " in told
     assert outputs.read_about(folder / "photos-errors").checked is not None
     assert run("apply", "photos-errors", "--to", "corrected.csv") == 0
     assert f"{wrong} labels changed and {10 - wrong} confirmed in review, of 72." in capsys.readouterr().out
@@ -214,6 +214,8 @@ def test_what_to_label_next_goes_by_what_was_decided(folder: Path, capsys: pytes
                     at=datetime.now(UTC),
                 ),
             )
+    assert run("export", "photos-next", "--format", "json", "--to", "next.json") == 0
+    assert len(json.loads((folder / "next.json").read_text())) == 4, "those that are asked for, not all"
     assert run("apply", "photos-next", "--to", "more.csv") == 0
     with open("more.csv", encoding="utf-8", newline="") as file:
         labelled = {row["file"]: row["label"] for row in csv.DictReader(file) if row["label"]}

@@ -24,6 +24,7 @@ from lnl.review.exchange import (
     not_yet_there,
     plain_json,
     plain_table,
+    to_decide,
 )
 from lnl.review.outputs import About
 
@@ -170,6 +171,13 @@ def test_the_way_to_label_studio_and_back(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text(json.dumps(made))
     (one,) = imported(ABOUT, TABLE, tmp_path / "ids.json", None)
     assert one.reviewer == "user 3" and one.file == "cat/ü 3.png"
+
+
+def test_only_what_has_a_rank_is_asked() -> None:
+    assert to_decide(TABLE)["file"].to_pylist() == TABLE["file"].to_pylist()[:4]
+    unsure = TABLE.drop_columns("rank").set_column(3, "proposed", pa.nulls(5, pa.string()))
+    assert to_decide(unsure).equals(unsure)
+    assert all(task["predictions"] == [] for task in label_studio_tasks(ABOUT, unsure, ""))
 
 
 def test_the_interface_of_label_studio_is_xml() -> None:

@@ -51,6 +51,14 @@ def test_a_loop_of_links_is_entered_once(tmp_path: Path) -> None:
     assert open_images(str(tmp_path / "all")).files == ("cat/1.png", "dog/2.png")
 
 
+def test_an_output_folder_among_the_images_is_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "1.png")
+    picture(tmp_path / "all-errors" / "images" / "0.png")
+    assert len(open_images(str(tmp_path)).files) == 2
+    (tmp_path / "all-errors" / "about.json").write_text("{}")
+    assert open_images(str(tmp_path)).files == ("cat/1.png",)
+
+
 def test_a_table_says_labels(tmp_path: Path) -> None:
     """Of files in one folder, or in folders that are not called like its classes; in either writing of an umlaut."""
     for name in ("batch1/a.png", "batch1/ü.png", "batch2/c.png"):
