@@ -27,7 +27,10 @@ def test_the_studies_of_the_seed_documents_are_there() -> None:
     assert {*declared.split(), *more.split(), *searches.split()} <= set(NAMES)
 
 
-SIZES = {"embeddings": {"smoke", "embeddings", "simclr", "search", "images"}}  # of no published paper
+SIZES = {  # of no published paper
+    "embeddings": {"smoke", "embeddings", "simclr", "search", "images"},
+    "label_errors": {"smoke", "digits", "embeddings", "features"},
+}
 
 
 def test_a_study_is_named_after_its_file_and_has_every_size(study: Study) -> None:

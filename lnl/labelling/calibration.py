@@ -16,7 +16,9 @@ from scipy.special import expit, logit
 from lnl.labelling.problem import Share, Suspicion
 
 PRIOR_SHIFT, PRIOR_LOG_SLOPE = 1.5, 0.5  # standard deviations of a and b
-CERTAIN = 1e-4  # no probability counts as nearer to 0 or 1
+# No probability counts as nearer to 0 or 1: features that hardly tell classes apart make many near 1, which a few
+# reviews must be able to undo.
+LOWEST, HIGHEST = 1e-4, 0.99
 DRAWS = 2000  # of a and b, for the interval
 INTERVAL = (0.025, 0.975)
 
@@ -73,11 +75,14 @@ def after_reviews(suspicion: Suspicion, positions: np.ndarray, wrong: np.ndarray
     reviewed[positions] = True
     share = _share(suspicion.probability, reviewed, int(np.sum(wrong)), fitted)
     return replace(
-        suspicion, probability=fitted(suspicion.probability), flagged=first(suspicion.score, share.value), wrong=share
+        suspicion,
+        probability=fitted(suspicion.probability),
+        flagged=most_suspect(suspicion.score, share.value),
+        wrong=share,
     )
 
 
-def first(score: np.ndarray, share: float) -> np.ndarray:
+def most_suspect(score: np.ndarray, share: float) -> np.ndarray:
     """Whether a label is among this share of the judged ones, the most suspect first: scores (N,) -> (N,) bool."""
     judged = np.flatnonzero(np.isfinite(score))
     flagged = np.zeros(len(score), dtype=bool)
@@ -104,4 +109,4 @@ def _share(probability: np.ndarray, reviewed: np.ndarray, found: int, fitted: Re
 
 
 def _logits(probability: np.ndarray) -> np.ndarray:
-    return logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    return logit(np.clip(probability, LOWEST, HIGHEST))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,9 +38,7 @@ class Checked:
         found = self.detector(Labels(labels.features, given, len(present)), seed, tell)
         class_probabilities = np.zeros((len(given), labels.classes), dtype=found.class_probabilities.dtype)
         class_probabilities[:, present] = found.class_probabilities
-        return Suspicion(
-            found.score, found.probability, present[found.proposed], found.flagged, class_probabilities, found.wrong
-        )
+        return replace(found, proposed=present[found.proposed], class_probabilities=class_probabilities)
 
 
 def neighbours(labels: Labels, seed: int, tell: Tell) -> Suspicion:
@@ -108,15 +106,7 @@ def cleanlab(labels: Labels, seed: int, tell: Tell) -> Suspicion:
     found = by_probabilities(log_p, labels, issues, 1 - get_label_quality_scores(given, p))
     share = 1 - float(np.trace(estimate_joint(given, p)))
     tell(3, 3)
-    low, high = min(found.wrong.low, share), max(found.wrong.high, share)
-    return Suspicion(
-        found.score,
-        found.probability,
-        found.proposed,
-        found.flagged,
-        found.class_probabilities,
-        Share(share, low, high),
-    )
+    return replace(found, wrong=Share(share, min(found.wrong.low, share), max(found.wrong.high, share)))
 
 
 def by_probabilities(

@@ -8,8 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from lnl.labelling.blocks import blocks
-from lnl.labelling.folds import FOLDS
-from lnl.labelling.logistic import own_fold
+from lnl.labelling.folds import FOLDS, own_fold
 
 SHRINKAGE = 0.1
 CALIBRATED_ON = 20_000  # images, at most: enough for one temperature and a bias for each class
@@ -79,7 +78,7 @@ def calibrated(logits: np.ndarray, given: np.ndarray, generator: np.random.Gener
         residual = np.exp(log_p) - wanted
         slope = np.exp(parameters[0]) * (residual * sample).sum()
         gradient = np.append(slope, residual.sum(0)) / len(sample)
-        return -float((wanted * log_p).sum()) / len(sample), gradient + 1e-6 * parameters
+        return -float((wanted * log_p).sum()) / len(sample), gradient
 
     found = minimize(objective, np.zeros(1 + logits.shape[1]), jac=True, method="L-BFGS-B")
     log_p = log_softmax(np.exp(found.x[0]) * logits + found.x[1:], axis=1).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lnl.labelling.blocks import blocks
-from lnl.labelling.folds import FOLDS
+from lnl.labelling.folds import FOLDS, own_fold
 
 ITERATIONS = 10
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
@@ -26,22 +26,23 @@ def fit(
     penalty: float,
     start: np.ndarray | None = None,
     iterations: int = ITERATIONS,
+    folds: int = FOLDS,
 ) -> np.ndarray:
-    """Weights (d + 1, FOLDS, K), the last row the intercepts; those of a fold are fitted to the images of the others.
+    """Weights (d + 1, folds, K), the last row the intercepts; those of a fold are fitted to the images of the others.
 
     Features (N, d) float32, targets (N, K): one-hot, soft, or a row of zeros for an image that is left out.  Each
     fold's mean cross-entropy plus penalty / 2 times its squared weights is brought down by L-BFGS from `start`,
     preconditioned by the diagonal of the Hessian where all classes are equally likely.
     """
     classes, width = targets.shape[1], features.shape[1]
-    shape = (width + 1, FOLDS, classes)
+    shape = (width + 1, folds, classes)
     mass = targets.sum(1)
-    shares = mass[:, None] * (fold_of[:, None] != np.arange(FOLDS))
+    shares = mass[:, None] * (fold_of[:, None] != np.arange(folds))
     shares = (shares / shares.sum(0).clip(min=1e-12)).astype(np.float32)
     scaled = targets / mass.clip(min=1e-12)[:, None]
     scaled = scaled.astype(np.float32)
     spread = (1 - 1 / classes) / classes
-    variance = np.append(features.var(0, dtype=np.float64), 1.0)
+    variance = np.append(np.einsum("nd,nd->d", features, features) / len(features) - features.mean(0) ** 2, 1.0)
     shrinkage = np.append(np.full(width, penalty), 0.0)
     conditioner = (1 / np.sqrt(spread * variance + np.maximum(shrinkage, 1e-12)))[:, None]
 
@@ -50,9 +51,9 @@ def fit(
         gradient = shrinkage[:, None] * weights
         loss = 0.5 * float((gradient * weights).sum())
         single = weights.astype(np.float32)
-        for rows in blocks(len(features), FOLDS * classes * 8):
+        for rows in blocks(len(features), folds * classes * 8):
             block, share = features[rows], shares[rows][:, :, None]
-            log_p = _log_softmax((block @ single[:-1] + single[-1]).reshape(len(block), FOLDS, classes))
+            log_p = _log_softmax((block @ single[:-1] + single[-1]).reshape(len(block), folds, classes))
             wanted = scaled[rows][:, None, :] * share
             loss -= float(np.vdot(wanted, log_p))
             residual = (np.exp(log_p, out=log_p) * share - wanted).reshape(len(block), -1)
@@ -83,15 +84,6 @@ def out_of_fold(features: np.ndarray, weights: np.ndarray, fold_of: np.ndarray) 
         logits = (features[rows] @ single[:-1] + single[-1]).reshape(-1, folds, classes)
         result[rows] = own_fold(_log_softmax(logits), fold_of[rows])
     return result
-
-
-def own_fold(log_p: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """What each image's own fold says of it: (N, FOLDS, K) -> (N, K); for images of no fold the normalised mean."""
-    own = np.take_along_axis(log_p, fold_of.clip(min=0)[:, None, None], axis=1)[:, 0]
-    none = fold_of < 0
-    if none.any():
-        own[none] = _log_softmax(log_p[none].mean(1))
-    return own
 
 
 def walk(

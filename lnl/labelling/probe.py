@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from lnl.labelling import discriminant, logistic, soft_targets, transition
+from lnl.labelling.calibration import most_suspect
 from lnl.labelling.folds import stratified
 from lnl.labelling.preparation import TRANSFORMS, principal_components
 from lnl.labelling.problem import Labels, Share, Suspicion, Tell
@@ -139,7 +140,5 @@ def _judged(rounds: _Rounds, labels: Labels, generator: np.random.Generator) -> 
     proposed = rounds.last.argmax(1)
     q[own] = -1
     proposed[labelled] = q.argmax(1)
-    flagged = np.zeros(len(labels.given), dtype=bool)
-    flagged[labelled[np.argsort(-suspect, kind="stable")[: round(value * len(labelled))]]] = True
     wrong = Share(value, min(value, low), max(value, high))
-    return Suspicion(score, probability, proposed, flagged, np.exp(rounds.last), wrong)
+    return Suspicion(score, probability, proposed, most_suspect(score, value), np.exp(rounds.last), wrong)

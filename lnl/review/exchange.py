@@ -327,15 +327,17 @@ class _Row(BaseModel):
 
     file: str
     label: str | None = None
+    action: str | None = None
     reviewer: str | None = None
     at: AwareDatetime | None = None
 
 
 def _of_row(where: str, entry: Mapping[str, object], reviewer: str | None) -> Answer | None:
     row = _Row.model_validate({name: value for name, value in entry.items() if value not in ("", None)})
-    if row.label is None:
+    if row.label is None and row.action != "skip":
         return None
-    return Answer(row.file, label_file.normal(row.label), reviewer or row.reviewer or "import", row.at or now(), where)
+    label = None if row.label is None else label_file.normal(row.label)
+    return Answer(row.file, label, reviewer or row.reviewer or "import", row.at or now(), where)
 
 
 def _of_csv(path: Path, text: str, reviewer: str | None) -> Iterator[Answer]:

@@ -9,7 +9,9 @@ these are not known, there is nothing in it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -117,8 +119,9 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     """What the method believes of the training labels, the mean over its networks, and compared with the truth.
 
     Metrics: the share of images trained on as right, and precision and recall of their choice, AUC of its clean
-    probability (ties count half), accuracy of refined and of pseudo-labels, mean absolute error of an estimated
-    transition matrix, and how far the components of a mixture lie apart (in their root-mean-square deviation).
+    probability (ties count half) and average precision of wrong labels by it, precision and recall of the images not
+    chosen as wrong ones, accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition
+    matrix, and how far the components of a mixture lie apart (in their root-mean-square deviation).
     Arrays: histograms of clean and of wrong labels, the mixture, the transition matrix.
     """
     if not has_beliefs(method):
@@ -159,9 +162,15 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
         right = (chosen * clean).sum(-1)
         metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
         metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
+        flagged = known & (chosen == 0)
+        caught = (flagged & ~clean).sum(-1)
+        metrics["oracle", "error_precision"] = float((caught / flagged.sum(-1)).mean())
+        metrics["oracle", "error_recall"] = float((caught / (known & ~clean).sum(-1)).mean())
     if beliefs.clean is not None:
         scores = [_auc(probabilities, clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
         metrics["oracle", "selection_auc"] = sum(scores) / len(scores)
+        found = [_average_precision(-probabilities, ~clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
+        metrics["oracle", "error_average_precision"] = sum(found) / len(found)
     for name, labels, index in (
         ("refined_accuracy", beliefs.labels, seen.labelled),
         ("pseudo_label_accuracy", beliefs.pseudo_labels, seen.unlabelled),
@@ -190,11 +199,22 @@ def _auc(scores: Tensor, clean: Tensor) -> float:
     """Area under the ROC curve of (L,) scores for (L,) clean; NaN where one of the two kinds has no known score."""
     from sklearn.metrics import roc_auc_score  # plans need no scikit-learn, which takes a second
 
+    return _scored(roc_auc_score, scores, clean)
+
+
+def _average_precision(scores: Tensor, wrong: Tensor) -> float:
+    """Average precision of (L,) scores for (L,) wrong; NaN where one of the two kinds has no known score."""
+    from sklearn.metrics import average_precision_score  # as above
+
+    return _scored(average_precision_score, scores, wrong)
+
+
+def _scored(metric: Callable[[np.ndarray, np.ndarray], float], scores: Tensor, positive: Tensor) -> float:
     known = scores.isfinite()
-    scores, clean = scores[known].cpu(), clean[known].cpu()
-    if clean.all() or not clean.any():
+    scores, positive = scores[known].cpu(), positive[known].cpu()
+    if positive.all() or not positive.any():
         return math.nan
-    return float(roc_auc_score(clean.numpy(), scores.numpy()))
+    return float(metric(positive.numpy(), scores.numpy()))
 
 
 def _histogram(values: Tensor, most: float) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from lnl.labelling import calibration
-from lnl.labelling.calibration import after_reviews, expected_errors, first, recalibration
+from lnl.labelling.calibration import after_reviews, expected_errors, most_suspect, recalibration
 from lnl.labelling.problem import Share, Suspicion
 
 
@@ -72,7 +72,7 @@ def test_expected_errors_are_the_probabilities_of_the_first() -> None:
     probability = np.array([0.05, 0.8, np.nan, 0.6])
     assert expected_errors(score, probability, 2) == pytest.approx(1.4)
     assert expected_errors(score, probability, 10) == pytest.approx(1.45)
-    assert first(score, 1 / 3).tolist() == [False, True, False, False]
+    assert most_suspect(score, 1 / 3).tolist() == [False, True, False, False]
 
 
 def test_certain_probabilities_can_be_mended() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,6 +199,19 @@ def test_plain_files_are_filled_in_and_come_back(tmp_path: Path) -> None:
     (tmp_path / "plain.json").write_text(json.dumps(entries))
     (one,) = imported(ABOUT, TABLE, tmp_path / "plain.json", None)
     assert (one.reviewer, one.at.hour) == ("bob", 12)
+
+
+def test_the_review_pages_own_exports_are_read(tmp_path: Path) -> None:
+    """Its .json and its .csv, in which a skipped image has no label."""
+    decisions = [decided("cat/ü 3.png", "dog"), decided(ODD, None, "bob"), decided("new.png", "cat", minute=3)]
+    entries = [decision.model_dump(mode="json") for decision in decisions]
+    (tmp_path / "decisions.json").write_text(json.dumps(entries))
+    assert imported(ABOUT, TABLE, tmp_path / "decisions.json", None) == decisions
+    with (tmp_path / "decisions.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(entries[0]))
+        table.writeheader()
+        table.writerows(entries)
+    assert imported(ABOUT, TABLE, tmp_path / "decisions.csv", None) == decisions
 
 
 def test_the_same_answers_are_not_added_twice() -> None:

@@ -44,6 +44,8 @@ def test_selection_is_scored_as_in_the_fact_sheet() -> None:
     assert metrics["oracle", "selection_recall"] == pytest.approx(0.75)
     assert metrics["oracle", "selection_auc"] == pytest.approx(0.875)
     assert metrics["train", "selected"] == 0.5
+    assert metrics["oracle", "error_precision"] == metrics["oracle", "error_recall"] == pytest.approx(0.75)
+    assert metrics["oracle", "error_average_precision"] == pytest.approx((1 + 1 + 1 + 4 / 6) / 4)
 
 
 def test_ties_count_half() -> None:
@@ -56,6 +58,7 @@ def test_networks_are_averaged_and_unknown_images_left_out() -> None:
     selected = torch.tensor([[1.0, 0.0, NAN, 0.0], [1.0, 1.0, NAN, 1.0]])
     metrics, _ = compare(Beliefs(clean=clean, selected=selected), *as_labels([1, 0, 1, 0]))
     assert metrics["oracle", "selection_auc"] == pytest.approx((1 + 0) / 2)
+    assert metrics["oracle", "error_average_precision"] == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
     assert metrics["oracle", "selection_precision"] == pytest.approx((1 + 1 / 3) / 2)
     assert metrics["oracle", "selection_recall"] == pytest.approx(1.0)
     assert metrics["train", "selected"] == pytest.approx((1 / 3 + 1) / 2)
