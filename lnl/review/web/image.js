@@ -62,7 +62,7 @@ function renderImage(row) {
   element("rank").textContent = `Rank ${number(row + 1)} of ${number(total)}`;
   element("file").textContent = rows.file[row];
   element("given").textContent = name(rows.given[row]);
-  element("proposed").textContent = name(rows.proposed[row]);
+  element("proposed").textContent = rows.proposed[row] < 0 ? "no class" : name(rows.proposed[row]);
   const none = make("div", { className: "picture", textContent: "no image: only features" });
   const picture = settings.has_images ? pictureOf(index, rows.file[row]) : none;
   element("picture").replaceWith(Object.assign(picture, { id: "picture" }));

@@ -13,7 +13,7 @@ const total = rows.index.length;
 const hasLabels = rows.given.some(label => label >= 0);
 const rowOf = new Map(rows.index.map((index, row) => [index, row]));
 const rowOfFile = new Map(rows.file.map((file, row) => [file, row]));
-const name = label => label < 0 ? "none" : classes[label];
+const name = label => label < 0 ? "no label" : classes[label];
 const given = row => rows.given[row] < 0 ? null : classes[rows.given[row]];
 const number = value => value.toLocaleString("en");
 const quantity = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
