@@ -37,7 +37,10 @@ def test_a_damaged_file_is_left_out_and_named(photos: Callable[..., Path], tmp_p
     told: list[tuple[int, int]] = []
     made = read_pixels(images.paths, form, "x", tmp_path / "out", lambda done, of: told.append((done, of)))
     (place,) = made.unreadable
-    assert images.files[place] == DAMAGED and "kaputt.png cannot be used as an image" in made.unreadable[place]
+    assert (
+        images.files[place] == DAMAGED
+        and "kaputt.png cannot be used as an image (of no kind that is known): replace" in made.unreadable[place]
+    )
     assert made.images.shape == (24, 1, 8, 8) and place not in made.readable and told == [(25, 25)]
     for row in (0, 23):
         with images.open(int(made.readable[row])) as shown:
