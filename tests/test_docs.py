@@ -48,6 +48,7 @@ PAGES = (  # whose blocks are run
     "docs/getting-started.md",
     "docs/write-a-study.md",
     "docs/your-data.md",
+    "docs/label-errors.md",
     "docs/your-method.md",
     "docs/verdicts.md",
     "docs/search.md",

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("Give --network, with --weights of a pre-trained one, or --trial RESULTS/ID alone.")
     dataset = data.with_given_labels(data.load(_name(options.images), options.data), options.data)
     embedder = _embedder(options, dataset)
-    file = options.out or Path(f"{_plain(dataset.name)}-{_plain(embedder.network)}.npz")
+    file = options.out or Path(f"{plain(dataset.name)}-{plain(embedder.network)}.npz")
     if file.suffix != ".npz":
         raise UsageError(f"--out {file} must end with .npz: so that it can be told from a folder.")
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
@@ -76,7 +76,7 @@ def _name(images: str) -> str:
     return f"npz:{images}" if images.endswith(".npz") else images
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A part of a file's name for a data set or network: the last part of a path, without its ending and options."""
     last = name.rstrip("/").partition("?")[0].replace(":", "/").split("/")[-1]
     return re.sub(r"[^\w-]+", "-", last.removesuffix(".npz").removesuffix(".py")).strip("-") or "images"

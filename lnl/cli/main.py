@@ -20,6 +20,7 @@ from lnl.cli import (
     diff_command,
     doctor_command,
     embed_command,
+    label_command,
     ledger_command,
     logs_command,
     methods_command,
@@ -56,6 +57,7 @@ COMMANDS = (  # in the order of `lnl --help`
     methods_command,
     check_command,
     embed_command,
+    label_command,
     reference_command,
     doctor_command,
 )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lnl.data import label_file
 from lnl.data.cache import file_stamp, find
@@ -167,7 +167,8 @@ def in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator
         try:
             return function(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-            return DataError(f"{shown(path)} cannot be used as an image ({reason(error)}): replace or remove it.")
+            why = "of no kind that is known" if isinstance(error, UnidentifiedImageError) else reason(error)
+            return DataError(f"{shown(path)} cannot be used as an image ({why}): replace or remove it.")
 
     with ThreadPoolExecutor(min(16, machine.cpus())) as threads:
         yield from threads.map(checked, paths)

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 FILE, CLEAN, LABEL = "file", "clean", "label"
 NAMES = ("labels.csv", "labels.parquet")
+CORRECTED = ("given", "changed_by", "at", "reason")  # what `lnl label apply` writes beside a label
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read(path: Path, named: Collection[str] = ()) -> LabelFile:
     columns = tuple(name for name in header if name == LABEL or name.startswith(f"{LABEL}_") or name in named)
     _check_header(path, header, columns)
     used = {*columns, CLEAN} & {*header}
-    if unused := [name for name in header if name not in {*used, FILE}]:
+    if unused := [name for name in header if name not in {*used, FILE, *CORRECTED}]:
         logger.warning(
             "%s has the columns %s, which are not used: labels are in 'label', 'label_…' and 'clean'.",
             shown(path),

@@ -154,25 +154,23 @@ def read(folder: Path, start: int = 0) -> Reading:
         ) from error
     decisions, problems, end = [], [], start
     for line in content.splitlines(keepends=True):
-        is_whole = line.endswith(b"\n")
         try:
             if line.strip():
                 decisions.append(Decision.model_validate_json(line))
         except ValidationError as error:
-            problems.append(_problem(path, line, end, error, is_whole))
-            if not is_whole:
+            problems.append(_problem(path, line, end, error))
+            if not line.endswith(b"\n"):
                 break  # it may be on its way: the next reading starts with it
         end += len(line)
     return Reading(tuple(decisions), start, end, tuple(problems))
 
 
-def _problem(path: Path, line: bytes, start: int, error: ValidationError, is_whole: bool) -> str:
+def _problem(path: Path, line: bytes, start: int, error: ValidationError) -> str:
     """A sentence on a line that is left out."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        last = "" if is_whole else "last "
         return (
-            f"{shown(path)}: the {last}line at byte {start} is incomplete ({len(line):,} bytes), as after a crash: "
+            f"{shown(path)}: the line at byte {start} is incomplete ({len(line):,} bytes), as after a crash: "
             "it is left out, and was never answered as saved."
         )
     where = ".".join(map(str, first["loc"]))

@@ -39,7 +39,7 @@ from lnl.trial.embedding import Embedder
 
 LARGEST, LARGEST_TO_TRAIN = 96, 32  # pixels per side: of what a network sees, of what SimCLR is trained on
 MOST_TO_TRAIN = 20_000  # images that SimCLR is trained on, at random
-STEPS = 400  # of SimCLR
+STEPS = 300  # of SimCLR: two minutes of one CPU on colour images of 32 × 32 pixels
 BETTER = (
     "These features are of a small network that was trained here for a short while, without labels.  Better features "
     "help more than anything else: give --network and --weights of a pre-trained one, or --features FILE."
@@ -66,6 +66,7 @@ class Choice:
     files: tuple[str, ...] = ()  # of features
     network: str | None = None
     weights: str | None = None
+    trial: str | None = None  # RESULTS/ID, whose trained network is taken
     resize: int | None = None  # pixels per side that the network sees
     steps: int = STEPS  # of SimCLR, where nothing else is named
     device: str = "auto"
@@ -86,9 +87,20 @@ def features_of(images: ImageSet, choice: Choice, out: Path, root: Path | None, 
 
 
 def _from_files(images: ImageSet, files: Sequence[str], out: Path, root: Path | None) -> Features:
+    if len(files) == 1 and (earlier := _of_earlier(images, Path(files[0]))):
+        return earlier
     arrays = [_file(images, file, root) for file in files]
     values = arrays[0] if len(arrays) == 1 else _side_by_side(arrays, out / "features.npy")
     return _given(images, values, " and ".join(Path(file).name for file in files))
+
+
+def _of_earlier(images: ImageSet, path: Path) -> Features | None:
+    """The features of an earlier job on the same images, of which some could not be read; None where they are none."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        note = _Note.read(path.with_name("features.json"))
+        if path.name == "features.npy" and note.stamp == images.stamp:
+            return note.features(path, len(images.files), f"{path.parent.name}/{path.name}")
+    return None
 
 
 def _given(images: ImageSet, values: np.ndarray, words: str) -> Features:
@@ -111,6 +123,8 @@ def _copies(images: np.ndarray) -> np.ndarray:
 def _file(images: ImageSet, file: str, root: Path | None) -> np.ndarray:
     """The features of all images (N, D) float32 in a .npy file, or in a .npz file as `lnl embed` writes it."""
     path = expanded(file, "give a path without '~'")
+    if path.suffix not in (".npy", ".npz"):
+        raise DataError(f"{shown(path)} is no file of features: give a .npy array (N, D), or a .npz of `lnl embed`.")
     if path.suffix == ".npy":
         array, names = _plain(path), None
     else:
@@ -170,6 +184,35 @@ def _side_by_side(arrays: Sequence[np.ndarray], path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class _Note:
+    """What stands beside features: `features.json`."""
+
+    key: str  # of what they were made of
+    stamp: str  # of the images
+    unreadable: Mapping[int, str]  # as in `Features`
+    copies: np.ndarray  # likewise
+
+    @classmethod
+    def read(cls, path: Path) -> _Note:
+        note = json.loads(read_file(path))
+        unreadable = {int(position): str(why) for position, why in note["unreadable"].items()}
+        copies = np.array(note["copies"], np.int64).reshape(-1, 2)
+        return cls(str(note["key"]), str(note["stamp"]), unreadable, copies)
+
+    def write(self, path: Path) -> None:
+        content = {"key": self.key, "stamp": self.stamp, "unreadable": self.unreadable, "copies": self.copies.tolist()}
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    def features(self, path: Path, images: int, words: str) -> Features | None:
+        """The features in a file, where it has those of all images but the unreadable ones."""
+        values = np.load(path, mmap_mode="c")
+        if len(values) != images - len(self.unreadable):
+            return None
+        readable = np.setdiff1d(np.arange(images), [*self.unreadable])
+        return Features(values, words, readable, self.unreadable, self.copies)
+
+
+@dataclass(frozen=True, eq=False)
 class _Making:
     """Features of images by a network, written into the output folder."""
 
@@ -184,8 +227,11 @@ class _Making:
         choice, embedder = self.choice, None
         if choice.network is not None:
             embedder = embedding.pretrained(choice.network, blank, choice.weights, choice.resize)
+        elif choice.trial is not None:
+            embedder = embedding.of_trial(choice.trial, blank, choice.resize)
+        if embedder:
             content: dict[str, object] = {"network": embedder.provenance(blank)["key"]}
-            words = f"{choice.network}, weights: {embedder.weights}"
+            words = f"{embedder.network}, weights: {embedder.weights}"
         else:
             content = {"simclr": choice.steps, "seed": choice.seed}
             words = f"SimCLR trained here for {choice.steps} steps"
@@ -196,7 +242,7 @@ class _Making:
         read = self._read(form)
         dataset = self._dataset(read.images)
         embedder = embedder or self._trained(dataset, key)
-        self._embed(embedder, dataset, {"key": key, "unreadable": read.unreadable})
+        self._embed(embedder, dataset, _Note(key, self.images.stamp, read.unreadable, _copies(read.images)))
         pixels.remove(self._pixels)
         made = self._known(key)
         assert made is not None
@@ -216,7 +262,7 @@ class _Making:
             channels, size, _ = self.images.stored.shape[1:]
             return Form(channels, size)
         assert self.images.paths is not None
-        largest = LARGEST if self.choice.network else LARGEST_TO_TRAIN
+        largest = LARGEST if self.choice.network or self.choice.trial else LARGEST_TO_TRAIN
         return pixels.common_form(self.images.paths, self.choice.resize, largest)
 
     def _read(self, form: Form) -> pixels.Pixels:
@@ -236,18 +282,14 @@ class _Making:
     def _known(self, key: str) -> Features | None:
         """The features that are there already, if they were made of the same."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            note = json.loads(read_file(self.out / "features.json"))
-            unreadable = {int(position): str(why) for position, why in note["unreadable"].items()}
-            values = np.load(self.out / "features.npy", mmap_mode="c")
-            if note["key"] == key and len(values) == len(self.images.files) - len(unreadable):
-                readable = np.setdiff1d(np.arange(len(self.images.files)), [*unreadable])
-                copies = np.array(note["copies"], np.int64).reshape(-1, 2)
-                return Features(values, "", readable, unreadable, copies)
+            note = _Note.read(self.out / "features.json")
+            if note.key == key:
+                return note.features(self.out / "features.npy", len(self.images.files), "")
         return None
 
-    def _embed(self, embedder: Embedder, dataset: Dataset, note: Mapping[str, object]) -> None:
-        """Write the features part by part, and the note, with the copies among the images, last."""
-        parts = self.out / f".features-{note['key']}.parts"
+    def _embed(self, embedder: Embedder, dataset: Dataset, note: _Note) -> None:
+        """Write the features part by part, and the note last."""
+        parts = self.out / f".features-{note.key}.parts"
         count, done = len(dataset.train_images), 0
         device = _device(self.choice.device)
         array: np.memmap | None = None
@@ -259,8 +301,7 @@ class _Making:
             self.tell("embedding", done, count)
         assert array is not None
         array.flush()
-        text = json.dumps({**note, "copies": _copies(dataset.train_images).tolist()})
-        write_atomically(self.out / "features.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomically(self.out / "features.json", note.write)
         pixels.remove(parts)
         self._weights.unlink(missing_ok=True)
 
@@ -308,7 +349,12 @@ def _train(name: str, dataset: Dataset, choice: Choice, tell: Tell) -> Mapping[s
     network = NetworkBuilder(name, dataset.shape, device, "float32", streams, resize=_resize(dataset))
     config = simclr.Config(batch_size=max(2, min(256, len(chosen))))
     method = methods.load("simclr").Method(config, task, network, streams)
-    for step in range(choice.steps):
-        method.train_epoch(step)
-        tell("training", step + 1, choice.steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network loses more by more threads than it wins
+    try:
+        for step in range(choice.steps):
+            method.train_epoch(step)
+            tell("training", step + 1, choice.steps)
+    finally:
+        torch.set_num_threads(threads)
     return {name: part.state_dict() for name, part in stateful_parts(method).items()}

@@ -14,6 +14,7 @@ from lnl import data
 from lnl.data import DataError, Dataset, label_file
 from lnl.data.cache import expanded, file_stamp
 from lnl.data.label_file import LabelFile
+from lnl.review.outputs import ABOUT
 from lnl.storage.files import printable, shown
 from lnl.system import user_code
 
@@ -80,6 +81,11 @@ def open_images(source: str, root: Path | None = None) -> ImageSet:
         return _in_folder(source, path)
     if path.suffix in TABLES:
         return _in_table(source, path)
+    if path.suffix != ".npz" and source not in data.names():
+        raise DataError(
+            f"There is no folder, table or data set '{printable(source)}': name one of yours, or one of "
+            f"{', '.join(data.names())}."
+        )
     return _of_dataset(f"npz:{source}" if path.suffix == ".npz" else source, root)
 
 
@@ -143,9 +149,12 @@ def _in_table(source: str, path: Path) -> ImageSet:
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """All files below a folder, in order, without those that start with a dot; a loop of links is entered once."""
+    """All files below a folder, in order, without those that start with a dot and what `lnl label` has written.
+
+    A loop of links is entered once.
+    """
     status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    if (status.st_dev, status.st_ino) in seen or (folder / ABOUT).exists():
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:

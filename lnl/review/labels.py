@@ -10,7 +10,7 @@ import numpy as np
 
 from lnl.data import DataError, label_file
 from lnl.data.label_file import LabelFile, key, normal
-from lnl.review.images import FOLDER, ImageSet
+from lnl.review.images import FOLDER, TABLES, ImageSet
 from lnl.storage.files import printable, shown
 
 SHOWN = 10  # classes that a message lists
@@ -30,6 +30,8 @@ def given_labels(images: ImageSet, file: Path | None, column: str | None) -> Giv
     `file`: a table beside the images (.csv or .parquet).  `column`: the only column that is asked for; else all that
     hold labels, those of a table in place of the folders' names.  Raises `DataError`.
     """
+    if file is not None and file.suffix not in TABLES:
+        raise DataError(f"{shown(file)} is no table of labels: give a .csv or a .parquet file.")
     table = label_file.read(file, [column] if column else []) if file else images.table
     if table is None or (column in images.labels and column not in table.columns):
         return _own(images, column)

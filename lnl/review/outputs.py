@@ -4,7 +4,7 @@
 |--|--|--|
 | errors | `errors` | given labels, the most suspect first |
 | propagate | `labels` | a label for every image, empty where none is sure enough |
-| next | `next` | the images to label next, the most useful first |
+| next | `next` | the images to label next, first and with a rank; the `.csv` file has these alone |
 
 Each table is a `.parquet` file and a `.csv` file of the same name.  Classes stand there by name, and an empty cell, or
 null, is no label.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -22,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from pydantic import BaseModel, ValidationError
@@ -35,6 +37,15 @@ Kind = Literal["errors", "propagate", "next"]
 TABLES: dict[Kind, str] = {"errors": "errors", "propagate": "labels", "next": "next"}
 ABOUT = "about.json"
 BETWEEN = ";"  # the entries of one cell of a .csv file
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Reviewed labels, compared with what was expected of them."""
+
+    count: int
+    wrong: int
+    expected: float  # how many wrong ones, by their probabilities
 
 
 class About(BaseModel, frozen=True, extra="forbid"):
@@ -62,8 +73,8 @@ class About(BaseModel, frozen=True, extra="forbid"):
     """those with a given label"""
     wrong: Share | None = None
     """errors: the estimated share of wrong labels among these"""
-    reviewed: int = 0
-    """errors: labels that people had decided when probabilities were calibrated"""
+    checked: Checked | None = None
+    """errors: the reviewed labels on which probabilities were calibrated"""
     budget: int | None = None
     """errors: how many labels are to be looked at"""
     confidence: float | None = None
@@ -103,6 +114,8 @@ def write_table(out: Path, kind: Kind, table: pa.Table) -> None:
     """Write the table of a job as .parquet and as .csv, whose cells join lists by semicolons."""
     path = out / f"{TABLES[kind]}.parquet"
     write_atomically(path, partial(pyarrow.parquet.write_table, table))
+    if kind == "next":  # the others are in the .parquet file alone
+        table = table.filter(pyarrow.compute.is_valid(table["rank"]))
     flat = pa.table({name: _flat(column) for name, column in zip(table.column_names, table.columns, strict=True)})
     write_csv(path.with_suffix(".csv"), flat)
 
@@ -183,4 +196,10 @@ def prepare(out: Path, kind: Kind, images: str) -> None:
         )
 
 
-OURS = ("features.npy", "features.json")  # what an interrupted job leaves for the next one
+OURS = (
+    "features.npy",
+    "features.json",
+    "rounds.npz",
+    "index.html",
+    "images",
+)  # what an interrupted job leaves for the next one

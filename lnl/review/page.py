@@ -30,7 +30,17 @@ MOST_ROWS = 50_000  # that one page holds, in about 5 MB
 MOST_PICTURED = 1_000  # rows of which a page without a server has pictures that are not files of their own
 CHUNK = 5_000  # rows of one piece of JSON
 SHOWN_BY_BROWSERS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-HERE = Path(__file__).parent
+WEB = Path(__file__).parent / "web"
+SCRIPTS = (
+    "rows",
+    "decisions",
+    "stores",
+    "list",
+    "image",
+    "found",
+    "actions",
+    "start",
+)  # parts of one program, in order
 
 Tell = Callable[[int, int], None]  # done, of how many
 
@@ -49,7 +59,8 @@ class Review:
     files: Sequence[str]  # (R,) names
     given: np.ndarray  # (R,) int64
     proposed: np.ndarray  # (R,) int64
-    probability: np.ndarray  # (R,) float64 of an error, NaN where it is not known
+    # (R,) float64, of an error, or where there is no given label of the proposal; NaN where it is not known.
+    probability: np.ndarray
     neighbours: np.ndarray  # (R, k) int64, indexes of the nearest images, -1 for none
     neighbour_labels: np.ndarray  # (R, k) int64, the classes that these were given
     images: Images | None  # None: there are only features
@@ -96,9 +107,9 @@ def write(review: Review, folder: Path, tell: Tell = lambda done, of: None) -> P
 
 def render(review: Review, *, served: Served | None = None, pictures: Mapping[int, str] | None = None) -> str:
     """The page as HTML, for the server or, with the addresses of pictures by index, as a file."""
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = _style_and_script()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(WEB), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     rows = min(len(review.index), MOST_ROWS)
     settings = {
@@ -121,15 +132,22 @@ def render(review: Review, *, served: Served | None = None, pictures: Mapping[in
 
 def content_security_policy() -> str:
     """What the browser may load for the page: its own style and script, pictures beside it, its own server."""
-    style, script = (_source_hash((HERE / name).read_bytes()) for name in ("page.css", "page.js"))
+    style, script = map(_source_hash, _style_and_script())
     return (
         f"default-src 'none'; img-src 'self' file: data:; style-src {style}; script-src {script}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _source_hash(content: bytes) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"
+def _style_and_script() -> tuple[str, str]:
+    """As they stand in the page."""
+    style = (WEB / "page.css").read_text(encoding="utf-8")
+    parts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return style, "\n".join(['"use strict";', "{", *parts, "}"])
+
+
+def _source_hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _json(value: object) -> Markup:
@@ -161,7 +179,7 @@ def _left_out(review: Review, pictures: Mapping[int, str] | None) -> Iterable[st
     if review.images is None:
         yield "There are only features, no images, to look at."
     elif pictures is not None and not pictures.keys() >= {*review.index[MOST_PICTURED:MOST_ROWS].tolist()}:
-        yield f"This file has pictures of the first {MOST_PICTURED:,} rows; `lnl label review` shows all."
+        yield f"This file has pictures of the first {MOST_PICTURED:,} rows; lnl label review shows all."
 
 
 def _pictures(review: Review, folder: Path, tell: Tell) -> dict[int, str]:

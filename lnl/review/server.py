@@ -24,15 +24,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lnl.review import decisions
 from lnl.review.decisions import Action, Decision
 from lnl.review.page import MOST_ROWS, Review, Served, content_security_policy, render
-from lnl.review.thumbnails import Thumbnail, Unreadable, thumbnail
+from lnl.review.thumbnails import Images, Thumbnail, Unreadable, thumbnail
 from lnl.storage.files import lock_file, open_file, printable, reason, shown
 from lnl.storage.objects import StorageError
 
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")  # by which a browser on this machine may call it, on any port: one may be forwarded
-KEY_NAME = ".review-key"
+KEY_NAME = f".review-key-{os.getuid()}"  # each user of a shared folder has one
 LARGEST_REQUEST = 2**16  # bytes
 CACHED = 1_000  # thumbnails
+MOST_DECODED = 4  # images at a time, for a large one takes much memory
 
 
 class AddressError(ValueError):
@@ -50,7 +51,12 @@ class Answer(BaseModel):
     reviewer: str
 
 
-def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable[[str], None] = print) -> None:
+def tell_now(text: str) -> None:
+    """Print, into a pipe too before the server waits."""
+    print(text, flush=True)
+
+
+def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable[[str], None] = tell_now) -> None:
     """Serve the page until Ctrl-C, and keep decisions in the folder.  `port` 0: any that is free.
 
     Raises `AddressError` where the port is taken, `StorageError` where the folder cannot be written.
@@ -58,7 +64,10 @@ def serve(review: Review, folder: Path, port: int, reviewer: str, tell: Callable
     key = folder_key(folder)
     for problem in decisions.read(folder).problems:
         tell(f"warning: {problem}")
-    asyncio.run(_serve(application(review, folder, key, reviewer), port, key, tell))
+    try:
+        asyncio.run(_serve(application(review, folder, key, reviewer), port, key, tell))
+    except KeyboardInterrupt:
+        tell(f"Decisions are in {shown(folder / decisions.FILE_NAME)}.")
 
 
 async def _serve(app: web.Application, port: int, key: str, tell: Callable[[str], None]) -> None:
@@ -112,6 +121,8 @@ def application(review: Review, folder: Path, key: str, reviewer: str) -> web.Ap
 def _guard(key: str) -> Middleware:
     """Refuses who may not ask, and says to browsers what an answer may do."""
 
+    policy = f"{content_security_policy()}; frame-ancestors 'none'"
+
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -119,7 +130,7 @@ def _guard(key: str) -> Middleware:
         except web.HTTPException as error:
             response = _error(error.status, error.reason)
         response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
-        response.headers["Content-Security-Policy"] = f"{content_security_policy()}; frame-ancestors 'none'"
+        response.headers["Content-Security-Policy"] = policy
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -137,7 +148,7 @@ def _refusal(request: web.Request, key: str) -> web.Response | None:
         return _error(403, "Only this server's own page may ask.")
     told = request.headers.get("X-Review-Key") or request.query.get("key", "")
     if not secrets.compare_digest(told.encode(), key.encode()):
-        return _error(403, "The key is missing or wrong: open the address that `lnl label review` printed.")
+        return _error(403, "The key is missing or wrong: open the address that lnl label review printed.")
     return None
 
 
@@ -155,6 +166,7 @@ class _Server:
         self._identity = review.identity
         self._rows = {index: row for row, index in enumerate(review.index[:MOST_ROWS].tolist())}
         self._shown = frozenset(review.pictured(MOST_ROWS))
+        self._decoding = asyncio.Semaphore(MOST_DECODED)
         self._thumbnails: OrderedDict[int, Thumbnail] = OrderedDict()  # the latest last
 
     async def page(self, request: web.Request) -> web.Response:
@@ -166,17 +178,20 @@ class _Server:
         index = int(request.match_info["index"])
         if self._review.images is None or index not in self._shown:
             return _error(404, f"The list shows no image {index}.")
-        if index not in self._thumbnails:
-            try:
-                made = await asyncio.to_thread(thumbnail, self._review.images, index)
-            except Unreadable as error:
-                return _error(404, str(error))
-            self._thumbnails[index] = made
-            if len(self._thumbnails) > CACHED:
-                self._thumbnails.popitem(last=False)
-        picture = self._thumbnails[index]
+        try:
+            picture = await self._thumbnail(self._review.images, index)
+        except Unreadable as error:
+            return _error(404, str(error))
         headers = {"Cache-Control": "private, max-age=3600"}
         return web.Response(body=picture.content, content_type=picture.media_type, headers=headers)
+
+    async def _thumbnail(self, images: Images, index: int) -> Thumbnail:
+        async with self._decoding:
+            if (known := self._thumbnails.get(index)) is None:
+                self._thumbnails[index] = known = await asyncio.to_thread(thumbnail, images, index)
+                if len(self._thumbnails) > CACHED:
+                    self._thumbnails.popitem(last=False)
+        return known
 
     async def read(self, request: web.Request) -> web.Response:
         """The decisions after a byte of their file."""

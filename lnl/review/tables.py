@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
+import pyarrow.compute
 
-from lnl.functional import graph
-from lnl.labelling.problem import Suspicion, Tell
+from lnl.labelling.problem import Suspicion
+from lnl.review.images import ImageSet
 from lnl.review.items import Items
-from lnl.review.outputs import named
+from lnl.review.outputs import About, named
+from lnl.review.page import Review
 
 NEIGHBOURS = 5  # that are evidence for or against a label
 
@@ -33,15 +35,11 @@ def ranking(scores: np.ndarray) -> Ranking:
     return Ranking(order, np.where(np.isneginf(scores), 0, ranks))
 
 
-def expected_errors(probabilities: np.ndarray, ranks: np.ndarray, first: int) -> float:
-    """How many wrong labels to expect among the first of a ranking, by the probabilities of an error (N,)."""
-    return float(probabilities[(ranks > 0) & (ranks <= first)].sum())
-
-
-def nearest_others(features: np.ndarray, tell: Tell) -> np.ndarray:
-    """The `NEIGHBOURS` nearest other images of each, by cosine, the nearest first: (N, D) -> (N, k)."""
-    tell(0, len(features))
-    return graph.nearest(torch.from_numpy(features), min(NEIGHBOURS, len(features) - 1))[1].numpy()
+def on_recall(recall: float | None) -> tuple[str, ...]:
+    """What to tell of neighbours that were sought approximately: nothing where the search was exact."""
+    if recall is None:
+        return ()
+    return (f"Neighbours are approximate: {recall:.1%} of the nearest were found, by a sample.",)
 
 
 def errors_table(items: Items, given: np.ndarray, suspicion: Suspicion, neighbours: np.ndarray) -> pa.Table:
@@ -83,22 +81,66 @@ def labels_table(
 
 
 def next_table(
-    items: Items, given: np.ndarray, chosen: np.ndarray, class_probabilities: np.ndarray, neighbours: np.ndarray
+    items: Items,
+    given: np.ndarray,
+    now: np.ndarray,
+    chosen: np.ndarray,
+    class_probabilities: np.ndarray,
+    neighbours: np.ndarray,
 ) -> pa.Table:
-    """Images to label next, at positions (n,) in the order of their use; neighbours (n, k)."""
-    probabilities = class_probabilities[chosen]
-    best = probabilities.argmax(1)
-    whole = _images(items)
-    return pa.table(
+    """All images, those to label next, at positions (n,), first and with a rank; neighbours (N, k).
+
+    `given`: the labels (N,) at first; `now`: with those that were decided since, which neighbours show.
+    """
+    best = class_probabilities.argmax(1)
+    ranks = np.zeros(len(given), np.int64)
+    ranks[chosen] = np.arange(1, len(chosen) + 1)
+    table = pa.table(
         {
-            **{name: column.take(pa.array(chosen)) for name, column in whole.items()},
-            "given": named(given[chosen], items.class_names),
-            "proposed": named(np.where(np.isnan(probabilities).any(1), -1, best), items.class_names),
-            "probability": _numbers(probabilities[np.arange(len(best)), best]),
-            "rank": pa.array(np.arange(1, len(chosen) + 1)),
-            **_evidence(neighbours, given, items.class_names),
+            **_images(items),
+            "given": named(given, items.class_names),
+            "proposed": named(np.where(np.isnan(class_probabilities).any(1), -1, best), items.class_names),
+            "probability": _numbers(class_probabilities[np.arange(len(best)), best]),
+            "rank": pa.array(ranks, mask=ranks == 0),
+            **_evidence(neighbours, now, items.class_names),
         }
     )
+    return table.take(pa.array(np.lexsort((ranks, ranks == 0))))
+
+
+def review_of(about: About, table: pa.Table, images: ImageSet, facts: tuple[str, ...]) -> Review:
+    """What the page shows of a table: the rows with a rank."""
+    table = table.filter(pyarrow.compute.is_valid(table["rank"]))
+    numbers = {name: number for number, name in enumerate(about.class_names)}
+
+    def classes(texts: pa.ChunkedArray) -> np.ndarray:
+        return np.array([numbers.get(text, -1) for text in texts.to_pylist()], np.int64)
+
+    width = len(table["neighbours"][0]) if len(table) else 0
+    return Review(
+        title=f"{Path(about.images).name}: {', '.join(about.columns)}",
+        facts=facts,
+        class_names=about.class_names,
+        index=table["index"].to_numpy(),
+        files=table["file"].to_pylist(),
+        given=classes(table["given"]),
+        proposed=classes(table["proposed"]),
+        probability=_errors(about, table),
+        neighbours=_flat(table["neighbours"]).to_numpy().reshape(-1, width),
+        neighbour_labels=classes(_flat(table["neighbour_labels"])).reshape(-1, width),
+        images=None if images.are_vectors else images,
+    )
+
+
+def _errors(about: About, table: pa.Table) -> np.ndarray:
+    """The probability that a label is wrong, NaN where there is none."""
+    if about.kind != "errors":
+        return np.full(len(table), np.nan)
+    return np.array(table["probability"].cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pyarrow.compute.list_flatten(column)
 
 
 def _images(items: Items) -> dict[str, pa.Array]:

@@ -49,9 +49,8 @@ def thumbnail(images: Images, index: int) -> Thumbnail:
     try:
         with images.open(index) as opened:
             opened.draft("RGB", (LARGEST, LARGEST))  # a large JPEG is decoded at a fraction of its size
-            image = ImageOps.exif_transpose(opened)
+            image = _on_white(ImageOps.exif_transpose(opened))
             image.thumbnail((LARGEST, LARGEST))
-            image = _on_white(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
         raise Unreadable(f"image {index} cannot be read ({error})") from error
     buffer = io.BytesIO()
@@ -65,6 +64,6 @@ def thumbnail(images: Images, index: int) -> Thumbnail:
 def _on_white(image: Image.Image) -> Image.Image:
     """The image as grey or RGB, what is transparent as white."""
     if not image.has_transparency_data:
-        return image if image.mode in ("L", "RGB") else image.convert("RGB")
+        return image.convert(image.mode if image.mode in ("L", "RGB") else "RGB")
     layered = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")

@@ -49,7 +49,17 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["doctor", "--help"],
+        ["label", "--help"],
+        ["label", "errors", "-h"],
+    ],
+)
 def test_help_needs_no_heavy_package(arguments: list[str], tmp_path: Path) -> None:
     assert start(*arguments, folder=tmp_path) == (0, set())
 

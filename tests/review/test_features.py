@@ -13,13 +13,13 @@ from torch import nn
 
 from lnl import networks
 from lnl.data import DataError
-from lnl.review import features, pixels
+from lnl.review import pixels
 from lnl.review.features import Choice, features_of
 from lnl.review.images import open_images
 from lnl.review.items import Asked, read
 from lnl.review.pixels import common_form, read_pixels
 from lnl.trial import embedding
-from tests.review.conftest import DAMAGED
+from tests.review.photos import DAMAGED
 
 
 def silent(what: str, done: int, of: int) -> None:
@@ -37,7 +37,10 @@ def test_a_damaged_file_is_left_out_and_named(photos: Callable[..., Path], tmp_p
     told: list[tuple[int, int]] = []
     made = read_pixels(images.paths, form, "x", tmp_path / "out", lambda done, of: told.append((done, of)))
     (place,) = made.unreadable
-    assert images.files[place] == DAMAGED and "kaputt.png cannot be used as an image" in made.unreadable[place]
+    assert (
+        images.files[place] == DAMAGED
+        and "kaputt.png cannot be used as an image (of no kind that is known): replace" in made.unreadable[place]
+    )
     assert made.images.shape == (24, 1, 8, 8) and place not in made.readable and told == [(25, 25)]
     for row in (0, 23):
         with images.open(int(made.readable[row])) as shown:
@@ -252,4 +255,3 @@ def test_a_note_that_is_damaged_makes_features_anew(photos: Callable[..., Path],
     told: set[str] = set()
     features_of(images, Choice(steps=1), tmp_path / "out", None, lambda what, done, of: told.add(what))
     assert told == {"reading", "training", "embedding"}
-    assert features.STEPS == 400, "what the flag --simclr-steps says"

@@ -51,6 +51,14 @@ def test_a_loop_of_links_is_entered_once(tmp_path: Path) -> None:
     assert open_images(str(tmp_path / "all")).files == ("cat/1.png", "dog/2.png")
 
 
+def test_an_output_folder_among_the_images_is_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "1.png")
+    picture(tmp_path / "all-errors" / "images" / "0.png")
+    assert len(open_images(str(tmp_path)).files) == 2
+    (tmp_path / "all-errors" / "about.json").write_text("{}")
+    assert open_images(str(tmp_path)).files == ("cat/1.png",)
+
+
 def test_a_table_says_labels(tmp_path: Path) -> None:
     """Of files in one folder, or in folders that are not called like its classes; in either writing of an umlaut."""
     for name in ("batch1/a.png", "batch1/ü.png", "batch2/c.png"):
@@ -131,7 +139,7 @@ def test_what_is_no_set_of_images(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("file,label\n1.png,cat\n2.png,dog\n")
     with pytest.raises(DataError, match=r"line 3: there is no file '2.png' \(rows without one: 1\)"):
         open_images(str(tmp_path / "all.csv"))
-    with pytest.raises(DataError, match="There is no data set 'nowhere'"):
+    with pytest.raises(DataError, match="There is no folder, table or data set 'nowhere': name one of yours"):
         open_images("nowhere")
 
 
