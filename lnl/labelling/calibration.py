@@ -100,7 +100,7 @@ def _share(probability: np.ndarray, reviewed: np.ndarray, found: int, fitted: Re
     """The share of wrong labels where `found` of the reviewed are wrong, with its interval."""
     others = probability[np.isfinite(probability) & ~reviewed]
     judged = len(others) + int(reviewed.sum())
-    values, counts = np.unique(np.round(_logits(others), 2), return_counts=True)
+    values, counts = np.unique(np.round(_logits(others), 1), return_counts=True)
     draws = np.random.default_rng(0).multivariate_normal((fitted.shift, fitted.log_slope), fitted.covariance, DRAWS)
     shares = (found + expit(draws[:, :1] + np.exp(draws[:, 1:]) * values) @ counts) / judged
     low, high = np.quantile(shares, INTERVAL)

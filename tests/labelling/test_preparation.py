@@ -50,12 +50,12 @@ def test_constant_features_count_for_nothing() -> None:
 
 def test_wide_features_are_projected_to_distances_like_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "WIDEST", 100)
-    monkeypatch.setattr(preparation, "PROJECTED", 1000)
-    monkeypatch.setattr(preparation, "COMPONENTS", 1000)
-    given = np.random.default_rng(0).normal(size=(40, 3000)).astype(np.float32)
+    monkeypatch.setattr(preparation, "PROJECTED", 300)
+    monkeypatch.setattr(preparation, "COMPONENTS", 300)
+    given = np.random.default_rng(0).normal(size=(40, 1000)).astype(np.float32)
     given[:20] += 1
     found = principal_components(given, TRANSFORMS["as they are"])
-    assert found.shape == (40, 1000)
+    assert found.shape == (40, 300)
     centres = found[:20].mean(0) - found[20:].mean(0)
     assert ((found @ centres > 0) == (np.arange(40) < 20)).all()
 
