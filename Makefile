@@ -21,7 +21,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,label]'
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/scheduling.py
@@ -30,6 +30,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/meta_step.py
 	$(BIN)/python benchmarks/label_errors.py digits_vectors --labels symmetric:0.2 pair:0.3 none:0
+	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/methods.py
 
 # One file says "installed": made last, so that an interrupted install is taken up again.

@@ -38,6 +38,7 @@ from lnl.storage.plan_record import PLANNED_COLUMNS, CellRecord, PanelRecord, Pl
 from lnl.storage.store import Store, by_submission
 from lnl.storage.tables import LeftOut
 
+REFINED_ACCURACY, REFINED_NOISE = "oracle/refined_accuracy", "oracle/refined_noise"
 UNSET_LEVELS = {"unlabelled_ratio": "all"}  # factor -> what a level without a value (null) means; others: "none"
 SUGGESTION_COLUMNS = (  # of `Results.suggestions`
     *("search", "arm", "searched_arm", "sampler", "setting", "number", "state", "params", "accuracy", "seconds"),
@@ -72,13 +73,26 @@ class Results:
     def epochs(self, metrics: Sequence[str]) -> pd.DataFrame:
         """Curves of finished trials, long: trial, arm, setting, replicate, epoch, metric ("split/name"), value.
 
-        Only these metrics are read from disk.
+        Only these metrics are read from disk.  `oracle/refined_noise` is one minus `oracle/refined_accuracy`, and in
+        epoch 0 the share of wrong labels among the given ones.
         """
+        if REFINED_NOISE in metrics:
+            return self._with_noise(metrics)
         parts = [metric.partition("/") for metric in metrics] or [("", "", "")]  # pyarrow refuses an empty list
         where = [("split", "in", [split for split, _, _ in parts]), ("metric", "in", [name for _, _, name in parts])]
         rows = self._of_finished("epochs", ["split", "metric", "value"], self.trials, where)
         rows["metric"] = rows["split"] + "/" + rows["metric"]
         return rows[rows["metric"].isin(metrics)].drop(columns="split")
+
+    def _with_noise(self, metrics: Sequence[str]) -> pd.DataFrame:
+        stored = self.epochs(list({*metrics, REFINED_ACCURACY} - {REFINED_NOISE}))
+        accuracy = stored[stored["metric"] == REFINED_ACCURACY]
+        noise = accuracy.assign(value=1 - accuracy["value"], metric=REFINED_NOISE)
+        given = self.trials.set_index("trial")["noise_realised"]
+        first = noise.drop_duplicates("trial").assign(epoch=0)
+        first["value"] = first["trial"].map(given).astype(float)
+        rows = stored if REFINED_ACCURACY in metrics else stored[stored["metric"] != REFINED_ACCURACY]
+        return pd.concat([rows, first.dropna(subset="value"), noise], ignore_index=True)
 
     def arrays(self, trials: Sequence[str], names: Sequence[str] = ()) -> pd.DataFrame:
         """What these finished trials store for figures, long: trial, arm, setting, replicate, epoch, name, array.

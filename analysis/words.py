@@ -28,10 +28,11 @@ METRIC_NAMES = {
     "oracle/selection_precision": "precision of the\nclean selection (%)",
     "oracle/selection_recall": "recall of the\nclean selection (%)",
     "oracle/refined_accuracy": "accuracy of\nrefined labels (%)",
+    "oracle/refined_noise": "wrong among\nrefined labels (%)",
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
     "oracle/memorised": "memorised\nwrong labels (%)",
 }
-PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised")  # ends of metrics that are shares
+PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised", "refined_noise")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
     "smallest effect that matters (two one-sided t tests, likewise). Undecided: neither."

@@ -80,12 +80,13 @@ def _searched(bank: Tensor, queries: Tensor, k: int, themselves: bool) -> Iterat
     need not be its own first neighbour.
     """
     copied = 4 * bank.numel() <= COPY_BYTES
-    rows = min(len(queries), QUERIES if copied else 4 * QUERIES)  # what is not copied is normalised for each of them
+    rows = QUERIES if copied else 4 * QUERIES  # what is not copied is normalised anew for each of these
     if copied:
         bank = normalize(bank.float(), dim=-1)
-    width = min(len(bank), max(BLOCK_BYTES // (4 * max(rows, 1)), 1))
-    space = bank.new_empty(rows * width, dtype=torch.float32)  # used again: fresh memory costs as much as the product
-    for first in range(0, len(queries), QUERIES if copied else 4 * QUERIES):
+    width = min(len(bank), BLOCK_BYTES // (4 * rows))
+    # used again and again: fresh memory costs as much as the product
+    space = bank.new_empty(min(rows, len(queries)) * width, dtype=torch.float32)
+    for first in range(0, len(queries), rows):
         part = normalize(queries[first : first + rows].float(), dim=-1)
         cosines = part.new_empty(len(part), 0)
         neighbours = torch.empty(len(part), 0, dtype=torch.int64, device=bank.device)

@@ -3,11 +3,15 @@
 Nothing is trained.  The graph joins all labelled and unlabelled images by the features of the trial's network as it
 starts, so that what they are worth is decided by `init_from` or `weights`.  An epoch is one iteration, and the curve
 over epochs is the paper's fig. 3; its t = 20 is `epochs=20`.  New images are labelled by a vote of their neighbours'
-soft labels (sec. 3.2).
+soft labels (sec. 3.2).  Without `unlabelled`, fig. 1's ablation, the images to predict join the graph of the labelled
+ones: a prediction depends on the images beside it, and is that after all iterations of the trial.
 
 In a prediction for a training image its own label votes, too, and most strongly.  In mode `neighbours`, and clamped
-`hard`, this is the given label: accuracy on the given labels and memorisation are near 1 by construction.  `beliefs`
-leave it out.
+`hard`, this is the given label: accuracy on the given labels and memorisation are near 1 by construction.
+
+Finding wrong labels (`clean`) is defined here, not in the paper, which has the soft labels S Y of eq. 3 only.  In them
+an image's own label comes back through its neighbours from the second iteration on.  `clean` asks what other labels
+say, and takes out exactly what has come back (`lnl.functional.graph.returns`); soft labels stay those of the paper.
 
 `clamp`: eq. 3 resets verified labels after each iteration, and where labels are wrong (fig. 2 and 3) none is verified:
 the default is `off`.  With few labels among many images, `hard` or `soft` keeps them from draining away.
@@ -38,6 +42,8 @@ class Config(Settings):
     name: Literal["label_propagation"] = "label_propagation"
     mode: Literal["propagation", "neighbours"] = "propagation"
     """neighbours: a vote of the given labels alone (fig. 2)"""
+    unlabelled: bool = True
+    """unlabelled images are in the graph; False: labelled images and those to predict alone (fig. 1's ablation)"""
     k: Annotated[int, Field(ge=1)] = 10
     """neighbours of an image; CIFAR-100: 15; where there are fewer images, all"""
     temperature: Annotated[float, Field(gt=0)] = 0.01
@@ -57,8 +63,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _neighbours_do_not_spread(self) -> Config:
-        if self.mode == "neighbours" and (self.clamp, self.iterations) != ("off", 1):
-            raise ValueError("mode 'neighbours' spreads no labels: leave clamp and iterations at their defaults.")
+        if self.mode == "neighbours" and (self.clamp, self.iterations, self.unlabelled) != ("off", 1, True):
+            raise ValueError(
+                "mode 'neighbours' spreads no labels: leave clamp, iterations and unlabelled at their defaults."
+            )
         return self
 
 
@@ -79,11 +87,10 @@ class Method:
         self.config, self.task = config, task
         self.learner = Learner(network, Optimizer(), 0, {})  # takes no step
         spreads = config.mode == "propagation"
-        self.nodes = torch.cat([task.labelled, task.unlabelled]) if spreads else task.labelled
-        self.k = min(config.k, len(self.nodes) - (not config.self_loops))
+        self.everyone = spreads and config.unlabelled  # is in the graph
+        self.nodes = torch.cat([task.labelled, task.unlabelled]) if self.everyone else task.labelled
         self.bank = task.over(self.nodes, self.features)
-        edges = graph.adjacency(self.bank, self.k, config.temperature, config.self_loops)
-        self.matrix = graph.normalised(graph.symmetrised(edges, config.symmetrise), config.normalisation).float()
+        self.matrix = self.joined(self.bank)
         given = task.labels[self.nodes]
         has_label = (given >= 0).float()[:, None]
         self.start = one_hot(given.clamp(min=0), task.classes) * has_label
@@ -119,17 +126,37 @@ class Method:
     def beliefs(self) -> Beliefs:
         """`clean`: probability of the given label by the labels of other images, its own taken out."""
         labels = graph.soft_labels(self.scores.of(self.task.labelled))
-        if self.config.mode == "neighbours":
+        if not self.everyone:
             return Beliefs(clean=self._given_likelihood(), labels=labels)
         pseudo_labels = graph.soft_labels(self.scores.of(self.task.unlabelled))
         return Beliefs(clean=self._given_likelihood(), labels=labels, pseudo_labels=pseudo_labels)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Uniform where no neighbour has a label."""
+        """Uniform where no neighbour has a label, or no label arrives."""
+        if not self.config.unlabelled:
+            return self._beside_labelled(self.features(images))
         labels = graph.soft_labels(self.scores.of(self.nodes)).nan_to_num(0)
         k, temperature = min(self.config.k, len(self.bank)), self.config.temperature
         votes = graph.neighbour_votes(self.bank, labels, self.features(images), k, temperature, self.task.classes)
         return graph.soft_labels(votes).nan_to_num(1 / self.task.classes)
+
+    def _beside_labelled(self, features: Tensor) -> Tensor:
+        """Labels that spread from the labelled images to these, (B, D) -> (B, K), over a graph of the two."""
+        matrix = self.joined(torch.cat([self.bank, features]))
+        start = torch.cat([self.start, features.new_zeros(len(features), self.task.classes)])
+        share = 1 - self.config.alpha if self.config.clamp == "soft" else 0.0
+        kept = torch.cat([self.kept, features.new_full((len(features), 1), share)])
+        scores = start
+        for _ in range(self.task.epochs * self.config.iterations):
+            _, scores = graph.propagate(matrix, scores, start, kept)
+        return graph.soft_labels(scores[len(self.bank) :]).nan_to_num(1 / self.task.classes)
+
+    def joined(self, bank: Tensor) -> Tensor:
+        """The graph of features (N, D), S of eq. 3: (N, N) sparse."""
+        config = self.config
+        k = min(config.k, len(bank) - (not config.self_loops))
+        edges = graph.symmetrised(graph.adjacency(bank, k, config.temperature, config.self_loops), config.symmetrise)
+        return graph.normalised(edges, config.normalisation).float()
 
     def features(self, images: Tensor) -> Tensor:
         return self.learner.features(images)

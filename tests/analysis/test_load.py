@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load
+from analysis import load, results
 from analysis.results import LoadError
 from lnl.storage.plan_record import PLANNED_COLUMNS
 from tests import simulated
@@ -67,6 +67,22 @@ def test_epochs_are_those_of_the_metrics_asked_for(study):
     last = accuracies[accuracies["epoch"] == 5].set_index("trial")["value"]
     np.testing.assert_array_equal(last[study.trials["trial"]], study.trials["accuracy_last"])
     assert study.epochs([]).empty
+
+
+def test_the_noise_of_refined_labels_begins_with_that_of_the_given_ones(tmp_path, monkeypatch):
+    simulated.complete(tmp_path, panels=["frozen_head"], inside=["full"])
+    monkeypatch.setattr(results, "REFINED_ACCURACY", "oracle/memorised")  # which the simulation has
+    study = load(tmp_path, simulated.STUDY)
+    accuracy = study.epochs(["oracle/memorised"]).set_index(["trial", "epoch"])["value"]
+    assert not accuracy.empty
+    noise = study.epochs(["oracle/refined_noise"]).set_index(["trial", "epoch"])["value"]
+    given = study.trials.set_index("trial")["noise_realised"]
+    for trial in {trial for trial, _ in accuracy.index}:
+        assert noise[trial, 0] == given[trial]
+        np.testing.assert_allclose(noise[trial].loc[1:], 1 - accuracy[trial])
+    assert len(noise) == len(accuracy) + accuracy.index.get_level_values("trial").nunique()
+    both = study.epochs(["oracle/refined_noise", "oracle/memorised", "test/accuracy"])
+    assert set(both["metric"]) == {"oracle/refined_noise", "oracle/memorised", "test/accuracy"}
 
 
 def test_arrays_have_their_shapes_and_their_trials(tmp_path):

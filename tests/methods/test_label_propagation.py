@@ -134,6 +134,24 @@ def test_detection_of_wrong_labels_is_blind_for_the_own_label(trial, build, clam
         assert not torch.equal(built.method.others.of(index), before)  # what it says of the others changes
 
 
+def test_labelled_images_alone_spread_their_labels_to_those_beside_them(trial, build):
+    """The ablation of figure 1, by dense matrices: labelled and test images are the graph."""
+    built = build(trial.override({"labels": 40, "epochs": 3, "method.unlabelled": False, "method.clamp": "hard"}))
+    seen, images = built.task, built.truth.test_images
+    features = torch.cat([bank_of(built, seen.labelled), built.method.features(images)])
+    matrix = graph.normalised(graph.adjacency(features, 10, 0.01), "symmetric").to_dense()
+    start = torch.zeros(len(features), 10, dtype=torch.float64)
+    start[torch.arange(40), seen.labels[seen.labelled]] = 1
+    scores = start
+    for _ in range(3):
+        scores = torch.cat([start[:40], (matrix @ scores)[40:]])
+    expected = graph.soft_labels(scores[40:]).nan_to_num(0.1).float()
+    assert_close(built.method.predict(images), expected, atol=1e-4, rtol=0)
+    built.method.train_epoch(0)
+    beliefs = built.method.beliefs()
+    assert beliefs.pseudo_labels is None and beliefs.labels.shape == (40, 10)
+
+
 def test_few_images_are_all_neighbours(trial, build):
     built = build(trial.override({"labels": 10, "method.mode": "neighbours", "method.k": 40}))
     built.method.train_epoch(0)
@@ -168,8 +186,8 @@ def test_features_come_from_the_network_that_another_trial_trained(trial):
 
 
 def test_neighbours_refuse_what_belongs_to_spreading():
-    for change in ({"clamp": "hard"}, {"iterations": 2}):
-        with pytest.raises(ValueError, match="mode 'neighbours' spreads no labels: leave clamp and iterations"):
+    for change in ({"clamp": "hard"}, {"iterations": 2}, {"unlabelled": False}):
+        with pytest.raises(ValueError, match="mode 'neighbours' spreads no labels: leave clamp, iterations and unl"):
             Config(mode="neighbours", **change)
 
 
