@@ -90,7 +90,7 @@ def _from_files(images: ImageSet, files: Sequence[str], out: Path, root: Path | 
     if len(files) == 1 and (earlier := _of_earlier(images, Path(files[0]))):
         return earlier
     arrays = [_file(images, file, root) for file in files]
-    values = arrays[0] if len(arrays) == 1 else _side_by_side(arrays, out / "features.npy")
+    values = arrays[0] if len(arrays) == 1 else _side_by_side(arrays, out / ".joined.npy")
     return _given(images, values, " and ".join(Path(file).name for file in files))
 
 
@@ -289,6 +289,7 @@ class _Making:
 
     def _embed(self, embedder: Embedder, dataset: Dataset, note: _Note) -> None:
         """Write the features part by part, and the note last."""
+        (self.out / "features.json").unlink(missing_ok=True)  # it says what the features were that are overwritten
         parts = self.out / f".features-{note.key}.parts"
         count, done = len(dataset.train_images), 0
         device = _device(self.choice.device)

@@ -246,6 +246,30 @@ def test_labels_are_checked_before_features_are_made(photos: Callable[..., Path]
         read(Asked(str(photos())), tmp_path / "out", 30, lambda *told: pytest.fail("nothing is made"))
 
 
+@pytest.mark.slow
+def test_features_that_are_half_overwritten_do_not_count(photos: Callable[..., Path], tmp_path: Path) -> None:
+    """Neither those of an interrupted call nor several files that are joined pass for what the note says."""
+    images, out = open_images(str(photos(damaged=False))), tmp_path / "out"
+    before = np.array(features_of(images, Choice(steps=1), out, None, silent).values)
+    vectors(tmp_path, size=96)
+    files = (str(out / "features.npy"), str(tmp_path / "some.npy"))
+    joined = features_of(images, Choice(files=files), out, None, silent)
+    assert joined.values.shape == (24, 192)
+    again = features_of(images, Choice(steps=1), out, None, lambda *told: pytest.fail("they are there"))
+    assert np.array_equal(again.values, before)
+
+    def stop(what: str, done: int, of: int) -> None:
+        if what == "embedding":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        features_of(images, Choice(steps=1, seed=1), out, None, stop)
+    told: set[str] = set()
+    features_of(images, Choice(steps=1), out, None, lambda what, done, of: told.add(what))
+    assert "embedding" in told
+
+
+@pytest.mark.slow
 def test_a_note_that_is_damaged_makes_features_anew(photos: Callable[..., Path], tmp_path: Path) -> None:
     images = open_images(str(photos()))
     made = features_of(images, Choice(steps=1), tmp_path / "out", None, silent)
