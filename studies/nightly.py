@@ -54,10 +54,14 @@ PROPAGATION = {
     "init_from": {"method": "simclr", "epochs": 16, "steps": 256},
 }
 
+# Detectors, too, judge labels by SimCLR's features, once.
+DETECTION = PROPAGATION | {"method": "label_errors", "epochs": 1}
+
 SMALL = {"dataset": "digits", "network": "small_convnet", "probe": 20, "method.batch_size": 32}
 # MixMatch's constants for so short a training, as in `robmix_ablation`, and averages that it can fill.
 SHORT: dict[str, object] = {"method.lambda_u": 25.0, "method.ramp": 0.3, "method.optimizer.average": 0.95}
 FILLED: dict[str, object] = {"method.optimizer.average": 0.95}
+SHORT_SIMCLR = {"method": "simclr", "method.batch_size": 32, "epochs": 32}
 ON_DIGITS: dict[str, dict[str, object]] = {
     **{f"robmix_{switch}": SHORT for switch in ROBMIX},
     **{arm: SHORT for arm in ("mixmatch", "robmix")},
@@ -65,7 +69,8 @@ ON_DIGITS: dict[str, dict[str, object]] = {
     "selfmatch": {**FILLED, "method.pretrain_epochs": 8},
     "barlow_twins": {"method.projector_width": 256},
     "byol": {"method.hidden": 256},
-    "label_propagation": {"epochs": 5, "init_from": {"method": "simclr", "method.batch_size": 32, "epochs": 32}},
+    "label_propagation": {"epochs": 5, "init_from": SHORT_SIMCLR},
+    "label_errors": {"init_from": SHORT_SIMCLR},
 }
 
 study = Study(
@@ -86,6 +91,7 @@ study = Study(
         "canary_again": {"replicate": 500},
         **{name: {"method": name} for name in METHODS},
         "label_propagation": PROPAGATION,
+        "label_errors": DETECTION,
         **{f"robmix_{switch}": {"method": "robmix", **changes} for switch, changes in ROBMIX.items()},
         **{f"dividemix_{switch}": {"method": "dividemix", **changes} for switch, changes in DIVIDEMIX.items()},
         **OTHERS,
@@ -96,7 +102,8 @@ study = Study(
         # does everything run?
         "smoke": Preset(
             base=SMALL | {"labels": 50, "epochs": 12, "steps": 1},
-            arms=ON_DIGITS | {"label_propagation": {"epochs": 2, "init_from": None}},
+            arms=ON_DIGITS
+            | {"label_propagation": {"epochs": 2, "init_from": None}, "label_errors": {"init_from": None}},
             replicates=3,  # the fewest that `lnl diff` compares
         ),
         # minutes on two cores: real handwritten digits, 8 × 8

@@ -164,7 +164,8 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
         metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
         flagged = known & (chosen == 0)
         caught = (flagged & ~clean).sum(-1)
-        metrics["oracle", "error_precision"] = float((caught / flagged.sum(-1)).mean())
+        if flagged.any(-1).all():  # where none is flagged there is no precision
+            metrics["oracle", "error_precision"] = float((caught / flagged.sum(-1)).mean())
         metrics["oracle", "error_recall"] = float((caught / (known & ~clean).sum(-1)).mean())
     if beliefs.clean is not None:
         scores = [_auc(probabilities, clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]

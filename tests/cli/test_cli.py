@@ -259,7 +259,7 @@ def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
         (
             ["frobnicate"],
             "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, diff, logs, "
-            "studies, copy, new, methods, check, embed, reference, doctor.",
+            "studies, copy, new, methods, check, embed, label, reference, doctor.",
         ),
         (["plan", "quick", "--replicate-s", "1"], "Unknown flag '--replicate-s': did you mean '--replicates'?"),
         (["run", "quick", "--no-raport"], "Unknown flag '--no-raport': did you mean '--no-report'?"),

@@ -102,13 +102,13 @@ def test_tables_as_people_have_them(folder: Path, kind: str) -> None:
 
 
 def test_new_labels_are_read_without_decoding_the_images_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, decoded, decode = table(folder), [], reader._resized
+    path, decoded, decode = table(folder), [], reader.read_square
 
     def counted(path: Path, size: int, mode: str) -> np.ndarray:
         decoded.append(path)
         return decode(path, size, mode)
 
-    monkeypatch.setattr(reader, "_resized", counted)
+    monkeypatch.setattr(reader, "read_square", counted)
     before = data.load("folder:pets?size=8")
     images = np.array(before.train_images), np.array(before.test_images)
     assert len(decoded) == len(ALL)

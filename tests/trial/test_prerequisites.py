@@ -66,10 +66,9 @@ def test_averaged_weights_are_what_is_passed_on() -> None:
     *_, row = run(source)
     parts = row.snapshot()["parts"]
     found = trained_backbone(parts)
-    weight, statistic = "layers.0.weight", "layers.1.running_mean"
-    assert torch.equal(found[weight], parts["learner"]["average"][f"backbone.{weight}"])
-    assert not torch.equal(found[weight], parts["learner"]["network"][f"backbone.{weight}"])
-    assert torch.equal(found[statistic], parts["learner"]["network"][f"backbone.{statistic}"])
+    for name in ("layers.0.weight", "layers.1.running_mean"):
+        assert torch.equal(found[name], parts["learner"]["average"][f"backbone.{name}"])
+        assert not torch.equal(found[name], parts["learner"]["network"][f"backbone.{name}"])
 
 
 def test_what_is_trained_without_labels_is_shared_by_all_noise_rates() -> None:
