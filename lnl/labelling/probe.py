@@ -140,5 +140,7 @@ def _judged(rounds: _Rounds, labels: Labels, generator: np.random.Generator) -> 
     proposed = rounds.last.argmax(1)
     q[own] = -1
     proposed[labelled] = q.argmax(1)
-    wrong = Share(value, min(value, low), max(value, high))
+    # Where both bounds agree there is still the chance of which labels are wrong: 95 % of a binomial share.
+    chance = 1.96 * float(np.sqrt(value * (1 - value) / len(given)))
+    wrong = Share(value, max(0.0, min(value, low) - chance), min(1.0, max(value, high) + chance))
     return Suspicion(score, probability, proposed, most_suspect(score, value), np.exp(rounds.last), wrong)

@@ -57,6 +57,15 @@ def test_the_same_seed_gives_the_same_answer_and_progress_ends(detector) -> None
     assert told[-1][0] == told[-1][1] and told == sorted(told[: len(told) // 2]) * 2
 
 
+def test_the_range_of_a_few_labels_is_no_narrower_than_chance() -> None:
+    for rate in (0.1, 0.3):
+        labels, true = blobs(rate)
+        few = Labels(labels.features[:72], labels.given[:72], labels.classes)
+        share = DETECTORS["probe"](few, 0, quiet).wrong
+        assert share.high - share.low > 2 * 1.9 * np.sqrt(share.value * (1 - share.value) / 72)
+        assert share.low <= (few.given != true[:72]).mean() <= share.high
+
+
 def test_images_without_a_label_get_a_class_but_no_score(detector) -> None:
     labels, true = blobs(0.2)
     unlabelled = np.arange(IMAGES) % 3 == 0
