@@ -59,7 +59,7 @@ def _projection(width: int, seed: int) -> Transform:
     from sklearn.random_projection import SparseRandomProjection
 
     projection = SparseRandomProjection(PROJECTED, dense_output=True, random_state=seed)
-    projection.fit(np.empty((1, width), dtype=np.float32))
+    projection.fit(np.zeros((1, width), dtype=np.float32))
     return lambda features: np.asarray(projection.transform(features), dtype=np.float32)
 
 

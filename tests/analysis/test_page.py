@@ -36,9 +36,9 @@ MEASURE = """() => {
     outside: free.filter(e => e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.tagName),
     pictures: images.length,
     decoded: images.filter(image => image.complete && image.naturalWidth > 0).length,
-    cards: [...new Set([...document.querySelectorAll(".card")].map(e => JSON.stringify(
+    cards: [...new Set([...document.querySelectorAll(".card:has(img)")].map(e => JSON.stringify(
       [getComputedStyle(e).backgroundColor, getComputedStyle(e.querySelector("img")).filter])))].map(JSON.parse),
-    hints: [...document.querySelectorAll("figure")].map(e => [
+    hints: [...document.querySelectorAll("figure:has(img):has(figcaption)")].map(e => [
       e.querySelector("img").width > e.clientWidth,
       getComputedStyle(e.querySelector("figcaption"), "::before").content.includes("scrolls")]),
     ground: light(getComputedStyle(document.body).backgroundColor),
