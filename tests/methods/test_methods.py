@@ -98,6 +98,7 @@ WHERE: dict[str, dict[str, Any]] = {
     "dividemix.threshold": {"threshold": 0.99},
     "dividemix.ramp": {"ramp": 1},
     "mentornet.mentor=self_paced": {"linear_from": 0.3},
+    "mentornet.burn_in": {"burn_in": 0.0},
     "mentornet.dropout_until": {"burn_in": 1.0},  # else all images are above the moving percentile at first
     "dynamic_bootstrapping.hardest_from": {"guess": "dynamic_mixup", "bootstrap_from": 0.2, "hardest_from": 1.0},
     "mentornet.gamma": {"mentor": "linear", "linear_from": 0.3},
@@ -139,7 +140,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "s4l": {"pretext": "exemplar"},  # digits that are turned need longer
     "gce": {"optimizer.learning_rate": 0.1, "epochs": 4},
     "glc": {"epochs": 6},  # two phases
-    "mentornet": {"burn_in": 0.17},
     "mixmatch": {"lambda_u": 10.0, "ramp": 0.9},
     "robmix": {"lambda_u": 10.0, "ramp": 0.9},
     "ieg": {"consistency_weight": 5.0},
