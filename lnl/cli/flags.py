@@ -30,7 +30,7 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that answers an unknown flag in one sentence, with the nearest flag that it has."""
+    """A parser that answers an unknown flag or command in one sentence, with the nearest one that it has."""
 
     def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
         """As the base class does, for a command too, but end the process where something is left over."""
@@ -40,6 +40,13 @@ class Parser(argparse.ArgumentParser):
             known = re.findall(r"--[a-z][a-z-]*", self.format_usage())
             self.exit(USAGE, f"error: {unknown_name('flag', flag, known, f'see {self.prog} --help')}\n")
         return options, left_over
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # argparse has no public place for it
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            known = list(action.choices)
+            sentence = unknown_name(str(action.metavar), value, known, f"choose one of {', '.join(known)}")
+            self.exit(USAGE, f"error: {sentence}\n")
+        super()._check_value(action, value)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], otherwise: str) -> str:

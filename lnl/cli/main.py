@@ -33,7 +33,7 @@ from lnl.cli import (
     status_command,
     studies_command,
 )
-from lnl.cli.flags import ERROR, INCOMPLETE, USAGE, Parser, unknown_name
+from lnl.cli.flags import ERROR, INCOMPLETE, USAGE, Parser
 from lnl.cli.studies import end_loading
 from lnl.storage.objects import StorageError
 from lnl.storage.secrets import mask
@@ -74,12 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands.choices:
-        known = list(commands.choices)
-        sentence = unknown_name("command", arguments[0], known, f"choose one of {', '.join(known)}")
-        print(f"error: {sentence}", file=sys.stderr)
-        return USAGE
     options = parser.parse_args(arguments)
     use_own_analysis()
     return _guarded(partial(options.command, options))

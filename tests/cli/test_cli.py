@@ -261,6 +261,8 @@ def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
             "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, diff, logs, "
             "studies, copy, new, methods, check, embed, label, reference, doctor.",
         ),
+        (["label", "eror", "images"], "Unknown job 'eror': did you mean 'errors'?"),
+        (["new", "zzz", "mine"], "Unknown kind 'zzz': choose one of study, method."),
         (["plan", "quick", "--replicate-s", "1"], "Unknown flag '--replicate-s': did you mean '--replicates'?"),
         (["run", "quick", "--no-raport"], "Unknown flag '--no-raport': did you mean '--no-report'?"),
         (["report", "quick", "--selction=last"], "Unknown flag '--selction': did you mean '--selection'?"),
