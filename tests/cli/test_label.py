@@ -215,7 +215,7 @@ def test_what_to_label_next_goes_by_what_was_decided(folder: Path, capsys: pytes
                 ),
             )
     assert run("export", "photos-next", "--format", "json", "--to", "next.json") == 0
-    assert len(json.loads((folder / "next.json").read_text())) == 4, "those that are asked for, not all"
+    assert len(json.loads((folder / "next.json").read_text(encoding="utf-8"))) == 4, "those that are asked for, not all"
     assert run("apply", "photos-next", "--to", "more.csv") == 0
     with open("more.csv", encoding="utf-8", newline="") as file:
         labelled = {row["file"]: row["label"] for row in csv.DictReader(file) if row["label"]}

@@ -168,7 +168,7 @@ def test_the_way_to_label_studio_and_back(tmp_path: Path) -> None:
     assert imported(ABOUT, TABLE, tmp_path / "done.json", "bob")[0].reviewer == "bob"
     made = answered(tasks, "dog", completed_by=3)
     del made[0]["data"]["file"]  # as where only the address of the image came along
-    (tmp_path / "ids.json").write_text(json.dumps(made))
+    (tmp_path / "ids.json").write_text(json.dumps(made), encoding="utf-8")
     (one,) = imported(ABOUT, TABLE, tmp_path / "ids.json", None)
     assert one.reviewer == "user 3" and one.file == "cat/ü 3.png"
 
@@ -204,7 +204,7 @@ def test_plain_files_are_filled_in_and_come_back(tmp_path: Path) -> None:
     entries = plain_json(TABLE)
     assert entries[0]["label"] is None
     entries[0] |= {"label": "dog", "reviewer": "bob", "at": "2026-11-30T12:00:00+01:00"}
-    (tmp_path / "plain.json").write_text(json.dumps(entries))
+    (tmp_path / "plain.json").write_text(json.dumps(entries), encoding="utf-8")
     (one,) = imported(ABOUT, TABLE, tmp_path / "plain.json", None)
     assert (one.reviewer, one.at.hour) == ("bob", 12)
 
@@ -213,7 +213,7 @@ def test_the_review_pages_own_exports_are_read(tmp_path: Path) -> None:
     """Its .json and its .csv, in which a skipped image has no label."""
     decisions = [decided("cat/ü 3.png", "dog"), decided(ODD, None, "bob"), decided("new.png", "cat", minute=3)]
     entries = [decision.model_dump(mode="json") for decision in decisions]
-    (tmp_path / "decisions.json").write_text(json.dumps(entries))
+    (tmp_path / "decisions.json").write_text(json.dumps(entries), encoding="utf-8")
     assert imported(ABOUT, TABLE, tmp_path / "decisions.json", None) == decisions
     with (tmp_path / "decisions.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(entries[0]))
@@ -251,6 +251,6 @@ def test_the_same_answers_are_not_added_twice() -> None:
 )
 def test_files_that_are_no_decisions(name: str, content: str | None, sentence: str, tmp_path: Path) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=sentence):
         imported(ABOUT, TABLE, tmp_path / name, None)

@@ -274,8 +274,8 @@ def test_a_note_that_is_damaged_makes_features_anew(photos: Callable[..., Path],
     images = open_images(str(photos()))
     made = features_of(images, Choice(steps=1), tmp_path / "out", None, silent)
     note = tmp_path / "out" / "features.json"
-    assert json.loads(note.read_text())["copies"] == made.copies.tolist()
-    note.write_text("{")
+    assert json.loads(note.read_text(encoding="utf-8"))["copies"] == made.copies.tolist()
+    note.write_text("{", encoding="utf-8")
     told: set[str] = set()
     features_of(images, Choice(steps=1), tmp_path / "out", None, lambda what, done, of: told.add(what))
     assert told == {"reading", "training", "embedding"}

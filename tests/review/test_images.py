@@ -22,7 +22,7 @@ def picture(path: Path, colour: int = 0) -> None:
 
 def test_folders_say_classes(photos: Callable[..., Path]) -> None:
     folder = photos()
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
     (folder / ".hidden.png").write_bytes(b"")
     images = open_images(str(folder))
     assert len(images.files) == 25 and images.class_names == ("eins", "null", "zwölf")
@@ -55,7 +55,7 @@ def test_an_output_folder_among_the_images_is_passed_over(tmp_path: Path) -> Non
     picture(tmp_path / "cat" / "1.png")
     picture(tmp_path / "all-errors" / "images" / "0.png")
     assert len(open_images(str(tmp_path)).files) == 2
-    (tmp_path / "all-errors" / "about.json").write_text("{}")
+    (tmp_path / "all-errors" / "about.json").write_text("{}", encoding="utf-8")
     assert open_images(str(tmp_path)).files == ("cat/1.png",)
 
 
@@ -80,7 +80,7 @@ def test_several_columns_are_several_annotators(tmp_path: Path) -> None:
     for name in ("cat/1.png", "dog/2.png"):
         picture(tmp_path / name)
     table = tmp_path / "said.csv"
-    table.write_text("file;label_ann;label_bob;other\ncat/1.png;dog;;cat\ndog/2.png;dog;cat;cat\n")
+    table.write_text("file;label_ann;label_bob;other\ncat/1.png;dog;;cat\ndog/2.png;dog;cat;cat\n", encoding="utf-8")
     images = open_images(str(tmp_path))
     assert {name: column.tolist() for name, column in given_labels(images, table, None).columns.items()} == {
         "label_ann": [1, 1],
@@ -125,7 +125,7 @@ def test_a_data_set_has_columns_or_its_own_labels(tmp_path: Path) -> None:
 def test_tables_that_do_not_fit(table: str, sentence: str, tmp_path: Path) -> None:
     for name in ("cat/1.png", "dog/2.png"):
         picture(tmp_path / "images" / name)
-    (tmp_path / "labels.csv").write_text(table)
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
     with pytest.raises(DataError, match=sentence):
         given_labels(open_images(str(tmp_path / "images")), tmp_path / "labels.csv", None)
 
