@@ -102,12 +102,16 @@ def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> 
         raise DataError(f"{shown(path)} has two columns '{twice}': give each a name of its own, such as label_2.")
 
 
+def separator(text: str) -> str:
+    """What separates the cells of a CSV file: comma, semicolon or tab, whichever its first line has most often."""
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
 def _csv(path: Path) -> Iterator[tuple[str, Sequence[str]]]:
     """Lines with their place, the header first; separated by comma, semicolon or tab, whichever the header has."""
     try:
         text = read_file(path).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text), strict=True)
         for values in reader:
             if any(value.strip() for value in values):
                 yield f"line {reader.line_num}", [value.strip() for value in values]

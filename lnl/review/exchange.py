@@ -20,6 +20,7 @@ import pyarrow.compute
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from lnl.data import DataError, label_file
+from lnl.review import labels
 from lnl.review.decisions import Decision, Standing, current
 from lnl.review.outputs import About, now
 from lnl.storage.files import read_file, reason, shown
@@ -188,7 +189,7 @@ def imported(about: About, table: pa.Table, path: Path, reviewer: str | None) ->
         if file is None:
             raise DataError(f"{answer.where}: there is no image '{answer.file}' in {shown(about.images)}: correct it.")
         if answer.label is not None and answer.label not in classes:
-            listed = ", ".join(about.class_names[:10]) + (", …" if len(classes) > 10 else "")
+            listed = labels.listed_classes(about.class_names)
             raise DataError(f"{answer.where}: '{answer.label}' is none of the classes {listed}: correct it.")
         if answer.label is None:
             action = "skip"
@@ -334,8 +335,7 @@ def _of_row(where: str, entry: Mapping[str, object], reviewer: str | None) -> An
 
 
 def _of_csv(path: Path, text: str, reviewer: str | None) -> Iterator[Answer]:
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=label_file.separator(text), strict=True)
     if missing := {"file", "label"} - {*(rows.fieldnames or ())}:
         raise DataError(f"{shown(path)} has no column '{min(missing)}': let its first line be file,label.")
     for row in rows:

@@ -79,7 +79,7 @@ def _of_table(images: ImageSet, table: LabelFile, column: str | None) -> Given:
     for row in table.rows.values():
         for name in columns:
             if (label := row.cells.get(name)) is not None and label not in numbers:
-                listed = ", ".join(class_names[:SHOWN]) + (", …" if len(class_names) > SHOWN else "")
+                listed = listed_classes(class_names)
                 raise DataError(
                     f"{row.where}: '{name}' is '{label}', which is none of the classes {listed}: correct it."
                 )
@@ -90,6 +90,11 @@ def _of_table(images: ImageSet, table: LabelFile, column: str | None) -> Given:
             for name in columns
         },
     )
+
+
+def listed_classes(class_names: Sequence[str]) -> str:
+    """The first classes, for a message."""
+    return ", ".join(class_names[:SHOWN]) + (", …" if len(class_names) > SHOWN else "")
 
 
 def _class_names(images: ImageSet, said: set[str]) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ Kind = Literal["errors", "propagate", "next"]
 TABLES: dict[Kind, str] = {"errors": "errors", "propagate": "labels", "next": "next"}
 ABOUT = "about.json"
 BETWEEN = ";"  # the entries of one cell of a .csv file
+# What an interrupted job leaves for the next one.
+OURS = ("features.npy", "features.json", "rounds.npz", "index.html", "images")
 
 
 @dataclass(frozen=True)
@@ -194,12 +196,3 @@ def prepare(out: Path, kind: Kind, images: str) -> None:
             f"{shown(out)} is not empty (it has {sorted(others)[0]}), and not made by `lnl label`: name another folder "
             "with --out."
         )
-
-
-OURS = (
-    "features.npy",
-    "features.json",
-    "rounds.npz",
-    "index.html",
-    "images",
-)  # what an interrupted job leaves for the next one

@@ -64,14 +64,12 @@ def labels_table(
     items: Items, given: np.ndarray, labels: np.ndarray, class_probabilities: np.ndarray, neighbours: np.ndarray
 ) -> pa.Table:
     """Labels (N,), -1 where none is sure enough, with the probabilities (N, K) they come from; in the images' order."""
-    best = class_probabilities.argmax(1)
     return pa.table(
         {
             **_images(items),
             "given": named(given, items.class_names),
             "label": named(labels, items.class_names),
-            "proposed": named(np.where(np.isnan(class_probabilities).any(1), -1, best), items.class_names),
-            "probability": _numbers(class_probabilities[np.arange(len(best)), best]),
+            **_likeliest(class_probabilities, items.class_names),
             **_evidence(neighbours, given, items.class_names),
             "probabilities": pa.FixedSizeListArray.from_arrays(
                 pa.array(class_probabilities.ravel(), from_pandas=True), class_probabilities.shape[1]
@@ -92,15 +90,13 @@ def next_table(
 
     `given`: the labels (N,) at first; `now`: with those that were decided since, which neighbours show.
     """
-    best = class_probabilities.argmax(1)
     ranks = np.zeros(len(given), np.int64)
     ranks[chosen] = np.arange(1, len(chosen) + 1)
     table = pa.table(
         {
             **_images(items),
             "given": named(given, items.class_names),
-            "proposed": named(np.where(np.isnan(class_probabilities).any(1), -1, best), items.class_names),
-            "probability": _numbers(class_probabilities[np.arange(len(best)), best]),
+            **_likeliest(class_probabilities, items.class_names),
             "rank": pa.array(ranks, mask=ranks == 0),
             **_evidence(neighbours, now, items.class_names),
         }
@@ -145,6 +141,15 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _images(items: Items) -> dict[str, pa.Array]:
     return {"index": pa.array(np.arange(len(items.images.files))), "file": pa.array(items.images.files, pa.string())}
+
+
+def _likeliest(class_probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, pa.Array]:
+    """The likeliest class of each image (N, K) and its probability; null where probabilities are not known."""
+    best = class_probabilities.argmax(1)
+    return {
+        "proposed": named(np.where(np.isnan(class_probabilities).any(1), -1, best), class_names),
+        "probability": _numbers(class_probabilities[np.arange(len(best)), best]),
+    }
 
 
 def _numbers(values: np.ndarray) -> pa.Array:

@@ -100,7 +100,7 @@ def test_a_folder_says_what_it_is_of(tmp_path: Path) -> None:
     assert outputs.read_table(tmp_path)[1].equals(table)
     with pytest.raises(DataError, match=r"has no about\.json: name a folder that `lnl label errors`"):
         outputs.read_about(tmp_path / "other")
-    (tmp_path / "about.json").write_text("{}")
+    (tmp_path / "about.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"about\.json cannot be read"):
         outputs.read_about(tmp_path)
 
@@ -111,7 +111,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (out / "features.npy").write_bytes(b"")
     (out / ".pixels").mkdir()
     outputs.prepare(out, "errors", "photos")  # what an interrupted call has left
-    (out / "thesis.tex").write_text("")
+    (out / "thesis.tex").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not empty \(it has thesis\.tex\), and not made by `lnl label`"):
         outputs.prepare(out, "errors", "photos")
     outputs.write_about(out, ABOUT)
