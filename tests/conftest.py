@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,16 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """$RAY_TMPDIR of a cluster that a test starts: in Ray's own, its address would be followed by everything here.
+
+    Its path is short, as those of sockets have to be.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

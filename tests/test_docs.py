@@ -192,6 +192,7 @@ class Checkout:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         here = {"PYTHONPATH": str(self.code), "LNL_DATA": str(self.root / "data")}
+        here["RAY_ADDRESS"] = "local"  # whatever cluster another test, or the developer, has here
         return inherited | here | {"PATH": programs, "MPLBACKEND": "agg"}
 
     def run(self, page: str) -> None:

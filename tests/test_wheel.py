@@ -56,6 +56,7 @@ def test_the_page_runs_in_an_empty_folder(page: str, wheel: Path, tmp_path: Path
     ours = ("LNL_", "RAY_", "PYTHON", "PYTEST")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | OFFLINE
     environment |= {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LNL_DATA": str(tmp_path / "data")}
+    environment["RAY_ADDRESS"] = "local"  # whatever cluster another test, or the developer, has here
     for block in ALL_BLOCKS[page]:
         for command in commands(block, programs / "python"):
             done = subprocess.run(

@@ -165,14 +165,14 @@ cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def one_gpu() -> Iterator[str]:
+def one_gpu(ray_folder: Path) -> Iterator[str]:
     """Address of a cluster of one node that pretends to have one GPU."""
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env=guarded("a" * 64),
+        env=guarded("a" * 64) | {"RAY_TMPDIR": str(ray_folder)},
     )
     assert cluster.stdin and cluster.stdout
     yield cluster.stdout.readline().strip()

@@ -365,6 +365,24 @@ def test_a_class_is_searched_for_among_many(tmp_path, visit):
     assert standing(tmp_path) == {"pets/0.png": ("change", "owl"), "pets/1.png": ("change", "kind 490")}
 
 
+def test_keys_count_as_soon_as_a_class_is_chosen(tmp_path, visit):
+    """Until the browser draws the next frame, the focus is still in the field that has been closed."""
+    classes = tuple(f"kind {number}" for number in range(500)) + CLASSES
+    with served(review(6, classes=classes), tmp_path) as address:
+        page = visit(address)
+        page.evaluate(
+            """() => {
+              for (const key of ["/", "Enter", "k", "/", "Escape"]) {
+                const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
+                document.activeElement.dispatchEvent(event);
+              }
+            }"""
+        )
+        expect(page.locator("#choose")).to_be_visible()
+        expect(page.locator("#state")).to_have_text("saved")
+    assert standing(tmp_path) == {"pets/0.png": ("keep", "kind 0"), "pets/1.png": ("keep", "kind 1")}
+
+
 def test_what_was_found_is_said_against_what_was_expected(tmp_path, visit):
     shown = dataclasses.replace(review(30), probability=np.full(30, 0.9))
     with served(shown, tmp_path) as address:

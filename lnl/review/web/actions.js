@@ -53,7 +53,8 @@ function actionOf(key) {
   return ACTIONS[key.length === 1 ? key.toLowerCase() : key];
 }
 function press(event) {
-  const isTyping = event.target.closest?.("input, select, textarea, dialog");
+  // A dialog that has just been closed keeps the focus until the browser draws the next frame.
+  const isTyping = event.target.closest?.("input, select, textarea, dialog") && !event.target.closest("dialog:not([open])");
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
   const isLatin = event.key.length > 1 || event.key <= "~";
   const key = isLatin ? event.key : event.code.replace(/^Key/, "").toLowerCase();  // of another alphabet's layout
@@ -101,6 +102,7 @@ function take(label) {
   choose(label);
 }
 function search(event) {
+  if (!element("choose").open) return;
   const keys = {
     ArrowDown: () => pick(picked + 1),
     ArrowUp: () => pick(picked - 1),
