@@ -134,10 +134,15 @@ study = Study(
         # CIFAR-10N on features of EfficientNet-Lite0
         "embeddings": Preset(panels=("methods", "unlabelled")),
         # on features of a SimCLR that was trained on CIFAR-10's images: lnl embed cifar10 --trial RESULTS/ID
-        "simclr": Preset(base={"dataset": "features:cifar10-simclr.npz"}, panels=("methods",)),
-        # for `lnl search`: 12 optimizers for each arm, chosen by noisy validation images, on the noisiest labels
+        "simclr": Preset(
+            base={"dataset": "features:cifar10-simclr.npz"}, factors={"noise": PEOPLE[:1]}, panels=("methods",)
+        ),
+        # for `lnl search`: 8 optimizers for each arm, chosen by noisy validation images, on the noisiest labels
         "search": Preset(
-            factors={"noise": PEOPLE[:1]}, panels=("methods",), search={"suggestions": 12, "space": OF_OPTIMIZER}
+            base={"precision": "bfloat16"},
+            factors={"noise": PEOPLE[:1]},
+            panels=("methods",),
+            search={"suggestions": 8, "space": OF_OPTIMIZER},
         ),
         # 2,000 images of 16 × 16 pixels, no pre-training
         "images": Preset(
