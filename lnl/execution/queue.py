@@ -55,6 +55,8 @@ class PlanQueue:
 
     def _startable(self) -> Iterator[tuple[int, Planned]]:
         """The waiting trials that could start now, with their places; those that must wait are kept in `blocked`."""
+        if all(planned.id in self.blocked for planned in self.waiting):
+            return
         shares = self.cluster.shares
         pending = {planned.id for planned in (*self.waiting, *self.running.values())}
         measuring = {

@@ -8,11 +8,13 @@ scheduler, asks workers to end trials early.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from lnl.system import processes, user_code
 from lnl.trial import code_hash
 from lnl.trial.reports import TrialOutcome
 
+RESOURCES_S = 1.0  # between two questions to Ray for the cluster's resources
 RETRIES = 3  # of infrastructure failures (a lost worker or node), per trial and run
 
 P = ParamSpec("P")
@@ -257,6 +260,8 @@ class _Suggest(Searcher):
         super().__init__()
         self.events, self.source, self.cluster, self.job_of, self.ahead = events, source, cluster, job_of, ahead
         self.running: dict[str, Planned] = {}  # by Tune's id of a trial
+        self.resources: Mapping[str, float] = {}  # of the cluster, as last asked for
+        self.asked = -math.inf
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True  # all of that is in the source
@@ -264,7 +269,7 @@ class _Suggest(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.events.stopped:
             return Searcher.FINISHED
-        if len(self.running) >= (capacity := _capacity(self.cluster) + self.ahead):
+        if len(self.running) >= (capacity := self._capacity() + self.ahead):
             return None
         planned = self.events.guarded(self.source.next, capacity)
         if planned is None:
@@ -272,6 +277,15 @@ class _Suggest(Searcher):
         self.running[trial_id] = planned
         gpus = self.cluster.begin(planned, self.source.expected_seconds(planned.id))
         return {"job": _config(planned, self.job_of(planned), gpus)}
+
+    def _capacity(self) -> int:
+        """How many trials are wanted at once: those that the cluster can train, and one more, for which it may grow."""
+        settings = self.cluster.settings
+        if time.monotonic() - self.asked >= RESOURCES_S:  # Tune asks at every report of a worker
+            self.resources, self.asked = ray.cluster_resources(), time.monotonic()
+        wanted = {"CPU": settings.cpus_per_trial, "GPU": self.cluster.shares.given}
+        now = max(1, int(min(self.resources.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
+        return now if settings.address == "local" else now + 1
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.running.pop(trial_id, None)
@@ -289,14 +303,6 @@ class _Suggest(Searcher):
         return {}
 
 
-def _capacity(cluster: Cluster) -> int:
-    """How many trials are wanted at once: those that the cluster can train, and one more, for which it may grow."""
-    resources, settings = ray.cluster_resources(), cluster.settings
-    wanted = {"CPU": settings.cpus_per_trial, "GPU": cluster.shares.given}
-    now = max(1, int(min(resources.get(kind, 0.0) / share for kind, share in wanted.items() if share)))
-    return now if settings.address == "local" else now + 1
-
-
 class _Pruning(FIFOScheduler):
     """Ends trials of searches early: as their source says, or as Ray Tune's ASHA does, one for each search."""
 
@@ -310,7 +316,7 @@ class _Pruning(FIFOScheduler):
         self.entered: set[tuple[str, str]] = set()  # searches, and the trials that their ASHA knows
 
     def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
-        alive = {trial.trial_id for trial in tune_controller.get_trials() if not trial.is_finished()}
+        alive = {trial.trial_id for trial in tune_controller.get_live_trials() if not trial.is_finished()}
         for gone in self.suggest.running.keys() - alive:  # Tune tells nobody when a worker cannot be used again
             message = "Ray could not use its worker again; run again to go on."
             self.events.end(self.suggest.running.pop(gone).id, {"outcome": "failed", "message": message})

@@ -28,7 +28,7 @@ class Planned:
     search: str | None = None  # name of the search that asks for it, and the number of the suggestion
     suggestion: int | None = None
 
-    @cached_property  # a hash over all fields, asked for again and again
+    @property
     def id(self) -> str:
         return self.trial.id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
@@ -176,10 +177,16 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """Which method runs it, see `lnl.methods.load`; every `Config` has it as its field `name`."""
         return str(self.method.name)  # type: ignore[attr-defined]
 
-    @property
+    @cached_property  # asked for again and again, in the driver at every report of a worker
     def id(self) -> str:
         """Hash of what differs from the method's defaults: a new field with a default moves no id."""
         return short_hash(canonical(self.identity()))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Trial:
+        """A copy with other values, and so with an id of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("id", None)
+        return copy
 
     def identity(self) -> dict[str, Any]:
         """The fields that differ from the method's defaults, and the identities of its prerequisites."""

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import pickle
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -415,3 +416,11 @@ def test_execution_finds_its_device():
     assert Execution("cpu").torch_device() == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert Execution().torch_device().type == expected
+
+
+def test_a_copy_has_an_id_of_its_own():
+    """The id is kept with a trial once it is computed."""
+    trial = Trial(method="supervised", dataset="digits", network="small_convnet", labels=100)
+    assert "id" not in trial.model_dump() and trial.id == pickle.loads(pickle.dumps(trial)).id
+    other = trial.model_copy(update={"replicate": 1})
+    assert other.id != trial.id and other.id == trial.override({"replicate": 1}).id
