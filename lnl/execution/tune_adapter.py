@@ -135,9 +135,10 @@ def _worker(
             sys.path.insert(0, code)
         from lnl.execution.job import Job
         from lnl.execution.worker import execute
-        from lnl.system import user_code
+        from lnl.system import memory, user_code
         from lnl.trial import code_hash
 
+        memory.keep_freed()
         user_code.receive(own)
         code_hash.receive(*hashes)
         of_trial = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])

@@ -21,6 +21,7 @@ from lnl.methods import Method, has_beliefs
 from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+SAMPLE = 5000  # labelled images that are looked at before the last epoch
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
@@ -31,6 +32,9 @@ Arrays = dict[tuple[str, str], Tensor]  # what a figure of one epoch needs
 @torch.no_grad()
 def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[Metrics, Arrays]:
     """Accuracies, as fractions, and cross-entropies of a method's predictions.
+
+    What is said of labelled images is measured on at most 5,000 of them before the last epoch, the same ones each time,
+    and on all of them in the last: with 50,000, this would cost more than half of a supervised epoch's training.
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  And of the test set the
@@ -52,7 +56,7 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
                 arrays["test", "confusion"] = confusion(probabilities.argmax(-1), labels, seen.classes)
                 arrays["test", "reliability"] = bins = reliability(probabilities, labels)
                 metrics["test", "calibration_error"] = calibration_error(bins)
-    index = seen.labelled
+    index = seen.labelled if last else _sample(seen.labelled)
     given, true = seen.labels[index], truth.labels[index]
     guessed = _finite(seen.over(index, method.predict)).argmax(-1)
     metrics["train", "accuracy"] = _share(guessed == given)
@@ -66,10 +70,17 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
     if last:
         bank, queries = seen.over(index, method.features), method.features(truth.test_images)
         k = min(NEIGHBOURS, len(index))
-        for split, labels in judges:
-            votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
-            metrics[split, "neighbour_accuracy"] = _share(_finite(votes).argmax(-1) == truth.test_labels)
+        # Both kinds of labels side by side, so that neighbours are searched for once.
+        targets = torch.cat([functional.one_hot(labels, seen.classes).float() for _, labels in judges], 1)
+        votes = graph.neighbour_votes(bank, targets, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)
+        for (split, _), part in zip(judges, _finite(votes).split(seen.classes, 1), strict=True):
+            metrics[split, "neighbour_accuracy"] = _share(part.argmax(-1) == truth.test_labels)
     return metrics, arrays
+
+
+def _sample(index: Tensor) -> Tensor:
+    """At most `SAMPLE` of many images, evenly spread: (N,) -> (at most SAMPLE,)."""
+    return index[:: math.ceil(len(index) / SAMPLE)]
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

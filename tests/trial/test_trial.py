@@ -20,6 +20,7 @@ from lnl import methods
 from lnl.data import DataError
 from lnl.storage.schema import TRIALS
 from lnl.training.task import Noise, Origin, Task, Truth
+from lnl.trial import evaluation
 from lnl.trial.config import Trial, parse
 from lnl.trial.divergence import Diverged
 from lnl.trial.evaluation import evaluate
@@ -372,7 +373,7 @@ class Known:
         return images.flatten(1)
 
 
-def test_what_is_measured_is_what_its_name_says():
+def test_what_is_measured_is_what_its_name_says(monkeypatch):
     """Six labelled images, bright and dark in turn, worked out by hand; the test images are a bright and a dark one."""
     bright, dark = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
     images = torch.stack([bright, dark] * 3)
@@ -399,6 +400,11 @@ def test_what_is_measured_is_what_its_name_says():
         ("oracle", "memorised"): 0.25,  # of the wrong labels 0, 1, 2 and 4 the guess repeats that of 2
     }
     assert evaluate(Known(), seen, truth, last=False) == (always, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "SAMPLE", 3)  # images 0, 2 and 4: given 0 1 0, true 1 0 1, guessed 1 1 1
+        metrics, _ = evaluate(Known(), seen, truth, last=False)
+        assert metrics["train", "accuracy"] == metrics["oracle", "memorised"] == pytest.approx(1 / 3)
+        assert metrics["oracle", "accuracy"] == pytest.approx(2 / 3)
     metrics, arrays = evaluate(Known(), seen, truth, last=True)
     assert metrics == {
         **always,
