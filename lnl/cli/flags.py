@@ -124,7 +124,11 @@ def _add_execution_flags(parser: argparse.ArgumentParser) -> None:
         help="start no trial that would take this run above H GPU-hours (CPU-hours where trials have no GPU)",
     )
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=10, metavar="S", help="training time between checkpoints"
+        "--checkpoint-seconds",
+        type=float,
+        default=10,
+        metavar="S",
+        help="training time between checkpoints, more where they take above 1 %% of it; 0: one after every epoch",
     )
     parser.add_argument("--rerun-stale", action="store_true", help="run trials again whose code has changed since")
     parser.add_argument(

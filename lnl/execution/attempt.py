@@ -35,6 +35,7 @@ from lnl.trial.reports import Metrics, TrialOutcome, metrics_of
 from lnl.trial.run import Execution, Row, Unusable, run
 from lnl.trial.trained import DIVERGED, save_trained, set_aside_damaged
 
+CHECKPOINT_SHARE = 0.01  # of the training's time, at most
 TAKEN: TrialOutcome = {"outcome": "taken"}
 
 Report = Callable[[Metrics | TrialOutcome], None]
@@ -97,7 +98,8 @@ class Attempt:
         self.seconds: float = self.state["run"]["seconds"] if self.state else 0.0
         self.facts: dict[str, Any] = {}
         self.outputs = Outputs()  # what is kept of the last epoch
-        self.started_at, self.saved = now(), time.monotonic()
+        self.started_at = now()
+        self.next_checkpoint = time.monotonic() + self.settings.checkpoint_s
         self.device_memory_mb = _share_accelerator(self.device, self.settings)
 
     def train(self, report: Report) -> Ending | None:
@@ -124,10 +126,11 @@ class Attempt:
                 self.outputs = row.keep(self.settings.keep)
             if self.job.prerequisite:
                 save_trained(self.store.trained, self.trial, row.snapshot()["parts"], self.current)
-        elif time.monotonic() - self.saved >= self.settings.checkpoint_s:
+        elif (began := time.monotonic()) >= self.next_checkpoint:
             state = {"run": row.snapshot(), "history": self.history, "arrays": self.arrays}
             checkpoints.write(self.checkpoint, state, self.header)
-            self.saved = time.monotonic()
+            ended = time.monotonic()
+            self.next_checkpoint = ended + until_checkpoint(self.settings.checkpoint_s, ended - began)
 
     def failed(self, error: Exception) -> Ending:
         """The ending by an error that is being handled."""
@@ -209,6 +212,13 @@ class Attempt:
             "peak_memory_mb": row["peak_memory_mb"],
             "device_memory_mb": self.device_memory_mb,
         }
+
+
+def until_checkpoint(asked: float, cost: float) -> float:
+    """Seconds of training until the next checkpoint, when the last took `cost` seconds: `asked`, or more, so that all
+    of them take at most `CHECKPOINT_SHARE` of the time.  0 asks for one after every epoch, whatever it costs.
+    """
+    return max(asked, cost / CHECKPOINT_SHARE) if asked else 0.0
 
 
 def _share_accelerator(device: torch.device, settings: RunSettings) -> float | None:

@@ -21,6 +21,7 @@ from lnl import Study, Trial
 from lnl.cli.doctor import examine
 from lnl.execution import job as execution_job
 from lnl.execution import worker
+from lnl.execution.attempt import until_checkpoint
 from lnl.execution.queue import is_ready, trials_to_run
 from lnl.storage import checkpoints
 from lnl.storage.checkpoints import Refused
@@ -471,3 +472,9 @@ def test_working_files_of_older_versions_are_named(store: Store) -> None:
         path.touch()
     said = [line for line in examine(store)[1] if "of an older version" in line]
     assert len(said) == 3 and leases(store) == {} and checkpoints.of_finished(store) == []
+
+
+def test_checkpoints_take_at_most_a_hundredth_of_the_time() -> None:
+    assert until_checkpoint(10, cost=0.01) == 10, "as asked for"
+    assert until_checkpoint(10, cost=2.0) == pytest.approx(200), "two seconds in two hundred"
+    assert until_checkpoint(0, cost=2.0) == 0, "after every epoch"
