@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
 
 from lnl.functional import graph
 from lnl.settings import Settings
@@ -59,45 +59,26 @@ class Readout:
 def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Multinomial logistic regression on frozen features: a function features -> class probabilities (…, K).
 
-    The problem of scikit-learn's LogisticRegression with C = 1, on standardised features, solved on their own device:
-    the sum of the cross-entropies and half the squared length of the weights, with free intercepts.  A class without an
-    example gets 0.  Raises ValueError for fewer than two classes, FloatingPointError for features that are not finite.
+    By scikit-learn's LogisticRegression with C = 1, on standardised features and on the CPU, where its solver needs a
+    fraction of the time that one on an accelerator takes.  A class without an example gets 0.  Raises ValueError for
+    fewer than two classes, FloatingPointError for features that are not finite.
     """
-    present, given = labels.to(features.device).unique(return_inverse=True)
-    if len(present) < 2:
+    from sklearn.linear_model import LogisticRegression  # plans need no scikit-learn, which takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    bank, given = features.detach().double().cpu().numpy(), labels.cpu().numpy()
+    if len(present := np.unique(given)) < 2:
         raise ValueError("A linear probe needs labelled images of at least two classes.")
-    if not features.isfinite().all():
+    if not np.isfinite(bank).all():
         raise FloatingPointError("a linear probe needs finite features, but some are not")
-    bank = features.detach().double()
-    mean, deviation = bank.mean(0), bank.std(0, correction=0)
-    deviation[bank.amin(0) == bank.amax(0)] = 1.0  # a constant feature stays unscaled, so that no weight reaches it
-    bank = (bank - mean) / deviation
-    weights, intercepts = bank.new_zeros(len(present), bank.shape[1]), bank.new_zeros(len(present))
-    optimizer = torch.optim.LBFGS(
-        [weights.requires_grad_(), intercepts.requires_grad_()],
-        max_iter=1000,
-        tolerance_grad=1e-6,  # of the mean over images: on digits probabilities are within 1e-3
-        tolerance_change=1e-12,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    # Of two classes scikit-learn penalises w₁ - w₀ = w alone: |w|² / 2 = |w₀|² + |w₁|² where w₁ = -w₀.
-    strength = 1.0 if len(present) == 2 else 0.5
+    regression = LogisticRegression(tol=1e-7, max_iter=1000)  # probabilities within 1e-3 on digits
+    fitted = make_pipeline(StandardScaler(), regression).fit(bank, given)
 
-    @torch.enable_grad()
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(linear(bank, weights, intercepts), given) + strength / len(bank) * weights.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)
-
-    @torch.no_grad()
     def probabilities(queries: Tensor) -> Tensor:
-        of_present = linear((queries.double() - mean) / deviation, weights, intercepts).softmax(-1)
-        result = torch.zeros(len(queries), classes, device=features.device)
-        result[:, present] = of_present.float()
+        of_present = fitted.predict_proba(queries.detach().double().cpu().numpy())
+        result = torch.zeros(len(queries), classes, device=queries.device)
+        result[:, present] = torch.from_numpy(of_present).to(result)
         return result
 
     return probabilities
