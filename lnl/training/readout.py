@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, linear
 from lnl.functional import graph
 from lnl.settings import Settings
 from lnl.training.learner import Learner
+from lnl.training.optimizers import eager
 from lnl.training.task import Task
 
 
@@ -73,7 +74,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int) -> Callable[[Te
     deviation[bank.amin(0) == bank.amax(0)] = 1.0  # a constant feature stays unscaled, so that no weight reaches it
     bank = (bank - mean) / deviation
     weights, intercepts = bank.new_zeros(len(present), bank.shape[1]), bank.new_zeros(len(present))
-    optimizer = torch.optim.LBFGS(
+    optimizer = eager(torch.optim.LBFGS)(
         [weights.requires_grad_(), intercepts.requires_grad_()],
         max_iter=1000,
         tolerance_grad=1e-6,  # of the mean over images: on digits probabilities are within 1e-3
