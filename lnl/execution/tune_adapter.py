@@ -90,9 +90,11 @@ class TuneAdapter:
 
     def _tuner(self, scratch: str) -> tune.Tuner:
         settings = self.cluster.settings
+        cpus = settings.cpus_per_trial
 
         def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
+            # Travels with the worker: with anything of lnl's own in it, lnl would be imported from the driver's files.
+            wanted = {"CPU": cpus, "GPU": config["job"]["gpus"]}
             return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
         worker = _worker(str(code_folder()), user_code.carried(), code_hash.carried(), pickle.dumps(settings))
