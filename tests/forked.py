@@ -23,6 +23,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_RAY = str(ROOT / "tests" / "without_ray.py")  # a script that runs the study that follows
+# Of Ray clusters of tests, as of a Ray of our own: no worker gives way to other processes, or starts in advance.
+CLUSTER_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
 PACKAGES = ("lnl", "analysis")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.preloaded"])

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from lnl.trial.code_hash import code_hash
 
-LIBRARIES = ("torch._dynamo", "pandas", "pyarrow.parquet", "rich.console")
+LIBRARIES = ("pandas", "pyarrow.parquet", "rich.console")
 for name in (*LIBRARIES, "lnl.cli.run_command", "lnl.execution.worker"):
     import_module(name)
 code_hash("supervised")

@@ -35,7 +35,7 @@ def launch(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        env=swift(environment),
+        env=environment,
         cwd=study.parent,  # Ray's workers look there first for packages, then on PYTHONPATH
         start_new_session=True,
     )
@@ -44,12 +44,7 @@ def launch(
 def execute(
     study: Path, storage: Path, environment: Mapping[str, str], *flags: str, ray: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    return run_script(arguments(study, storage, *flags, ray=ray), swift(environment), study.parent, LONGEST_S)
-
-
-def swift(environment: Mapping[str, str]) -> dict[str, str]:
-    """Ray's workers would give way to everything else on the machine."""
-    return {**environment, "RAY_worker_niceness": "0"}
+    return run_script(arguments(study, storage, *flags, ray=ray), environment, study.parent, LONGEST_S)
 
 
 def meanwhile(condition: Callable[[], Any], what: str, *drivers: subprocess.Popen[str]) -> Any:

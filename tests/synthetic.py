@@ -1,14 +1,12 @@
 """A method whose validation accuracy is a known function of its settings, for tests of searches.
 
-`lab` copies the packages, adds the method to the folder that is the registry, and writes a data set whose images show
-their own class; processes that have the copy on their PYTHONPATH train it like any other method.
+`lab` writes the method as a file of a user's own, a study beside it, and a data set whose images show their own class.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +30,13 @@ METHOD = """
 import math, time
 from typing import Literal
 import torch
-from pydantic import BaseModel
+from lnl.settings import Settings
 
 USES = ("labels",)
 SEARCH = {}
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
-    name: Literal["synthetic"] = "synthetic"
+class Config(Settings):
     x: float = 0.9
     rate: float = 0.9
     kind: Literal["plain", "curved"] = "plain"
@@ -73,7 +70,7 @@ from lnl import Choice, Search, Study, Trial, Uniform, Validation
 
 study = Study(
     name="synthetic", question="Does a search find what is known?",
-    base=Trial(method="synthetic", dataset="npz:{data}", network="small_convnet", labels=10, epochs=1, steps=1,
+    base=Trial(method="known.py", dataset="npz:{data}", network="small_convnet", labels=10, epochs=1, steps=1,
                validation=Validation(images={images})),
     arms={arms}, replicates=1,
     search=Search(space={space}, {search}),
@@ -93,7 +90,7 @@ def accuracy(params: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Lab:
-    """A folder with the package's copy and a study."""
+    """A folder with a study, its method and its data."""
 
     folder: Path
     study: Path
@@ -102,14 +99,12 @@ class Lab:
     def environment(self) -> dict[str, str]:
         """Of every process that trains or plans."""
         data = str(self.folder / "data")
-        return {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "LNL_DATA": data}
+        return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LNL_DATA": data}
 
 
 def lab(folder: Path, arms: Mapping[str, Mapping[str, Any]], search: str) -> Lab:
     """`search`: further fields of the study's `Search`, as source."""
-    for package in ("lnl", "analysis"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "lnl" / "methods" / "synthetic.py").write_text(METHOD, encoding="utf-8")
+    (folder / "known.py").write_text(METHOD, encoding="utf-8")
     data, study = folder / "classes.npz", folder / "synthetic.py"
     classes = np.arange(IMAGES + 20) % 2
     images = np.zeros((len(classes), 8, 8), np.uint8)

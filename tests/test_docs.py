@@ -12,7 +12,7 @@ that stand within a sentence, and the files and folders of the repository that t
 
 README runs first.  Every other page has its own copy of what README has left, so that no page sees another's results.
 The code is that of the repository, which processes that are forked have imported already; a page that edits it has a
-copy of it, too.
+copy of it, too.  README's study trains on Ray; on other pages the driver trains, see `tests/without_ray.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import lnl
-from tests.forked import run_command, run_script
+from tests.forked import WITHOUT_RAY, run_command, run_script
 from tests.make_fixture import FIXTURE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -221,7 +221,8 @@ class Checkout:
         """Run a Python script with its arguments, or, where there is none, a shell's command."""
         try:
             if script:
-                done = run_script(script, self.environment, self.root, TIMEOUT)
+                words = script if block.page == FIRST else [WITHOUT_RAY, *script]
+                done = run_script(words, self.environment, self.root, TIMEOUT)
             else:
                 done = run_command(["bash", "-c", text], self.environment, self.root, TIMEOUT)
         except subprocess.TimeoutExpired as late:

@@ -12,7 +12,7 @@ import contextlib
 import runpy
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,81 +20,58 @@ from typing import Any
 
 from lnl.execution import runner
 from lnl.execution.cluster import Cluster, Machines
-from lnl.execution.interfaces import Display, TrialSource
-from lnl.execution.job import RunSettings
+from lnl.execution.interfaces import RunRequest, Work
 from lnl.execution.packing import Budget, Shares
-from lnl.execution.submit import JobOf
 from lnl.execution.worker import execute
 from lnl.storage.objects import StorageError
-from lnl.storage.store import Store
-from lnl.study.plan import Plan, Planned
-from lnl.trial.config import Trial
-from lnl.trial.provenance import Current
+from lnl.study.plan import Planned
 
 
 class InThisProcess:
-    """In the place of `lnl.execution.tune_adapter.TuneAdapter`."""
+    """An `Adapter` in the place of `lnl.execution.tune_adapter.TuneAdapter`."""
 
-    def __init__(
-        self,
-        source: TrialSource,
-        display: Display,
-        cluster: Cluster,
-        job_of: JobOf,
-        store: Store,
-        study: str,
-        ahead: int = 0,
-    ) -> None:
-        self.source, self.display, self.cluster, self.job_of = source, display, cluster, job_of
-        self.store, self.study = store, study
+    def __init__(self, work: Work) -> None:
+        self.work = work
         self.stopped: str | None = None
         self.taken: set[str] = set()
 
     def run(self) -> None:
-        """Train until the source has nothing more to give, or the storage fails."""
         try:
-            while self.stopped is None and (planned := self.source.next(1)):
-                self._train(planned)
+            while self.stopped is None and (planned := self.work.source.next(1)):
+                self._train(self.work, planned)
         except StorageError as error:
             self.stopped = str(error)
 
-    def _train(self, planned: Planned) -> None:
-        trial, job, outcome = planned.id, self.job_of(planned), {}
-        gpus = self.cluster.begin(planned, self.source.expected_seconds(trial))
-        self.cluster.budget.start(trial)
-        self.display.begin(trial, job)
+    def _train(self, work: Work, planned: Planned) -> None:
+        trial, job, outcome = planned.id, work.job_of(planned), {}
+        gpus = work.cluster.begin(planned, work.source.expected_seconds(trial))
+        work.cluster.budget.start(trial)
+        work.display.begin(trial, job)
 
         def report(told: Any) -> None:
             if "outcome" in told:
                 outcome.update(told)
                 return
-            self.display.epoch(trial, told)
-            if self.source.epoch(trial, told):
-                self.store.request_prune(self.study, trial)
+            work.display.epoch(trial, told)
+            if work.source.epoch(trial, told):
+                work.store.request_prune(work.study, trial)
 
-        execute(job, replace(self.cluster.settings, gpus_per_trial=gpus), report)
+        execute(job, replace(work.cluster.settings, gpus_per_trial=gpus), report)
         if outcome["outcome"] == "storage":
             self.stopped = outcome["message"]
         if outcome["outcome"] == "taken":
             self.taken.add(trial)
-        self.cluster.end(trial, outcome)  # type: ignore[arg-type]
-        self.source.ended(trial, outcome)  # type: ignore[arg-type]
-        self.display.end(trial, outcome)  # type: ignore[arg-type]
+        work.cluster.end(trial, outcome)  # type: ignore[arg-type]
+        work.source.ended(trial, outcome)  # type: ignore[arg-type]
+        work.display.end(trial, outcome)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
-def connected(
-    plan: Plan,
-    settings: RunSettings,
-    display: Display,
-    trials: Sequence[Trial],
-    budget: Budget | None,
-    current: Current,
-) -> Iterator[Cluster]:
+def connected(request: RunRequest) -> Iterator[Cluster]:
     """In the place of `lnl.execution.runner._connected`."""
     machines: Machines = {"resources": {"CPU": 1.0}, "nodes": 1, "hosts": [socket.gethostname()]}
-    settings = replace(settings, gpus_per_trial=0.0)
-    yield Cluster(settings, Shares(0.0), budget or Budget(), lambda: machines, lambda changed: None, machines)
+    settings, budget = replace(request.settings, gpus_per_trial=0.0), request.budget or Budget()
+    yield Cluster(settings, Shares(0.0), budget, lambda: machines, lambda changed: None, machines)
 
 
 def main() -> None:

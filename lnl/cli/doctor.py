@@ -51,10 +51,6 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
     problems += _unreadable_files(store)
     problems += _leases(store)
     problems += _working_files(store)
-    problems += [
-        f"left-over folder {path}: of a process that was killed; the next run removes it."
-        for path in processes.left_over(machine.temporary_folders())
-    ]
     problems += _on_other_data(store)
     problems += of_cluster()
     on_disk = _disk(store.root, problems) if isinstance(store.root, Path) else {}
@@ -69,6 +65,12 @@ def examine(store: Store) -> tuple[dict[str, Any], list[str]]:
         **on_disk,
     }
     return facts, problems
+
+
+def left_over() -> list[str]:
+    """A sentence for each scratch folder of a process that was killed, which is no problem."""
+    folders = processes.left_over(machine.temporary_folders())
+    return [f"left-over folder {path}: of a process that was killed; the next run removes it." for path in folders]
 
 
 def _unreadable_tables(store: Store) -> Iterator[str]:

@@ -18,18 +18,21 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print facts of the environment, remarks on the data sets, and every problem; exit code 1 where there is one."""
+    """Print facts of the environment, remarks on the data sets, left-over folders, and every problem.
+
+    The exit code is 1 where there is a problem.
+    """
     from lnl import data
     from lnl.cli import doctor
     from lnl.storage.store import Store
 
     facts, problems = doctor.examine(Store(options.storage))
-    remarks = data.remarks_of_cached()
+    remarks, left_over = data.remarks_of_cached(), doctor.left_over()
     if options.json:
-        print(json.dumps({"facts": facts, "data": remarks, "problems": problems}, indent=1))
+        print(json.dumps({"facts": facts, "data": remarks, "left_over": left_over, "problems": problems}, indent=1))
     else:
         print("  ".join(f"{name} {value}" for name, value in facts.items()))
         for name, sentences in remarks.items():
             print(f"{name}: {' '.join(sentences)}")
-        print("\n".join(problems) or "No problem found.")
+        print("\n".join([*left_over, *(problems or ["No problem found."])]))
     return ERROR if problems else COMPLETE

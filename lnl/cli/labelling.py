@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lnl.cli.embed_command import plain
 from lnl.cli.flags import UsageError
+from lnl.system.version import installed_version
 
 if TYPE_CHECKING:
     from lnl.labelling.problem import Tell
@@ -131,7 +132,7 @@ def about(kind: Kind, judge: str, items: Items, options: argparse.Namespace, lab
         remarks=items.remarks,
         seed=options.seed,
         made=outputs.now(),
-        version=outputs.version(),
+        version=installed_version() or "unknown",
     )
 
 

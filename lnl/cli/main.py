@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from lnl.cli import (
@@ -38,6 +37,7 @@ from lnl.cli.studies import end_loading
 from lnl.storage.objects import StorageError
 from lnl.storage.secrets import mask
 from lnl.system.own_analysis import use_own_analysis
+from lnl.system.version import installed_version
 
 if TYPE_CHECKING:
     from lnl.study.study import Study
@@ -66,7 +66,8 @@ COMMANDS = (  # in the order of `lnl --help`
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lnl COMMAND …` and return its exit code."""
     parser = Parser(prog="lnl", description="A laboratory for ablation studies of learning with noisy labels.")
-    parser.add_argument("--version", action="version", version=f"lnl {_version()}", help="print the version and exit")
+    version = f"lnl {installed_version() or '(not installed, so without a version)'}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
         command.add_parser(commands)
@@ -87,14 +88,6 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     use_own_analysis()
     return _guarded(partial(run_command.run_study, study, options))
-
-
-def _version() -> str:
-    """The installed version; words where nothing is installed, as with a checkout on PYTHONPATH."""
-    try:
-        return metadata.version("lnl")
-    except metadata.PackageNotFoundError:
-        return "(not installed, so without a version)"
 
 
 def _guarded(command: Callable[[], int]) -> int:

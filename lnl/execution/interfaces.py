@@ -1,17 +1,23 @@
-"""The two seams of a run: where its trials come from, and where it shows how they go.
+"""The seams of a run: where its trials come from, where it shows how they go, and who trains them.
 
 A run trains the trials of a `TrialSource` (the queue of a plan, or the searches of a plan, see `SearchSource`) and
 reports to a `Display` (`PlanDisplay` and `SearchDisplay` also hear how the run begins).  `lnl.search` and `lnl.cli`
-have classes of these kinds; neither they nor this module import Ray.
+have classes of these kinds; neither they nor this module import Ray.  A `RunRequest` becomes a connection to a
+cluster, and there an `Adapter` does the `Work`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lnl.execution.job import Job
-from lnl.study.plan import Planned
+from lnl.execution.cluster import Cluster
+from lnl.execution.job import Job, RunSettings
+from lnl.execution.packing import Budget
+from lnl.execution.submit import JobOf
+from lnl.storage.store import Store
+from lnl.study.plan import Plan, Planned
 from lnl.study.status import Status
 from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
@@ -127,3 +133,46 @@ class Track(Protocol):
     """Makes a display one that trackers follow."""
 
     def __call__(self, display: AnyDisplay) -> AnyDisplay: ...
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a run asks a cluster for.  `trials`: those that are to be run, or of searches those that they begin with."""
+
+    plan: Plan
+    settings: RunSettings
+    display: Display
+    trials: Sequence[Trial]
+    budget: Budget | None
+    current: Current
+
+
+@dataclass(frozen=True)
+class Work:
+    """The trials of a source, and what it takes to train them on a cluster."""
+
+    source: TrialSource
+    display: Display
+    cluster: Cluster
+    job_of: JobOf
+    store: Store
+    study: str
+    ahead: int = 0  # how many trials may wait for devices within the cluster
+
+
+class Adapter(Protocol):
+    """Trains the trials of a source, and tells a display how they go.  It is made from its `Work`."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the run ended early, in a sentence."""
+        ...
+
+    @property
+    def taken(self) -> set[str]:
+        """The trials that another process trains."""
+        ...
+
+    def run(self) -> None:
+        """Train until the source has nothing more to give, or the run is stopped."""
+        ...

@@ -10,7 +10,7 @@ import functools
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ import ray
 
 from lnl.execution import packing, ray_nodes
 from lnl.execution.cluster import Cluster
-from lnl.execution.interfaces import Display
+from lnl.execution.interfaces import Display, RunRequest
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
 from lnl.execution.ray_connection import connected
@@ -26,23 +26,13 @@ from lnl.storage.objects import StorageError
 from lnl.storage.store import Store
 from lnl.study.plan import Plan
 from lnl.system import machine
-from lnl.trial.config import Trial
-from lnl.trial.provenance import Current, data_keys
+from lnl.trial.provenance import data_keys
 
 
 @contextlib.contextmanager
-def cluster_of_run(
-    plan: Plan,
-    settings: RunSettings,
-    display: Display,
-    trials: Sequence[Trial],
-    budget: Budget | None,
-    current: Current,
-) -> Iterator[Cluster]:
-    """Connect to Ray, check its nodes, store when the run begins and ends.
-
-    `trials`: those that are to be run, or of searches those that they begin with.
-    """
+def cluster_of_run(request: RunRequest) -> Iterator[Cluster]:
+    """Connect to Ray, check its nodes, store when the run begins and ends."""
+    settings, display, trials = request.settings, request.display, request.trials
     store = Store(settings.storage)
     if settings.address == "local" and not os.environ.get("RAY_ADDRESS") and (refused := machine.cluster()[1]):
         display.say(refused)
@@ -52,10 +42,11 @@ def cluster_of_run(
         if gpus == packing.AUTO:
             shares.learn(store.read("trials", columns=packing.MEASURED)[0])
         if settings.address != "local":
-            checksums = {key: current.checksum(*key) for key in data_keys(trials)}
+            checksums = {key: request.current.checksum(*key) for key in data_keys(trials)}
             ray_nodes.check_nodes(settings, store.identity(), checksums, display)
         ray_nodes.check_room(settings, shares.given, display)
-        with _stored_as_events(plan, store, settings, shares, budget or Budget(), len(trials)) as cluster:
+        budget = request.budget or Budget()
+        with _stored_as_events(request.plan, store, settings, shares, budget, len(trials)) as cluster:
             yield cluster
 
 

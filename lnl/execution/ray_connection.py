@@ -65,8 +65,11 @@ def own_options(folder: Path, cpus: int | None) -> dict[str, Any]:
         "num_cpus": cpus or machine.cpus(),
         "_temp_dir": str(folder / "r"),
     }
-    if "RAY_worker_niceness" not in os.environ:  # by default workers give way to everybody, and starve beside others
-        options["_system_config"] = {"worker_niceness": 0}
+    system = {
+        "worker_niceness": 0,  # by default workers give way to everybody, and starve beside others
+        "prestart_worker_first_driver": False,  # Tune's trials have an environment of their own, and workers for it
+    }
+    options["_system_config"] = {name: value for name, value in system.items() if f"RAY_{name}" not in os.environ}
     if not os.path.isdir("/dev/shm"):
         options["_plasma_directory"] = str(folder)
     return options

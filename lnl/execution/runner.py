@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from lnl.execution import ray_environment
 from lnl.execution.cluster import Cluster
-from lnl.execution.interfaces import Display, PlanDisplay, SearchDisplay, SearchSource
+from lnl.execution.interfaces import PlanDisplay, RunRequest, SearchDisplay, SearchSource, Work
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget
 from lnl.execution.queue import PlanQueue, is_ready, trials_to_run, why_blocked
@@ -140,17 +140,16 @@ class _PlanRun:
         """Train the waiting trials; returns why the run ended early.  `stack` disconnects from Ray at the end."""
         if self.cluster is None:
             trials = [planned.trial for planned in waiting]
-            connection = _connected(self.plan, self.settings, self.display, trials, self.budget, self.current)
-            self.cluster = stack.enter_context(connection)
+            request = RunRequest(self.plan, self.settings, self.display, trials, self.budget, self.current)
+            self.cluster = stack.enter_context(_connected(request))
             stack.callback(self.display.finish)
         from lnl.execution.tune_adapter import TuneAdapter
 
         self.display.start(waiting, statuses)
         expected = {status.planned.id: status.seconds for status in statuses}
         queue = PlanQueue(waiting, self.cluster, expected, self._is_trained)
-        adapter = TuneAdapter(
-            queue, self.display, self.cluster, job_of, self.store, self.plan.study, ahead=ray_environment.PENDING
-        )
+        ahead = ray_environment.PENDING
+        adapter = TuneAdapter(Work(queue, self.display, self.cluster, job_of, self.store, self.plan.study, ahead))
         adapter.run()
         self.cluster.stopped = adapter.stopped or queue.stopped
         self.tried |= queue.tried - adapter.taken
@@ -182,13 +181,13 @@ def run_search(
     stopped: str | None = None
     with contextlib.ExitStack() as stack:
         stack.callback(searches.close)
-        connection = _connected(plan, settings, display, searches.first_trials(), budget, searches.current)
-        cluster = stack.enter_context(connection)
+        request = RunRequest(plan, settings, display, searches.first_trials(), budget, searches.current)
+        cluster = stack.enter_context(_connected(request))
         from lnl.execution.tune_adapter import TuneAdapter
 
         stack.callback(display.finish)
         display.start()
-        adapter = TuneAdapter(searches, display, cluster, job_of, store, plan.study)
+        adapter = TuneAdapter(Work(searches, display, cluster, job_of, store, plan.study))
         while stopped is None and not searches.spent():
             if searches.work():
                 adapter.run()
@@ -205,19 +204,12 @@ def run_search(
     return stopped
 
 
-def _connected(
-    plan: Plan,
-    settings: RunSettings,
-    display: Display,
-    trials: Sequence[Trial],
-    budget: Budget | None,
-    current: Current,
-) -> AbstractContextManager[Cluster]:
+def _connected(request: RunRequest) -> AbstractContextManager[Cluster]:
     """A connection to Ray, whose environment variables are set before it is imported."""
-    ray_environment.prepare(settings.address)
+    ray_environment.prepare(request.settings.address)
     from lnl.execution.ray_cluster import cluster_of_run
 
-    return cluster_of_run(plan, settings, display, trials, budget, current)
+    return cluster_of_run(request)
 
 
 def _tidy(store: Store, study: str, finished: set[str]) -> None:

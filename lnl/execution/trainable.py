@@ -47,7 +47,6 @@ def trainable(method: str, **base: Any) -> Callable[[dict[str, Any]], None]:
                 torch.save(row.snapshot(), Path(folder) / "state.pt")
                 tune.report(metrics_of(row), checkpoint=tune.Checkpoint.from_directory(folder))
 
-    train.__name__ = file_name(
-        start["method"]["name"]
-    )  # Tune names folders after it, and a file of the user's own has a path
+    # Tune names folders after it, and the name of a user's own method is a path.
+    train.__name__ = file_name(start["method"]["name"])
     return train

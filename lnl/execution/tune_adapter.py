@@ -27,7 +27,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from lnl.execution.cluster import Cluster
-from lnl.execution.interfaces import Display, TrialSource
+from lnl.execution.interfaces import Adapter, Display, TrialSource, Work
 from lnl.execution.job import Job
 from lnl.execution.queue import INTERRUPTED
 from lnl.execution.ray_connection import code_folder
@@ -47,37 +47,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class TuneAdapter:
-    """Trains the trials of a source with Ray Tune, and tells a display how they go."""
+class TuneAdapter(Adapter):
+    """Trains with Ray Tune."""
 
-    def __init__(
-        self,
-        source: TrialSource,
-        display: Display,
-        cluster: Cluster,
-        job_of: JobOf,
-        store: Store,
-        study: str,
-        ahead: int = 0,
-    ) -> None:
-        """`ahead`: how many trials may wait for devices within Ray."""
-        self.cluster = cluster
-        self._events = _Events(display, source, cluster)
-        self._suggest = _Suggest(self._events, source, cluster, job_of, ahead)
-        self._pruning = _Pruning(self._suggest, self._events, source, store, study)
+    def __init__(self, work: Work) -> None:
+        self.cluster = work.cluster
+        self._events = _Events(work.display, work.source, work.cluster)
+        self._suggest = _Suggest(self._events, work.source, work.cluster, work.job_of, work.ahead)
+        self._pruning = _Pruning(self._suggest, self._events, work.source, work.store, work.study)
 
     @property
     def stopped(self) -> str | None:
-        """Why the run ended early, in a sentence."""
         return self._events.stopped
 
     @property
     def taken(self) -> set[str]:
-        """The trials that another process trains."""
         return self._events.taken
 
     def run(self) -> None:
-        """Train until the source has nothing more to give, or the run is stopped."""
         self._suggest.running.clear()
         with _interrupts(self._events), processes.scratch("tune") as scratch:
             tuner = self._tuner(str(scratch))
@@ -93,9 +80,11 @@ class TuneAdapter:
 
     def _tuner(self, scratch: str) -> tune.Tuner:
         settings = self.cluster.settings
+        cpus = settings.cpus_per_trial
 
         def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            wanted = {"CPU": settings.cpus_per_trial, "GPU": config["job"]["gpus"]}
+            # Travels with the worker: with anything of lnl's own in it, lnl would be imported from the driver's files.
+            wanted = {"CPU": cpus, "GPU": config["job"]["gpus"]}
             return tune.PlacementGroupFactory([{kind: share for kind, share in wanted.items() if share}])
 
         worker = _worker(str(code_folder()), user_code.carried(), code_hash.carried(), pickle.dumps(settings))

@@ -39,7 +39,7 @@ def neighbour_votes(bank: Tensor, labels: Tensor, queries: Tensor, k: int, tempe
     targets = labels.float() if labels.ndim == 2 else one_hot(labels, classes).float()
     votes = []
     with torch.autocast(bank.device.type, enabled=False):  # autocast would multiply in half precision
-        for cosines, neighbours in _searched(bank, queries, k, themselves=True):
+        for cosines, neighbours in _searched(bank, queries, k):
             weights = torch.softmax(cosines / temperature, -1)  # the same weights, without underflow at a small T
             votes.append(torch.einsum("qk,qkc->qc", weights, targets[neighbours]))
     return torch.cat(votes) if votes else targets.new_zeros(0, targets.shape[1])
@@ -55,9 +55,10 @@ def nearest(features: Tensor, k: int, self_loops: bool = False, tell: Tell | Non
     most = len(features) - (not self_loops)
     if k > most:
         raise ValueError(f"k = {k} neighbours are more than the {most} that each image has: choose a smaller k.")
+    own = None if self_loops else torch.arange(len(features), device=features.device)
     cosines, neighbours, done = [], [], 0
     with torch.autocast(features.device.type, enabled=False):
-        for values, index in _searched(features, features, k, themselves=self_loops):
+        for values, index in _searched(features, features, k, own):
             cosines.append(values)
             neighbours.append(index)
             done += len(values)
@@ -66,18 +67,20 @@ def nearest(features: Tensor, k: int, self_loops: bool = False, tell: Tell | Non
     return torch.cat(cosines), torch.cat(neighbours)
 
 
-def nearest_to(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosines and indices of each query's k nearest in the bank: (N, D), (Q, D) -> (Q, k), (Q, k)."""
+def nearest_to(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and indices of each query's k nearest in the bank: (N, D), (Q, D) -> (Q, k), (Q, k).
+
+    `own` (Q,): where each query stands in the bank itself, as which it is not its own neighbour; -1: nowhere.
+    """
     with torch.autocast(bank.device.type, enabled=False):
-        found = list(_searched(bank, queries, k, themselves=True))
+        found = list(_searched(bank, queries, k, own))
     return torch.cat([cosines for cosines, _ in found]), torch.cat([index for _, index in found])
 
 
-def _searched(bank: Tensor, queries: Tensor, k: int, themselves: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _searched(bank: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Cosines and indices of the k nearest in the bank (N, D), some of the queries (Q, D) at a time: (q, k), (q, k).
 
-    Without `themselves` the queries are the bank, and none is its own neighbour.  By index: among duplicates an image
-    need not be its own first neighbour.
+    `own`: see `nearest_to`.  By index: among duplicates an image need not be its own first neighbour.
     """
     copied = 4 * bank.numel() <= COPY_BYTES
     rows = QUERIES if copied else 4 * QUERIES  # what is not copied is normalised anew for each of these
@@ -96,8 +99,10 @@ def _searched(bank: Tensor, queries: Tensor, k: int, themselves: bool) -> Iterat
                 block = normalize(block.float(), dim=-1)
             similarity = space[: len(part) * len(block)].view(len(part), len(block))
             torch.mm(part, block.T, out=similarity)
-            if not themselves:
-                similarity.diagonal(first - start).fill_(-torch.inf)
+            if own is not None:
+                column = own[first : first + rows] - start
+                row = ((column >= 0) & (column < len(block))).nonzero().squeeze(1)
+                similarity[row, column[row]] = -torch.inf
             values, index = _largest(similarity, min(k, len(block)))
             cosines, neighbours = torch.cat([cosines, values], 1), torch.cat([neighbours, index + start], 1)
             cosines, order = cosines.topk(min(k, cosines.shape[1]))

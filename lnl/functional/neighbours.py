@@ -40,7 +40,7 @@ def find(
     """
     if len(features) < 2:
         raise ValueError(f"Neighbours need at least 2 images, and there are {len(features)}: give more.")
-    k, bank = min(k, len(features) - 1), _shared(features)
+    k, bank = min(k, len(features) - 1), shared(features)
     for start in range(0, len(bank), ROWS):
         wrong = ~bank[start : start + ROWS].isfinite().all(-1)
         if wrong.any():
@@ -96,17 +96,14 @@ def _approximate(bank: Tensor, k: int, seed: int, tell: graph.Tell | None) -> tu
 
 def _exact(bank: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Exact neighbours of some rows (n,) of the bank, themselves not among them: cosines and indices (n, k)."""
-    cosines, index = graph.nearest_to(bank, bank[rows], min(k + 1, len(bank)))
-    cosines = cosines.masked_fill(index == rows[:, None], -torch.inf)
-    best, place = cosines.topk(k)  # of many duplicates the image itself need not be among them: the last is dropped
-    return best, index.gather(1, place)
+    return graph.nearest_to(bank, bank[rows], k, own=rows)
 
 
 def _unit(features: Tensor) -> Tensor:
     return normalize(features.float(), dim=-1)
 
 
-def _shared(features: np.ndarray) -> Tensor:
+def shared(features: np.ndarray) -> Tensor:
     """The same memory as a tensor; torch warns of what is read-only, and nothing here writes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+
+from lnl.functional import graph
+from lnl.functional.neighbours import shared
 
 NEIGHBOURS = 50
 REFERENCES = 10_000  # images among which neighbours are sought, at most: so time grows linearly with the images
 WIDTH = 0.1  # of cosines: a neighbour's weight falls by e with each
-QUERIES = 1024  # images at a time
 
 
 def nearest_references(features: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,23 +18,10 @@ def nearest_references(features: np.ndarray, references: np.ndarray, k: int) -> 
 
     Features (N, d), references (R,) indices of images -> (N, k) float32, (N, k) int64.
     """
-    bank = _unit(features[references]).T.contiguous()
-    place = np.full(len(features), -1)
-    place[references] = np.arange(len(references))
-    cosines = np.empty((len(features), k), dtype=np.float32)
-    neighbours = np.empty((len(features), k), dtype=np.int64)
-    for start in range(0, len(features), QUERIES):
-        rows = slice(start, start + QUERIES)
-        similarity = _unit(features[rows]) @ bank
-        own = np.flatnonzero(place[rows] >= 0)
-        similarity[own, place[rows][own]] = -torch.inf
-        values, index = similarity.topk(k)
-        cosines[rows], neighbours[rows] = values.numpy(), references[index.numpy()]
-    return cosines, neighbours
-
-
-def _unit(features: np.ndarray) -> Tensor:
-    return normalize(torch.from_numpy(np.array(features, dtype=np.float32)), dim=1)
+    own = torch.full((len(features),), -1)
+    own[references] = torch.arange(len(references))
+    cosines, index = graph.nearest_to(shared(features[references]), shared(features), k, own)
+    return cosines.numpy(), references[index.numpy()]
 
 
 def neighbour_average(cosines: np.ndarray, neighbours: np.ndarray, targets: np.ndarray, mean: np.ndarray) -> np.ndarray:

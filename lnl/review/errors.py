@@ -42,12 +42,11 @@ def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> 
     labels = Labels(items.features, given, len(items.class_names))
     suspicion = detector(labels, seed, lambda done, of: tell("judging", done, of))
     found = neighbours.find(items.features, tables.NEIGHBOURS, seed, lambda done, of: tell("neighbours", done, of))
-    table = tables.errors_table(items, given, suspicion, found.index.numpy())
     reading = decisions.read(out)
-    decided = reviewed(table, reading.decisions)
+    decided = reviewed(tables.judged_table(items, given, suspicion), reading.decisions)
     if decided.checked:
         suspicion = after_reviews(suspicion, decided.index, decided.wrong)
-        table = tables.errors_table(items, given, suspicion, found.index.numpy())
+    table = tables.errors_table(items, given, suspicion, found.index.numpy())
     notes = (*reading.problems, *decided.problems, *tables.on_recall(found.recall))
     return Found(given, of_crowd, suspicion, decided.checked, notes, table)
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -88,19 +87,12 @@ class About(BaseModel, frozen=True, extra="forbid"):
     seed: int = 0
     made: datetime
     version: str
+    """of lnl; "unknown" where it is not installed"""
 
 
 def now() -> datetime:
     """The time, in UTC and whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def version() -> str:
-    """The installed version of lnl; "unknown" for a checkout on the path."""
-    try:
-        return metadata.version("lnl")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

@@ -42,6 +42,12 @@ def on_recall(recall: float | None) -> tuple[str, ...]:
     return (f"Neighbours are approximate: {recall:.1%} of the nearest were found, by a sample.",)
 
 
+def judged_table(items: Items, given: np.ndarray, suspicion: Suspicion) -> pa.Table:
+    """Of a table of errors what decisions are compared with: given labels (N,) and how likely each is wrong."""
+    judged = {"given": named(given, items.class_names), "probability": _numbers(suspicion.probability)}
+    return pa.table({**_images(items), **judged})
+
+
 def errors_table(items: Items, given: np.ndarray, suspicion: Suspicion, neighbours: np.ndarray) -> pa.Table:
     """Given labels (N,) with what a detector says of them, the most suspect first; neighbours (N, k)."""
     ranked = ranking(suspicion.score)

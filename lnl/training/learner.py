@@ -28,6 +28,7 @@ from lnl.networks.convnet import dropout_repeated
 from lnl.networks.heads import linear as linear_head
 from lnl.settings import Settings
 from lnl.storage.checkpoints import fitting
+from lnl.training.optimizers import eager
 from lnl.training.state import State
 from lnl.training.streams import Streams
 
@@ -365,9 +366,10 @@ def _optimizer(settings: Optimizer, parameters: Sequence[tuple[Tensor, bool]]) -
     groups = [group for group in groups if group["params"]]
     rate = settings.learning_rate
     if settings.kind != "sgd":
-        kind = torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW
-        return kind(groups, lr=rate, fused=True)
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+        adam = eager(torch.optim.Adam if settings.kind == "adam" else torch.optim.AdamW)
+        return adam(groups, lr=rate, fused=True)
+    sgd = eager(torch.optim.SGD)
+    optimizer = sgd(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     if settings.momentum:  # torch's fused step breaks where some tensors have a momentum already and others do not
         for tensor, _ in parameters:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)

@@ -17,7 +17,7 @@ from matplotlib.colors import same_color
 
 from analysis import load
 from analysis.cost import read_ledger
-from analysis.figures.base import ARM_COLOURS, arm_looks, level_looks
+from analysis.figures.base import ARM_COLOURS, STYLE, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
@@ -37,6 +37,7 @@ from lnl.storage.plan_record import PanelRecord
 from tests import simulated
 
 ROOT = Path(__file__).parents[2]
+FONT_TYPE = STYLE["pdf.fonttype"]
 
 
 @pytest.fixture(scope="module")
@@ -643,8 +644,14 @@ def test_more_factors_than_a_figure_shows_are_refused(study):
     del study.plan.panels["deep"]
 
 
+@pytest.fixture
+def own_fonts(monkeypatch):
+    """Embedded as a user gets them, see `quick_pdfs`."""
+    monkeypatch.setitem(STYLE, "pdf.fonttype", FONT_TYPE)
+
+
 @pytest.mark.slow
-def test_the_same_rows_give_the_same_bytes(troubled):
+def test_the_same_rows_give_the_same_bytes(troubled, own_fonts):
     first, second = (troubled.plot("frozen_head")["arms"] for _ in range(2))
     png = first.png()
     assert png == first.png() == second.png()
@@ -725,7 +732,7 @@ def drawn(root: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
+def test_the_users_matplotlibrc_changes_no_byte(tmp_path, own_fonts):
     """Not even where it asks for TeX, which this machine need not have."""
     simulation, plan = simulated.Simulation(tmp_path / "results", epochs=2), simulated.plan(2, panels=["frozen_head"])
     simulation.submit(plan)

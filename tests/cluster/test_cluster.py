@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.execution.test_runner import LONGEST_S, TWO_ARMS, command, declare, environment
-from tests.forked import run_script
+from tests.forked import CLUSTER_SETTINGS, run_script
 from tests.trial.test_currency import write_images
 
 pytestmark = pytest.mark.long
@@ -29,8 +29,7 @@ cluster.shutdown()
 
 
 def test_a_study_on_two_nodes_with_gpus_and_one_that_has_other_data_there(tmp_path: Path, ray_folder: Path) -> None:
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    settings["RAY_TMPDIR"] = str(ray_folder)
+    settings = {**CLUSTER_SETTINGS, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(ray_folder)}
     for seed, machine in enumerate(("nodes", "driver")):
         (tmp_path / machine).mkdir()
         write_images(tmp_path / machine / "mine.npz", seed)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.forked import CLUSTER_SETTINGS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ class Machine:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.environment = {"PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"} | {
             "HOME": str(folder),
-            "RAY_USAGE_STATS_ENABLED": "0",
+            **CLUSTER_SETTINGS,
             "RAY_TMPDIR": f"/tmp/{folder.name[:8]}-{os.getpid()}",  # short, as sockets' names have to be
             **environment,
         }

@@ -27,7 +27,7 @@ from lnl.study.plan import Planned
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 from tests.execution.test_runner import LONGEST_S, command, declare, environment
-from tests.forked import run_script
+from tests.forked import CLUSTER_SETTINGS, run_script
 
 TRIAL = Trial(method="supervised", dataset="digits", labels=50)
 MACHINES: Machines = {"resources": {}, "nodes": 0, "hosts": []}
@@ -180,7 +180,7 @@ def one_gpu(ray_folder: Path) -> Iterator[str]:
 
 
 def guarded(token: str) -> dict[str, str]:
-    return {**environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**environment(), **CLUSTER_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 def execute(

@@ -19,9 +19,9 @@ from lnl.search.optuna_objects import seed_of
 from lnl.study.plan import Cell
 from lnl.trial.config import Trial
 from tests import synthetic
-from tests.execution.test_runner import environment, wait_for
+from tests.execution.test_runner import wait_for
 from tests.searches import assert_whole, execute, only, rows, suggestions, told
-from tests.synthetic import accuracy, lab
+from tests.synthetic import Lab, accuracy, lab
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -132,9 +132,8 @@ def test_optuna_dashboard_opens_the_journal(one_at_a_time: Path) -> None:
 def test_a_lost_journal_is_made_again_from_the_rows(one_at_a_time: Path) -> None:
     before, trained = told(one_at_a_time), rows(one_at_a_time, "trials")
     (one_at_a_time / "optuna.journal").unlink()
-    study = one_at_a_time.parent / "synthetic.py"
-    home = {**environment(), "PYTHONPATH": str(study.parent), "LNL_DATA": str(study.parent / "data")}
-    done = execute(study, one_at_a_time, home, ray=False)
+    there = Lab(one_at_a_time.parent, one_at_a_time.parent / "synthetic.py")
+    done = execute(there.study, one_at_a_time, there.environment, ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
     after = told(one_at_a_time)
     assert _what_counts(after) == _what_counts(before)

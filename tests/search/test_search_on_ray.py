@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 
 from lnl.storage.leases import leases
 from lnl.storage.store import Store
+from lnl.system import processes
 from tests.execution.test_runner import LONGEST_S, environment, leased_process, wait_for
 from tests.searches import (
     assert_whole,
@@ -75,6 +77,12 @@ def held_by(storage: Path, process: int) -> set[int]:
     }
 
 
+def folders_of(driver: int) -> list[Path]:
+    """The scratch folders of a living driver, that of its Ray among them."""
+    owners = Path(tempfile.gettempdir()).glob(f"{processes.PREFIX}*/{processes.OWNER}")
+    return sorted(path.parent for path in owners if json.loads(path.read_text(encoding="utf-8"))["pid"] == driver)
+
+
 def quiet(storage: Path) -> bool:
     return not any(lease["alive"] for lease in leases(Store(storage)).values())
 
@@ -89,6 +97,8 @@ def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -
     os.kill(worker, signal.SIGKILL)
     meanwhile(lambda: leased_process(storage) not in (None, worker), "another worker", driver)
     in_the_middle(storage, driver)
+    folders = folders_of(driver.pid)
+    assert [path.name.rpartition("-")[0] for path in folders] == ["lnl-code", "lnl-ray", "lnl-tune"]
     os.kill(driver.pid, signal.SIGKILL)
     output, _ = driver.communicate(timeout=LONGEST_S)
     assert driver.returncode != 0, output
@@ -97,6 +107,7 @@ def test_a_killed_worker_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -
     assert any(one.state == TrialState.RUNNING for one in before), "it was in the middle"
     done = execute(study, storage, environment(), ray=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not any(path.exists() for path in folders), "the next run has removed what the killed one left"
     after = only(told(storage))
     assert kept(before, after)
     assert_whole(storage, BUDGET, after)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from analysis.results import newest_plan
-from lnl.cli.doctor import examine
+from lnl.cli import doctor
 from lnl.storage import leases as storage_leases
 from lnl.storage import places, schema, tables
 from lnl.storage.leases import Lease, claim, is_held, leases
@@ -80,7 +80,7 @@ def test_a_dead_hosts_lease_dated_tomorrow_lapses_after_its_interval(
 ) -> None:
     lease = of_another_host(store, TOMORROW)
     assert not is_held(store, "noise", "a") and leases(store)["noise", "a"]["alive"] is False
-    assert [line for line in examine(store)[1] if "lease" in line and "set the clocks right" in line]
+    assert [line for line in doctor.examine(store)[1] if "lease" in line and "set the clocks right" in line]
     monkeypatch.setattr(storage_leases, "EXPIRY_S", 0.3)
     taken, holder = claim(store, "noise", "a")
     assert taken is not None and holder is not None and holder["token"] == lease.token
@@ -233,8 +233,7 @@ def test_what_a_killed_driver_leaves_is_named_and_goes_and_nothing_else(temporar
     (damaged / processes.OWNER).write_text('{"host": 3}', encoding="utf-8")
     with processes.scratch("tune") as living:
         assert sorted(processes.left_over()) == sorted([tune, ray])
-        named = [line for line in examine(store)[1] if "left-over folder" in line]
-        assert sorted(named) == sorted(
+        assert sorted(doctor.left_over()) == sorted(
             f"left-over folder {path}: of a process that was killed; the next run removes it." for path in (tune, ray)
         )
         processes.clear()

@@ -530,8 +530,9 @@ def test_code_that_is_edited_while_a_run_lives_changes_nothing_of_it(tmp_path: P
     process = lab.start()  # one after the other
     leases = lab.folder / "results" / "leases"
     deadline = time.monotonic() + 120
-    while not (leases.is_dir() and list(leases.glob("*.json"))) and time.monotonic() < deadline:
+    while not list(leases.rglob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert list(leases.rglob("*.json")), "the first trial is in training"
     lab.edit("methods/supervised.py", "def train_epoch(self", "EDITED = 1\n\n    def train_epoch(self")
     lab.edit("methods/gce.py", "def train_epoch(self", "raise RuntimeError('edited')\n\n    def train_epoch(self")
     output, _ = process.communicate(timeout=600)
