@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
+from analysis.classes import class_names
 from analysis.figures.base import (
     ARM_COLOURS,
     CLASS_MARKERS,
@@ -52,6 +54,7 @@ HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of ri
 MOST_EPOCHS = 5  # epochs side by side
 RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
+EMBEDDINGS = ("test/embeddings_before", "test/embeddings", "test/embedding_labels")
 
 
 def quantity_name(quantity: str, methods: Collection[str]) -> str:
@@ -189,52 +192,72 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
 
 
 @drawing()
-def embeddings(arrays: pd.DataFrame) -> Plot:
-    """t-SNE of the features of some test images at some epochs; each starts from where the one before ended.
+def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
+    """t-SNE of the features of some test images before training and at some epochs; each starts where the last ended.
 
-    `arrays`: of one trial, from `Results.arrays`.
+    `rows`: by their label, such as a network's name, the arrays of one trial each, from `Results.arrays`; the trials
+    have their test images and epochs in common.  `names`: of the classes.
     """
-    by_epoch = _spread_epochs(_arrays_by_epoch(arrays, "test/embeddings"))
-    classes = _arrays_by_epoch(arrays, "test/embedding_labels")[min(by_epoch)].astype(int)
-    placed = _tsne(by_epoch)
-    figure = new_figure(2.3, panels_width(len(by_epoch)))
-    grid = figure.subplots(1, len(by_epoch), sharex=True, sharey=True, squeeze=False)[0]
-    half = 1.05 * max(np.abs(points).max() for points in placed.values())
-    looks = {k: (ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]) for k in range(MOST_CLASSES)}
-    present = np.unique(classes)
-    named = [k for k in present if k in looks]
-    apart = {epoch: _silhouette(points, classes) for epoch, points in by_epoch.items()}
-    for axes, (epoch, points) in zip(grid, placed.items(), strict=True):
-        others = points[~np.isin(classes, named)]
-        axes.plot(*others.T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
-        for k in named:
-            colour, marker = looks[k]
-            axes.plot(*points[classes == k].T, marker, color=colour, markersize=2.6, markeredgewidth=0, alpha=0.8)
-        axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
-        axes.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
-        axes.set_xlabel(f"silhouette {apart[epoch]:.2f}".replace("-", "−"))
-        axes.spines[:].set_visible(True)
-    handles = [Line2D([], [], color=looks[k][0], marker=looks[k][1], linestyle="", markersize=5) for k in named]
-    names = [str(k) for k in named]
-    if len(named) < len(present):
-        handles.append(Line2D([], [], color="#cccccc", marker="o", linestyle="", markersize=5))
-        names.append("others")
+    by_row = {label: _spread_epochs(_embedded(arrays)) for label, arrays in rows.items()}
+    epochs = next(iter(by_row.values()))
+    figure = new_figure(0.4 + 1.9 * len(by_row), panels_width(len(epochs)))
+    grid = figure.subplots(len(by_row), len(epochs), squeeze=False)
+    drawn = []
+    for of_row, (label, by_epoch) in zip(grid, by_row.items(), strict=True):
+        placed = _tsne(by_epoch)
+        labels = max(_arrays_by_epoch(rows[label], "test/embedding_labels").items())[1].astype(int)
+        half = 1.05 * max(np.abs(points).max() for points in placed.values())
+        for axes, (epoch, points) in zip(of_row, placed.items(), strict=True):
+            apart = _silhouette(by_epoch[epoch], labels)
+            _draw_classes(axes, points, labels)
+            axes.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
+            axes.set_xlabel(f"silhouette {apart:.2f}".replace("-", "−"))
+            axes.spines[:].set_visible(True)
+            place = {"class": labels, "x": points[:, 0], "y": points[:, 1], "silhouette": apart}
+            drawn.append(pd.DataFrame({"row": label, "epoch": epoch, **place}))
+        if len(by_row) > 1:
+            of_row[0].set_ylabel(readable(label))
+    for axes, epoch in zip(grid[0], epochs, strict=True):
+        title = f"epoch {epoch}" if epoch else "before training"
+        axes.set_title(title, loc="left", fontweight="bold")
+    frame = pd.concat(drawn, ignore_index=True)
+    shown = sorted(k for k in frame["class"].unique() if k < MOST_CLASSES)
+    looks = [(readable(names[k]), *_class_look(k)) for k in shown]
+    looks += [("others", "#cccccc", "o")] * bool((frame["class"] >= MOST_CLASSES).any())
     figure.legend(
-        handles, names, title="class", loc="outside right center", ncols=1 + (len(names) > 12), handletextpad=0.1
+        [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5) for _, colour, marker in looks],
+        [name for name, _, _ in looks],
+        title="class",
+        loc="outside right center",
+        ncols=1 + (len(looks) > 12),
+        handletextpad=0.1,
     )
-    drawn = [
-        pd.DataFrame(
-            {"epoch": epoch, "class": classes, "x": points[:, 0], "y": points[:, 1], "silhouette": apart[epoch]}
-        )
-        for epoch, points in placed.items()
-    ]
     caption = (
-        f"t-SNE of the features of {len(classes)} test images, the same at each epoch, with their true classes; "
-        "each epoch starts from the places of the one before and is turned towards them; all share their axes. "
+        f"t-SNE of the features of {len(labels)} test images, the same everywhere, with their true classes; each epoch "
+        "starts from the places of the one before and is turned towards them; all of a row share their axes. "
         "Distances between groups mean little, and how large a group is, nothing: the mean silhouette of the classes "
         "is that of the features, before t-SNE."
     )
-    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(laid_out(figure), frame, caption)
+
+
+def _draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    """Points (n, 2) in the look of their class (n,); classes that have none of their own are grey."""
+    axes.plot(*points[labels >= MOST_CLASSES].T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
+    for k in np.unique(labels[labels < MOST_CLASSES]):
+        colour, marker = _class_look(k)
+        axes.plot(*points[labels == k].T, marker, color=colour, markersize=2.6, markeredgewidth=0, alpha=0.8)
+
+
+def _class_look(k: int) -> tuple[str, str]:
+    """Colour and marker of a class below `MOST_CLASSES`."""
+    return ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]
+
+
+def _embedded(arrays: pd.DataFrame) -> dict[int, np.ndarray]:
+    """The features of one trial by epoch, those before training as of epoch 0."""
+    before = _arrays_by_epoch(arrays, "test/embeddings_before")
+    return dict(zip([0], before.values(), strict=False)) | _arrays_by_epoch(arrays, "test/embeddings")
 
 
 ORACLE_SENTENCE = " An oracle: it needs the true labels, which no method sees."
@@ -335,9 +358,28 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
         }
         if "train/transition" in kinds and isinstance(trial["transition"], str):  # else the truth is not known
             drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(str(trial["transition"])))
-        if "test/embeddings" in kinds:
-            drawn[f"embeddings-{arm}"] = embeddings(of_arm)
         for name, plot in drawn.items():
             caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)
+    return plots | _embeddings_by_network(study, arms)
+
+
+def _embeddings_by_network(study: Results, arms: Sequence[str]) -> Plots:
+    """Of each arm the features of its first replicate that has kept some, with a row for each network of the study."""
+    finished = study.trials[study.trials["arm"].isin(arms) & (study.trials["status"] == "ok")]
+    alike = finished[[set(setting) <= {"network"} for setting in finished["setting"]]]
+    arrays = study.arrays(alike["trial"].tolist(), EMBEDDINGS)
+    kept = alike[alike["trial"].isin(arrays["trial"])].sort_values("replicate", kind="stable")
+    plots = Plots()
+    for arm in (arm for arm in study.plan.arms if (kept["arm"] == arm).any()):
+        of_arm = kept[kept["arm"] == arm]
+        of_arm = (
+            of_arm[of_arm["replicate"] == of_arm["replicate"].iloc[0]].drop_duplicates("network").set_index("network")
+        )
+        networks = [name for name in study.levels("network") if name in of_arm.index] or list(of_arm.index)
+        rows = {name: arrays[arrays["trial"] == of_arm.loc[name, "trial"]] for name in networks}
+        first = of_arm.loc[networks[0]]
+        plot = embeddings(rows, class_names(first["class_names"], MOST_CLASSES))
+        caption = f"Arm: {readable(arm)}, replicate {first['replicate']}. {plot.caption}"
+        plots[f"embeddings-{arm}"] = Plot(plot.figure, plot.drawn, caption)
     return plots

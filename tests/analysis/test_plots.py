@@ -22,6 +22,7 @@ from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
 from analysis.figures.inside import (
+    EMBEDDINGS,
     RIGHT_COLOUR,
     WRONG_COLOUR,
     _component_shares,
@@ -494,10 +495,29 @@ def test_embeddings_by_epoch_on_the_same_axes(arrays, insights):
     spread = drawn.groupby("class")[["x", "y"]].std().to_numpy().max()
     assert spread < drawn[["x", "y"]].std().min() / 2  # features are far apart by then
     silhouettes = plot.drawn.groupby("epoch")["silhouette"].first()
-    assert silhouettes[7] > 0.5 > silhouettes[1]
+    assert silhouettes[7] > 0.5 > silhouettes[0]
+    assert [axes.get_title(loc="left") for axes in panels] == ["before training", *(f"epoch {n}" for n in (2, 4, 5, 7))]
     assert panels[-1].get_xlabel() == f"silhouette {silhouettes[7]:.2f}"
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines[1:]}
     assert len(looks) == 10 and len(plot.figure.legends[0].get_texts()) == 10
+
+
+@pytest.mark.slow
+def test_embeddings_of_several_networks_have_a_row_each_and_the_names_of_their_classes():
+    """Document 002, Figure 5 and the text beside it: three networks, from before training on."""
+    draw, arrays = np.random.default_rng(0), {}
+    for network in ("convnet_002", "wide_resnet45_2"):
+        kept = {(name, 1): draw.normal(size=(30, 4)) for name in EMBEDDINGS[:2]} | {
+            (EMBEDDINGS[2], 1): np.arange(30) % 3
+        }
+        arrays[network] = pd.DataFrame(
+            [{"epoch": epoch, "name": name, "array": array} for (name, epoch), array in kept.items()]
+        )
+    plot = embeddings(arrays, ["airplane", "bird", "car"])
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == ["airplane", "bird", "car"]
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["before training", "epoch 1", "", ""]
+    assert [axes.get_ylabel() for axes in plot.figure.axes] == ["convnet 002", "", "wide resnet45 2", ""]
+    assert plot.drawn.groupby("row").size().to_dict() == {"convnet_002": 60, "wide_resnet45_2": 60}
 
 
 def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
@@ -528,7 +548,7 @@ def test_classes_without_a_colour_of_their_own_are_grey():
         "test/embedding_labels": np.arange(25.0),
     }
     arrays = pd.DataFrame([{"epoch": 1, "name": name, "array": array} for name, array in rows.items()])
-    plot = embeddings(arrays)
+    plot = embeddings({"a network": arrays}, list(map(str, range(25))))
     names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert names == [*map(str, range(20)), "others"]
     assert len(plot.figure.axes[0].lines[0].get_xdata()) == 5
