@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
@@ -50,7 +50,8 @@ QUANTITIES = {  # of one given label, in [0, 1]
     "coefficient": "data coefficient",
 }
 WEIGHING = ("ieg", "learning_to_reweight")  # methods whose `clean` is the weight of an example in the loss
-HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels
+HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels over [0, end]
+END_SUFFIX = "_end"  # of one with that end, where it is not 1
 MOST_EPOCHS = 5  # epochs side by side
 RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
@@ -68,19 +69,20 @@ def quantity_name(quantity: str, methods: Collection[str]) -> str:
 def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
     """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
 
-    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Weights, which are small
-    where there are many examples, are shown as far as there are any.
+    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Where a quantity is far
+    from [0, 1], as weights of examples and losses may be, bins end at its largest value, in every epoch at another.
     """
     name = quantity_name(quantity, {method})
     by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
     by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
+    ends = _arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}{END_SUFFIX}")
     mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
     figure = new_figure(2.5, panels_width(len(by_epoch)))
-    grid = figure.subplots(1, len(by_epoch), sharex=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(by_epoch), squeeze=False)[0]
     drawn = []
     for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
         right, wrong = counts / counts.sum()
-        edges = np.linspace(0, 1, len(right) + 1)
+        edges = np.linspace(0, float(ends[epoch][0]) if epoch in ends else 1, len(right) + 1)
         frame = pd.DataFrame({"epoch": epoch, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
         for share, colour in ((right, RIGHT_COLOUR), (wrong, WRONG_COLOUR)):
             axes.stairs(100 * share, edges, fill=True, color=colour, alpha=0.35)
@@ -93,23 +95,21 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
             axes.plot(centres, 100 * frame["mixture"], color="black", linewidth=1.3)
         axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
         axes.set_xlabel(name)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, edges[-1])
         axes.set_ylim(bottom=0)
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         drawn.append(frame)
     grid[0].set_ylabel("share of labels (%)")
     table = pd.concat(drawn, ignore_index=True)
-    if method in WEIGHING and quantity == "clean":  # where there is one axis for all
-        grid[0].set_xlim(0, table.loc[(table["right"] > 0) | (table["wrong"] > 0), "high"].max())
-        grid[0].xaxis.set_major_locator(MaxNLocator(nbins=3))
-        grid[0].xaxis.set_major_formatter(ScalarFormatter())
     entries = [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))]
     mixed = "mixture" in table
     legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
     caption = (
         f"{capitalised(name)} of the given labels after some epochs: share of all labels in each of "
-        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height."
+        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height"
+        f"{', and its own width, up to the largest value' * bool(ends)}."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
@@ -120,7 +120,8 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
 def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
 
-    `histograms`: method, replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
+    `histograms`: method, replicate, epoch, array (2, B) of the quantity, the `end` of its bins, and the category named
+    by `column`.
     """
     name = quantity_name(quantity, set(histograms["method"]))
     levels = used_levels(histograms, column)
@@ -130,7 +131,9 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     for axes, level in zip(grid, levels, strict=True):
         here = histograms[histograms[column] == level]
         for kind, (given, colour) in enumerate((("right", RIGHT_COLOUR), ("wrong", WRONG_COLOUR))):
-            values = [_histogram_mean(counts[kind]) for counts in here["array"]]
+            values = [
+                end * _histogram_mean(counts[kind]) for counts, end in zip(here["array"], here["end"], strict=True)
+            ]
             lines, means = by_replicate(here.assign(value=values))
             draw_curves(axes, lines, means, Look(colour), band=True)
             identity = {column: level, "given": given}
@@ -138,8 +141,9 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
         axes.set_title(group_name(column, level), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0.02)
+    if (histograms["end"] == 1).any():
+        grid[0].set_ylim(-0.02, 1.02)
     grid[0].set_ylabel(f"mean {name}")
     legend_above(figure, [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))])
     frame = pd.concat(drawn, ignore_index=True)
@@ -316,6 +320,9 @@ def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -
     arrays = arrays.merge(trials[["trial", "arm", "method", *panel.across]], on="trial")
     for name in names:
         quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
+        ends = arrays[arrays["name"] == name + END_SUFFIX].set_index(["trial", "epoch"])["array"].str[0]
+        places = pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
+        rows = rows.assign(end=ends.reindex(places).fillna(1.0).to_numpy())
         if not panel.across and len(rows):
             drawn[quantity] = label_means(rows, quantity, "arm")
         for arm in used_levels(rows, "arm") if panel.across else []:
@@ -361,7 +368,8 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
         for name, plot in drawn.items():
             caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)
-    return plots | _embeddings_by_network(study, arms)
+    plots.update(_embeddings_by_network(study, arms))
+    return plots
 
 
 def _embeddings_by_network(study: Results, arms: Sequence[str]) -> Plots:
