@@ -17,11 +17,13 @@ from matplotlib.colors import same_color
 
 from analysis import load
 from analysis.cost import read_ledger
-from analysis.figures.base import ARM_COLOURS, STYLE, arm_looks, level_looks
+from analysis.figures import base
+from analysis.figures.base import ARM_COLOURS, STYLE, Plot, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
 from analysis.figures.inside import (
+    EMBEDDINGS,
     RIGHT_COLOUR,
     WRONG_COLOUR,
     _component_shares,
@@ -29,9 +31,10 @@ from analysis.figures.inside import (
     _tsne,
     embeddings,
     label_histograms,
+    label_means,
     quantity_name,
 )
-from analysis.figures.panels import _texts_that_fit, levels_figure
+from analysis.figures.panels import _panel_curves, _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from lnl.storage.plan_record import PanelRecord
 from tests import simulated
@@ -206,6 +209,28 @@ def test_curves_of_many_arms_have_axes_each(study, crowd):
 
 
 @pytest.mark.slow
+def test_losses_of_several_methods_have_an_axis_for_each(study, crowd):
+    """One method's loss may be a hundred times another's: it would be the only one that is seen."""
+    _, curves, looks = crowd
+    methods = {"arm_0": "robmix", "arm_1": "robmix", "arm_2": "barlow_twins"}
+    rows = curves[(curves["noise.rate"] == 0.4) & curves["arm"].isin(methods)].copy()
+    rows.loc[rows["arm"] == "arm_2", "value"] *= 300
+    plot = curve_multiples(rows, "test/accuracy", looks, methods=methods)
+    first, second, other = plot.figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] < other.get_ylim()[0]
+    assert [len(lines_of(axes, 0.8)) for axes in plot.figure.axes] == [1, 1, 0]
+    assert "Grey: the means of the other arms of the same method." in plot.caption
+
+    panel, trials = study.plan.panels["frozen_head"], study.panel("frozen_head")
+    epochs = study.epochs(["train/loss", "test/accuracy"])
+    assert list(_panel_curves(study, panel, trials, epochs)) == ["curves"]
+    several = trials.assign(method=trials["arm"].astype(str))
+    plots = _panel_curves(study, panel, several, epochs)
+    assert list(plots) == ["curves-loss", "curves"]
+    assert set(plots["curves"].drawn["metric"]) == {"test/accuracy"}
+
+
+@pytest.mark.slow
 def test_a_panel_of_many_arms_has_figures_by_metric(tmp_path, monkeypatch):
     """Nine arms: no pair of axes holds them all."""
     plan = simulated.plan(2, panels=["combined"])
@@ -326,14 +351,25 @@ def test_a_weight_is_called_a_weight(methods, name):
 
 
 @pytest.mark.slow
-def test_weights_are_drawn_as_far_as_there_are_any(arrays):
-    weights = np.zeros((2, 40))
-    weights[:, :3] = 5
-    of_trial = arrays[arrays["name"] == "oracle/clean_histogram"].head(1).assign(array=[weights])
-    (axes,) = label_histograms(of_trial, "clean", "ieg").figure.axes
-    assert axes.get_xlabel() == "example weight" and axes.get_xlim() == pytest.approx((0, 3 / 40))
-    (axes,) = label_histograms(of_trial, "clean", "dividemix").figure.axes
+def test_weights_fill_their_bins(arrays):
+    """Weights of a hundred examples are about .01: of forty bins over [0, 1] all would be in the first."""
+    first = arrays[arrays["name"] == "oracle/clean_histogram"].head(1)
+    end = first.assign(name="oracle/clean_histogram_end", array=[np.array([0.08])])
+    plot = label_histograms(pd.concat([first, end]), "clean", "ieg")
+    (axes,) = plot.figure.axes
+    assert axes.get_xlabel() == "example weight" and axes.get_xlim() == pytest.approx((0, 0.08))
+    np.testing.assert_allclose(plot.drawn["high"], np.arange(1, 41) * 0.08 / 40)
+    assert "and its own width, up to the largest value" in plot.caption
+    plot = label_histograms(first, "clean", "dividemix")
+    (axes,) = plot.figure.axes
     assert axes.get_xlabel() == "clean probability" and axes.get_xlim() == (0, 1)
+    assert "its own width" not in plot.caption
+
+    rows = pd.concat([first.assign(end=1.0, epoch=1), first.assign(end=0.08, epoch=2)])
+    rows = rows.assign(method="ieg", arm=pd.Categorical(rows["arm"]))
+    means = label_means(rows, "clean", "arm").drawn.set_index(["given", "epoch"])["mean"]
+    for given in ("right", "wrong"):
+        assert means[given, 2] == pytest.approx(0.08 * means[given, 1]) and means[given, 1] > 0
 
 
 def test_an_interval_that_says_nothing_is_not_drawn(study):
@@ -495,10 +531,29 @@ def test_embeddings_by_epoch_on_the_same_axes(arrays, insights):
     spread = drawn.groupby("class")[["x", "y"]].std().to_numpy().max()
     assert spread < drawn[["x", "y"]].std().min() / 2  # features are far apart by then
     silhouettes = plot.drawn.groupby("epoch")["silhouette"].first()
-    assert silhouettes[7] > 0.5 > silhouettes[1]
+    assert silhouettes[7] > 0.5 > silhouettes[0]
+    assert [axes.get_title(loc="left") for axes in panels] == ["before training", *(f"epoch {n}" for n in (2, 4, 5, 7))]
     assert panels[-1].get_xlabel() == f"silhouette {silhouettes[7]:.2f}"
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines[1:]}
     assert len(looks) == 10 and len(plot.figure.legends[0].get_texts()) == 10
+
+
+@pytest.mark.slow
+def test_embeddings_of_several_networks_have_a_row_each_and_the_names_of_their_classes():
+    """Document 002, Figure 5 and the text beside it: three networks, from before training on."""
+    draw, arrays = np.random.default_rng(0), {}
+    for network in ("convnet_002", "wide_resnet45_2"):
+        kept = {(name, 1): draw.normal(size=(30, 4)) for name in EMBEDDINGS[:2]} | {
+            (EMBEDDINGS[2], 1): np.arange(30) % 3
+        }
+        arrays[network] = pd.DataFrame(
+            [{"epoch": epoch, "name": name, "array": array} for (name, epoch), array in kept.items()]
+        )
+    plot = embeddings(arrays, ["airplane", "bird", "car"])
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == ["airplane", "bird", "car"]
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["before training", "epoch 1", "", ""]
+    assert [axes.get_ylabel() for axes in plot.figure.axes] == ["convnet 002", "", "wide resnet45 2", ""]
+    assert plot.drawn.groupby("row").size().to_dict() == {"convnet_002": 60, "wide_resnet45_2": 60}
 
 
 def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
@@ -529,7 +584,7 @@ def test_classes_without_a_colour_of_their_own_are_grey():
         "test/embedding_labels": np.arange(25.0),
     }
     arrays = pd.DataFrame([{"epoch": 1, "name": name, "array": array} for name, array in rows.items()])
-    plot = embeddings(arrays)
+    plot = embeddings({"a network": arrays}, list(map(str, range(25))))
     names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert names == [*map(str, range(20)), "others"]
     assert len(plot.figure.axes[0].lines[0].get_xdata()) == 5
@@ -539,6 +594,34 @@ def test_right_and_wrong_labels_take_no_colour_of_an_arm():
     arms = [matplotlib.colors.to_rgb(colour) for colour in (*ARM_COLOURS, "black")]
     for colour in (RIGHT_COLOUR, WRONG_COLOUR):
         assert min(np.abs(np.subtract(matplotlib.colors.to_rgb(colour), arm)).max() for arm in arms) > 0.1
+
+
+def test_signs_that_no_font_has_are_named_once_and_drawn_where_a_font_has_them(monkeypatch):
+    @base.drawing()
+    def titled(title):
+        figure = base.new_figure(1, 2)
+        figure.subplots().set_title(title)
+        return Plot(base.laid_out(figure), pd.DataFrame(), "A caption.")
+
+    def with_fonts(*names):
+        monkeypatch.setattr(base, "WIDE_FONTS", names)
+        base.fonts.cache_clear()
+        base._known_signs.cache_clear()
+
+    with_fonts()
+    assert titled("accuracy − 95 % ± λ").caption == "A caption."
+    boxed = titled("猫 and 犬")
+    assert boxed.caption == f"A caption. {base.BOXES}: 猫 犬. Install one, such as Noto Sans CJK."
+    again = Plot(boxed.figure, boxed.drawn, f"Arm: full. {boxed.caption}")
+    assert again.caption == f"Arm: full. {boxed.caption}"
+    assert titled("⌕").caption != "A caption."
+    boxed = titled("⌕").png()
+    with_fonts("no such font", "STIXGeneral")  # one of matplotlib's own, with a sign that the plain one lacks
+    assert base.fonts() == ("DejaVu Sans", "STIXGeneral")
+    drawn = titled("⌕")
+    assert drawn.caption == "A caption." and drawn.png() != boxed
+    monkeypatch.undo()
+    with_fonts(*base.WIDE_FONTS)
 
 
 # -------------------------------------------------------------------------------------------------- what goes wrong
