@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import measures
 from analysis.figures.base import (
     DARK_GREY,
     FAINT_ALPHA,
@@ -25,7 +26,6 @@ from analysis.figures.base import (
     whole_ticks,
 )
 from analysis.words import (
-    axis_scale,
     capitalised,
     count_sentence,
     group_name,
@@ -118,7 +118,7 @@ def _draw_groups(
     """The curves of each level of `colour`; yields the means that are drawn, with the columns of `identity`."""
     for group in used_levels(rows, colour):
         lines, means = by_replicate(rows[rows[colour] == group])
-        draw_curves(axes, lines * axis_scale(metric), means * axis_scale(metric), looks[group], band)
+        draw_curves(axes, lines * measures.scale(metric), means * measures.scale(metric), looks[group], band)
         columns = {"epoch": means.index, "mean": means, "n": lines.shape[1]}
         yield pd.DataFrame({**identity, colour: group, **columns})
 
@@ -163,7 +163,7 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
         for group in used_levels(here, colour):
             lines, means = by_replicate(here[here[colour] == group])
             look = looks[group] if colour != "arm" else Look(looks[group].colour)
-            draw_curves(axes, lines * axis_scale(metric), means * axis_scale(metric), look, band=True)
+            draw_curves(axes, lines * measures.scale(metric), means * measures.scale(metric), look, band=True)
             identity = {"metric": metric, "arm": arm, colour: group}
             drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
         axes.set_title(readable(arm), loc="left", fontsize=8, fontweight="bold")
@@ -172,7 +172,7 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
     for arm, axes in zip(names if colour == "arm" else [], grid, strict=False):
         for _, other in frame[frame["arm"] != arm].groupby("arm", observed=True):
             marker = "o" if len(other) == 1 else ""
-            means = axis_scale(metric) * other["mean"]
+            means = measures.scale(metric) * other["mean"]
             axes.plot(other["epoch"], means, color="#d5d5d5", linewidth=0.8, marker=marker, markersize=4, zorder=1)
     for i, axes in enumerate(grid):
         axes.set_visible(i < len(names))
