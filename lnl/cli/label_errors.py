@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lnl.cli import labelling
@@ -10,7 +11,7 @@ from lnl.cli.flags import COMPLETE, Commands, UsageError
 
 if TYPE_CHECKING:
     from lnl.labelling.problem import Detector
-    from lnl.review.crowd import Crowd
+    from lnl.review.crowd import By, Crowd
     from lnl.review.errors import Found
     from lnl.review.outputs import About
 
@@ -23,6 +24,8 @@ def add_parser(jobs: Commands) -> None:
     parser = jobs.add_parser("errors", help=text, description=text)
     labelling.add_flags(parser, "a table with the columns file and label (or label_… of several annotators)")
     parser.add_argument("--detector", default="probe", metavar="NAME", help="probe, propagation, neighbours, cleanlab")
+    text = "how one label is made of several annotators': dawid_skene, crowdlab (which asks the detector, too)"
+    parser.add_argument("--consensus", default="dawid_skene", metavar="NAME", help=text)
     parser.add_argument("--budget", type=int, metavar="N", help="how many labels you will look at")
     parser.set_defaults(command=run)
 
@@ -32,17 +35,17 @@ def run(options: argparse.Namespace) -> int:
     from lnl.review import errors, items, outputs
     from lnl.review.crowd import CONSENSUS
 
-    detector = _detector(options.detector)
+    detector, consensus = _detector(options.detector), _consensus(options.consensus)
     if options.budget is not None and options.budget < 1:
         raise UsageError(f"--budget is {options.budget}: give a whole number above zero.")
     asked, out = labelling.asked_for(options), labelling.folder_for(options, "errors")
     outputs.prepare(out, "errors", asked.images)
     with labelling.progress() as tell:
         read = items.read(asked, out, LEAST, tell)
-        found = errors.find(read, detector, out, options.seed, tell)
+        found = errors.find(read, detector, out, options.seed, tell, consensus)
         about = labelling.about("errors", options.detector, read, options, int((found.given >= 0).sum())).model_copy(
             update={
-                "consensus": found.crowd and CONSENSUS,
+                "consensus": found.crowd and CONSENSUS[found.crowd.by],
                 "wrong": found.suspicion.wrong,
                 "checked": found.checked,
                 "budget": options.budget,
@@ -60,6 +63,17 @@ def _detector(name: str) -> Detector:
     if name not in DETECTORS:
         raise UsageError(f"There is no detector '{name}': choose one of {', '.join(DETECTORS)}.")
     return DETECTORS[name]
+
+
+def _consensus(name: str) -> By:
+    from lnl.review.crowd import CONSENSUS
+
+    consensus = next((known for known in CONSENSUS if known == name), None)
+    if consensus is None:
+        raise UsageError(f"There is no consensus '{name}': choose one of {', '.join(CONSENSUS)}.")
+    if consensus == "crowdlab" and find_spec("cleanlab") is None:
+        raise UsageError("The consensus crowdlab needs its library: pip install 'lnl[label]'.")
+    return consensus
 
 
 def _print(about: About, found: Found) -> None:

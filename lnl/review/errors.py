@@ -35,12 +35,26 @@ class Found:
     table: pa.Table  # as `tables.errors_table` makes it
 
 
-def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> Found:
-    """Judge the given labels of images, calibrated on the decisions in the folder `out`, if there are some."""
+def find(
+    items: Items, detector: Detector, out: Path, seed: int, tell: Tell, consensus: crowd.By = "dawid_skene"
+) -> Found:
+    """Judge the given labels of images, calibrated on the decisions in the folder `out`, if there are some.
+
+    `consensus`: how one label is made of those of several annotators.  CROWDLAB asks the detector's class
+    probabilities, which come of judging the consensus by Dawid and Skene.
+    """
+
+    def judge(given: np.ndarray) -> Suspicion:
+        labels = Labels(items.features, given, len(items.class_names))
+        return detector(labels, seed, lambda done, of: tell("judging", done, of))
+
     of_crowd = crowd.crowd_of(items.columns, items.class_names) if len(items.columns) > 1 else None
     given = of_crowd.given if of_crowd else next(iter(items.columns.values()))
-    labels = Labels(items.features, given, len(items.class_names))
-    suspicion = detector(labels, seed, lambda done, of: tell("judging", done, of))
+    suspicion = judge(given)
+    if of_crowd and consensus == "crowdlab":
+        of_crowd = crowd.crowd_of(items.columns, items.class_names, suspicion.class_probabilities)
+        given = of_crowd.given
+        suspicion = judge(given)
     found = neighbours.find(items.features, tables.NEIGHBOURS, seed, lambda done, of: tell("neighbours", done, of))
     table = tables.errors_table(items, given, suspicion, found.index.numpy())
     reading = decisions.read(out)

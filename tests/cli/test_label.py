@@ -154,6 +154,14 @@ def test_several_annotators(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     about, table = outputs.read_table(folder / "photos-errors")
     assert about.consensus == "Dawid and Skene" and about.columns == ("label_ann", "label_bob", "label_carl")
     assert all(row["given"] == true_class(row["file"]) for row in table.to_pylist())
+    assert find("--labels", "said.csv", "--consensus", "most") == 2
+    assert "choose one of dawid_skene, crowdlab." in capsys.readouterr().err
+    pytest.importorskip("cleanlab")
+    assert find("--labels", "said.csv", "--consensus", "crowdlab") == 0
+    assert "the consensus by CROWDLAB." in capsys.readouterr().out
+    about, table = outputs.read_table(folder / "photos-errors")
+    assert about.consensus == "CROWDLAB"
+    assert all(row["given"] == true_class(row["file"]) for row in table.to_pylist())
 
 
 def few(count: int) -> None:
