@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from lnl.cli.flags import COMPLETE, Commands, UsageError
 if TYPE_CHECKING:
     from lnl.labelling.problem import Detector
     from lnl.review.crowd import By, Crowd
-    from lnl.review.errors import Found
+    from lnl.review.errors import Band, Found
     from lnl.review.outputs import About
 
 LEAST = 20  # labels that a detector needs
@@ -90,6 +91,21 @@ def _print(about: About, found: Found) -> None:
     table = Table("the first", "wrong labels to expect", box=None)
     for first, expected in errors.expected(found.table, (about.budget,) if about.budget else errors.FIRST):
         table.add_row(f"{first:,}", f"{expected:,.1f}")
+    print_table(table)
+    if found.bands:
+        _print_bands(found.bands)
+
+
+def _print_bands(bands: Sequence[Band]) -> None:
+    from rich.table import Table
+
+    from lnl.cli.output import print_table
+
+    table = Table("probability of an error, before", "reviewed", "wrong: expected", "found", box=None)
+    for band in bands:
+        checked = band.checked
+        ends = f"{band.low:.0%} to {band.high:.0%}"
+        table.add_row(ends, f"{checked.count:,}", f"{checked.expected:,.1f}", f"{checked.wrong:,}")
     print_table(table)
 
 

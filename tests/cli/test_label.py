@@ -77,6 +77,7 @@ def test_errors_are_found_reviewed_and_corrected(folder: Path, capsys: pytest.Ca
     assert "calibrated on 10 reviews." in told
     assert f"Of 10 reviewed labels {wrong} were wrong; " in told
     assert outputs.read_about(folder / "photos-errors").checked is not None
+    assert "probability of an error, before" in told
     assert run("apply", "photos-errors", "--to", "corrected.csv") == 0
     assert f"{wrong} labels changed and {10 - wrong} confirmed in review, of 72." in capsys.readouterr().out
     with open("corrected.csv", encoding="utf-8", newline="") as file:
