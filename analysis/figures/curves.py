@@ -36,6 +36,8 @@ from analysis.words import (
     readable,
 )
 
+BESIDE = 0.1  # of an epoch, between points of one epoch
+
 
 def learning_curves(
     rows: pd.DataFrame, metrics: Sequence[str], colour: str, looks: Mapping[Any, Look], column: str | None = None
@@ -115,10 +117,16 @@ def _draw_groups(
     band: bool,
     identity: Mapping[str, Any],
 ) -> Iterator[pd.DataFrame]:
-    """The curves of each level of `colour`; yields the means that are drawn, with the columns of `identity`."""
-    for group in used_levels(rows, colour):
+    """The curves of each level of `colour`; yields the means that are drawn, with the columns of `identity`.
+
+    Points of a single epoch stand side by side.
+    """
+    groups = used_levels(rows, colour)
+    for place, group in enumerate(groups):
         lines, means = by_replicate(rows[rows[colour] == group])
-        draw_curves(axes, lines * measures.scale(metric), means * measures.scale(metric), looks[group], band)
+        beside = BESIDE * (place - (len(groups) - 1) / 2) if rows["epoch"].nunique() == 1 else 0.0
+        shown, mean = (measures.scale(metric) * part.set_axis(part.index + beside) for part in (lines, means))
+        draw_curves(axes, shown, mean, looks[group], band)
         columns = {"epoch": means.index, "mean": means, "n": lines.shape[1]}
         yield pd.DataFrame({**identity, colour: group, **columns})
 

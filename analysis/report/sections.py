@@ -155,7 +155,7 @@ def across_section(report: Report) -> Iterator[Section]:
 def rules_section(report: Report) -> Iterator[Section]:
     """What a trial's accuracy is under each selection rule, and by how much the oracle flatters."""
     table = rules_table(report.study)
-    if len(table.frame):
+    if len(table.frame) and report.study.trials["epochs"].max() != 1:  # else there is no choice
         pictures = [report.picture("rules", rules_figure(table.frame), f"{report.loading}.plot_rules()")]
         yield report.section(
             "rules",
