@@ -83,7 +83,7 @@ def _curves(
     for axes in cells[-1] if column else cells[:, 0]:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(whole_ticks(max(2, min(6, 18 // len(columns)))))
-        axes.margins(x=0.02)
+        axes.margins(x=0.5 if rows["epoch"].nunique() == 1 else 0.02)
     figure.align_ylabels()
     frame = pd.concat(drawn, ignore_index=True)
     present_groups = set(frame.loc[frame["mean"].notna(), colour])
@@ -121,12 +121,12 @@ def _draw_groups(
 
     Points of a single epoch stand side by side.
     """
-    groups = used_levels(rows, colour)
+    groups, alone = used_levels(rows, colour), rows["epoch"].nunique() == 1
     for place, group in enumerate(groups):
         lines, means = by_replicate(rows[rows[colour] == group])
-        beside = BESIDE * (place - (len(groups) - 1) / 2) if rows["epoch"].nunique() == 1 else 0.0
-        shown, mean = (measures.scale(metric) * part.set_axis(part.index + beside) for part in (lines, means))
-        draw_curves(axes, shown, mean, looks[group], band)
+        beside = BESIDE * (place - (len(groups) - 1) / 2) if alone else 0.0
+        scale, places = measures.scale(metric), lines.index + beside
+        draw_curves(axes, scale * lines.set_axis(places), scale * means.set_axis(places), looks[group], band)
         columns = {"epoch": means.index, "mean": means, "n": lines.shape[1]}
         yield pd.DataFrame({**identity, colour: group, **columns})
 
