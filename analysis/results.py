@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import measures, statistics
+from analysis.measures import ACCURACY
 from analysis.verdicts import FEWEST_REPLICATES, declarations, judge_contrasts
 from analysis.words import settings_in_words
 from lnl import replicates
@@ -211,18 +212,27 @@ class Results:
         """
         contrasts = [contrast for contrast in self.plan.contrasts if contrast.arms <= self.plan.arms.keys()]
         finished, missing = map(in_base, (self.trials, self.missing))
+        others = {contrast.metric for contrast in contrasts} - {ACCURACY}
+        finished = self._with_metrics(finished, sorted(others), self.rule(selection))
         judged = judge_contrasts(contrasts, finished, missing, self.rule(selection), self.plan.looks)
         ended = dict(zip(self.trials["trial"], self.trials["first_ended_at"], strict=True))
         declared = declarations(self.plan, contrasts, Store(self.root).plans(self.name), ended)
         return pd.concat([judged, declared], axis=1)
+
+    def _with_metrics(self, trials: pd.DataFrame, metrics: Sequence[str], selection: str) -> pd.DataFrame:
+        """Finished trials with a column for each of these metrics, under a selection rule."""
+        if not metrics:
+            return trials
+        curves = self.epochs([*metrics, ACCURACY])
+        return trials.assign(**{name: measures.under_rule(trials, curves, name, selection) for name in metrics})
 
     def looks_taken(self) -> pd.DataFrame:
         """What runs saw at the declared looks, oldest first: a row for each contrast at each look."""
         looks = looks_taken(Store(self.root), self.name, self.preset)
         numbers = ["looked", "difference", "low", "high", "p_holm", "p_equivalence_holm"]
         rows = [row for look in looks for row in look["contrasts"]]
-        frame = pd.DataFrame(rows, columns=["arm", "against", "n", *numbers, "verdict"])
-        return frame.astype(dict.fromkeys(numbers, float))
+        frame = pd.DataFrame(rows, columns=["arm", "against", "metric", "n", *numbers, "verdict"])
+        return frame.astype(dict.fromkeys(numbers, float)).fillna({"metric": ACCURACY})
 
     @property
     def remarks(self) -> tuple[str, ...]:

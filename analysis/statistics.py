@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis import measures
+from analysis.measures import ACCURACY
 from lnl.storage.outcomes import accuracies, is_outcome
 from lnl.storage.outcomes import diverged as diverged  # beside `outcome`
 
@@ -138,9 +140,12 @@ def t_interval(value: NDArray[np.float64], variance: NDArray[np.float64], freedo
     return Estimate(np.asarray(value), value - half, value + half, p, error, np.asarray(freedom))
 
 
-def is_too_wide(low: float, high: float) -> bool:
-    """Whether an interval of accuracies, or of their difference, says nothing: it is wider than all accuracies are."""
-    return bool(high - low > 1)
+def is_too_wide(low: float, high: float, metric: str = ACCURACY) -> bool:
+    """Whether an interval of accuracies, or of their difference, says nothing: it is wider than all accuracies are.
+
+    So of other metrics that lie in [0, 1].
+    """
+    return bool(high - low > 1) and measures.is_bounded(metric)
 
 
 def correlation(values: ArrayLike, against: ArrayLike) -> float:
@@ -151,12 +156,20 @@ def correlation(values: ArrayLike, against: ArrayLike) -> float:
     return float(np.corrcoef(values, against)[0, 1])
 
 
-def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str) -> Comparison:
-    """Accuracy of one arm minus another's in one setting: paired by replicate where the stored hashes agree, else not.
+def measured(trials: pd.DataFrame, selection: str, metric: str) -> pd.Series:
+    """Test accuracy per trial under a selection rule, or another metric, of which `trials` have a column for it."""
+    return accuracy(trials, selection) if metric == ACCURACY else trials[metric]
 
-    The choice looks at hashes alone, never at results.  Replicates without an accuracy are left out.
+
+def compare(arm: pd.DataFrame, against: pd.DataFrame, selection: str, metric: str = ACCURACY) -> Comparison:
+    """One arm minus another in one setting, in accuracy or another metric, of which both have a column (`measured`).
+
+    Paired by replicate where the stored hashes agree, else not: the choice looks at hashes alone, never at results.
+    Replicates without a value are left out.
     """
-    left, right = (rows.assign(score=accuracy(rows, selection)).dropna(subset="score") for rows in (arm, against))
+    left, right = (
+        rows.assign(score=measured(rows, selection, metric)).dropna(subset="score") for rows in (arm, against)
+    )
     pairs = left.merge(right, on="replicate", suffixes=("", "_against")).sort_values("replicate")
     reason = disagreement([pairs[[name + end for name in PAIRING_HASHES]].to_numpy(object) for end in ("", "_against")])
     paired = not reason
@@ -219,8 +232,8 @@ def arm_table(trials: pd.DataFrame, reference: str, across: Sequence[str], selec
             comparison = compare(group, here[here["arm"] == reference], selection)
             row.update({f"against_{name}": value for name, value in comparison._asdict().items()})
         rows.append(row)
-    measured = [f"against_{name}" for name in Comparison._fields]
-    return pd.DataFrame(rows, columns=[*across, "arm", "n", "mean", "low", "high", *measured])
+    compared = [f"against_{name}" for name in Comparison._fields]
+    return pd.DataFrame(rows, columns=[*across, "arm", "n", "mean", "low", "high", *compared])
 
 
 def rule_table(trials: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis import statistics
+from analysis import measures, statistics
+from analysis.measures import ACCURACY
 from analysis.statistics import Comparison
 from lnl.storage.plan_record import ContrastRecord, PlanRecord, read_records
 
@@ -31,7 +32,9 @@ ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
 FEWEST_REPLICATES = 4  # that allow a verdict
 MOST_REPLICATES = 1000  # that are worth naming as needed
-ASSUMED_DEVIATION = 0.004  # of a difference not measured yet: of runs of 0.28 points each, the median of public logs
+ASSUMED_DEVIATION = (
+    0.004  # of a difference in test accuracy not measured yet: of runs of 0.28 points each, the median of public logs
+)
 OPEN_VERDICTS = ("undecided", "no verdict")  # which more replicates may change; the second: `why` there is none yet
 VERDICTS = ("helps", "hurts", "equivalent", *OPEN_VERDICTS)
 FUTILE_BELOW = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
@@ -39,7 +42,7 @@ NULL_DRAWS = 500_000  # of the null distribution over looks
 RESOLVED_DRAWS = 200  # draws below a p by which its adjustment is known
 
 CONTRAST_COLUMNS = (  # of `judge_contrasts`
-    *("arm", "against", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
+    *("arm", "against", "metric", "direction", "smallest_effect", "selection", *Comparison._fields, "deviation"),
     *("diverged", "diverged_against"),
     *("p_holm", "low_holm", "high_holm", "p_equivalence", "p_equivalence_holm"),
     *("verdict", "why", "more", "look", "looked"),
@@ -194,13 +197,16 @@ def judge_contrasts(
 ) -> pd.DataFrame:
     """Every declared contrast with its estimate, its two p values and its verdict; see `CONTRAST_COLUMNS`.
 
-    `trials`, `missing`: finished and other planned trials of the base setting.  A verdict waits for all trials that the
+    `trials`, `missing`: finished and other planned trials of the base setting; finished ones have a column for each
+    metric that is judged, by its name, but for the test accuracy.  Differences, their errors and intervals are in the
+    metric's own unit; a loss or an error helps where it is smaller.  A verdict waits for all trials that the
     plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
     often.  A trial on data that were replaced since (`stale`) has not run.  Trials that failed by accident are not
     waited for.
 
     deviation: standard deviation of one replicate's difference.  diverged, diverged_against: trials of either arm that
-    count as chance: a rare divergence moves a mean far, and few replicates may hold none.  p, p_equivalence: of a
+    count as chance: a rare divergence moves a mean far, and few replicates may hold none.  On another metric they have
+    no value, and there is no verdict: without them the arm would be judged by its better half.  p, p_equivalence: of a
     difference other than zero, and of one outside ± smallest_effect; where there are looks, over all of them.  more:
     further replicates that would decide, with a chance of 80 % if difference and spread stay; NaN where none are needed
     or nothing is known, infinite above `MOST_REPLICATES`.  look: replicates at the declared look that decided; looked:
@@ -218,24 +224,31 @@ def judge_contrasts(
     for contrast in declared:
         pair = [contrast.arm, contrast.against]
         arm, against = (trials[trials["arm"] == name] for name in pair)
-        whole = statistics.compare(arm, against, selection)
+        whole = statistics.compare(arm, against, selection, contrast.metric)
         waiting_replicates = waiting.loc[waiting["arm"].isin(pair), "replicate"]
         of_both = [counts.get(name, 0) for name in pair]
         asked = min(of_both) if looks else max(of_both)  # shifted replicates are waited for, too
         reached = [
             count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
         ]  # in order: what waits for a small count waits for a larger one
-        done = [ContrastAtLook(n, _compare_first(arm, against, n, selection) if looks else whole) for n in reached]
-        enough = [look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES]
+        done = [
+            ContrastAtLook(n, _compare_first(arm, against, n, selection, contrast.metric) if looks else whole)
+            for n in reached
+        ]
+        lost = sum(int(statistics.diverged(rows).sum()) for rows in (arm, against) if contrast.metric != ACCURACY)
+        enough = [
+            look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES and not lost
+        ]
         rows.append(
             {
                 **contrast.model_dump(),
+                "metric": contrast.metric,
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
                 "diverged": int(statistics.at_chance(arm).sum()),
                 "diverged_against": int(statistics.at_chance(against).sum()),
-                "why": _why(whole, len(waiting_replicates), bool(enough)),
+                "why": _why(whole, len(waiting_replicates), bool(enough), _lost(lost, contrast.metric)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }
         )
@@ -253,10 +266,10 @@ def judge_contrasts(
     return frame.astype({**kinds, "more": float, "look": float, "looked": float})
 
 
-def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str) -> Comparison:
+def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str, metric: str) -> Comparison:
     """Compare the first so many replicates."""
     first, first_against = (rows[rows["replicate"] < count] for rows in (arm, against))
-    return statistics.compare(first, first_against, selection)
+    return statistics.compare(first, first_against, selection, metric)
 
 
 def _with_verdicts(
@@ -306,7 +319,7 @@ def declarations(
     earlier version had stored nothing is claimed: 0.
 
     `plans`: all stored ones of the study, with `plan` and `first_submitted_at`.  `ended`: trial -> when its first
-    outcome was there.  Two contrasts are the same where direction and smallest effect agree and the same two
+    outcome was there.  Two contrasts are the same where metric, direction and smallest effect agree and the same two
     configurations are compared, whatever the arms are called, so it is the trials of their first replicates that are
     asked for.
     """
@@ -354,7 +367,7 @@ def _trials_of_arms(record: PlanRecord) -> dict[str, list[str]]:
 def _identity(contrast: ContrastRecord, trials: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
     """What makes a contrast the same as another: an arm that is not planned in the base setting counts by its name."""
     pair = (trials.get(arm, [arm])[0] for arm in (contrast.arm, contrast.against))
-    return (*pair, contrast.direction, contrast.smallest_effect)
+    return (*pair, contrast.metric, contrast.direction, contrast.smallest_effect)
 
 
 def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
@@ -363,9 +376,17 @@ def next_level(frame: pd.DataFrame, looks: Sequence[int] = ()) -> float:
     return level_per_look(alpha, looks) if len(looks) > 1 else alpha
 
 
-def _why(whole: Comparison, waiting: int, enough: bool) -> str:
-    """Say why there can be no verdict, if so."""
+def _lost(diverged: int, metric: str) -> str:
+    """Why trials that diverged allow no verdict on this metric, if there are some."""
+    trials = "trial has" if diverged == 1 else "trials have"
+    return f"{diverged} diverged {trials} no value of {metric}" if diverged else ""
+
+
+def _why(whole: Comparison, waiting: int, enough: bool, lost: str) -> str:
+    """Say why there can be no verdict, if so.  `lost`: the reason of trials that diverged."""
     fewest = min(whole.n, whole.n_against)
+    if lost:
+        return lost
     if not fewest:
         return "no finished replicates of both arms in the base setting"
     if fewest < FEWEST_REPLICATES:
@@ -395,7 +416,8 @@ def _judge(
         rows.append([p, p_equivalence, np.nan if clearest is None else seen[clearest].difference])
     judged = pd.DataFrame(rows, columns=["p", "p_equivalence", "difference"], dtype=float)
     judged["p_holm"], judged["p_equivalence_holm"] = holm(judged["p"]), holm(judged["p_equivalence"])
-    differs = np.where(judged["difference"] > 0, "helps", "hurts")
+    towards = frame["metric"].map(measures.better).to_numpy(int)
+    differs = np.where(judged["difference"] * towards > 0, "helps", "hurts")
     verdict = np.where(judged["p_holm"] <= ALPHA, differs, "undecided")
     judged["verdict"] = np.where(judged["p_equivalence_holm"] <= ALPHA, "equivalent", verdict)
     return judged

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import measures, statistics
+from analysis.measures import ACCURACY
 from lnl.storage import outcomes
 from lnl.storage.places import short_hash
 
@@ -29,6 +30,9 @@ METRIC_NAMES = {
     "oracle/selection_auc": "AUC of the clean\nprobability or weight",
     "oracle/selection_precision": "precision of the\nclean selection (%)",
     "oracle/selection_recall": "recall of the\nclean selection (%)",
+    "oracle/error_average_precision": "average precision\nof wrong labels",
+    "oracle/error_precision": "precision of\nflagged labels (%)",
+    "oracle/error_recall": "recall of\nwrong labels (%)",
     "oracle/refined_accuracy": "accuracy of\nrefined labels (%)",
     "oracle/refined_noise": "wrong among\nrefined labels (%)",
     "oracle/pseudo_label_accuracy": "accuracy of\npseudo-labels (%)",
@@ -36,7 +40,6 @@ METRIC_NAMES = {
 }
 TOO_FEW = "[too few replicates]"  # in place of an interval that is too wide to say anything
 GIVEN_KINDS = ("given", "human")  # of label noise: not drawn at a rate, but as people have it
-PERCENT_METRICS = ("accuracy", "precision", "recall", "memorised", "refined_noise")  # ends of metrics that are shares
 VERDICT_SENTENCE = (
     "Helps or hurts: other than zero (t test, p ≤ 0.05 after Holm over all declared contrasts). Equivalent: within the "
     "smallest effect that matters (two one-sided t tests, likewise). Undecided: neither."
@@ -94,12 +97,7 @@ def metric_name(metric: str) -> str:
     """Name a metric as it stands on an axis: test/accuracy is test accuracy (%)."""
     split, _, name = metric.partition("/")
     shown = {"train": "training"}.get(split, split)
-    return METRIC_NAMES.get(metric, f"{shown} {readable(name)}" + " (%)" * metric.endswith(PERCENT_METRICS))
-
-
-def axis_scale(metric: str) -> float:
-    """Return by what a metric is multiplied on its axis: shares are shown in percent."""
-    return 100.0 if metric.endswith(PERCENT_METRICS) else 1.0
+    return METRIC_NAMES.get(metric, f"{shown} {readable(name)}" + " (%)" * measures.is_share(metric))
 
 
 def rule_sentence(selection: str, trials: pd.DataFrame) -> str:
@@ -134,24 +132,35 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {plural(noun, count)}"
 
 
-def difference_text(difference: float, low: float, high: float) -> str:
-    """In percentage points: `−0.42 [−1.10, 0.26]`, or `−0.42` where there is no interval."""
+def difference_text(difference: float, low: float, high: float, metric: str = ACCURACY) -> str:
+    """In percentage points, for accuracies: `−0.42 [−1.10, +0.26]`, or `−0.42` where there is no interval."""
     if np.isnan(difference):
         return "no data"
-    return f"{points(difference)} {difference_interval(low, high)}".rstrip()
+    return f"{signed(difference, metric)} {difference_interval(low, high, metric)}".rstrip()
 
 
-def difference_interval(low: float, high: float) -> str:
-    """In percentage points: `[−1.10, +0.26]`; nothing where there is none, `TOO_FEW` where it says nothing."""
+def difference_interval(low: float, high: float, metric: str = ACCURACY) -> str:
+    """As in `signed`: `[−1.10, +0.26]`; nothing where there is none, `TOO_FEW` where it says nothing."""
     if np.isnan(low):
         return ""
-    return TOO_FEW if statistics.is_too_wide(low, high) else f"[{points(low)}, {points(high)}]"
+    too_wide = statistics.is_too_wide(low, high, metric)
+    return TOO_FEW if too_wide else f"[{signed(low, metric)}, {signed(high, metric)}]"
 
 
-def points(fraction: float) -> str:
-    """Format a difference in percentage points, signed: −0.004 -> `−0.40`."""
-    text = f"{100 * fraction:+.2f}"
-    return ("0.00" if float(text) == 0 else text).replace("-", "−")
+def signed(difference: float, metric: str = ACCURACY) -> str:
+    """A difference with its sign: of shares in percentage points, −0.004 -> `−0.40`; of others as it is, `−0.0040`."""
+    text = f"{measures.scale(metric) * difference:+.{2 if measures.is_share(metric) else 4}f}"
+    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def unit_name(metric: str) -> str:
+    """What stands behind a difference in a metric: points, or nothing."""
+    return " points" if measures.is_share(metric) else ""
+
+
+def measure_name(metric: str) -> str:
+    """Name a metric in a sentence, without its unit: `test accuracy`."""
+    return metric_in_text(metric).removesuffix(" (%)")
 
 
 def p_text(p: float) -> str:

@@ -10,10 +10,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from analysis import statistics
+from analysis import measures, statistics
 from analysis.figures.base import DARK_GREY, Plot, annotate_right, drawing, laid_out, new_figure
+from analysis.measures import ACCURACY
 from analysis.verdicts import OPEN_VERDICTS
-from analysis.words import VERDICT_SENTENCE, count_sentence, difference_text, readable
+from analysis.words import (
+    VERDICT_SENTENCE,
+    capitalised,
+    count_sentence,
+    difference_text,
+    listed,
+    measure_name,
+    readable,
+)
 
 # Okabe & Ito's, dark enough for text on white; without colour the markers and the words tell
 VERDICT_MARKS = {  # word -> colour, marker
@@ -30,30 +39,42 @@ RULE_MARKS = {"last10": ("#0060a0", "D"), "val_selected": ("#007a59", "^"), "bes
 def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
     """The declared contrasts: verdict, difference, interval, zero line and the effect that matters.
 
-    `contrasts`: from `Results.contrasts`.  Raises ValueError for contrasts under two selection rules.
+    Each metric has axes of its own.  `contrasts`: from `Results.contrasts`.  Raises ValueError for contrasts under two
+    selection rules.
     """
     selection = statistics.shared_rule(contrasts["selection"])
-    figure = new_figure(1.1 + 0.36 * len(contrasts))
-    axes = figure.subplots()
-    rows = statistics.records(contrasts)
-    names = [f"{readable(row['arm'])}  −  {readable(row['against'])}" for row in rows]
-    colours, markers = zip(*(VERDICT_MARKS[row["verdict"]] for row in rows), strict=True)
-    draw_forest(axes, contrasts, colours, markers, beside=76)
-    for position, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        annotate_right(axes, position, row["verdict"], color=colour, fontweight="bold")
+    metrics = list(dict.fromkeys(contrasts["metric"]))
+    counts = [int((contrasts["metric"] == metric).sum()) for metric in metrics]
+    figure = new_figure(0.4 + 0.7 * len(metrics) + 0.36 * len(contrasts))
+    grid = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=counts)[:, 0]
+    for axes, metric in zip(grid, metrics, strict=True):
+        _contrasts_of_metric(axes, contrasts[contrasts["metric"] == metric], metric)
     for place, heading in ((8, "verdict"), (76, "difference [95 % interval]")):
-        annotate_right(axes, -0.8, heading, place, color=DARK_GREY)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("← worse      difference in test accuracy (percentage points)      better →")
+        annotate_right(grid[0], -0.8, heading, place, color=DARK_GREY)
     is_corrected = contrasts["low_holm"].notna().any()
     corrected = " Thin: the interval after Holm, without zero where a difference is declared." * bool(is_corrected)
     caption = (
         "Declared contrasts, first arm minus second, in the base setting. "
-        f"Test accuracy {statistics.SELECTION_RULES[selection]} (selection rule {selection}). "
+        f"{capitalised(listed(map(measure_name, metrics)))} {statistics.SELECTION_RULES[selection]} (selection rule "
+        f"{selection}). "
         f"Bars: 95 % t interval{pairing_sentence(contrasts)}{corrected}{band_sentence(contrasts)} {VERDICT_SENTENCE}"
     )
     return Plot(laid_out(figure), contrasts, caption)
+
+
+def _contrasts_of_metric(axes: Axes, contrasts: pd.DataFrame, metric: str) -> None:
+    """Those contrasts that are judged on one metric, in its own unit."""
+    rows = statistics.records(contrasts)
+    names = [f"{readable(row['arm'])}  −  {readable(row['against'])}" for row in rows]
+    colours, markers = zip(*(VERDICT_MARKS[row["verdict"]] for row in rows), strict=True)
+    draw_forest(axes, contrasts, colours, markers, beside=76, metric=metric)
+    for position, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+        annotate_right(axes, position, row["verdict"], color=colour, fontweight="bold")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    left, right = ("worse", "better") if measures.better(metric) > 0 else ("better", "worse")
+    unit = " (percentage points)" * measures.is_share(metric)
+    axes.set_xlabel(f"← {left}      difference in {measure_name(metric)}{unit}      {right} →")
 
 
 @drawing()
@@ -88,30 +109,37 @@ def rules_figure(frame: pd.DataFrame) -> Plot:
 
 
 def draw_forest(
-    axes: Axes, rows: pd.DataFrame, colours: Sequence[Any], markers: Sequence[str] = "", beside: float = 8
+    axes: Axes,
+    rows: pd.DataFrame,
+    colours: Sequence[Any],
+    markers: Sequence[str] = "",
+    beside: float = 8,
+    metric: str = ACCURACY,
 ) -> None:
     """Differences and intervals at heights 0, 1, …, their numbers right of the axes; rows without one stay empty.
 
-    `markers`: of the differences, discs where none are given; those of the undecided are hollow.
+    `markers`: of the differences, discs where none are given; those of the undecided are hollow.  `metric`: in which
+    they differ.
     """
+    scale = measures.scale(metric)
     axes.axvline(0, color=DARK_GREY, linewidth=0.9, zorder=1)
     axes.grid(axis="y", visible=False)
     for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
-        difference, low, high, half = (100 * row[name] for name in ("difference", "low", "high", "smallest_effect"))
+        difference, low, high, half = (scale * row[name] for name in ("difference", "low", "high", "smallest_effect"))
         if np.isnan(difference):
             continue
         if half > 0:
             axes.add_patch(
                 Rectangle((-half, position - 0.36), 2 * half, 0.72, color="#e2e2e2", linewidth=0, zorder=0.5)
             )
-        ends = ((low, high, 2.2), (100 * row.get("low_holm", np.nan), 100 * row.get("high_holm", np.nan), 0.8))
-        for start, end, width in ends:
-            if not statistics.is_too_wide(start / 100, end / 100):
+        holm = (scale * row.get(name, np.nan) for name in ("low_holm", "high_holm"))
+        for start, end, width in ((low, high, 2.2), (*holm, 0.8)):
+            if not statistics.is_too_wide(start / scale, end / scale, metric):
                 axes.hlines(position, start, end, color=colour, linewidth=width)
         inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
         axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
-        text = difference_text(row["difference"], row["low"], row["high"])
+        text = difference_text(row["difference"], row["low"], row["high"], metric)
         annotate_right(axes, position, f"{text}   n = {count}", beside)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import measures
 from analysis.figures.base import (
     DARK_GREY,
     FAINT_ALPHA,
@@ -25,7 +26,6 @@ from analysis.figures.base import (
     whole_ticks,
 )
 from analysis.words import (
-    axis_scale,
     capitalised,
     count_sentence,
     group_name,
@@ -37,6 +37,7 @@ from analysis.words import (
 )
 
 METHODS_LOSS = "train/loss"  # every method's own: those of two are no like quantities
+BESIDE = 0.1  # of an epoch, between points of one epoch
 
 
 def learning_curves(
@@ -83,7 +84,7 @@ def _curves(
     for axes in cells[-1] if column else cells[:, 0]:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(whole_ticks(max(2, min(6, 18 // len(columns)))))
-        axes.margins(x=0.02)
+        axes.margins(x=0.5 if rows["epoch"].nunique() == 1 else 0.02)
     figure.align_ylabels()
     frame = pd.concat(drawn, ignore_index=True)
     present_groups = set(frame.loc[frame["mean"].notna(), colour])
@@ -117,10 +118,16 @@ def _draw_groups(
     band: bool,
     identity: Mapping[str, Any],
 ) -> Iterator[pd.DataFrame]:
-    """The curves of each level of `colour`; yields the means that are drawn, with the columns of `identity`."""
-    for group in used_levels(rows, colour):
+    """The curves of each level of `colour`; yields the means that are drawn, with the columns of `identity`.
+
+    Points of a single epoch stand side by side.
+    """
+    groups, alone = used_levels(rows, colour), rows["epoch"].nunique() == 1
+    for place, group in enumerate(groups):
         lines, means = by_replicate(rows[rows[colour] == group])
-        draw_curves(axes, lines * axis_scale(metric), means * axis_scale(metric), looks[group], band)
+        beside = BESIDE * (place - (len(groups) - 1) / 2) if alone else 0.0
+        scale, places = measures.scale(metric), lines.index + beside
+        draw_curves(axes, scale * lines.set_axis(places), scale * means.set_axis(places), looks[group], band)
         columns = {"epoch": means.index, "mean": means, "n": lines.shape[1]}
         yield pd.DataFrame({**identity, colour: group, **columns})
 
@@ -175,7 +182,7 @@ def curve_multiples(
         for group in used_levels(here, colour):
             lines, means = by_replicate(here[here[colour] == group])
             look = looks[group] if colour != "arm" else Look(looks[group].colour)
-            draw_curves(axes, lines * axis_scale(metric), means * axis_scale(metric), look, band=True)
+            draw_curves(axes, lines * measures.scale(metric), means * measures.scale(metric), look, band=True)
             identity = {"metric": metric, "arm": arm, colour: group}
             drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
         axes.set_title(readable(arm), loc="left", fontsize=8, fontweight="bold")
@@ -185,7 +192,7 @@ def curve_multiples(
         alike = frame["arm"].map(methods) == methods[arm]
         for _, other in frame[alike & (frame["arm"] != arm)].groupby("arm", observed=True):
             marker = "o" if len(other) == 1 else ""
-            means = axis_scale(metric) * other["mean"]
+            means = measures.scale(metric) * other["mean"]
             axes.plot(other["epoch"], means, color="#d5d5d5", linewidth=0.8, marker=marker, markersize=4, zorder=1)
     for i, axes in enumerate(grid):
         axes.set_visible(i < len(names))

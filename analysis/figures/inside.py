@@ -36,6 +36,7 @@ from analysis.figures.base import (
     whole_ticks,
 )
 from analysis.figures.curves import by_replicate, draw_curves, metric_curves, multiples_by_metric
+from analysis.figures.errors import FIRST, RELIABILITY, error_reliability
 from analysis.results import Results, in_base
 from analysis.words import capitalised, count_sentence, group_name, readable
 from lnl.storage.plan_record import PanelRecord
@@ -353,6 +354,10 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
             for name, plot in figures.items():
                 plots[name] = Plot(plot.figure, plot.drawn, plot.caption + ORACLE_SENTENCE)
     finished = base[base["status"] == "ok"].sort_values("replicate", kind="stable")
+    of_errors = study.arrays(finished["trial"].tolist(), [RELIABILITY, FIRST])
+    if len(of_errors):
+        order = of_errors["arm"].map(list(study.plan.arms).index)
+        plots["errors"] = error_reliability(of_errors.loc[order.sort_values(kind="stable").index], arm_looks(study))
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
     for arm in (arm for arm in study.plan.arms if arm in firsts.index):

@@ -155,7 +155,7 @@ def across_section(report: Report) -> Iterator[Section]:
 def rules_section(report: Report) -> Iterator[Section]:
     """What a trial's accuracy is under each selection rule, and by how much the oracle flatters."""
     table = rules_table(report.study)
-    if len(table.frame):
+    if len(table.frame) and report.study.trials["epochs"].max() != 1:  # else there is no choice
         pictures = [report.picture("rules", rules_figure(table.frame), f"{report.loading}.plot_rules()")]
         yield report.section(
             "rules",
@@ -174,10 +174,11 @@ def looks_section(report: Report) -> Iterator[Section]:
     section = report.section(
         "looks", "Looks at the contrasts", tables=report.tables(looks=looks_table(report.study, taken))
     )
-    now = report.study.contrasts().set_index(["arm", "against"])["verdict"]
-    decided = taken[~taken["verdict"].isin(OPEN_VERDICTS)].drop_duplicates(["arm", "against"], keep="last")
+    key = ["arm", "against", "metric"]
+    now = report.study.contrasts().set_index(key)["verdict"]
+    decided = taken[~taken["verdict"].isin(OPEN_VERDICTS)].drop_duplicates(key, keep="last")
     for row in statistics.records(decided):
-        if now.get((row["arm"], row["against"])) not in {row["verdict"], "equivalent"}:
+        if now.get(tuple(row[name] for name in key)) not in {row["verdict"], "equivalent"}:
             section.warnings.append(
                 f"{readable(row['arm'])} against {readable(row['against'])} was judged '{row['verdict']}' at a "
                 "look, and the rows say otherwise: they have changed since."

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from analysis import configuration, search_curves, statistics
+from analysis import configuration, measures, search_curves, statistics
 from analysis.figures.contrasts import VERDICT_MARKS
+from analysis.measures import ACCURACY
 from analysis.results import Results
 from analysis.searches import search_name, search_title, searches_by_setting, shown_suggestions
 from analysis.verdicts import MOST_REPLICATES, declared_late
@@ -20,11 +21,13 @@ from analysis.words import (
     capitalised,
     counted,
     difference_interval,
+    measure_name,
     noise_name,
     p_text,
     plural,
-    points,
     readable,
+    signed,
+    unit_name,
 )
 from lnl.dotted import flatten
 from lnl.storage import outcomes
@@ -104,6 +107,8 @@ def verdict_in_words(
         "undecided": f"{arm} against {against} is undecided",
         "no verdict": f"no verdict on {arm} against {against}",
     }.get(word, f"{arm} {word} compared with {against}")
+    if row["metric"] != ACCURACY:
+        sentence += f" in {measure_name(row['metric'])}"
     parts = [
         "" if np.isnan(row["difference"]) else _numbers(row, word, family),
         _needed(row, looks),
@@ -150,8 +155,9 @@ def _divergences(row: Mapping[str, Any]) -> Iterator[str]:
 def _declaration(row: Mapping[str, Any], word: str) -> Iterator[str]:
     """The effect that was declared to matter, and whether the verdict agrees with the declared direction."""
     if row["smallest_effect"] > 0:
-        least = f"{100 * row['smallest_effect']:g}"
-        yield f"declared to matter from {least} {'point' if least == '1' else 'points'}"
+        least = f"{measures.scale(row['metric']) * row['smallest_effect']:g}"
+        unit = unit_name(row["metric"])
+        yield f"declared to matter from {least}{unit.removesuffix('s') if least == '1' else unit}"
     if row["direction"] != "any":
         agrees = "as declared" if word == row["direction"] else "against the declared direction"
         yield agrees if word in ("helps", "hurts") else f"declared: {row['direction']}"
@@ -159,7 +165,8 @@ def _declaration(row: Mapping[str, Any], word: str) -> Iterator[str]:
 
 def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
     """Difference, interval, n and the p value that decided."""
-    interval = difference_interval(row["low"], row["high"])
+    metric = row["metric"]
+    interval = difference_interval(row["low"], row["high"], metric)
     interval = ", no interval" if interval in ("", TOO_FEW) else f" {interval}"
     if row["paired"]:
         n = f"n = {counted(row['n'], 'pair')}"
@@ -169,7 +176,7 @@ def _numbers(row: Mapping[str, Any], word: str, family: int) -> str:
     tested = " against a difference that matters," * (word == "equivalent")
     over = f" after Holm over {family} contrasts" * (family > 1)
     tests = "" if np.isnan(p) else f" ({p_text(p)}{tested}{over})"
-    return f"{points(row['difference'])} points{interval}, {n}{tests}"
+    return f"{signed(row['difference'], metric)}{unit_name(metric)}{interval}, {n}{tests}"
 
 
 def search_sentences(study: Results) -> Iterator[str]:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import measures, statistics
 from analysis.results import Results
 from analysis.tables.table import Table
 from analysis.words import (
-    PERCENT_METRICS,
     count_sentence,
     factor_name,
     level_name,
@@ -170,7 +169,7 @@ def _cells_by_group(
 
 def _mean_and_half(row: pd.Series) -> str:
     """Mean and half of the interval, ± 0 where replicates agree."""
-    share = row["metric"].endswith(PERCENT_METRICS)
+    share = measures.is_share(row["metric"])
     scale, digits = (100, 1) if share else (1, 3)
     text = f"{scale * row['mean']:.{digits}f}"
     if _agree(row):

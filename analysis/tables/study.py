@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import measures, statistics
+from analysis.measures import ACCURACY
 from analysis.results import Results, in_base
 from analysis.searches import SAMPLER_NAMES, best_suggestion, parameters_in_words, shown_suggestions
 from analysis.tables.table import Table, interval, percent
@@ -19,6 +20,7 @@ from analysis.words import (
     difference_text,
     factor_name,
     level_name,
+    measure_name,
     p_text,
     plural,
     readable,
@@ -61,24 +63,27 @@ def panel_table(study: Results, name: str, selection: str) -> Table:
 def contrasts_table(study: Results, selection: str) -> Table:
     """The declared contrasts in the base setting."""
     frame, looks = study.contrasts(selection), study.plan.looks
+    others = set(frame["metric"]) - {ACCURACY}
     rows = [
         [
             readable(row["arm"]),
             readable(row["against"]),
+            *([_measure(row["metric"])] if others else []),
             str(row["verdict"]),
             _difference(row),
-            difference_interval(row["low_holm"], row["high_holm"]),
+            difference_interval(row["low_holm"], row["high_holm"], row["metric"]),
             *("" if np.isnan(row[p]) else p_text(row[p])[2:].removeprefix("= ") for p in P_VALUE_COLUMNS),
             f"{row['direction']}{' (late)' * bool(declared_late(row))}",
-            percent(row["smallest_effect"]) if row["smallest_effect"] > 0 else "",
+            _effect(row["smallest_effect"], row["metric"]) if row["smallest_effect"] > 0 else "",
             _pairing(row),
             "" if row["why"] else _more_text(row["more"]),
         ]
         for row in statistics.records(frame)
     ]
+    unit = "" if others else " (points)"
     header = [
-        *("arm", "against", "verdict", "difference (points)", "interval after Holm", "p", "p, equivalence"),
-        *("declared", "matters from (points)", "paired", "more replicates"),
+        *("arm", "against", *(["measure"] if others else []), "verdict", f"difference{unit}", "interval after Holm"),
+        *("p", "p, equivalence", "declared", f"matters from{unit}", "paired", "more replicates"),
     ]
     base = in_base(study.trials)
     named = base[base["arm"].isin({*frame["arm"], *frame["against"]})]
@@ -88,7 +93,9 @@ def contrasts_table(study: Results, selection: str) -> Table:
         f"{VERDICT_SENTENCE} p: after Holm over {len(frame)} contrasts"
         + f", over looks after {', '.join(map(str, looks))} replicates" * bool(looks)
         + ". More replicates: about as many would decide it."
-        + " Late: declared, or changed, after some of its trials had ended." * any(row[7].endswith(")") for row in rows)
+        + " Late: declared, or changed, after some of its trials had ended."
+        * any(map(declared_late, statistics.records(frame)))
+        + " Other measures are of the same epochs." * bool(others)
     )
     return Table(caption, header, rows, frame)
 
@@ -128,11 +135,13 @@ def rules_table(study: Results) -> Table:
 
 def looks_table(study: Results, taken: pd.DataFrame) -> Table:
     """The declared contrasts as each look found them.  `taken`: `Results.looks_taken`."""
+    others = set(taken["metric"]) - {ACCURACY}
     rows = [
         [
             f"{row['looked']:g}" if not np.isnan(row["looked"]) else "",
             readable(row["arm"]),
             readable(row["against"]),
+            *([_measure(row["metric"])] if others else []),
             str(row["n"]),
             _difference(row),
             p_text(row["p_holm"]).removeprefix("p = ") if not np.isnan(row["p_holm"]) else "",
@@ -146,7 +155,8 @@ def looks_table(study: Results, taken: pd.DataFrame) -> Table:
         "difference other than zero, over all declared looks and after Holm over the contrasts. Intervals are those of "
         "a fixed number of replicates: where looks decide when to stop they hold the truth in 92 to 95 % of studies."
     )
-    header = ["replicates", "arm", "against", "n", "difference (points)", "p", "verdict"]
+    measured = ["measure", "n", "difference"] if others else ["n", "difference (points)"]
+    header = ["replicates", "arm", "against", *measured, "p", "verdict"]
     return Table(caption, header, rows, taken)
 
 
@@ -275,7 +285,20 @@ def _duration(seconds: float) -> str:
 
 
 def _difference(row: Mapping[str, Any], prefix: str = "") -> str:
-    return difference_text(*(row[prefix + name] for name in ("difference", "low", "high")))
+    """The difference with its interval; rows of contrasts say in which metric."""
+    metric = ACCURACY if prefix else row["metric"]
+    difference, low, high = (row[prefix + name] for name in ("difference", "low", "high"))
+    return difference_text(difference, low, high, metric)
+
+
+def _measure(metric: str) -> str:
+    """Name a metric with the unit of its differences: `test accuracy (points)`."""
+    return f"{measure_name(metric)}{' (points)' * measures.is_share(metric)}"
+
+
+def _effect(smallest: float, metric: str) -> str:
+    """The smallest effect that matters, in the unit of the differences."""
+    return percent(smallest) if measures.is_share(metric) else f"{smallest:g}"
 
 
 def _pairing(row: Mapping[str, Any], prefix: str = "") -> str:

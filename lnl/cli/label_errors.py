@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lnl.cli import labelling
@@ -10,8 +12,8 @@ from lnl.cli.flags import COMPLETE, Commands, UsageError
 
 if TYPE_CHECKING:
     from lnl.labelling.problem import Detector
-    from lnl.review.crowd import Crowd
-    from lnl.review.errors import Found
+    from lnl.review.crowd import By, Crowd
+    from lnl.review.errors import Band, Found
     from lnl.review.outputs import About
 
 LEAST = 20  # labels that a detector needs
@@ -23,6 +25,8 @@ def add_parser(jobs: Commands) -> None:
     parser = jobs.add_parser("errors", help=text, description=text)
     labelling.add_flags(parser, "a table with the columns file and label (or label_… of several annotators)")
     parser.add_argument("--detector", default="probe", metavar="NAME", help="probe, propagation, neighbours, cleanlab")
+    text = "how one label is made of several annotators': dawid_skene, crowdlab (which asks the detector, too)"
+    parser.add_argument("--consensus", default="dawid_skene", metavar="NAME", help=text)
     parser.add_argument("--budget", type=int, metavar="N", help="how many labels you will look at")
     parser.set_defaults(command=run)
 
@@ -32,17 +36,17 @@ def run(options: argparse.Namespace) -> int:
     from lnl.review import errors, items, outputs
     from lnl.review.crowd import CONSENSUS
 
-    detector = _detector(options.detector)
+    detector, consensus = _detector(options.detector), _consensus(options.consensus)
     if options.budget is not None and options.budget < 1:
         raise UsageError(f"--budget is {options.budget}: give a whole number above zero.")
     asked, out = labelling.asked_for(options), labelling.folder_for(options, "errors")
     outputs.prepare(out, "errors", asked.images)
     with labelling.progress() as tell:
         read = items.read(asked, out, LEAST, tell)
-        found = errors.find(read, detector, out, options.seed, tell)
+        found = errors.find(read, detector, out, options.seed, tell, consensus)
         about = labelling.about("errors", options.detector, read, options, int((found.given >= 0).sum())).model_copy(
             update={
-                "consensus": found.crowd and CONSENSUS,
+                "consensus": found.crowd and CONSENSUS[found.crowd.by],
                 "wrong": found.suspicion.wrong,
                 "checked": found.checked,
                 "budget": options.budget,
@@ -62,6 +66,17 @@ def _detector(name: str) -> Detector:
     return DETECTORS[name]
 
 
+def _consensus(name: str) -> By:
+    from lnl.review.crowd import CONSENSUS
+
+    consensus = next((known for known in CONSENSUS if known == name), None)
+    if consensus is None:
+        raise UsageError(f"There is no consensus '{name}': choose one of {', '.join(CONSENSUS)}.")
+    if consensus == "crowdlab" and find_spec("cleanlab") is None:
+        raise UsageError("The consensus crowdlab needs its library: pip install 'lnl[label]'.")
+    return consensus
+
+
 def _print(about: About, found: Found) -> None:
     from rich.table import Table
 
@@ -76,6 +91,21 @@ def _print(about: About, found: Found) -> None:
     table = Table("the first", "wrong labels to expect", box=None)
     for first, expected in errors.expected(found.table, (about.budget,) if about.budget else errors.FIRST):
         table.add_row(f"{first:,}", f"{expected:,.1f}")
+    print_table(table)
+    if found.bands:
+        _print_bands(found.bands)
+
+
+def _print_bands(bands: Sequence[Band]) -> None:
+    from rich.table import Table
+
+    from lnl.cli.output import print_table
+
+    table = Table("probability of an error, before", "reviewed", "wrong: expected", "found", box=None)
+    for band in bands:
+        checked = band.checked
+        ends = f"{band.low:.0%} to {band.high:.0%}"
+        table.add_row(ends, f"{checked.count:,}", f"{checked.expected:,.1f}", f"{checked.wrong:,}")
     print_table(table)
 
 

@@ -110,7 +110,8 @@ def with_one_column(items: Items) -> Items:
 
     if len(items.columns) == 1:
         return items
-    return replace(items, columns={CONSENSUS: crowd_of(items.columns, items.class_names).given})
+    made = crowd_of(items.columns, items.class_names)
+    return replace(items, columns={CONSENSUS[made.by]: made.given})
 
 
 def about(kind: Kind, judge: str, items: Items, options: argparse.Namespace, labelled: int) -> About:

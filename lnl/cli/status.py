@@ -138,25 +138,38 @@ def print_verdicts(contrasts: Sequence[dict[str, Any]], looks: Sequence[int]) ->
 
 
 def _name(contrast: Mapping[str, Any]) -> str:
-    return f"{contrast['arm']} against {contrast['against']}"
+    from analysis.measures import ACCURACY
+    from analysis.words import measure_name
+
+    on = "" if contrast["metric"] == ACCURACY else f" in {measure_name(contrast['metric'])}"
+    return f"{contrast['arm']} against {contrast['against']}{on}"
 
 
 def _difference_text(contrast: Mapping[str, Any], last_look: int | None) -> str:
     """The difference with its interval and number of replicates, and what stands in the way of a verdict."""
     from analysis.statistics import is_too_wide
+    from analysis.words import unit_name
 
-    reason: str = contrast["why"] or ""
+    metric, reason = str(contrast["metric"]), str(contrast["why"] or "")
     at_last_look = last_look is not None and contrast["looked"] == last_look
     if not reason and contrast["more"] and not at_last_look:  # after the last look none gets more
         reason = f"about {contrast['more']:g} more replicates"
     if contrast["difference"] is None:
         return reason
     low, high = contrast["low"], contrast["high"]
-    has_interval = low is not None and not is_too_wide(low, high)
-    interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if has_interval else ""
+    has_interval = low is not None and not is_too_wide(low, high, metric)
+    interval = f" [{_number(low, metric, '+')}, {_number(high, metric, '+')}]" if has_interval else ""
     unpaired = "" if contrast["paired"] else f" and {contrast['n_against']}, unpaired"
-    text = f"{100 * contrast['difference']:+.2f}{interval} points, n = {contrast['n']}{unpaired}"
+    difference = _number(contrast["difference"], metric, "+")
+    text = f"{difference}{interval}{unit_name(metric)}, n = {contrast['n']}{unpaired}"
     return f"{text}; {reason}" if reason else text
+
+
+def _number(value: float, metric: str, sign: str = "") -> str:
+    """A difference in a metric: of shares in percentage points."""
+    from analysis import measures
+
+    return f"{measures.scale(metric) * value:{sign}.{2 if measures.is_share(metric) else 4}f}"
 
 
 def print_detectable(plan: Plan, store: Store, current: Current) -> None:
@@ -198,18 +211,24 @@ def _count(number: int, noun: str) -> str:
 
 def _detectable_text(contrast: Mapping[str, Any], count: int, alpha: float) -> str:
     """The smallest difference that this many replicates find, and whether that is enough for the declared one."""
+    from analysis import measures
+    from analysis.measures import ACCURACY
     from analysis.verdicts import ASSUMED_DEVIATION, MOST_REPLICATES, detectable_effect, replicates_needed
+    from analysis.words import unit_name
 
+    metric = contrast["metric"]
     is_measured = contrast["deviation"] is not None and contrast["n"] >= PILOT
+    if not is_measured and metric != ACCURACY:
+        return f"not known before {PILOT} replicates have been trained: no spread is assumed of this metric"
     spread = contrast["deviation"] if is_measured else ASSUMED_DEVIATION
     source = f"of {contrast['n']} replicates" if is_measured else "assumed: no pilot yet"
     detectable = detectable_effect(spread, count, alpha)
-    text = f"{100 * detectable:.2f} points (spread {100 * spread:.2f}, {source})"
+    text = f"{_number(detectable, metric)}{unit_name(metric)} (spread {_number(spread, metric)}, {source})"
     if smallest := contrast["smallest_effect"]:
         needed = replicates_needed(smallest, spread, 0.0, alpha)
         shown = f"{needed:g}" if needed <= MOST_REPLICATES else f"more than {MOST_REPLICATES:,}"
         enough = "enough" if needed <= count else f"which {shown} replicates find"
-        text += f"; declared to matter from {100 * smallest:g}: {enough}"
+        text += f"; declared to matter from {measures.scale(metric) * smallest:g}: {enough}"
     return text
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from analysis import statistics
+from analysis.measures import ACCURACY
 from analysis.results import looks_taken, results_of_plan
 from analysis.verdicts import FEWEST_REPLICATES, OPEN_VERDICTS, VERDICTS, is_futile, next_level
 from lnl.storage.plan_record import read_records
@@ -22,7 +23,7 @@ from lnl.study.plan import Plan, sources_of
 from lnl.trial.provenance import Current
 
 BLOCK = 2  # replicates from one look to the next
-JUDGED = ("arm", "against", "looked", "p_holm", "p_equivalence_holm", "verdict")  # what makes a look another one
+JUDGED = ("arm", "against", "metric", "looked", "p_holm", "p_equivalence_holm", "verdict")  # what makes a look another
 
 
 def schedule(first: int, last: int) -> tuple[int, ...]:
@@ -97,7 +98,19 @@ def _growing(plan: Plan, further: Plan) -> set[str]:
 
 def _record(store: Store, plan: Plan, contrasts: pd.DataFrame) -> None:
     """Store what a look showed as an event, unless there was no look, or the same is stored already."""
-    named = ["arm", "against", "n", "looked", "difference", "low", "high", "p_holm", "p_equivalence_holm", "verdict"]
+    named = [
+        "arm",
+        "against",
+        "metric",
+        "n",
+        "looked",
+        "difference",
+        "low",
+        "high",
+        "p_holm",
+        "p_equivalence_holm",
+        "verdict",
+    ]
     rows: list[dict[str, Any]] = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
         for row in statistics.records(contrasts[named])
@@ -115,8 +128,9 @@ def _declared(plan: Plan) -> dict[str, Any]:
 
 
 def _judgement(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """What distinguishes one look from another; earlier versions wrote "undecided" for "no verdict", too."""
-    return [["undecided" if row[name] == "no verdict" else row[name] for name in JUDGED] for row in contrasts]
+    """What distinguishes one look from another; earlier versions wrote "undecided" for "no verdict", and no metric."""
+    rows = [{"metric": ACCURACY, **row} for row in contrasts]
+    return [["undecided" if row[name] == "no verdict" else row[name] for name in JUDGED] for row in rows]
 
 
 def check_looks(store: Store, plan: Plan) -> None:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lnl.data.dataset import DataError
+
 ROUNDS = 100  # of expectation maximisation, at most
 CONVERGED = 1e-4  # the largest change of a probability at which it ends
+LEAST = 1e-6  # no class is less probable for CROWDLAB, which takes logarithms
 TRUST = 1.0  # labels, as if seen, of each annotator and class that are right: of few labels nothing is concluded
 
 
@@ -94,6 +97,37 @@ def dawid_skene(votes: np.ndarray, classes: int) -> Consensus:
     probabilities = np.full((len(votes), classes), np.nan)
     probabilities[seen] = beliefs
     return Consensus(consensus, probabilities, confusion)
+
+
+def crowdlab(votes: np.ndarray, class_probabilities: np.ndarray) -> np.ndarray:
+    """One label for each image from those of its annotators and from a classifier: (N, A), (N, K) -> (N,) int64.
+
+    CROWDLAB (Goh, Tkachenko and Mueller 2022, arXiv:2210.06812) weighs annotators by how often they agree with each
+    other, and the classifier by how often it agrees with the majority.  Its probabilities must be out of sample.  -1
+    where an image has no label; where no image has two labels, each has its own.  Raises `DataError` where cleanlab is
+    not installed, whose implementation this is.
+    """
+    try:
+        from cleanlab.multiannotator import get_label_quality_multiannotator
+    except ImportError as error:
+        raise DataError("The consensus crowdlab needs its library: pip install 'lnl[label]'.") from error
+
+    labelled = votes >= 0
+    seen, working = labelled.any(1), labelled.any(0)
+    if labelled.sum(1).max(initial=0) < 2:
+        return votes.max(1, initial=-1)
+    of_seen = np.where(labelled, votes, np.nan)[np.ix_(seen, working)]
+    p = np.clip(class_probabilities[seen].astype(np.float64), LEAST, None)
+    found = get_label_quality_multiannotator(
+        of_seen,
+        p / p.sum(1, keepdims=True),
+        return_detailed_quality=False,
+        return_annotator_stats=False,
+        verbose=False,
+    )
+    consensus = np.full(len(votes), -1)
+    consensus[seen] = found["label_quality"]["consensus_label"]
+    return consensus
 
 
 def confusions(votes: np.ndarray, consensus: np.ndarray, classes: int) -> np.ndarray:

@@ -50,7 +50,7 @@ class Method:
         self.config, self.task, self.seed = config, task, streams.seed("label_errors")
         self.learner = Learner(network, Optimizer(), 0, {})  # takes no step
         self.bank = task.over(task.labelled, self.features).float()
-        self.clean, self.selected = Record(task), Record(task)
+        self.clean, self.wrong, self.selected = Record(task), Record(task), Record(task)
         self.class_probabilities = Record(task, task.classes)
         self.classifier = skip_init(nn.Linear, self.bank.shape[1], task.classes, device=self.bank.device)
         for part in self.classifier.parameters():
@@ -70,10 +70,13 @@ class Method:
         return {"loss": 1 - likelihood.mean(), "flagged": 1 - self.selected.of(index).mean()}
 
     def beliefs(self) -> Beliefs:
-        """`clean`: one minus the detector's score; `selected`: labels that it does not flag."""
+        """`clean`: one minus the detector's score; `wrong`: its probability of an error; `selected`: not flagged."""
         index = self.task.labelled
         return Beliefs(
-            clean=self.clean.of(index), selected=self.selected.of(index), labels=self.class_probabilities.of(index)
+            clean=self.clean.of(index),
+            wrong=self.wrong.of(index),
+            selected=self.selected.of(index),
+            labels=self.class_probabilities.of(index),
         )
 
     def predict(self, images: Tensor) -> Tensor:
@@ -88,6 +91,7 @@ class Method:
         score = np.where(np.isfinite(found.score), found.score, np.nan)
         for record, values in (
             (self.clean, 1 - score),
+            (self.wrong, found.probability),
             (self.selected, ~found.flagged),
             (self.class_probabilities, found.class_probabilities),
         ):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from lnl.labelling.annotators import Agreement, agreement, confusions, dawid_skene
+from lnl.labelling.annotators import Agreement, agreement, confusions, crowdlab, dawid_skene
 
-CONSENSUS = "Dawid and Skene"
+By = Literal["dawid_skene", "crowdlab"]
+CONSENSUS: dict[By, str] = {"dawid_skene": "Dawid and Skene", "crowdlab": "CROWDLAB"}  # in words
 ANNOTATORS, CONFUSIONS = "annotators.csv", "confusions.csv"
 
 
@@ -43,6 +45,7 @@ class Crowd:
     annotators: tuple[Annotator, ...]
     counts: np.ndarray  # (A, K, K) int64: images of a class (row, by consensus) that an annotator calls each (column)
     class_names: tuple[str, ...]
+    by: By  # how one label is made of theirs
 
     def sentence(self) -> str:
         """How far the annotators agree, and what is made of their labels."""
@@ -52,7 +55,7 @@ class Crowd:
         return (
             f"{len(self.annotators)} annotators: {agreed.images:,} images have two labels or more, {agreed.share:.1%} "
             f"of the pairs are equal, Krippendorff's alpha is {agreed.alpha:.2f}.  What is judged is one label of "
-            f"each image, the consensus by {CONSENSUS}."
+            f"each image, the consensus by {CONSENSUS[self.by]}."
         )
 
     def annotators_table(self) -> pa.Table:
@@ -87,17 +90,26 @@ class Crowd:
         )
 
 
-def crowd_of(columns: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Crowd:
-    """The consensus of several columns of labels (N,), and each of them compared with it."""
+def crowd_of(
+    columns: Mapping[str, np.ndarray], class_names: Sequence[str], class_probabilities: np.ndarray | None = None
+) -> Crowd:
+    """The consensus of several columns of labels (N,), and each of them compared with it.
+
+    By Dawid and Skene, or with a classifier's out-of-sample probabilities (N, K) by CROWDLAB.
+    """
     votes = np.stack([*columns.values()], 1)
-    made = dawid_skene(votes, len(class_names))
-    counts = confusions(votes, made.labels, len(class_names))
+    if class_probabilities is None:
+        labels = dawid_skene(votes, len(class_names)).labels
+    else:
+        labels = crowdlab(votes, class_probabilities)
+    counts = confusions(votes, labels, len(class_names))
     return Crowd(
-        made.labels,
+        labels,
         agreement(votes),
         tuple(_annotators([*columns], counts, class_names)),
         counts,
         tuple(class_names),
+        "dawid_skene" if class_probabilities is None else "crowdlab",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,17 @@ from lnl.review.features import Tell
 from lnl.review.items import Items
 from lnl.review.outputs import About, Checked
 
+BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of probabilities, in which reviewed labels are compared with what was expected
 FIRST = (100, 500, 1000)  # of the ranking: how many errors to expect among so many is told
+
+
+@dataclass(frozen=True)
+class Band:
+    """Reviewed labels whose probability of an error, before they were reviewed, lies between two ends."""
+
+    low: float
+    high: float
+    checked: Checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +42,31 @@ class Found:
     crowd: Crowd | None  # where several annotators have given them
     suspicion: Suspicion  # its probabilities calibrated on what was reviewed
     checked: Checked | None  # what was reviewed, compared with the probabilities before
+    bands: tuple[Band, ...]  # likewise, by probability
     notes: tuple[str, ...]  # sentences on decisions that do not count, and on neighbours that are approximate
     table: pa.Table  # as `tables.errors_table` makes it
 
 
-def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> Found:
-    """Judge the given labels of images, calibrated on the decisions in the folder `out`, if there are some."""
+def find(
+    items: Items, detector: Detector, out: Path, seed: int, tell: Tell, consensus: crowd.By = "dawid_skene"
+) -> Found:
+    """Judge the given labels of images, calibrated on the decisions in the folder `out`, if there are some.
+
+    `consensus`: how one label is made of those of several annotators.  CROWDLAB asks the detector's class
+    probabilities, which come of judging the consensus by Dawid and Skene.
+    """
+
+    def judge(given: np.ndarray) -> Suspicion:
+        labels = Labels(items.features, given, len(items.class_names))
+        return detector(labels, seed, lambda done, of: tell("judging", done, of))
+
     of_crowd = crowd.crowd_of(items.columns, items.class_names) if len(items.columns) > 1 else None
     given = of_crowd.given if of_crowd else next(iter(items.columns.values()))
-    labels = Labels(items.features, given, len(items.class_names))
-    suspicion = detector(labels, seed, lambda done, of: tell("judging", done, of))
+    suspicion = judge(given)
+    if of_crowd and consensus == "crowdlab":
+        of_crowd = crowd.crowd_of(items.columns, items.class_names, suspicion.class_probabilities)
+        given = of_crowd.given
+        suspicion = judge(given)
     found = neighbours.find(items.features, tables.NEIGHBOURS, seed, lambda done, of: tell("neighbours", done, of))
     reading = decisions.read(out)
     decided = reviewed(tables.judged_table(items, given, suspicion), reading.decisions)
@@ -48,7 +74,7 @@ def find(items: Items, detector: Detector, out: Path, seed: int, tell: Tell) -> 
         suspicion = after_reviews(suspicion, decided.index, decided.wrong)
     table = tables.errors_table(items, given, suspicion, found.index.numpy())
     notes = (*reading.problems, *decided.problems, *tables.on_recall(found.recall))
-    return Found(given, of_crowd, suspicion, decided.checked, notes, table)
+    return Found(given, of_crowd, suspicion, decided.checked, tuple(bands(decided)), notes, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +83,7 @@ class Reviewed:
 
     index: np.ndarray  # (n,) int64, of their images
     wrong: np.ndarray  # (n,) bool
+    probability: np.ndarray  # (n,) float64, of an error, before the review
     checked: Checked | None  # None where there are none
     problems: tuple[str, ...]  # a sentence on decisions that do not count
 
@@ -88,7 +115,18 @@ def reviewed(table: pa.Table, decided: Iterable[Decision], since: datetime | Non
     index = np.array([one[0] for one in found], np.int64)
     wrong = np.array([one[1] for one in found], bool)
     checked = Checked(len(found), int(wrong.sum()), float(sum(one[2] for one in found))) if found else None
-    return Reviewed(index, wrong, checked, tuple(problems))
+    probabilities = np.array([one[2] for one in found], np.float64)
+    return Reviewed(index, wrong, probabilities, checked, tuple(problems))
+
+
+def bands(reviewed: Reviewed) -> Iterator[Band]:
+    """What was expected of reviewed labels and what was found, by their probability; bands without one are left out."""
+    place = np.clip(np.searchsorted(BANDS, reviewed.probability, side="right") - 1, 0, len(BANDS) - 2)
+    for number, (low, high) in enumerate(pairwise(BANDS)):
+        here = place == number
+        if count := int(here.sum()):
+            expected = float(reviewed.probability[here].sum())
+            yield Band(low, high, Checked(count, int(reviewed.wrong[here].sum()), expected))
 
 
 def expected(table: pa.Table, firsts: Iterable[int]) -> Iterator[tuple[int, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+ACCURACY = "test/accuracy"  # what contrasts are judged on, unless they say otherwise
 FAILURES_THAT_ARE_OUTCOMES = ("nan",)  # the method's own doing: never retried, never dropped
 CLASSES = {"digits": 10, "cifar10": 10, "stl10": 10, "cifar100": 100}  # for rows that were written without theirs
 

@@ -10,10 +10,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from lnl import space
 from lnl.storage.objects import StorageError
+from lnl.storage.outcomes import ACCURACY
 
 Fields = dict[str, Any]  # dotted field of a trial -> value, such as {"noise.rate": 0.4}
 StoredSpace = Annotated[space.Space, BeforeValidator(space.from_json), PlainSerializer(space.as_json)]
@@ -55,7 +63,14 @@ class ContrastRecord(BaseModel, frozen=True):
     arm: str
     against: str
     direction: str = "any"  # or helps, hurts
-    smallest_effect: float = 0.0  # in accuracy, a fraction
+    smallest_effect: float = 0.0  # in the metric's own unit: accuracies are fractions
+    metric: str = ACCURACY  # as split/metric
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The metric where it is another than test accuracy: plans and looks that were stored stay what they are."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.metric != ACCURACY else {key: fields[key] for key in fields if key != "metric"}
 
     @property
     def arms(self) -> frozenset[str]:

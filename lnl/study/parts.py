@@ -13,8 +13,10 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from lnl.declaring import declared
 from lnl.replicates import REPLICATES_PER_NIGHT
 from lnl.space import Choice, Integer, Uniform
+from lnl.storage.outcomes import ACCURACY
 
 _STRICT = ConfigDict(extra="forbid")
+SPLITS = ("train", "test", "validation", "oracle")  # of metrics, as results have them
 FEWEST_AT_A_LOOK = 4  # replicates: fewer allow no verdict
 SEARCH_REPLICATES = REPLICATES_PER_NIGHT  # the first replicate of searches: none sees those of a study or a night
 
@@ -37,7 +39,7 @@ Levels = Annotated[list[Any], BeforeValidator(_plain)]
 @declared
 @settings(frozen=True, config=_STRICT)
 class Contrast:
-    """A declared comparison of two arms: its direction, and the smallest difference that matters."""
+    """A declared comparison of two arms: on which metric, its direction, and the smallest difference that matters."""
 
     arm: str
     """the arm that is judged"""
@@ -46,12 +48,20 @@ class Contrast:
     direction: Literal["any", "helps", "hurts"] = "any"
     """what is expected of the arm; it changes no test, but the report says where the result contradicts it"""
     smallest_effect: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """the smallest difference that matters, in accuracy, a fraction: 0.005 is half a point"""
+    """the smallest difference that matters, in the metric's unit; accuracies are fractions: 0.005 is half a point"""
+    metric: str = ACCURACY
+    """what is compared, as split/metric, such as oracle/selection_auc, under the study's selection rule; an arm helps
+    where it is larger, of a loss or an error where it is smaller"""
 
     @model_validator(mode="after")
     def _of_two(self) -> Contrast:
         if self.arm == self.against:
             raise ValueError(f"a contrast must compare two different arms, and both are '{self.arm}': name another one")
+        split, slash, name = self.metric.partition("/")
+        if split not in SPLITS or not slash or not name.isidentifier():
+            raise ValueError(
+                f"a contrast's metric is split/name, such as {ACCURACY} or oracle/selection_auc, not '{self.metric}'"
+            )
         return self
 
 
@@ -135,7 +145,7 @@ class Preset:
     replicates_elsewhere: Annotated[int, Field(ge=1)] | None = None
     """of each arm in settings other than the base, which alone is judged; None: as many as there"""
     smallest_effect: Annotated[float, Field(ge=0, le=1)] | None = None
-    """of every contrast, in accuracy, a fraction; None: each has its own"""
+    """of every contrast, in the unit of its metric; None: each has its own"""
     looks: tuple[int, ...] | None = None
     """other looks; None: the study's, where the preset has no replicates of its own"""
     search: dict[str, Any] = Field(default_factory=dict)

@@ -83,6 +83,7 @@ def _contrast_record(contrast: Contrast) -> ContrastRecord:
         against=contrast.against,
         direction=contrast.direction,
         smallest_effect=contrast.smallest_effect,
+        metric=contrast.metric,
     )
 
 

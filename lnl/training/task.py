@@ -185,6 +185,7 @@ class Beliefs:
 
     loss: Tensor | None = None  # (..., L) of the given label, as the method models it
     clean: Tensor | None = None  # (..., L) probability, or weight, that the given label is right
+    wrong: Tensor | None = None  # (..., L) probability that it is wrong, where `clean` only puts labels in order
     selected: Tensor | None = None  # (..., L) 1: trained on as right, 0: not
     coefficient: Tensor | None = None  # (..., L) in [0, 1]: how much of the target is the given label
     labels: Tensor | None = None  # (..., L, K) refined labels

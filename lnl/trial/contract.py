@@ -336,7 +336,7 @@ def beliefs_have_their_shapes(method: Method, seen: Task) -> None:
         known = value[value.isfinite()]
         if not len(known) or value.requires_grad:
             raise Broken(f"beliefs: `{name}` must have finite values, without gradient: detach it.")
-        is_share = name in ("clean", "selected", "coefficient", "labels", "pseudo_labels", "transition")
+        is_share = name in ("clean", "wrong", "selected", "coefficient", "labels", "pseudo_labels", "transition")
         if is_share and not ((known >= 0).all() and (known <= 1 + 1e-6).all()):
             raise Broken(f"beliefs: `{name}` must lie between 0 and 1.")
 

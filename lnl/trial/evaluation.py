@@ -23,6 +23,7 @@ from lnl.training.task import Beliefs, Task, Truth
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 SAMPLE = 5000  # labelled images that are looked at before the last epoch
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
+FIRST = (100, 500, 1000)  # of the most suspect labels, of which errors are expected and found
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 Metrics = dict[tuple[str, str], float]
@@ -95,7 +96,12 @@ def reliability(probabilities: Tensor, labels: Tensor) -> Tensor:
     confidence, NaN in an empty bin.
     """
     confidence, predicted = probabilities.max(-1)
-    confidence, right = confidence.double().cpu(), (predicted == labels).double().cpu()
+    return binned(confidence, predicted == labels)
+
+
+def binned(confidence: Tensor, right: Tensor) -> Tensor:
+    """The bins of `reliability`: of each of T events its probability, and whether it came, (T,) twice -> (3, 15)."""
+    confidence, right = confidence.double().cpu(), right.double().cpu()
     place = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
     images, right, total = (
         torch.bincount(place, weights, minlength=CALIBRATION_BINS)
@@ -133,7 +139,8 @@ def diagnose(method: Method, seen: Task, truth: Truth) -> tuple[Metrics, Arrays]
     probability (ties count half) and average precision of wrong labels by it, precision and recall of the images not
     chosen as wrong ones, accuracy of refined and of pseudo-labels, mean absolute error of an estimated transition
     matrix, and how far the components of a mixture lie apart (in their root-mean-square deviation).
-    Arrays: histograms of clean and of wrong labels, the mixture, the transition matrix.
+    Arrays: histograms of clean and of wrong labels, errors expected and found (`_errors_expected`), the mixture, the
+    transition matrix.
     """
     if not has_beliefs(method):
         return {}, {}
@@ -183,6 +190,8 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
         metrics["oracle", "selection_auc"] = sum(scores) / len(scores)
         found = [_average_precision(-probabilities, ~clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
         metrics["oracle", "error_average_precision"] = sum(found) / len(found)
+    if beliefs.wrong is not None and beliefs.clean is not None:
+        arrays |= _errors_expected(beliefs.wrong, beliefs.clean, ~clean)
     for name, labels, index in (
         ("refined_accuracy", beliefs.labels, seen.labelled),
         ("pseudo_label_accuracy", beliefs.pseudo_labels, seen.unlabelled),
@@ -201,6 +210,25 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
             if most != 1:
                 arrays["oracle", f"{name}_histogram_end"] = torch.tensor([most])
     return metrics, arrays
+
+
+def _errors_expected(probability: Tensor, trust: Tensor, wrong: Tensor) -> Arrays:
+    """How far probabilities of an error are what they say: (…, L), (…, L), (L,); of several networks their mean.
+
+    `error_reliability`: the bins of `reliability`, of labels and wrong ones.  `error_first`: of so many of the least
+    trusted, how many errors are expected and how many there are, (3, F).
+    """
+    probability, trust = (values.reshape(-1, len(wrong)).nanmean(0) for values in (probability, trust))
+    known = probability.isfinite() & trust.isfinite()
+    probability, trust, wrong = probability[known], trust[known], wrong[known]
+    order = torch.argsort(trust, stable=True)
+    rows = [
+        torch.tensor([first, float(probability[order[:first]].double().sum()), float(wrong[order[:first]].sum())])
+        for first in FIRST
+        if first <= len(order)
+    ]
+    arrays: Arrays = {("oracle", "error_reliability"): binned(probability, wrong)} if len(order) else {}
+    return arrays | ({("oracle", "error_first"): torch.stack(rows, 1)} if rows else {})
 
 
 def _by_network(values: Tensor) -> tuple[Tensor, Tensor]:

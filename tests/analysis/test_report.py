@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import load, papers, statistics
+from analysis.measures import ACCURACY
 from analysis.report.build import MANIFEST, build
 from analysis.report.page import MOST_OPEN_SENTENCES, Report
 from analysis.report.sections import papers_section
@@ -88,7 +89,7 @@ def test_it_opens_with_the_question_and_says_what_is_there(page):
 def row(**changes: Any) -> dict[str, Any]:
     """A contrast as `Results.contrasts` has it, decided."""
     numbers = {"difference": 0.012, "low": 0.004, "high": 0.02, "p_holm": 0.0041, "p_equivalence_holm": 0.9}
-    about = {"arm": "frozen_head", "against": "full", "direction": "any", "smallest_effect": 0.005}
+    about = {"arm": "frozen_head", "against": "full", "direction": "any", "smallest_effect": 0.005, "metric": ACCURACY}
     pairs = {"n": 8, "n_against": 8, "paired": True, "reason": "hashes agree"}
     rest = {"why": "", "diverged": 0, "diverged_against": 0, **dict.fromkeys(("more", "look", "looked"), np.nan)}
     return {**about, **numbers, **pairs, "verdict": "helps", **rest, **changes}

@@ -77,6 +77,7 @@ def test_errors_are_found_reviewed_and_corrected(folder: Path, capsys: pytest.Ca
     assert "calibrated on 10 reviews." in told
     assert f"Of 10 reviewed labels {wrong} were wrong; " in told
     assert outputs.read_about(folder / "photos-errors").checked is not None
+    assert "probability of an error, before" in told
     assert run("apply", "photos-errors", "--to", "corrected.csv") == 0
     assert f"{wrong} labels changed and {10 - wrong} confirmed in review, of 72." in capsys.readouterr().out
     with open("corrected.csv", encoding="utf-8", newline="") as file:
@@ -153,6 +154,14 @@ def test_several_annotators(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (folder / "photos-errors" / "confusions.csv").exists()
     about, table = outputs.read_table(folder / "photos-errors")
     assert about.consensus == "Dawid and Skene" and about.columns == ("label_ann", "label_bob", "label_carl")
+    assert all(row["given"] == true_class(row["file"]) for row in table.to_pylist())
+    assert find("--labels", "said.csv", "--consensus", "most") == 2
+    assert "choose one of dawid_skene, crowdlab." in capsys.readouterr().err
+    pytest.importorskip("cleanlab")
+    assert find("--labels", "said.csv", "--consensus", "crowdlab") == 0
+    assert "the consensus by CROWDLAB." in capsys.readouterr().out
+    about, table = outputs.read_table(folder / "photos-errors")
+    assert about.consensus == "CROWDLAB"
     assert all(row["given"] == true_class(row["file"]) for row in table.to_pylist())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import load
+from analysis.measures import ACCURACY
 from analysis.results import looks_taken
 from analysis.verdicts import FEWEST_REPLICATES
 from lnl import Contrast, Noise, Preset, Search, Study, Trial, data
@@ -265,7 +266,10 @@ def test_blocks_of_two_from_four_on(first, last, looks):
 
 
 def test_contrasts_of_which_the_same_is_expected_share_a_line(capsys, monkeypatch):
-    contrasts = [{"arm": arm, "against": "a", "deviation": None, "n": 0, "smallest_effect": None} for arm in "bcde"]
+    contrasts = [
+        {"arm": arm, "against": "a", "metric": ACCURACY, "deviation": None, "n": 0, "smallest_effect": None}
+        for arm in "bcde"
+    ]
     contrasts[1] |= {"deviation": 0.01, "n": 5}
     monkeypatch.setattr(cli_status, "contrasts", lambda *_: contrasts)
     cli_status.print_detectable(declare().plan(), None, None)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from statsmodels.stats.inter_rater import fleiss_kappa
 
+from lnl.labelling import annotators
 from lnl.labelling.annotators import agreement, confusions, dawid_skene
+
+Crowdlab = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def test_alpha_is_that_of_krippendorffs_own_example() -> None:
@@ -34,6 +39,12 @@ def test_agreement_without_pairs_or_without_choice() -> None:
     assert alone.images == 0 and np.isnan(alone.share) and np.isnan(alone.alpha)
     same = agreement(np.zeros((5, 3), np.int64))
     assert same.share == 1 and np.isnan(same.alpha)
+
+
+@pytest.fixture
+def crowdlab() -> Crowdlab:
+    pytest.importorskip("cleanlab")
+    return annotators.crowdlab
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +90,44 @@ def test_dawid_and_skene_by_hand() -> None:
 def test_one_annotator_is_believed() -> None:
     labels = np.array([0, 1, 2, 1, -1])
     assert np.array_equal(dawid_skene(labels[:, None], 3).labels, labels)
+
+
+def probabilities(truth: np.ndarray, sure: float) -> np.ndarray:
+    """Of a classifier that gives its likeliest class so much, and is right as often as it says: (N,) -> (N, 3)."""
+    generator = np.random.default_rng(2)
+    right = generator.random(len(truth)) < sure
+    guessed = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
+    return np.where(np.arange(3) == guessed[:, None], sure, (1 - sure) / 2)
+
+
+def test_crowdlab_is_right_more_often_than_who_does_not_ask_the_classifier(
+    crowdlab: Crowdlab, crowd: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    truth, _, votes = crowd
+    seen = (votes >= 0).any(1)
+    made = crowdlab(votes, probabilities(truth, 0.9))
+    assert np.array_equal(made >= 0, seen) and made.dtype == np.int64
+    alone = (dawid_skene(votes, 3).labels == truth)[seen].mean()
+    assert (made == truth)[seen].mean() > alone + 0.02
+    nothing = crowdlab(votes, np.full((len(votes), 3), 1 / 3))
+    assert (nothing == truth)[seen].mean() < (made == truth)[seen].mean() - 0.02, "the classifier counts"
+
+
+def test_crowdlab_lets_the_classifier_decide_between_annotators_who_differ(crowdlab: Crowdlab) -> None:
+    votes = np.array([[0, 0, -1], [1, 1, -1], [0, 0, -1], [1, 1, -1], [0, 1, -1], [1, 0, -1], [-1, -1, -1]])
+    sure = np.array([0.95, 0.05, 0.95, 0.05, 0.1, 0.1, 0.5])
+    assert crowdlab(votes, np.stack([sure, 1 - sure], 1)).tolist() == [0, 1, 0, 1, 1, 1, -1]
+
+
+def test_crowdlab_of_annotators_without_an_image_in_common_leaves_each_its_label(crowdlab: Crowdlab) -> None:
+    votes = np.array([[0, -1], [-1, 1], [-1, -1]])
+    assert crowdlab(votes, np.full((3, 2), 0.5)).tolist() == [0, 1, -1]
+
+
+def test_crowdlab_bears_probabilities_of_zero_and_classes_that_nobody_gave(crowdlab: Crowdlab) -> None:
+    votes = np.array([[0, 0], [1, 1], [0, 1], [1, 1]])
+    p = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]])
+    assert crowdlab(votes, p).tolist() == [0, 1, 1, 1]
 
 
 def test_confusions_are_counts() -> None:

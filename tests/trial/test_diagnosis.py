@@ -48,6 +48,33 @@ def test_selection_is_scored_as_in_the_fact_sheet() -> None:
     assert metrics["oracle", "error_average_precision"] == pytest.approx((1 + 1 + 1 + 4 / 6) / 4)
 
 
+def test_errors_expected_and_found() -> None:
+    """Of 1,200 labels, the second half of whose probabilities is right, and of those that are judged alone."""
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(1200, generator=generator)
+    clean = [int(p < 0.6) for p in probability.tolist()]
+    trust = 2 - probability  # another scale, the same order
+    probability[5], trust[5] = NAN, NAN
+    _, arrays = compare(Beliefs(wrong=probability, clean=trust), *as_labels(clean))
+    known = torch.tensor([place for place in range(1200) if place != 5])
+    ranked = probability[known].sort(descending=True).values
+    first, expected, found = arrays["oracle", "error_first"]
+    assert first.tolist() == [100, 500, 1000]
+    assert expected.tolist() == pytest.approx([float(ranked[:n].double().sum()) for n in (100, 500, 1000)], rel=1e-6)
+    above = int((ranked >= 0.6).sum())
+    assert found.tolist() == [min(n, above) for n in (100, 500, 1000)]
+    labels, wrong, mean = arrays["oracle", "error_reliability"]
+    assert labels.sum() == 1199 and wrong[:9].sum() == 0  # probabilities up to 9 / 15
+    assert torch.equal(wrong[9:], labels[9:]) and float((labels * mean).sum()) == pytest.approx(float(ranked.sum()))
+
+
+def test_of_few_labels_none_are_called_the_first_hundred() -> None:
+    half = torch.full((4,), 0.5)
+    _, arrays = compare(Beliefs(wrong=half, clean=half), *as_labels([1, 0, 1, 0]))
+    assert ("oracle", "error_first") not in arrays
+    assert arrays["oracle", "error_reliability"][:2, 7].tolist() == [4, 2]
+
+
 def test_ties_count_half() -> None:
     metrics, _ = compare(Beliefs(clean=torch.tensor([0.9, 0.5, 0.5, 0.1])), *as_labels([1, 1, 0, 0]))
     assert metrics["oracle", "selection_auc"] == pytest.approx(0.875)
