@@ -19,6 +19,7 @@ from lnl.networks import own
 from lnl.networks import weights as trained
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
 from lnl.networks.efficientnet_lite import EfficientNetLite0, renamed
+from lnl.networks.inception_resnet import InceptionResNetV2
 from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
@@ -45,7 +46,7 @@ class Resized(nn.Module):
 
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
-    ImageBackbone = Small | Headless | EfficientNetLite0 | Resized | own.OwnBackbone
+    ImageBackbone = Small | Headless | EfficientNetLite0 | InceptionResNetV2 | Resized | own.OwnBackbone
     VectorBackbone = MLP | Linear | own.OwnBackbone
     Backbone = ImageBackbone | VectorBackbone
 
@@ -80,6 +81,7 @@ _OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "swin_t": lambda *_: _vision("swin_t"),
     "convnext_tiny": lambda *_: _vision("convnext_tiny"),
     "efficientnet_lite0": lambda *_: EfficientNetLite0(),
+    "inception_resnet_v2": lambda channels, _: InceptionResNetV2(channels),
 }
 _OF_VECTORS: dict[str, Callable[[int], MLP | Linear]] = {"mlp": MLP, "linear": Linear}  # name: length -> backbone
 _SMALLEST = {  # pixels; all others: 8
@@ -88,7 +90,9 @@ _SMALLEST = {  # pixels; all others: 8
     "swin_t": 32,
     "convnext_tiny": 32,
     "efficientnet_lite0": 32,
+    "inception_resnet_v2": 75,
 }
+_OWN_SIZE = {"vit_b_16": 224, "inception_resnet_v2": 299}  # pixels that these see unless `resize` says otherwise
 _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
 Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation per channel, of pixels in [0, 1]
 
@@ -107,8 +111,9 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     """A backbone for inputs of one `shape`: images (B, C, size, size), or vectors (B, D) -> (B, backbone.width).
 
     `weights`: None, newly initialised; "imagenet", as torchvision trained it; or the path of a state dict, whose head
-    is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 224.
-    Images stay normalised by the mean and the deviation of their data set, also under ImageNet's weights.
+    is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 224
+    and for inception_resnet_v2 299.  Images stay normalised by the mean and the deviation of their data set, also under
+    ImageNet's weights.
 
     Raises ValueError for an unknown name, a network of the other kind of input, images that are too small, and weights
     that cannot be had or do not fit.
@@ -121,7 +126,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
-    seen = resize or (224 if name == "vit_b_16" else size)
+    seen = resize or _OWN_SIZE.get(name, size)
     smallest = _SMALLEST.get(name, 8)
     if seen < smallest:
         raise ValueError(

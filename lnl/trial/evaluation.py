@@ -18,10 +18,12 @@ from torch.nn import functional
 
 from lnl.functional import graph, noise
 from lnl.methods import Method, has_beliefs
+from lnl.training.images import in_parts
 from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
 SAMPLE = 5000  # labelled images that are looked at before the last epoch
+MANY_CLASSES, TOP = 50, 5  # from so many classes on, an image counts as right among so many likeliest ones, too
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 FIRST = (100, 500, 1000)  # of the most suspect labels, of which errors are expected and found
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
@@ -36,6 +38,7 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
 
     What is said of labelled images is measured on at most 5,000 of them before the last epoch, the same ones each time,
     and on all of them in the last: with 50,000, this would cost more than half of a supervised epoch's training.
+    Where there are many classes also how often the right one is among the five likeliest (`top5_accuracy`).
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  And of the test set the
@@ -49,8 +52,11 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
         ("validation", truth.validation_images, truth.validation_labels),
     ):
         if len(labels):
-            probabilities = _finite(method.predict(images))
+            probabilities = _finite(in_parts(images, method.predict))
             metrics[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
+            if seen.classes >= MANY_CLASSES:
+                nearest = probabilities.topk(TOP, dim=-1).indices
+                metrics[split, f"top{TOP}_accuracy"] = _share((nearest == labels[:, None]).any(-1))
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
             metrics[split, "cross_entropy"] = float(-likelihood.log().mean())
             if last and split == "test":
@@ -69,7 +75,7 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
         if wrong.any():
             metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
-        bank, queries = seen.over(index, method.features), method.features(truth.test_images)
+        bank, queries = seen.over(index, method.features), in_parts(truth.test_images, method.features)
         k = min(NEIGHBOURS, len(index))
         # Both kinds of labels side by side, so that neighbours are searched for once.
         targets = torch.cat([functional.one_hot(labels, seen.classes).float() for _, labels in judges], 1)
@@ -201,6 +207,12 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
     if beliefs.transition is not None:
         realised = noise.transition_matrix(true.cpu(), given.cpu(), seen.classes)
         metrics["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
+    return metrics, arrays | _histograms(beliefs, clean)
+
+
+def _histograms(beliefs: Beliefs, clean: Tensor) -> Arrays:
+    """Of losses, clean probabilities and coefficients: of images with right labels, and of those with wrong ones."""
+    arrays: Arrays = {}
     for name in ("loss", "clean", "coefficient"):
         if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
             largest = float(known.max())  # above 1: losses as they are; far below: weights of examples, such as 1 / B
@@ -209,7 +221,7 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
             arrays["oracle", f"{name}_histogram"] = torch.stack(kinds)
             if most != 1:
                 arrays["oracle", f"{name}_histogram_end"] = torch.tensor([most])
-    return metrics, arrays
+    return arrays
 
 
 def _errors_expected(probability: Tensor, trust: Tensor, wrong: Tensor) -> Arrays:
