@@ -3,6 +3,7 @@
 Images are uint8 (N, C, H, W), or in their place vectors, float32 (N, D).
 
     digits  digits_vectors   scikit-learn's handwritten digits, 8×8, and as vectors, bundled: need no download
+    letters                  printed capital letters, 8×8, to learn from before digits, likewise
     cifar10  cifar100        `<root>/cifar10.npz` if it is there, else through torchvision
     stl10                    96×96, with its unlabelled part, likewise
     npz:PATH                 a .npz file with x_train y_train x_test y_test
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data import cifar, digits, features, folder, human, npz, own, stl10
+from lnl.data import cifar, digits, features, folder, human, letters, npz, own, stl10
 from lnl.data.arrays import from_arrays
 from lnl.data.cache import cached, expanded, opened, remarks
 from lnl.data.dataset import DataError, Dataset, Source, Unfit
@@ -48,6 +49,7 @@ __all__ = [
 _SOURCES = {
     "digits": digits.source,
     "digits_vectors": digits.source,
+    "letters": letters.source,
     "cifar10": cifar.source,
     "cifar100": cifar.source,
     "stl10": stl10.source,
@@ -61,6 +63,7 @@ _SOURCES = {
 _PUBLISHED: dict[str, tuple[int, int, int, tuple[int, ...], int]] = {
     "digits": (1437, 0, 360, (1, 8, 8), 10),
     "digits_vectors": (1437, 0, 360, (64,), 10),
+    "letters": (2496, 0, 312, (1, 8, 8), 26),
     "cifar10": (50_000, 0, 10_000, (3, 32, 32), 10),
     "cifar100": (50_000, 0, 10_000, (3, 32, 32), 100),
     "stl10": (5_000, 100_000, 8_000, (3, 96, 96), 10),
