@@ -25,8 +25,14 @@ SUPERVISED = {"method": "supervised", "method.optimizer": Trial(method="dividemi
 # The same students in small, on a CPU: pre-trained on letters for digits, as those above on ImageNet for CIFAR.
 LETTERS = {
     "method": "supervised",
-    "method.batch_size": 64,
-    "method.optimizer": {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "schedule": "cosine"},
+    "method.batch_size": 32,
+    "method.optimizer": {
+        "kind": "adamw",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warm_up": 0.1,
+    },
     "dataset": "letters",
     "labels": None,
     "noise": {},
@@ -133,8 +139,9 @@ study = Study(
                 "convnext_supervised": IN_SMOKE | CONVNEXT,
                 "convnext_probed": IN_SMOKE | CONVNEXT,
                 "convnext_no_warm_up": IN_SMOKE | CONVNEXT,
+                "wide_resnet28_10": {"network": "wide_resnet28_2"},
+                "resnet34_imagenet": {"network": "resnet18_imagenet"},
             },
-            panels=("learning_rate", "method", "vit", "swin", "convnext"),
             replicates=1,
         ),
         # minutes on two cores: all real handwritten digits, 8 × 8

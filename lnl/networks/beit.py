@@ -3,7 +3,8 @@
 As published for ViT-B/16: attention has a learned bias for each relative position of two patches (and three for the
 class token) in place of position embeddings, no bias of the keys, and each residual branch is scaled by channel (layer
 scale, γ).  Its features are the normalised mean of the patches.  Parameters have the names of the authors' state dicts,
-which timm uses, too; `renamed` reads them, and those of Hugging Face's transformers.  Stochastic depth is off.
+which timm uses, too; `renamed` reads them, and those of Hugging Face's transformers.  Stochastic depth is off, and
+weight decay, which goes by the number of axes here, holds for the class token, too.
 """
 
 from __future__ import annotations

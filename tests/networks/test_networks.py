@@ -411,6 +411,15 @@ def test_beit_without_a_bias_is_torch_s_attention() -> None:
     torch.testing.assert_close(attention(tokens), reference(tokens, tokens, tokens)[0])
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradient_reaches_every_parameter_of_beit(precision: torch.dtype) -> None:
+    network = beit_of(waves(BEiT(48, 24, 2, 3).state_dict()))
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        features = network(SINE)
+    (features.float() * torch.arange(24)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
 def in_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' state dict as Hugging Face's transformers names and cuts it."""
     named = {}
