@@ -117,7 +117,7 @@ def test_set(study: Results) -> TestSet | None:
     error = errors.drop_duplicates(["trial", "arm"], keep="last").set_index(["trial", "arm"])["value"].rename("error")
     rows = base[["trial", "arm", "replicate", "class_names"]].merge(wide.join(error), on=["trial", "arm"])
     names = [
-        _class_names(text, len(counts)) for text, counts in zip(rows["class_names"], rows["confusion"], strict=True)
+        class_names(text, len(counts)) for text, counts in zip(rows["class_names"], rows["confusion"], strict=True)
     ]
     same = [each == names[0] for each in names]
     other = rows.loc[~np.array(same), "arm"].unique()
@@ -130,7 +130,8 @@ def test_set(study: Results) -> TestSet | None:
 test_set.__test__ = False  # type: ignore[attr-defined]  # nor is it a test
 
 
-def _class_names(text: str | None, classes: int) -> tuple[str, ...]:
+def class_names(text: str | None, classes: int) -> tuple[str, ...]:
+    """The names of so many classes as a trial's row has them; their numbers where an older one has none."""
     return tuple(json.loads(text)) if isinstance(text, str) else tuple(map(str, range(classes)))
 
 
@@ -146,7 +147,7 @@ def suspects(study: Results, arm: str) -> pd.DataFrame:
         return pd.DataFrame()
     first = own.iloc[0]
     rows = study.beliefs(str(first["trial"]))
-    names = dict(enumerate(_class_names(first["class_names"], int(first["classes"]))))
+    names = dict(enumerate(class_names(first["class_names"], int(first["classes"]))))
     named = {
         "given_name": rows["given"].map(names),
         "true_name": rows["true"].map(names),

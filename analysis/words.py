@@ -20,6 +20,8 @@ FACTOR_NAMES = {
 }
 METRIC_NAMES = {
     "train/loss": "training loss",
+    "train/loss_contrastive": "contrastive loss L1",
+    "train/loss_mixmatch": "MixMatch loss L2",
     "test/accuracy": "test accuracy (%)",
     "train/gradient_norm_contrastive": "gradient norm of\nthe contrastive loss",
     "train/gradient_norm_mixmatch": "gradient norm of\nthe MixMatch loss",

@@ -2,8 +2,8 @@
 
 FixMatch without a threshold, Adam, 32 labelled and 64 unlabelled images a step, on STL-10.  Every arm makes the same
 number of steps; the document leaves that open, and more data would be more training.  Its weak and strong views are one
-list of operations with different probabilities; here they are shifts and mirroring, and SimCLR's views.  The labels of
-the document are right; here some may be wrong, too.
+list of operations with different probabilities, of which it says no more; here they are the two views of Barlow Twins.
+The labels of the document are right; here some may be wrong, too.
 """
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial, Validation
@@ -13,7 +13,8 @@ WITHOUT_THRESHOLD = {
     "name": "fixmatch",
     "mu": 2,
     "threshold": 0.0,
-    "strong_view": "contrastive",
+    "weak_view": "blurred",
+    "strong_view": "solarised",
     "include_labelled": False,
 }
 # The document's supervised training sees its images strongly augmented; FixMatch sees the labelled ones weakly.

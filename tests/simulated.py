@@ -476,6 +476,7 @@ def inside(trial: str, attempt: int, epochs: int, rate: float) -> list[dict[str,
             ("oracle", "coefficient_histogram"): histograms(*weights) * (epoch > 1),  # none in the warm-up
             ("train", "mixture"): np.array([[[1 - rate, 0.2, 0.08], [rate, 0.2 + apart, 0.12]]] * 2),
             ("train", "transition"): symmetric(rate + 0.2 / epoch),
+            **({("test", "embeddings_before"): np.random.default_rng(1).normal(size=(60, 20))} if epoch == 1 else {}),
             ("test", "embeddings"): places[classes] * epoch / epochs + draw.normal(size=(60, 20)) * 0.3,
             ("test", "embedding_labels"): classes,
         }

@@ -72,6 +72,16 @@ def test_the_search_of_all_methods_tries_what_each_declares_but_no_more_trusted_
     assert len({(cell.trial.labels, cell.trial.probe, cell.trial.noise, cell.trial.steps) for cell in plan.cells}) == 1
 
 
+def test_robmix_starts_from_one_pre_training_per_replicate_whatever_the_setting() -> None:
+    for preset in ("smoke", "paper"):
+        trials = [planned.trial for planned in find_study("robmix_ablation").plan(preset).trials]
+        start = next(trial for trial in trials if trial.init_from and trial.replicate == 0)
+        settings = [{"labels": 60, "noise.rate": 0.1}, {"labels": 80, "unlabelled_ratio": 5}, {"replicate": 1}]
+        of_settings = [start, *map(start.override, settings)]
+        ids = [trial.prerequisites["initialisation"].id for trial in of_settings]
+        assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_studies_are_declarations(path: Path) -> None:
     """No function, no loop, no import but of what declares."""

@@ -9,16 +9,19 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from analysis.results import Results
@@ -43,6 +46,16 @@ STYLE: Any = {
     "text.parse_math": False,  # names are text: a dollar sign is one
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
 }
+PLAIN_FONT = "DejaVu Sans"  # matplotlib's own
+WIDE_FONTS = (  # with Chinese, Japanese or Korean signs, as systems have them; those that are installed are used
+    *("Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC"),
+    *("Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAexGothic"),
+    *("IPAGothic", "TakaoGothic", "VL Gothic", "NanumGothic", "UnDotum", "Droid Sans Fallback", "Unifont"),
+    *("PingFang SC", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "STHeiti", "Arial Unicode MS"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Meiryo", "MS Gothic", "Malgun Gothic"),
+)
+BOXES = "Drawn as boxes, because no font of this machine has them"
+MOST_SIGNS = 12  # that a caption names
 NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")  # no look
 MOST_ARMS_TOGETHER = 7  # in one pair of axes, each with a colour of its own; of more each has a row, or its own axes
 PAGE_WIDTH = 9.6  # inches; the report shows them at about 100 px each
@@ -61,12 +74,34 @@ CLASS_MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again
 def drawing() -> Iterator[None]:
     """Within it, or in a function that it decorates, figures look as here, whatever the user's matplotlibrc says.
 
-    A sign that no font has, such as one of Chinese, is drawn as a box, without a word.
+    A sign that no font has is drawn as a box; the caption says so.
     """
     plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name not in NOT_STYLE}
-    with matplotlib.rc_context({**plain, **STYLE}), warnings.catch_warnings():
+    with matplotlib.rc_context({**plain, **STYLE, "font.family": list(fonts())}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """The fonts of figures: matplotlib's own and, for signs that it lacks, those of `WIDE_FONTS` that there are."""
+    installed = set(font_manager.get_font_names())
+    return (PLAIN_FONT, *(name for name in WIDE_FONTS if name in installed))
+
+
+@cache
+def _known_signs() -> frozenset[int]:
+    """Code points that the fonts have."""
+    files = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in fonts()]
+    return frozenset(point for file in files for point in font_manager.get_font(file).get_charmap())
+
+
+def _boxes_sentence(figure: Figure) -> str:
+    """Which signs of a figure's texts no font has; nothing where there are none."""
+    texts = "".join(text.get_text() for text in figure.findobj(Text))
+    lacking = [sign for sign in dict.fromkeys(texts) if not sign.isspace() and ord(sign) not in _known_signs()]
+    shown = " ".join(lacking[:MOST_SIGNS]) + " …" * (len(lacking) > MOST_SIGNS)
+    return f" {BOXES}: {shown}. Install one, such as Noto Sans CJK." if lacking else ""
 
 
 def colour_map(name: str) -> Colormap:
@@ -81,6 +116,10 @@ class Plot:
     figure: Figure
     drawn: pd.DataFrame
     caption: str
+
+    def __post_init__(self) -> None:
+        if BOXES not in self.caption:  # as in that of a figure with another caption
+            object.__setattr__(self, "caption", self.caption + _boxes_sentence(self.figure))
 
     def png(self) -> bytes:
         return self._rendered("png", {"Software": None})

@@ -36,6 +36,8 @@ from analysis.words import (
     readable,
 )
 
+METHODS_LOSS = "train/loss"  # every method's own: those of two are no like quantities
+
 
 def learning_curves(
     rows: pd.DataFrame, metrics: Sequence[str], colour: str, looks: Mapping[Any, Look], column: str | None = None
@@ -148,17 +150,27 @@ def draw_curves(axes: Axes, lines: pd.DataFrame, means: pd.Series, look: Look, b
 
 
 @drawing()
-def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], colour: str = "arm") -> Plot:
+def curve_multiples(
+    rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], colour: str = "arm", methods: Mapping[str, str] = {}
+) -> Plot:
     """One metric per epoch, axes of its own for each arm: what `learning_curves` is for few arms.
 
-    Coloured by arm, all other arms are grey in each; else a line for each level of `colour`.  `rows`: as there.
+    Coloured by arm, the other arms are grey in each; else a line for each level of `colour`.  `rows`: as there.
+    `methods`: arm -> its method, for a metric that is of another kind with another method: only arms of one method
+    share their vertical axis then, and are grey behind each other.
     """
-    columns, names = 5, used_levels(rows, "arm")
+    names = used_levels(rows, "arm")
+    methods = methods or dict.fromkeys(names, "")
+    apart = len(set(methods.values())) > 1
+    columns = min(5, len(names))
     bands = -(-len(names) // columns)
-    figure = new_figure(0.9 + 1.35 * bands)
-    grid = figure.subplots(bands, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure = new_figure(0.9 + (1.35 if bands > 1 else 1.7) * bands, min(PAGE_WIDTH, 0.8 + 1.8 * columns))
+    grid = figure.subplots(bands, columns, sharex=True, sharey=not apart, squeeze=False).ravel()
+    first_of = {methods[arm]: axes for arm, axes in reversed(list(zip(names, grid, strict=False)))}
     drawn: list[pd.DataFrame] = []
     for arm, axes in zip(names, grid, strict=False):
+        if apart and first_of[methods[arm]] is not axes:
+            axes.sharey(first_of[methods[arm]])
         here = rows[(rows["arm"] == arm) & (rows["metric"] == metric)]
         for group in used_levels(here, colour):
             lines, means = by_replicate(here[here[colour] == group])
@@ -170,7 +182,8 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
         axes.margins(x=0.03)
     frame = pd.concat(drawn, ignore_index=True)
     for arm, axes in zip(names if colour == "arm" else [], grid, strict=False):
-        for _, other in frame[frame["arm"] != arm].groupby("arm", observed=True):
+        alike = frame["arm"].map(methods) == methods[arm]
+        for _, other in frame[alike & (frame["arm"] != arm)].groupby("arm", observed=True):
             marker = "o" if len(other) == 1 else ""
             means = axis_scale(metric) * other["mean"]
             axes.plot(other["epoch"], means, color="#d5d5d5", linewidth=0.8, marker=marker, markersize=4, zorder=1)
@@ -182,12 +195,13 @@ def curve_multiples(rows: pd.DataFrame, metric: str, looks: Mapping[Any, Look], 
     figure.supylabel(metric_in_text(metric), fontsize=9)
     if colour != "arm":
         legend_above(figure, [(group_name(colour, group), looks[group]) for group in used_levels(rows, colour)])
+    others = "the other arms of the same method" if apart else "all other arms"
     caption = (
         f"{capitalised(metric_in_text(metric))} after each epoch, by arm; "
         "band: from the lowest to the highest replicate; "
         f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
-        + " Grey: the means of all other arms."
-        * (colour == "arm")
+        + " Every method has a loss of its own kind, and an axis for it." * apart
+        + f" Grey: the means of {others}." * (colour == "arm" and len(first_of) < len(names))
     )
     return Plot(laid_out(figure), frame, caption)
 
@@ -199,9 +213,19 @@ def by_replicate(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def multiples_by_metric(
-    rows: pd.DataFrame, metrics: Sequence[str], looks: Mapping[Any, Look], colour: str, kind: str
+    rows: pd.DataFrame,
+    metrics: Sequence[str],
+    looks: Mapping[Any, Look],
+    colour: str,
+    kind: str,
+    methods: Mapping[str, str] = {},
 ) -> Plots:
-    """Draw a figure for each metric that was recorded."""
+    """Draw a figure for each metric that was recorded.  `methods`: arm -> its method, as each has its own loss."""
     present = [metric for metric in metrics if (rows["metric"] == metric).any()]
     names = {metric: f"{kind}-{metric.rpartition('/')[2]}" for metric in present}
-    return Plots({names[metric]: curve_multiples(rows, metric, looks, colour) for metric in present})
+    return Plots(
+        {
+            names[metric]: curve_multiples(rows, metric, looks, colour, methods if metric == METHODS_LOSS else {})
+            for metric in present
+        }
+    )

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 
+from analysis.classes import class_names
 from analysis.figures.base import (
     ARM_COLOURS,
     CLASS_MARKERS,
@@ -48,10 +50,12 @@ QUANTITIES = {  # of one given label, in [0, 1]
     "coefficient": "data coefficient",
 }
 WEIGHING = ("ieg", "learning_to_reweight")  # methods whose `clean` is the weight of an example in the loss
-HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels
+HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels over [0, end]
+END_SUFFIX = "_end"  # of one with that end, where it is not 1
 MOST_EPOCHS = 5  # epochs side by side
 RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
+EMBEDDINGS = ("test/embeddings_before", "test/embeddings", "test/embedding_labels")
 
 
 def quantity_name(quantity: str, methods: Collection[str]) -> str:
@@ -65,19 +69,20 @@ def quantity_name(quantity: str, methods: Collection[str]) -> str:
 def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
     """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
 
-    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Weights, which are small
-    where there are many examples, are shown as far as there are any.
+    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Where a quantity is far
+    from [0, 1], as weights of examples and losses may be, bins end at its largest value, in every epoch at another.
     """
     name = quantity_name(quantity, {method})
     by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
     by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
+    ends = _arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}{END_SUFFIX}")
     mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
     figure = new_figure(2.5, panels_width(len(by_epoch)))
-    grid = figure.subplots(1, len(by_epoch), sharex=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(by_epoch), squeeze=False)[0]
     drawn = []
     for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
         right, wrong = counts / counts.sum()
-        edges = np.linspace(0, 1, len(right) + 1)
+        edges = np.linspace(0, float(ends[epoch][0]) if epoch in ends else 1, len(right) + 1)
         frame = pd.DataFrame({"epoch": epoch, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
         for share, colour in ((right, RIGHT_COLOUR), (wrong, WRONG_COLOUR)):
             axes.stairs(100 * share, edges, fill=True, color=colour, alpha=0.35)
@@ -90,23 +95,21 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
             axes.plot(centres, 100 * frame["mixture"], color="black", linewidth=1.3)
         axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
         axes.set_xlabel(name)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, edges[-1])
         axes.set_ylim(bottom=0)
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         drawn.append(frame)
     grid[0].set_ylabel("share of labels (%)")
     table = pd.concat(drawn, ignore_index=True)
-    if method in WEIGHING and quantity == "clean":  # where there is one axis for all
-        grid[0].set_xlim(0, table.loc[(table["right"] > 0) | (table["wrong"] > 0), "high"].max())
-        grid[0].xaxis.set_major_locator(MaxNLocator(nbins=3))
-        grid[0].xaxis.set_major_formatter(ScalarFormatter())
     entries = [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))]
     mixed = "mixture" in table
     legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
     caption = (
         f"{capitalised(name)} of the given labels after some epochs: share of all labels in each of "
-        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height."
+        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height"
+        f"{', and its own width, up to the largest value' * bool(ends)}."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
@@ -117,7 +120,8 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
 def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
 
-    `histograms`: method, replicate, epoch, array (2, B) of the quantity, and the category named by `column`.
+    `histograms`: method, replicate, epoch, array (2, B) of the quantity, the `end` of its bins, and the category named
+    by `column`.
     """
     name = quantity_name(quantity, set(histograms["method"]))
     levels = used_levels(histograms, column)
@@ -127,7 +131,9 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
     for axes, level in zip(grid, levels, strict=True):
         here = histograms[histograms[column] == level]
         for kind, (given, colour) in enumerate((("right", RIGHT_COLOUR), ("wrong", WRONG_COLOUR))):
-            values = [_histogram_mean(counts[kind]) for counts in here["array"]]
+            values = [
+                end * _histogram_mean(counts[kind]) for counts, end in zip(here["array"], here["end"], strict=True)
+            ]
             lines, means = by_replicate(here.assign(value=values))
             draw_curves(axes, lines, means, Look(colour), band=True)
             identity = {column: level, "given": given}
@@ -135,8 +141,9 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
         axes.set_title(group_name(column, level), loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0.02)
+    if (histograms["end"] == 1).any():
+        grid[0].set_ylim(-0.02, 1.02)
     grid[0].set_ylabel(f"mean {name}")
     legend_above(figure, [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))])
     frame = pd.concat(drawn, ignore_index=True)
@@ -189,52 +196,72 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
 
 
 @drawing()
-def embeddings(arrays: pd.DataFrame) -> Plot:
-    """t-SNE of the features of some test images at some epochs; each starts from where the one before ended.
+def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
+    """t-SNE of the features of some test images before training and at some epochs; each starts where the last ended.
 
-    `arrays`: of one trial, from `Results.arrays`.
+    `rows`: by their label, such as a network's name, the arrays of one trial each, from `Results.arrays`; the trials
+    have their test images and epochs in common.  `names`: of the classes.
     """
-    by_epoch = _spread_epochs(_arrays_by_epoch(arrays, "test/embeddings"))
-    classes = _arrays_by_epoch(arrays, "test/embedding_labels")[min(by_epoch)].astype(int)
-    placed = _tsne(by_epoch)
-    figure = new_figure(2.3, panels_width(len(by_epoch)))
-    grid = figure.subplots(1, len(by_epoch), sharex=True, sharey=True, squeeze=False)[0]
-    half = 1.05 * max(np.abs(points).max() for points in placed.values())
-    looks = {k: (ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]) for k in range(MOST_CLASSES)}
-    present = np.unique(classes)
-    named = [k for k in present if k in looks]
-    apart = {epoch: _silhouette(points, classes) for epoch, points in by_epoch.items()}
-    for axes, (epoch, points) in zip(grid, placed.items(), strict=True):
-        others = points[~np.isin(classes, named)]
-        axes.plot(*others.T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
-        for k in named:
-            colour, marker = looks[k]
-            axes.plot(*points[classes == k].T, marker, color=colour, markersize=2.6, markeredgewidth=0, alpha=0.8)
-        axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
-        axes.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
-        axes.set_xlabel(f"silhouette {apart[epoch]:.2f}".replace("-", "−"))
-        axes.spines[:].set_visible(True)
-    handles = [Line2D([], [], color=looks[k][0], marker=looks[k][1], linestyle="", markersize=5) for k in named]
-    names = [str(k) for k in named]
-    if len(named) < len(present):
-        handles.append(Line2D([], [], color="#cccccc", marker="o", linestyle="", markersize=5))
-        names.append("others")
+    by_row = {label: _spread_epochs(_embedded(arrays)) for label, arrays in rows.items()}
+    epochs = next(iter(by_row.values()))
+    figure = new_figure(0.4 + 1.9 * len(by_row), panels_width(len(epochs)))
+    grid = figure.subplots(len(by_row), len(epochs), squeeze=False)
+    drawn = []
+    for of_row, (label, by_epoch) in zip(grid, by_row.items(), strict=True):
+        placed = _tsne(by_epoch)
+        labels = max(_arrays_by_epoch(rows[label], "test/embedding_labels").items())[1].astype(int)
+        half = 1.05 * max(np.abs(points).max() for points in placed.values())
+        for axes, (epoch, points) in zip(of_row, placed.items(), strict=True):
+            apart = _silhouette(by_epoch[epoch], labels)
+            _draw_classes(axes, points, labels)
+            axes.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
+            axes.set_xlabel(f"silhouette {apart:.2f}".replace("-", "−"))
+            axes.spines[:].set_visible(True)
+            place = {"class": labels, "x": points[:, 0], "y": points[:, 1], "silhouette": apart}
+            drawn.append(pd.DataFrame({"row": label, "epoch": epoch, **place}))
+        if len(by_row) > 1:
+            of_row[0].set_ylabel(readable(label))
+    for axes, epoch in zip(grid[0], epochs, strict=True):
+        title = f"epoch {epoch}" if epoch else "before training"
+        axes.set_title(title, loc="left", fontweight="bold")
+    frame = pd.concat(drawn, ignore_index=True)
+    shown = sorted(k for k in frame["class"].unique() if k < MOST_CLASSES)
+    looks = [(readable(names[k]), *_class_look(k)) for k in shown]
+    looks += [("others", "#cccccc", "o")] * bool((frame["class"] >= MOST_CLASSES).any())
     figure.legend(
-        handles, names, title="class", loc="outside right center", ncols=1 + (len(names) > 12), handletextpad=0.1
+        [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5) for _, colour, marker in looks],
+        [name for name, _, _ in looks],
+        title="class",
+        loc="outside right center",
+        ncols=1 + (len(looks) > 12),
+        handletextpad=0.1,
     )
-    drawn = [
-        pd.DataFrame(
-            {"epoch": epoch, "class": classes, "x": points[:, 0], "y": points[:, 1], "silhouette": apart[epoch]}
-        )
-        for epoch, points in placed.items()
-    ]
     caption = (
-        f"t-SNE of the features of {len(classes)} test images, the same at each epoch, with their true classes; "
-        "each epoch starts from the places of the one before and is turned towards them; all share their axes. "
+        f"t-SNE of the features of {len(labels)} test images, the same everywhere, with their true classes; each epoch "
+        "starts from the places of the one before and is turned towards them; all of a row share their axes. "
         "Distances between groups mean little, and how large a group is, nothing: the mean silhouette of the classes "
         "is that of the features, before t-SNE."
     )
-    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(laid_out(figure), frame, caption)
+
+
+def _draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    """Points (n, 2) in the look of their class (n,); classes that have none of their own are grey."""
+    axes.plot(*points[labels >= MOST_CLASSES].T, "o", color="#cccccc", markersize=1.8, markeredgewidth=0)
+    for k in np.unique(labels[labels < MOST_CLASSES]):
+        colour, marker = _class_look(k)
+        axes.plot(*points[labels == k].T, marker, color=colour, markersize=2.6, markeredgewidth=0, alpha=0.8)
+
+
+def _class_look(k: int) -> tuple[str, str]:
+    """Colour and marker of a class below `MOST_CLASSES`."""
+    return ARM_COLOURS[k % len(ARM_COLOURS)], CLASS_MARKERS[k // len(ARM_COLOURS)]
+
+
+def _embedded(arrays: pd.DataFrame) -> dict[int, np.ndarray]:
+    """The features of one trial by epoch, those before training as of epoch 0."""
+    before = _arrays_by_epoch(arrays, "test/embeddings_before")
+    return dict(zip([0], before.values(), strict=False)) | _arrays_by_epoch(arrays, "test/embeddings")
 
 
 ORACLE_SENTENCE = " An oracle: it needs the true labels, which no method sees."
@@ -293,6 +320,9 @@ def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -
     arrays = arrays.merge(trials[["trial", "arm", "method", *panel.across]], on="trial")
     for name in names:
         quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
+        ends = arrays[arrays["name"] == name + END_SUFFIX].set_index(["trial", "epoch"])["array"].str[0]
+        places = pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
+        rows = rows.assign(end=ends.reindex(places).fillna(1.0).to_numpy())
         if not panel.across and len(rows):
             drawn[quantity] = label_means(rows, quantity, "arm")
         for arm in used_levels(rows, "arm") if panel.across else []:
@@ -335,9 +365,29 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
         }
         if "train/transition" in kinds and isinstance(trial["transition"], str):  # else the truth is not known
             drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(str(trial["transition"])))
-        if "test/embeddings" in kinds:
-            drawn[f"embeddings-{arm}"] = embeddings(of_arm)
         for name, plot in drawn.items():
             caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)
+    plots.update(_embeddings_by_network(study, arms))
+    return plots
+
+
+def _embeddings_by_network(study: Results, arms: Sequence[str]) -> Plots:
+    """Of each arm the features of its first replicate that has kept some, with a row for each network of the study."""
+    finished = study.trials[study.trials["arm"].isin(arms) & (study.trials["status"] == "ok")]
+    alike = finished[[set(setting) <= {"network"} for setting in finished["setting"]]]
+    arrays = study.arrays(alike["trial"].tolist(), EMBEDDINGS)
+    kept = alike[alike["trial"].isin(arrays["trial"])].sort_values("replicate", kind="stable")
+    plots = Plots()
+    for arm in (arm for arm in study.plan.arms if (kept["arm"] == arm).any()):
+        of_arm = kept[kept["arm"] == arm]
+        of_arm = (
+            of_arm[of_arm["replicate"] == of_arm["replicate"].iloc[0]].drop_duplicates("network").set_index("network")
+        )
+        networks = [name for name in study.levels("network") if name in of_arm.index] or list(of_arm.index)
+        rows = {name: arrays[arrays["trial"] == of_arm.loc[name, "trial"]] for name in networks}
+        first = of_arm.loc[networks[0]]
+        plot = embeddings(rows, class_names(first["class_names"], MOST_CLASSES))
+        caption = f"Arm: {readable(arm)}, replicate {first['replicate']}. {plot.caption}"
+        plots[f"embeddings-{arm}"] = Plot(plot.figure, plot.drawn, caption)
     return plots

@@ -33,11 +33,12 @@ from analysis.figures.base import (
     within_percent,
 )
 from analysis.figures.contrasts import band_sentence, draw_forest, pairing_sentence
-from analysis.figures.curves import learning_curves, metric_curves, multiples_by_metric
+from analysis.figures.curves import METHODS_LOSS, learning_curves, metric_curves, multiples_by_metric
 from analysis.figures.inside import HISTOGRAM_SUFFIX, panel_histograms
 from analysis.results import Results
 from analysis.words import count_sentence, factor_name, level_name, level_phrase, readable, rule_sentence, setting_name
 from lnl.storage import outcomes
+from lnl.storage.plan_record import PanelRecord
 
 MOST_FACTORS = 2  # crossed in one panel: columns, and colours or ticks
 LOG_AXIS_RATIO = 10  # levels that are so many times as large as others stand on a logarithmic axis
@@ -262,29 +263,7 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
         )
     trials = study.panel(name)
     looks = arm_looks(study)
-    rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
-    plots = Plots()
-    for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
-        metrics = [
-            metric
-            for metric in panel.curves
-            if metric.endswith(("loss", "accuracy")) == (kind == "curves") and not metric.endswith(HISTOGRAM_SUFFIX)
-        ]
-        if not rows["metric"].isin(metrics).any():
-            continue
-        if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
-            shades = level_looks(study.levels(across[1]))
-            for arm, of_arm in rows.groupby("arm", observed=True):
-                plot = draw(of_arm, metrics, across[1], shades, across[0])
-                caption = f"Arm: {readable(str(arm))}. {plot.caption}"
-                plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
-        elif trials["arm"].nunique() > MOST_ARMS_TOGETHER:
-            colour, shades = (across[0], level_looks(study.levels(across[0]))) if across else ("arm", looks)
-            plots |= multiples_by_metric(rows, metrics, shades, colour, kind)
-        elif across and trials["arm"].nunique() == 1:
-            plots[kind] = draw(rows, metrics, across[0], level_looks(study.levels(across[0])))
-        else:
-            plots[kind] = draw(rows, metrics, "arm", looks, across[0] if across else None)
+    plots = _panel_curves(study, panel, trials, epochs)
     plots |= panel_histograms(study, panel, trials)
     if statistics.accuracy(trials, selection).isna().all():
         return plots
@@ -294,6 +273,41 @@ def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFram
         declared = {c.arm: c.smallest_effect for c in study.plan.contrasts if c.against == reference}
         plots["arms"] = arms_figure(trials, reference, looks, selection, declared)
     return plots
+
+
+def _panel_curves(study: Results, panel: PanelRecord, trials: pd.DataFrame, epochs: pd.DataFrame) -> Plots:
+    """What a panel draws over the epochs; `trials`: its own, `epochs`: of `panel_figures`."""
+    across, looks, plots = list(panel.across), arm_looks(study), Plots()
+    rows = trials[["trial", "arm", *across]].merge(epochs.drop(columns="arm"), on="trial")
+    methods = dict(zip(trials["arm"], trials["method"], strict=True))
+    colour, shades = (across[0], level_looks(study.levels(across[0]))) if across else ("arm", looks)
+    curves = [metric for metric in panel.curves if not metric.endswith(HISTOGRAM_SUFFIX)]
+    if len(across) < MOST_FACTORS and len(set(methods.values())) > 1 and METHODS_LOSS in curves:
+        curves.remove(METHODS_LOSS)
+        plots |= multiples_by_metric(rows, [METHODS_LOSS], shades, colour, "curves", methods)
+    for kind, draw in (("curves", learning_curves), ("metrics", metric_curves)):
+        metrics = [metric for metric in curves if _is_smooth(metric) == (kind == "curves")]
+        if not rows["metric"].isin(metrics).any():
+            continue
+        if len(across) == 2:  # a figure per arm: columns by the first factor, colours by the second
+            shades = level_looks(study.levels(across[1]))
+            for arm, of_arm in rows.groupby("arm", observed=True):
+                plot = draw(of_arm, metrics, across[1], shades, across[0])
+                caption = f"Arm: {readable(str(arm))}. {plot.caption}"
+                plots[f"{kind}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
+        elif trials["arm"].nunique() > MOST_ARMS_TOGETHER:
+            plots |= multiples_by_metric(rows, metrics, shades, colour, kind)
+        elif across and trials["arm"].nunique() == 1:
+            plots[kind] = draw(rows, metrics, colour, shades)
+        else:
+            plots[kind] = draw(rows, metrics, "arm", looks, across[0] if across else None)
+    return plots
+
+
+def _is_smooth(metric: str) -> bool:
+    """Whether a metric's replicates can be told apart as lines: losses and accuracies."""
+    name = metric.rpartition("/")[2]
+    return name.startswith("loss") or name.endswith(("loss", "accuracy"))
 
 
 def _faint_points(

@@ -42,7 +42,7 @@ EPOCH_RULES = {
     "best_test": "the best test epoch",
 }
 ORACLE_NOTE = "an oracle, chosen by looking at the test set"
-COMPARED_MEASURES = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy
+COMPARED_MEASURES = ("test accuracy", "validation accuracy")  # what may stand beside a test accuracy, in this order
 TRUE_CLASS_CONVENTION = {True: "may redraw the true class", False: "never keeps the true class"}
 SIMILAR_NOISE = {"asymmetric_block": "asymmetric", "flip": "pair"}  # kinds that are laid beside each other, and flagged
 PROTOCOL_NOTE = (
@@ -112,13 +112,15 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     In this order: the method's variant (its words and switches, where its weights start; numbers are protocol), the
     data set (another one with as many classes before others), which human labels, the rate of wrong labels, the number
     of labels, of trusted images, the network.  All that are equally near are given: they differ in protocol.
+
+    Test accuracies come first; the nearest validation accuracies follow where no test accuracy is as near.
     """
     noise, method = config["noise"], config["method"]
-    ranked: list[tuple[tuple[float, ...], int, Entry]] = []
+    ranked: dict[str, list[tuple[tuple[float, ...], int, Entry]]] = {measure: [] for measure in COMPARED_MEASURES}
     for number, entry in enumerate(entries()):
         kind = SIMILAR_NOISE.get(entry.noise, entry.noise)
         same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_noise_kind(noise), _noise_kind(noise))
-        if not same or entry.measure not in COMPARED_MEASURES:
+        if not same or entry.measure not in ranked:
             continue
         symmetric = kind == "symmetric"
         rate = wrong_share(kind, entry.rate, entry.include_true, entry.dataset) if symmetric else entry.rate
@@ -136,12 +138,15 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
             _apart(entry.labels, config["labels"]),
             _apart(entry.unlabelled_ratio, config["unlabelled_ratio"]),
             abs((entry.probe or 0) - config["probe"]),
-            entry.measure != "test accuracy",
             entry.network != config["network"],
         )
-        ranked.append((rank, number, entry))
-    best = min((rank for rank, _, _ in ranked), default=None)
-    yield from ((number, entry) for rank, number, entry in ranked if rank == best)
+        ranked[entry.measure].append((rank, number, entry))
+    nearest: tuple[float, ...] = (np.inf,)
+    for of_measure in ranked.values():
+        best = min((rank for rank, _, _ in of_measure), default=nearest)
+        if best < nearest:
+            yield from ((number, entry) for rank, number, entry in of_measure if rank == best)
+            nearest = best
 
 
 def mismatches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,13 +169,20 @@ def _cells_by_group(
 
 
 def _mean_and_half(row: pd.Series) -> str:
-    """Mean and half of the interval."""
+    """Mean and half of the interval, ± 0 where replicates agree."""
     share = row["metric"].endswith(PERCENT_METRICS)
     scale, digits = (100, 1) if share else (1, 3)
     text = f"{scale * row['mean']:.{digits}f}"
-    if not (np.isnan(row["low"]) or (share and statistics.is_too_wide(row["low"], row["high"]))):
+    if _agree(row):
+        text += " ± 0"
+    elif not (np.isnan(row["low"]) or (share and statistics.is_too_wide(row["low"], row["high"]))):
         text += f" ± {scale * (row['high'] - row['mean']):.{digits}f}"
     return text.replace("-", "−")
+
+
+def _agree(row: Mapping[str, Any] | pd.Series) -> bool:
+    """Whether several replicates have one value, so that there is no interval."""
+    return bool(row["n"] > 1 and np.isnan(row["low"]))
 
 
 def _level_with_noise(trials: pd.DataFrame, factor: str, level: Any) -> str:
@@ -192,4 +199,6 @@ def _caption_end(selection: str, trials: pd.DataFrame, frame: pd.DataFrame) -> s
         text += " All else is from the same epochs, without diverged trials."
     if len(frame):
         text += f" Mean ± half of the 95 % t interval; {count_sentence(frame['n'].tolist())}."
+    if any(map(_agree, statistics.records(frame))):
+        text += " ± 0: all replicates agree, as few of them can by chance."
     return text

@@ -39,7 +39,7 @@ def panel_table(study: Results, name: str, selection: str) -> Table:
             readable(row["arm"]),
             str(row["n"]),
             percent(row["mean"]),
-            interval(row["low"], row["high"]),
+            interval(row["low"], row["high"]) or "all equal" * (row["n"] > 1),
             "reference" if row["arm"] == reference else _difference(row, "against_"),
             "" if row["arm"] == reference else _pairing(row, "against_"),
         ]

@@ -1,8 +1,8 @@
 """Augmentations of a batch on its own device, with random parameters per image: draw the parameters, then apply them.
 
-Here: five pipelines by name (`none`, `weak`, `contrastive`, `strong`, `autoaugment`), the pure operations they are made
-of, and the functions that draw an operation's parameters from a given generator.  Not here: MixUp (a part of the
-objective).
+Here: seven pipelines by name (`none`, `weak`, `contrastive`, `blurred`, `solarised`, `strong`, `autoaugment`), the pure
+operations they are made of, and the functions that draw an operation's parameters from a given generator.  Not here:
+MixUp (a part of the objective).
 
 Images are uint8 or float tensors (B, C, H, W) of pixel values 0…255 with one or three channels; only `normalise`,
 always last, leaves that scale.  Every shape is known before the draw, so no step waits for the device.
@@ -76,6 +76,10 @@ def pipeline(
     weak         shift by up to size // 8 pixels, mirror (MixMatch, Berthelot et al. 2019, official code).
     contrastive  resized crop, mirror, colour jitter, grey, and blur above 32 pixels (SimCLR, Chen et al. 2020, app. A).
                  `smallest_crop` is the least area of the crop (default 0.08, and 0.5 up to 16 pixels).
+    blurred, solarised
+                 the two views of BYOL (Grill et al. 2020, app. B) and Barlow Twins: as contrastive, with half of the
+                 jitter's strength, and of saturation a quarter; above 32 pixels all images or one in ten are blurred;
+                 of the second one in five is solarised, so that pixels from 128 on are inverted.
     strong       weak, two operations of RandAugment, cutout of half the size (FixMatch, Sohn et al. 2020).
     autoaugment  weak, the policy that AutoAugment found on CIFAR-10 (Cubuk et al. 2019; Nishi et al. 2021 with noise).
 
@@ -93,10 +97,15 @@ def pipeline(
     if not 0 < smallest_crop <= 1:
         raise ValueError(f"smallest_crop is a part of the image's area in (0, 1], not {smallest_crop}.")
     draw_shifts = partial(draw_weak, limit=size // 8, flip=flip)
+    draw_of_two = partial(
+        draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=size > 32, strength=0.5, saturation=0.5
+    )
     pipelines: dict[str, tuple[Callable[[int, Generator], Any], Callable[[Tensor, Any], Tensor]]] = {
         "none": (draw_nothing, identity),
         "weak": (draw_shifts, weak),
         "contrastive": (partial(draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=size > 32), contrastive),
+        "blurred": (partial(draw_of_two, blur_probability=1.0), contrastive),
+        "solarised": (partial(draw_of_two, blur_probability=0.1, solarise_probability=0.2), contrastive),
         "strong": (partial(draw_strong, size=size, channels=channels, flip=flip), strong),
         "autoaugment": (partial(draw_autoaugment, size=size, flip=flip), autoaugment),
     }
@@ -113,12 +122,16 @@ class Weak(NamedTuple):
 
 
 class Contrastive(NamedTuple):
-    """Parameters of `contrastive`: see `draw_crop`, `draw_mirror`, `draw_jitter`, `draw_blur` (None: no blur)."""
+    """Parameters of `contrastive`: see `draw_crop`, `draw_mirror`, `draw_jitter`, `draw_blur` (None: no blur).
+
+    `solarised` (B,) bool: images whose values from 128 on are inverted; None: none is.
+    """
 
     boxes: Tensor
     mirrored: Tensor
     jitter: Jitter
     sigma: Tensor | None
+    solarised: Tensor | None = None
 
 
 class Strong(NamedTuple):
@@ -154,21 +167,37 @@ def weak(images: Tensor, parameters: Weak) -> Tensor:
 
 
 def draw_contrastive(
-    batch: int, generator: Generator, *, flip: bool, smallest_crop: float, blur: bool, strength: float = 0.5
+    batch: int,
+    generator: Generator,
+    *,
+    flip: bool,
+    smallest_crop: float,
+    blur: bool,
+    strength: float = 0.5,
+    saturation: float = 1.0,
+    blur_probability: float = 0.5,
+    solarise_probability: float = 0.0,
 ) -> Contrastive:
-    """SimCLR's parameters with colour jitter of `strength` s: (0.8s, 0.8s, 0.8s, 0.2s)."""
+    """SimCLR's parameters with colour jitter of `strength` s: (0.8s, 0.8s, 0.8s · `saturation`, 0.2s)."""
     return Contrastive(
         draw_crop(batch, generator, smallest=smallest_crop),
         draw_mirror(batch, generator, flip=flip),
-        draw_jitter(batch, generator, strength=strength),
-        draw_blur(batch, generator) if blur else None,
+        draw_jitter(batch, generator, strength=strength, saturation=saturation),
+        draw_blur(batch, generator, probability=blur_probability) if blur else None,
+        torch.rand(batch, generator=generator, device=generator.device) < solarise_probability
+        if solarise_probability
+        else None,
     )
 
 
 def contrastive(images: Tensor, parameters: Contrastive) -> Tensor:
-    """Resized crop, mirror, jitter and grey, blur; saturation, hue and grey have no effect on one channel."""
+    """Resized crop, mirror, jitter and grey, blur, solarise; saturation, hue and grey do nothing to one channel."""
     images = jitter(resized_crop(images, parameters.boxes, parameters.mirrored), parameters.jitter)
-    return images if parameters.sigma is None else gaussian_blur(images, parameters.sigma)
+    if parameters.sigma is not None:
+        images = gaussian_blur(images, parameters.sigma)
+    if parameters.solarised is not None:
+        images = torch.where(parameters.solarised[:, None, None, None] & (images >= 128), 255 - images, images)
+    return images
 
 
 def draw_strong(batch: int, generator: Generator, *, size: int, channels: int, flip: bool) -> Strong:
@@ -225,15 +254,23 @@ def draw_crop(batch: int, generator: Generator, *, smallest: float, ratio: float
 
 
 def draw_jitter(
-    batch: int, generator: Generator, *, strength: float, probability: float = 0.8, grey: float = 0.2
+    batch: int,
+    generator: Generator,
+    *,
+    strength: float,
+    saturation: float = 1.0,
+    probability: float = 0.8,
+    grey: float = 0.2,
 ) -> Jitter:
     """Factors uniform in 1 ± 0.8 strength, hue in ± 0.2 strength, with `probability` together; grey with `grey`.
+
+    `saturation`: by how much that one's range is smaller or larger.
 
     Source: SimCLR (Chen et al. 2020), appendix A, with factors as in torchvision (brightness is a product, not a sum).
     """
     draws = torch.rand(6, batch, generator=generator, device=generator.device)
     change = torch.where(draws[4] < probability, strength * (2 * draws[:4] - 1), 0.0)
-    factors = 1 + 0.8 * change[:3]
+    factors = [1 + 0.8 * spread * part for spread, part in zip((1.0, 1.0, saturation), change[:3], strict=True)]
     return Jitter(factors[0], factors[1], torch.where(draws[5] < grey, 0.0, factors[2]), 0.2 * change[3])
 
 

@@ -4,8 +4,8 @@ Labels are ignored, and evaluated as `lnl.training.readout` says.  As in the off
 forward passes, each with its own batch statistics.  Departures: Adam and a cosine schedule instead of LARS (with SGD,
 whose steps grow with the loss, no rate suits few and many dimensions); batches and projector for CIFAR-10 (official,
 for ImageNet: 2,048 images, 8,192 dimensions); no warm-up of the learning rate (official: 10 of 1,000 epochs,
-`optimizer.warm_up=0.01`); both views are drawn from SimCLR's augmentation (official: unlike blur, and solarisation of
-the second).  Seed document 002 has no projector: `projector_layers=0`.
+`optimizer.warm_up=0.01`); both views are drawn from SimCLR's augmentation (official: `views="unlike"`).  Seed document
+002 has the official views and no projector: `views="unlike"`, `projector_layers=0`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Task, only_images, order
+from lnl.training.task import Pair, Task, only_images, order
 
 USES = ("unlabelled",)
 
@@ -32,6 +32,8 @@ class Config(ReadoutSettings):
     name: Literal["barlow_twins"] = "barlow_twins"
     batch_size: Annotated[int, Field(ge=2)] = 256
     """images a step: twice as many views"""
+    views: Pair = "alike"
+    """alike: both SimCLR's | unlike, as in the official code: one is blurred, the other now and then solarised"""
     lambda_redundancy: Annotated[float, Field(ge=0)] = 0.0051
     """of the correlations between dimensions, eq. 1"""
     projector_layers: Annotated[int, Field(ge=0)] = 3
@@ -62,7 +64,7 @@ class Method:
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
         for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
-            views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
+            views = self.task.pair(index, self.config.views, self.streams["augment/contrastive"])
             total.append(self.learner.step(self.objective, views))
         self.readout.forget()
         return {"loss": torch.stack(total).mean()}

@@ -4,7 +4,7 @@ Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is s
 the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that
 its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; no warm-up
 of the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`); both views are drawn from SimCLR's
-augmentation (official: unlike blur, and solarisation of the second).
+augmentation (the paper: `views="unlike"`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Task, only_images, order
+from lnl.training.task import Pair, Task, only_images, order
 
 USES = ("unlabelled",)
 
@@ -32,6 +32,8 @@ class Config(ReadoutSettings):
     name: Literal["byol"] = "byol"
     batch_size: Annotated[int, Field(ge=2)] = 256
     """images a step: twice as many views"""
+    views: Pair = "alike"
+    """alike: both SimCLR's | unlike, as in the official code: one is blurred, the other now and then solarised"""
     target_decay: Annotated[float, Field(ge=0, le=1)] = 0.99
     """tau of the target network at the start; it rises to 1 by a cosine.  The CIFAR-10 recipes'; 0.996 on ImageNet."""
     hidden: Annotated[int, Field(ge=1)] = 4096
@@ -69,7 +71,7 @@ class Method:
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
         for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
-            views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
+            views = self.task.pair(index, self.config.views, self.streams["augment/contrastive"])
             decay = schedules.target_decay(self.learner.done / self.learner.steps, self.config.target_decay)
             total.append(self.learner.step(self.objective, views))
             torch._foreach_lerp_(

@@ -240,9 +240,9 @@ class Method:
         return {"loss": loss, "loss_contrastive": loss}
 
     def mixmatch_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
-        loss, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        loss, second = self._mixmatch_gradients(labelled, unlabelled, progress)
         self._update(second)
-        return {"loss": loss, "loss_mixmatch": loss}
+        return {"loss": self.config.lambda_mixmatch * loss, "loss_mixmatch": loss}
 
     def joint_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
         config = self.config
@@ -250,15 +250,16 @@ class Method:
         first = self._own_head(first, progress)
         if config.sync == "alternate" and config.updated != "classifier":
             self.learner.apply(first, "contrastive")
-        loss_second, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        loss_second, second = self._mixmatch_gradients(labelled, unlabelled, progress)
+        weighted = config.lambda_mixmatch * loss_second
         scalars = {
-            "loss": loss_first + loss_second,
+            "loss": loss_first + weighted,
             "loss_contrastive": loss_first,
             "loss_mixmatch": loss_second,
             **self._compare([first[p] for p in self.backbone], [second[p] for p in self.backbone]),
         }
         if config.optimizers != "two_owner":
-            self._update(self._combined(first, second, torch.stack([loss_first, loss_second])))
+            self._update(self._combined(first, second, torch.stack([loss_first, weighted])))
             return scalars
         if config.sync == "together" and config.updated != "classifier":
             self.learner.apply(first, "contrastive")
@@ -279,8 +280,8 @@ class Method:
         return losses.nt_xent(first, second, self.config.contrastive_temperature, index).mean()
 
     def mixmatch(self, network: Network, batch: MixedBatch) -> Tensor:
-        """λ·L2."""
-        return self.config.lambda_mixmatch * mixmatch_loss(network, batch, self.config.batch_norm)
+        """L2."""
+        return mixmatch_loss(network, batch, self.config.batch_norm)
 
     def _boundary(self, features: Tensor) -> Tensor:
         """Identity forward; changes the gradient that L1 sends into the backbone."""
@@ -299,6 +300,11 @@ class Method:
         return features
 
     # --------------------------------------------------------------------------------------------------- gradients
+
+    def _mixmatch_gradients(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> tuple[Tensor, Gradients]:
+        """L2, and the gradients of λ·L2."""
+        loss, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        return loss, [_times(gradient, self.config.lambda_mixmatch, frozen=False) for gradient in second]
 
     def _own_head(self, first: Gradients, share: float) -> Gradients:
         """L1's gradients with the projection head's own entries dropped where it is frozen, or scaled."""

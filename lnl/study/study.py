@@ -67,7 +67,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     search: Search | None = None
     """a search of the parameters of every arm"""
     embeddings: Annotated[int, Field(ge=0)] = 0
-    """test images whose features replicate 0 keeps, over the epochs"""
+    """test images whose features replicate 0 keeps, from before training on"""
     keep: tuple[Kept, ...] = ()
     """what every trial keeps at its end, which is part neither of its id nor of the plan"""
 

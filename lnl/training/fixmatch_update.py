@@ -35,7 +35,9 @@ class FixMatchSettings(Settings):
     """tau: probability that makes a guess a target; 0: all are"""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """of sharpening a guess to a target; 0: one-hot, 1: as it is"""
-    strong_view: Literal["weak", "contrastive", "strong"] = "strong"
+    weak_view: Literal["weak", "contrastive", "blurred"] = "weak"
+    """the view of labelled images, and of unlabelled ones when they are guessed"""
+    strong_view: Literal["weak", "contrastive", "solarised", "strong"] = "strong"
     """the view that learns what the weak one guesses"""
     lambda_u: Annotated[float, Field(ge=0)] = 1.0
     """weight of L_U, eq. 4"""
@@ -70,7 +72,7 @@ def fixmatch_batch(
     settings: FixMatchSettings, task: Task, streams: Streams, labelled: Tensor, unlabelled: Tensor
 ) -> ConsistencyBatch:
     """Weak views of labelled (B,) and unlabelled (µB,) images, strong views of the latter."""
-    weak = task.view(torch.cat([labelled, unlabelled]), "weak", streams["augment"])
+    weak = task.view(torch.cat([labelled, unlabelled]), settings.weak_view, streams["augment"])
     strong = task.view(unlabelled, settings.strong_view, streams["augment/strong"])
     return ConsistencyBatch(torch.cat([weak, strong]), task.labels[labelled], unlabelled)
 

@@ -19,8 +19,9 @@ from lnl.functional.noise import ANNOTATED
 
 PART = 1024  # images in one forward pass that trains nothing
 LabelsDrawn = Literal["balanced", "random"]
-View = Literal["none", "weak", "contrastive", "strong", "autoaugment"]
+View = Literal["none", "weak", "contrastive", "blurred", "solarised", "strong", "autoaugment"]
 VIEWS: tuple[View, ...] = get_args(View)
+Pair = Literal["alike", "unlike"]  # two views of an image: both `contrastive`, or one `blurred`, the other `solarised`
 Transform = Callable[[Tensor, torch.Generator], Tensor]  # images as they are stored -> views, see `lnl.training.views`
 
 
@@ -127,6 +128,12 @@ class Task:
     epochs: int
     steps: int | None  # optimizer steps per epoch; None: one pass over the larger part
     views: Mapping[View, Transform]
+
+    def pair(self, index: Tensor, kind: Pair, generator: torch.Generator) -> Tensor:
+        """Two views of the images at these indices (B,): (2B, C, H, W), first views first."""
+        if kind == "alike":
+            return self.view(index.repeat(2), "contrastive", generator)
+        return torch.cat([self.view(index, name, generator) for name in ("blurred", "solarised")])
 
     def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
         """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""

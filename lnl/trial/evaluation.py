@@ -183,9 +183,12 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
         metrics["oracle", "transition_error"] = float((beliefs.transition.cpu() - realised).abs().mean())
     for name in ("loss", "clean", "coefficient"):
         if (values := getattr(beliefs, name)) is not None and (known := values[values.isfinite()]).numel():
-            most = max(1.0, float(known.max()))  # losses that the method does not bring to [0, 1] itself
+            largest = float(known.max())  # above 1: losses as they are; far below: weights of examples, such as 1 / B
+            most = largest if largest > 1 or 0 < largest < 0.5 else 1.0
             kinds = [_histogram(values[..., kind], most) for kind in (clean, ~clean)]
             arrays["oracle", f"{name}_histogram"] = torch.stack(kinds)
+            if most != 1:
+                arrays["oracle", f"{name}_histogram_end"] = torch.tensor([most])
     return metrics, arrays
 
 

@@ -50,7 +50,7 @@ class Execution:
     threads: int | None = 1  # of the CPU; None: torch's default
     data: Path | None = None  # folder of the data sets; None: lnl.data's default
     trained: Place | None = None  # folder of trained prerequisites; None: train them here, first
-    embeddings: int = 0  # test images whose features are kept, in the epochs of `embedding_epochs`
+    embeddings: int = 0  # test images whose features are kept, before training and in the epochs of `embedding_epochs`
 
     def torch_device(self) -> torch.device:
         """The device of this machine that `device` names."""
@@ -320,6 +320,7 @@ def _epoch(
     epoch: int,
 ) -> tuple[Metrics, Arrays]:
     """Train for epoch `epoch`, counted from 0, and evaluate.  Raises `Diverged`."""
+    before = embed(method, truth, execution.embeddings) if execution.embeddings and epoch == 0 else {}
     metrics: Metrics = {("train", name): value for name, value in _train_epoch(method, parts, epoch).items()}
     measured, arrays = evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
     diagnosis, of_figures = diagnose(method, seen, truth)
@@ -327,6 +328,8 @@ def _epoch(
     arrays |= of_figures
     if execution.embeddings and epoch + 1 in embedding_epochs(trial.total_epochs):
         arrays |= embed(method, truth, execution.embeddings)
+    if before:
+        arrays["test", "embeddings_before"] = before["test", "embeddings"]
     return metrics, arrays
 
 

@@ -461,6 +461,18 @@ def test_the_closest_entries_are_of_the_same_question() -> None:
     assert {entry.column for entry in nearest(noise={"kind": "human", "column": "random2"})} == {"random2"}
 
 
+def test_test_accuracies_come_before_validation_accuracies_that_are_nearer() -> None:
+    """Table 3 of document 002 has test accuracies and no ratio of unlabelled images, Table 4 has ratios alone."""
+    semi = find_study("architectures_002").plan("paper")
+    config = next(planned.trial for planned in semi.trials if planned.arm == "semi_supervised").model_dump(mode="json")
+    for ratio, validation in ((20, 0.5872), (1, 0.5561)):
+        here = config | {"unlabelled_ratio": ratio, "network": "convnet_002"}
+        nearest = [(entry.where, entry.measure, entry.value) for _, entry in papers.closest(here)]
+        assert nearest == [("Table 3", "test accuracy", 0.5563), ("Table 4", "validation accuracy", validation)]
+    supervised = config | {"method": {"name": "supervised"}, "network": "convnet_002"}
+    assert [entry.where for _, entry in papers.closest(supervised)] == ["Table 1"], "a test accuracy is as near"
+
+
 def test_a_variant_comes_before_a_rate() -> None:
     backward = nearest(
         method="loss_correction", **{"method.direction": "backward"}, noise={"kind": "human", "column": "aggre"}

@@ -17,11 +17,13 @@ from matplotlib.colors import same_color
 
 from analysis import load
 from analysis.cost import read_ledger
-from analysis.figures.base import ARM_COLOURS, arm_looks, level_looks
+from analysis.figures import base
+from analysis.figures.base import ARM_COLOURS, Plot, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
 from analysis.figures.inside import (
+    EMBEDDINGS,
     RIGHT_COLOUR,
     WRONG_COLOUR,
     _component_shares,
@@ -31,7 +33,7 @@ from analysis.figures.inside import (
     label_histograms,
     quantity_name,
 )
-from analysis.figures.panels import _texts_that_fit, levels_figure
+from analysis.figures.panels import _panel_curves, _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from lnl.storage.plan_record import PanelRecord
 from tests import simulated
@@ -202,6 +204,28 @@ def test_curves_of_many_arms_have_axes_each(study, crowd):
     shown = [axes for axes in plot.figure.axes if axes.get_visible()]
     assert [len(lines_of(axes, 0.8)) for axes in shown] == [23] * 24  # all others, in grey
     assert len(plot.drawn) == 24 * 5 and (plot.drawn["n"] == 4).all()
+
+
+@pytest.mark.slow
+def test_losses_of_several_methods_have_an_axis_for_each(study, crowd):
+    """One method's loss may be a hundred times another's: it would be the only one that is seen."""
+    _, curves, looks = crowd
+    methods = {"arm_0": "robmix", "arm_1": "robmix", "arm_2": "barlow_twins"}
+    rows = curves[(curves["noise.rate"] == 0.4) & curves["arm"].isin(methods)].copy()
+    rows.loc[rows["arm"] == "arm_2", "value"] *= 300
+    plot = curve_multiples(rows, "test/accuracy", looks, methods=methods)
+    first, second, other = plot.figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] < other.get_ylim()[0]
+    assert [len(lines_of(axes, 0.8)) for axes in plot.figure.axes] == [1, 1, 0]
+    assert "Grey: the means of the other arms of the same method." in plot.caption
+
+    panel, trials = study.plan.panels["frozen_head"], study.panel("frozen_head")
+    epochs = study.epochs(["train/loss", "test/accuracy"])
+    assert list(_panel_curves(study, panel, trials, epochs)) == ["curves"]
+    several = trials.assign(method=trials["arm"].astype(str))
+    plots = _panel_curves(study, panel, several, epochs)
+    assert list(plots) == ["curves-loss", "curves"]
+    assert set(plots["curves"].drawn["metric"]) == {"test/accuracy"}
 
 
 @pytest.mark.slow
@@ -494,10 +518,29 @@ def test_embeddings_by_epoch_on_the_same_axes(arrays, insights):
     spread = drawn.groupby("class")[["x", "y"]].std().to_numpy().max()
     assert spread < drawn[["x", "y"]].std().min() / 2  # features are far apart by then
     silhouettes = plot.drawn.groupby("epoch")["silhouette"].first()
-    assert silhouettes[7] > 0.5 > silhouettes[1]
+    assert silhouettes[7] > 0.5 > silhouettes[0]
+    assert [axes.get_title(loc="left") for axes in panels] == ["before training", *(f"epoch {n}" for n in (2, 4, 5, 7))]
     assert panels[-1].get_xlabel() == f"silhouette {silhouettes[7]:.2f}"
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines[1:]}
     assert len(looks) == 10 and len(plot.figure.legends[0].get_texts()) == 10
+
+
+@pytest.mark.slow
+def test_embeddings_of_several_networks_have_a_row_each_and_the_names_of_their_classes():
+    """Document 002, Figure 5 and the text beside it: three networks, from before training on."""
+    draw, arrays = np.random.default_rng(0), {}
+    for network in ("convnet_002", "wide_resnet45_2"):
+        kept = {(name, 1): draw.normal(size=(30, 4)) for name in EMBEDDINGS[:2]} | {
+            (EMBEDDINGS[2], 1): np.arange(30) % 3
+        }
+        arrays[network] = pd.DataFrame(
+            [{"epoch": epoch, "name": name, "array": array} for (name, epoch), array in kept.items()]
+        )
+    plot = embeddings(arrays, ["airplane", "bird", "car"])
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == ["airplane", "bird", "car"]
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["before training", "epoch 1", "", ""]
+    assert [axes.get_ylabel() for axes in plot.figure.axes] == ["convnet 002", "", "wide resnet45 2", ""]
+    assert plot.drawn.groupby("row").size().to_dict() == {"convnet_002": 60, "wide_resnet45_2": 60}
 
 
 def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
@@ -528,7 +571,7 @@ def test_classes_without_a_colour_of_their_own_are_grey():
         "test/embedding_labels": np.arange(25.0),
     }
     arrays = pd.DataFrame([{"epoch": 1, "name": name, "array": array} for name, array in rows.items()])
-    plot = embeddings(arrays)
+    plot = embeddings({"a network": arrays}, list(map(str, range(25))))
     names = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert names == [*map(str, range(20)), "others"]
     assert len(plot.figure.axes[0].lines[0].get_xdata()) == 5
@@ -538,6 +581,32 @@ def test_right_and_wrong_labels_take_no_colour_of_an_arm():
     arms = [matplotlib.colors.to_rgb(colour) for colour in (*ARM_COLOURS, "black")]
     for colour in (RIGHT_COLOUR, WRONG_COLOUR):
         assert min(np.abs(np.subtract(matplotlib.colors.to_rgb(colour), arm)).max() for arm in arms) > 0.1
+
+
+def test_signs_that_no_font_has_are_named_once_and_drawn_where_a_font_has_them(monkeypatch):
+    @base.drawing()
+    def titled(title):
+        figure = base.new_figure(1, 2)
+        figure.subplots().set_title(title)
+        return Plot(base.laid_out(figure), pd.DataFrame(), "A caption.")
+
+    def with_fonts(*names):
+        monkeypatch.setattr(base, "WIDE_FONTS", names)
+        base.fonts.cache_clear()
+        base._known_signs.cache_clear()
+
+    with_fonts()
+    assert titled("accuracy − 95 % ± λ").caption == "A caption."
+    boxed = titled("猫 and 犬")
+    assert boxed.caption == f"A caption. {base.BOXES}: 猫 犬. Install one, such as Noto Sans CJK."
+    again = Plot(boxed.figure, boxed.drawn, f"Arm: full. {boxed.caption}")
+    assert again.caption == f"Arm: full. {boxed.caption}"
+    with_fonts("no such font", "Last Resort High-Efficiency")  # matplotlib's, which has a sign for every script
+    assert base.fonts() == ("DejaVu Sans", "Last Resort High-Efficiency")
+    drawn = titled("猫 and 犬")
+    assert drawn.caption == "A caption." and drawn.png() != boxed.png()
+    monkeypatch.undo()
+    with_fonts(*base.WIDE_FONTS)
 
 
 # -------------------------------------------------------------------------------------------------- what goes wrong

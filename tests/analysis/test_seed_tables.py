@@ -9,7 +9,14 @@ import pytest
 import scipy.stats
 
 from analysis import load
-from analysis.tables.seed_documents import arm_metrics_table, levels_table, measured_metrics, seed_tables
+from analysis.tables.seed_documents import (
+    _caption_end,
+    _cells_by_group,
+    arm_metrics_table,
+    levels_table,
+    measured_metrics,
+    seed_tables,
+)
 from tests import simulated
 
 METRICS = ("train/loss", "test/accuracy")
@@ -50,6 +57,18 @@ def test_an_arm_has_a_row_per_level_and_a_column_per_metric(study):
     assert table.caption.startswith("Arm: mixmatch only. Labelled and unlabelled images.")
     assert "selection rule last" in table.caption and "from the same epochs" in table.caption
     assert table.markdown() == arm_metrics_table(study, "ratios", "mixmatch_only", "last", METRICS).markdown()
+
+
+def test_replicates_that_agree_have_no_interval_and_still_a_plus_minus(study):
+    trials = study.panel("ratios").query("arm == 'mixmatch_only'").assign(accuracy_last=0.5)
+    alone = trials["unlabelled_ratio"].eq(1) & trials["replicate"].gt(0)
+    trials.loc[trials["unlabelled_ratio"] == 5, "accuracy_last"] = [0.4, 0.5, 0.6, 0.5]
+    frame = measured_metrics(study, trials[~alone], ["unlabelled_ratio"], "last", ["test/accuracy"])
+    cells = [cells[0] for _, cells in _cells_by_group(frame, ["unlabelled_ratio"], [{"metric": "test/accuracy"}])]
+    half = scipy.stats.t.ppf(0.975, 3) * np.std([40, 50, 60, 50], ddof=1) / 2
+    assert cells == ["50.0", f"50.0 ± {half:.1f}", "50.0 ± 0", "50.0 ± 0"]
+    assert _caption_end("last", trials, frame).endswith("± 0: all replicates agree, as few of them can by chance.")
+    assert "± 0:" not in _caption_end("last", trials, frame[frame["low"].notna()])
 
 
 def test_a_metric_is_of_the_epochs_that_the_rule_looks_at(study):

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from lnl.functional import augment, auto_augment, image_operations
 
-NAMES = ("none", "weak", "contrastive", "strong", "autoaugment")
+NAMES = ("none", "weak", "contrastive", "blurred", "solarised", "strong", "autoaugment")
 SHAPES = ((1, 8), (3, 8), (1, 28), (3, 32), (3, 33), (3, 96))
 
 
@@ -123,7 +123,7 @@ def single(parameters: Any, index: int) -> Any:
         )
     if isinstance(parameters, augment.AutoAugment):
         return alone(parameters, index, batch=parameters.slots.shape[1])
-    return type(parameters)(*(single(part, index) for part in parameters))
+    return type(parameters)(*(part if part is None else single(part, index) for part in parameters))
 
 
 def alone(parameters: augment.AutoAugment, index: int, batch: int) -> augment.AutoAugment:
@@ -157,7 +157,8 @@ def test_autocast_does_not_touch_the_colours() -> None:
     [
         (
             {"name": "medium"},
-            "there is no augmentation 'medium'; choose one of none, weak, contrastive, strong, autoaugment",
+            "there is no augmentation 'medium'; choose one of none, weak, contrastive, blurred, solarised, "
+            "strong, autoaugment",
         ),
         ({"channels": 4}, "1 or 3 channels, not 4"),
         ({"mean": (0.5,)}, "give mean and std for each of the 3 channels"),
@@ -394,6 +395,29 @@ def test_blur_is_drawn_for_half_of_the_images_above_32_pixels() -> None:
     sigma = make("contrastive", size=33).draw(10_000, seeded()).sigma
     assert abs((sigma > 0).float().mean() - 0.5) < 0.025
     assert 0.1 <= sigma[sigma > 0].min() < 0.11 and 1.99 < sigma.max() <= 2
+
+
+def test_two_unlike_views_have_byol_s_probabilities() -> None:
+    """Grill et al. (2020), table 6: blur 1 and .1, solarisation 0 and .2, jitter (.4, .4, .2, .1)."""
+    first, second = (make(name, size=96).draw(20_000, seeded()) for name in ("blurred", "solarised"))
+    assert first.solarised is None and (first.sigma > 0).all()
+    assert abs((second.sigma > 0).float().mean() - 0.1) < 0.01
+    assert abs(second.solarised.float().mean() - 0.2) < 0.012
+    assert make("blurred", size=32).draw(4, seeded()).sigma is None
+    for drawn in (first.jitter, second.jitter):
+        widest = [(drawn.brightness - 1), (drawn.contrast - 1), (drawn.saturation[drawn.saturation > 0] - 1), drawn.hue]
+        for values, largest in zip(widest, (0.4, 0.4, 0.2, 0.1), strict=True):
+            assert 0.97 * largest < values.abs().max() <= largest + 1e-6
+
+
+def test_solarised_images_are_inverted_from_128_on_after_all_else() -> None:
+    augmentation, images = make("solarised", size=48), noise(20, size=48)
+    parameters = augmentation.draw(20, seeded())
+    plain = augmentation.apply(images, parameters._replace(solarised=None)).numpy()
+    chosen = parameters.solarised.numpy()
+    assert chosen.any() and not chosen.all()
+    expected = np.where(chosen[:, None, None, None] & (plain >= 128), 255 - plain, plain)
+    np.testing.assert_array_equal(augmentation.apply(images, parameters).numpy(), expected)
 
 
 # ---------------------------------------------------------------------------------------------------------- RandAugment

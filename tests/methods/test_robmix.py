@@ -260,6 +260,7 @@ def test_the_backbone_steps_on_a_factor_of_l1_plus_l2(first_step: Callable, sett
         assert_close(gradient, expected[position], atol=2e-6, rtol=1e-4)
     assert_close(scalars["loss_contrastive"], contrastive.detach())
     assert_close(scalars["loss"], (contrastive + mixmatch).detach())
+    assert_close(scalars["loss_mixmatch"], mixmatch.detach() / settings.get("lambda_mixmatch", 1.0))
 
 
 @pytest.mark.parametrize("rule", ["pcgrad", "pcgrad_asymmetric"])

@@ -105,6 +105,13 @@ def test_histograms_count_clean_and_wrong_labels_apart() -> None:
     assert ("oracle", "coefficient_histogram") not in arrays, "nothing is known of it"
     _, raw = compare(Beliefs(loss=torch.tensor([0.0, 8.0])), *as_labels([1, 0]))
     assert raw["oracle", "loss_histogram"][1, 39] == 1, "losses beyond 1 are drawn to their own scale"
+    assert raw["oracle", "loss_histogram_end"] == 8 and ("oracle", "loss_histogram_end") not in arrays
+    weights = torch.tensor([0.0, 0.01, 0.02, 0.04])  # of a hundred examples: all are below one bin of forty in [0, 1]
+    _, small = compare(Beliefs(clean=weights), *as_labels([1, 0, 1, 1]))
+    assert small["oracle", "clean_histogram_end"] == weights.max()
+    assert small["oracle", "clean_histogram"].nonzero().tolist() == [[0, 0], [0, 20], [0, 39], [1, 10]]
+    _, none = compare(Beliefs(clean=torch.zeros(2)), *as_labels([1, 0]))
+    assert ("oracle", "clean_histogram_end") not in none
 
 
 def test_an_embedding_keeps_distances_of_a_balanced_sample() -> None:

@@ -245,7 +245,8 @@ def test_a_study_with_prerequisites(tmp_path: Path) -> None:
     *_, row = run(parse(json.loads(mine["config"])))
     assert row.metrics["test", "accuracy"] == mine["accuracy_last"] and row.facts["init_hash"] == mine["init_hash"]
     arrays, _ = Store(storage).read("arrays", "transfer")
-    assert set(arrays["name"]) >= {"embeddings", "embedding_labels"}
+    assert set(arrays["name"]) >= {"embeddings_before", "embeddings", "embedding_labels"}
+    assert set(arrays.loc[arrays["name"] == "embeddings_before", "epoch"]) == {1}
     embedded = arrays[arrays["name"] == "embeddings"]
     assert set(embedded["trial"]) == set(rows.loc[rows["replicate"] == 0, "trial"])
     shapes = arrays.loc[arrays["name"] == "embeddings", "shape"].map(tuple)
