@@ -1,17 +1,29 @@
-"""Do we measure what the papers report?  (Tables 1 and 2 of DivideMix, the CIFAR-10 tables of document 004, CIFAR-10N)
+"""Do we measure what the papers report?  (Tables 1 and 2 of DivideMix, all tables of document 004, CIFAR-10N)
 
-`analysis.papers.table` puts the result beside the papers' numbers and says in what the two differ.  Each paper has a
-preset of its own, because network, length and trusted images differ: `paper` is DivideMix's, `paper_trusted` that of
-document 004, `paper_human` CIFAR-10N's.  DivideMix's own settings follow the noise; its arms with a rate in their name
-have those of its paper at that rate.
+`analysis.papers.table` puts the result beside the papers' numbers and says in what the two differ.  Each table has a
+preset of its own, because data, network, length and trusted images differ: `paper` is DivideMix's, `paper_human` that
+of CIFAR-10N, and `paper_trusted` and those that begin like it are document 004's.  DivideMix's own settings follow the
+noise; its arms with a rate in their name have those of its paper at that rate.
+
+Document 004 quotes other papers' numbers: the arms of these have the network and length of their paper where it is
+known, and else those of document 004.  `ieg`, `ieg_five` and `ieg_one` have ten, five and one trusted images a class.
 """
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial
 
 SYMMETRIC = [{"kind": "symmetric", "rate": rate, "include_true": True} for rate in (0.2, 0.5, 0.8, 0.9)]
 ASYMMETRIC = {"kind": "asymmetric", "rate": 0.4}
-TRUSTED = [{"kind": "symmetric", "rate": rate, "include_true": True} for rate in (0.2, 0.4, 0.8)]
+TRUSTED = [
+    {"kind": "none"},
+    *({"kind": "symmetric", "rate": rate, "include_true": True} for rate in (0.2, 0.4, 0.8)),
+]
+TRUSTED_ASYMMETRIC = [{"kind": "asymmetric", "rate": rate} for rate in (0.2, 0.4, 0.8)]
 OWN_SETTINGS = ("dividemix", "dividemix_20", "dividemix_90", "dividemix_asymmetric")
+# RoG's labels are those of networks trained on 5 % of CIFAR-10 and 20 % of CIFAR-100; all arms learn from one teacher,
+# among whose images the probe is.
+TEACHER = {"probe": 0, "network": "resnet34", "epochs": 120}
+SEMANTIC = {"kind": "semantic", "teacher": TEACHER | {"labels": 2500}}
+SEMANTIC_CIFAR100 = {"kind": "semantic", "teacher": TEACHER | {"labels": 10_000}}
 HUMAN = [{"kind": "human", "column": column} for column in ("aggre", "random1", "random2", "random3", "worse")]
 
 # CIFAR-10N trains all that have one network alike (its text drops the rate at epoch 50, its code at 60).
@@ -22,6 +34,18 @@ HUMAN_OPTIMIZER = {
 }
 
 DIVIDEMIX = {"method": "dividemix", "method.average_losses": "never"}
+# On CIFAR-100, as their papers drop the learning rate there.
+GCE_CIFAR100 = {"epochs": 150, "method.optimizer.milestones": (8 / 15, 12 / 15)}
+ON_CIFAR100: dict[str, dict[str, object]] = {
+    "ieg": {"probe": 1000},
+    "ieg_five": {"probe": 500},
+    "ieg_one": {"probe": 100},
+    "ieg_light": {"probe": 1000},
+    "gce_resnet": GCE_CIFAR100,
+    "gce_truncated": GCE_CIFAR100 | {"method.prune_from": 8 / 15},
+    "rog": {"epochs": 200, "method.optimizer.milestones": (0.4, 0.6, 0.8)},
+}
+ARAZO: dict[str, dict[str, object]] = {"bootstrapping": {"network": "preact_resnet18", "epochs": 300}}
 # Cross-entropy by DivideMix's optimizer and not by its own.
 SUPERVISED = {
     "method": "supervised",
@@ -59,6 +83,17 @@ study = Study(
         "l2r": {"method": "learning_to_reweight", "probe": 1000},
         "ieg": {"method": "ieg", "probe": 100},
         "ieg_light": {"method": "ieg", "probe": 100, "network": "resnet29_ieg"},
+        "ieg_five": {"method": "ieg", "probe": 50},
+        "ieg_one": {"method": "ieg", "probe": 10},
+        "mentornet": {
+            "method": "mentornet",
+            "method.mentor": "data_driven",
+            "method.burn_in": 0.17,
+            "probe": 5000,
+        },
+        "gce_resnet": {"method": "gce", "network": "resnet34", "epochs": 120},
+        "gce_truncated": {"method": "gce", "method.truncated": True, "network": "resnet34", "epochs": 120},
+        "rog": {"method": "rog", "network": "resnet34", "epochs": 120},
         "backward": {"method": "loss_correction", "method.direction": "backward"},
         "co_teaching": {"method": "co_teaching"},  # told no noise rate: 0.2, as in the re-run of CIFAR-10N
         # as the re-run of CIFAR-10N (ReScience C 2026), which has the penalty: the noise is not symmetric
@@ -81,7 +116,24 @@ study = Study(
             "DivideMix with the settings of its paper at each noise",
             ("dividemix", "dividemix_20", "dividemix_90", "dividemix_asymmetric"),
         ),
-        "trusted": Panel("Tables of document 004", ("ieg", "ieg_light", "l2r", "gce"), ("noise",)),
+        "trusted": Panel(
+            "Document 004, uniform noise",
+            (
+                *("ieg", "ieg_light", "l2r", "gce", "ieg_five", "ieg_one"),
+                *("mentornet", "rog", "bootstrapping", "gce_resnet", "gce_truncated"),
+            ),
+            ("noise",),
+        ),
+        "trusted_asymmetric": Panel(
+            "Document 004, asymmetric noise",
+            ("ieg", "ieg_light", "forward", "gce_resnet", "gce_truncated"),
+            ("noise",),
+        ),
+        "trusted_semantic": Panel(
+            "Document 004, semantic noise",
+            ("ieg", "ieg_light", "l2r", "rog"),
+            ("noise",),
+        ),
         "human": Panel(
             "CIFAR-10N",
             ("cross_entropy", "forward", "backward", "gce", "co_teaching", "dividemix_human"),
@@ -111,8 +163,11 @@ study = Study(
                 "method.warm_up": 1,
             },
             factors={"noise": [SYMMETRIC[1]]},
-            arms={arm: {"probe": 20} for arm in ("l2r", "ieg", "ieg_light")}
+            arms={arm: {"probe": 20} for arm in ("l2r", "ieg", "ieg_light", "mentornet")}
             | {
+                "ieg_five": {"probe": 15},
+                **{arm: {"network": "small_convnet", "epochs": 2} for arm in ("gce_resnet", "gce_truncated", "rog")},
+                "gce_resnet": {"network": "small_convnet", "epochs": 3},  # else it is the arm gce
                 "cross_entropy": {"method.batch_size": 16},
                 "dividemix_human": {"network": "small_convnet", "epochs": 2},
             },
@@ -132,9 +187,32 @@ study = Study(
         "paper": Preset(panels=("all_labelled", "own_settings")),
         # document 004: its iterations are not in the slides; 200 epochs reach its numbers, says the README of its code
         "paper_trusted": Preset(
-            base={"network": "wide_resnet28_10", "epochs": 200, "noise": TRUSTED[1]},
+            base={"network": "wide_resnet28_10", "epochs": 200, "noise": TRUSTED[2]},
             factors={"noise": TRUSTED},
+            arms=ARAZO,
             panels=("trusted",),
+        ),
+        "paper_trusted_cifar100": Preset(
+            base={"dataset": "cifar100", "network": "wide_resnet28_10", "epochs": 200, "noise": TRUSTED[2]},
+            factors={"noise": TRUSTED},
+            arms=ARAZO | ON_CIFAR100,
+            panels=("trusted",),
+        ),
+        "paper_trusted_asymmetric": Preset(
+            base={"network": "wide_resnet28_10", "epochs": 200, "noise": TRUSTED_ASYMMETRIC[1]},
+            factors={"noise": TRUSTED_ASYMMETRIC},
+            panels=("trusted_asymmetric",),
+        ),
+        "paper_trusted_semantic": Preset(
+            base={"network": "wide_resnet28_10", "epochs": 200, "noise": SEMANTIC},
+            factors={"noise": [SEMANTIC]},
+            panels=("trusted_semantic",),
+        ),
+        "paper_trusted_semantic_cifar100": Preset(
+            base={"dataset": "cifar100", "network": "wide_resnet28_10", "epochs": 200, "noise": SEMANTIC_CIFAR100},
+            factors={"noise": [SEMANTIC_CIFAR100]},
+            arms=ON_CIFAR100,
+            panels=("trusted_semantic",),
         ),
         "paper_human": Preset(
             base={"network": "resnet34", "epochs": 100, "noise": HUMAN[4]},

@@ -16,7 +16,7 @@ from analysis import load, papers
 from analysis.papers import registry
 from analysis.results import Results
 from analysis.tables.table import Table
-from lnl import methods
+from lnl import methods, networks
 from lnl.cli.studies import find_study
 from lnl.functional.noise import KINDS
 from lnl.trial.config import Trial, parse
@@ -641,6 +641,31 @@ def closest_of(preset: str, arm: str, selection: str) -> list[tuple[papers.Entry
 def test_dividemix_is_run_as_its_paper_does(arm: str, value: float) -> None:
     (last,) = [(entry, differs) for entry, differs in closest_of("paper", arm, "last10") if entry.selection == "last10"]
     assert last[0].value == pytest.approx(value / 100) and last[1] == ["replicates"]
+
+
+OF_DOCUMENT_004 = (
+    *("paper_trusted", "paper_trusted_cifar100", "paper_trusted_asymmetric"),
+    *("paper_trusted_semantic", "paper_trusted_semantic_cifar100"),
+)
+
+
+def test_every_row_of_document_004_on_cifar_is_a_trial_of_its_presets() -> None:
+    study = find_study("paper_tables")
+    planned: dict[tuple[str, str, str, float], list[Trial]] = {}
+    for preset in OF_DOCUMENT_004:
+        for trial in (one.trial for one in study.plan(preset, replicates=1).trials if one.arm):
+            key = (trial.method_name, trial.dataset, trial.noise.kind, trial.noise.rate)
+            planned.setdefault(key, []).append(trial)
+    rows = [entry for entry in papers.entries() if entry.paper == "ieg" and entry.found == "seed document 004"]
+    rows = [entry for entry in rows if entry.dataset.startswith("cifar")]
+    assert len(rows) == 26 + 9 + 24 + 8 + 10 + 8
+    for entry in rows:
+        rate = 0.0 if entry.noise == "semantic" else entry.rate  # realised by the teacher, and not asked for
+        trials = planned.get((entry.method or "", entry.dataset, entry.noise, rate), [])
+        fits = [trial for trial in trials if entry.probe in (None, trial.probe)]
+        if entry.network in networks.names():
+            fits = [trial for trial in fits if trial.network == entry.network]
+        assert fits, f"{entry.where}, {entry.name}, {entry.noise} {entry.rate}"
 
 
 def test_human_labels_are_compared_as_their_paper_does() -> None:
