@@ -31,6 +31,7 @@ from analysis.figures.inside import (
     _tsne,
     embeddings,
     label_histograms,
+    label_means,
     quantity_name,
 )
 from analysis.figures.panels import _panel_curves, _texts_that_fit, levels_figure
@@ -349,14 +350,25 @@ def test_a_weight_is_called_a_weight(methods, name):
 
 
 @pytest.mark.slow
-def test_weights_are_drawn_as_far_as_there_are_any(arrays):
-    weights = np.zeros((2, 40))
-    weights[:, :3] = 5
-    of_trial = arrays[arrays["name"] == "oracle/clean_histogram"].head(1).assign(array=[weights])
-    (axes,) = label_histograms(of_trial, "clean", "ieg").figure.axes
-    assert axes.get_xlabel() == "example weight" and axes.get_xlim() == pytest.approx((0, 3 / 40))
-    (axes,) = label_histograms(of_trial, "clean", "dividemix").figure.axes
+def test_weights_fill_their_bins(arrays):
+    """Weights of a hundred examples are about .01: of forty bins over [0, 1] all would be in the first."""
+    first = arrays[arrays["name"] == "oracle/clean_histogram"].head(1)
+    end = first.assign(name="oracle/clean_histogram_end", array=[np.array([0.08])])
+    plot = label_histograms(pd.concat([first, end]), "clean", "ieg")
+    (axes,) = plot.figure.axes
+    assert axes.get_xlabel() == "example weight" and axes.get_xlim() == pytest.approx((0, 0.08))
+    np.testing.assert_allclose(plot.drawn["high"], np.arange(1, 41) * 0.08 / 40)
+    assert "and its own width, up to the largest value" in plot.caption
+    plot = label_histograms(first, "clean", "dividemix")
+    (axes,) = plot.figure.axes
     assert axes.get_xlabel() == "clean probability" and axes.get_xlim() == (0, 1)
+    assert "its own width" not in plot.caption
+
+    rows = pd.concat([first.assign(end=1.0, epoch=1), first.assign(end=0.08, epoch=2)])
+    rows = rows.assign(method="ieg", arm=pd.Categorical(rows["arm"]))
+    means = label_means(rows, "clean", "arm").drawn.set_index(["given", "epoch"])["mean"]
+    for given in ("right", "wrong"):
+        assert means[given, 2] == pytest.approx(0.08 * means[given, 1]) and means[given, 1] > 0
 
 
 def test_an_interval_that_says_nothing_is_not_drawn(study):
@@ -601,10 +613,12 @@ def test_signs_that_no_font_has_are_named_once_and_drawn_where_a_font_has_them(m
     assert boxed.caption == f"A caption. {base.BOXES}: 猫 犬. Install one, such as Noto Sans CJK."
     again = Plot(boxed.figure, boxed.drawn, f"Arm: full. {boxed.caption}")
     assert again.caption == f"Arm: full. {boxed.caption}"
-    with_fonts("no such font", "Last Resort High-Efficiency")  # matplotlib's, which has a sign for every script
-    assert base.fonts() == ("DejaVu Sans", "Last Resort High-Efficiency")
-    drawn = titled("猫 and 犬")
-    assert drawn.caption == "A caption." and drawn.png() != boxed.png()
+    assert titled("⌕").caption != "A caption."
+    boxed = titled("⌕").png()
+    with_fonts("no such font", "STIXGeneral")  # one of matplotlib's own, with a sign that the plain one lacks
+    assert base.fonts() == ("DejaVu Sans", "STIXGeneral")
+    drawn = titled("⌕")
+    assert drawn.caption == "A caption." and drawn.png() != boxed
     monkeypatch.undo()
     with_fonts(*base.WIDE_FONTS)
 
