@@ -131,8 +131,8 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
                 if isinstance(value, str | bool)
             )
             + (entry.initialisation != _initial_weights(config)),
-            entry.dataset != config["dataset"],
-            _classes(entry.dataset) != _classes(config["dataset"]),
+            entry.dataset != _dataset(config),
+            _classes(entry.dataset) != _classes(_dataset(config)),
             entry.column != noise["column"],
             round(abs(rate - (_our_share(config) if symmetric else noise["rate"])), 6),
             _apart(entry.labels, config["labels"]),
@@ -166,7 +166,7 @@ def _differences(
         yield "measure", f"the paper's number is {entry.measure}, ours test accuracy"
     if entry.evidence == "recalled":
         yield "evidence", "the reported number is recalled and not read"
-    if entry.dataset != config["dataset"]:
+    if entry.dataset != _dataset(config):
         yield "data set", f"{config['dataset']} here, {entry.dataset} in the paper"
     yield from _noise_differences(entry, config)
     yield from _images_differences(entry, config)
@@ -403,6 +403,11 @@ def _published(config: Mapping[str, Any], weights: str | None) -> str:
     if weights == "imagenet":
         return "ImageNet"
     return "BEiT" if weights and config["network"] == "beit_b_16" else weights or ""
+
+
+def _dataset(config: Mapping[str, Any]) -> str:
+    """The data set's name without its options, such as the size of its images."""
+    return str(config["dataset"]).partition("?")[0]
 
 
 def _classes(dataset: str) -> int:

@@ -6,6 +6,7 @@ Images are uint8 (N, C, H, W), or in their place vectors, float32 (N, D).
     letters                  printed capital letters, 8×8, to learn from before digits, likewise
     cifar10  cifar100        `<root>/cifar10.npz` if it is there, else through torchvision
     stl10                    96×96, with its unlabelled part, likewise
+    webvision  webvision_mini  food101n   images from the web, decoded on demand; `?size=299`, else 224
     npz:PATH                 a .npz file with x_train y_train x_test y_test
     features:PATH            such a file with vectors (N, D) in place of images
     folder:PATH[?size=64]    images in train/<class>/* and test/<class>/*
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data import cifar, digits, features, folder, human, letters, npz, own, stl10
+from lnl.data import cifar, digits, features, folder, food101n, human, letters, npz, own, stl10, webvision
 from lnl.data.arrays import from_arrays
 from lnl.data.cache import cached, expanded, opened, remarks
 from lnl.data.dataset import DataError, Dataset, Source, Unfit
@@ -38,6 +39,7 @@ __all__ = [
     "from_arrays",
     "given_column",
     "given_labels",
+    "is_known",
     "load",
     "names",
     "outline",
@@ -53,10 +55,14 @@ _SOURCES = {
     "cifar10": cifar.source,
     "cifar100": cifar.source,
     "stl10": stl10.source,
+    "webvision": webvision.source,
+    "webvision_mini": webvision.source,
+    "food101n": food101n.source,
     "npz:PATH": npz.source,
     "features:PATH": features.source,
     "folder:PATH": folder.source,
 }
+_WITH_OPTIONS = ("webvision", "webvision_mini", "food101n")  # such as ?size=299; and what has a PATH
 
 
 # Training images with and without labels, test images, shape, classes.
@@ -73,6 +79,18 @@ _PUBLISHED: dict[str, tuple[int, int, int, tuple[int, ...], int]] = {
 def names() -> list[str]:
     """The names that `load` accepts; PATH stands for a path."""
     return list(_SOURCES)
+
+
+def is_known(name: str) -> bool:
+    """Whether `name` is one of `names`, with a path and options where they take some."""
+    return _entry(name) in _SOURCES
+
+
+def _entry(name: str) -> str:
+    """What stands in `_SOURCES` for a name, if it is known."""
+    kind, colon, _ = name.partition(":")
+    without, _, _ = name.partition("?")
+    return f"{kind}:PATH" if colon else without if without in _WITH_OPTIONS else name
 
 
 def load(name: str, root: Path | None = None, *, verify: bool = False) -> Dataset:
@@ -109,8 +127,7 @@ def _files_named(name: str, root: Path) -> Iterator[None]:
 def _source(name: str, root: Path) -> Source:
     if user_code.is_reference(name):
         return own.source(name, root)
-    kind, colon, _ = name.partition(":")
-    source = _SOURCES.get(f"{kind}:PATH" if colon else name)
+    source = _SOURCES.get(_entry(name))
     if source is None:
         raise DataError(f"There is no data set '{name}': choose one of {', '.join(names())}, or a file.")
     return source(name, root)

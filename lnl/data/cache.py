@@ -1,5 +1,7 @@
 """The cache of data sets: .npy files below `<root>/cache/<key>/`, written once, memory-mapped afterwards.
 
+Images that are read on demand are checked as all others are, but stay in their files: the cache has their names.
+
 Of many processes that start together one prepares the files and the others wait for it.  A reader never sees half a
 data set: the files are written into a hidden folder, flushed to disk, and the folder is renamed.
 """
@@ -9,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 
-from lnl.data.dataset import DataError, Dataset, Source, chunks
+from lnl.data.dataset import DataError, Dataset, Source, Stored, chunks
+from lnl.data.files import ImageFiles
 from lnl.data.inspection import Survey, check_labels, remarks_on
 from lnl.storage.files import is_there, lock_file, open_file, read_file, reason, shown
 from lnl.system import machine
@@ -38,6 +42,14 @@ class ArrayRecord(TypedDict):
     dtype: str
     bytes: int
     sha256: str
+
+
+class FilesRecord(TypedDict):
+    """What dataset.json says of the images of one split that stay in their files; their names are in a .npy file."""
+
+    folder: str
+    channels: int
+    size: int
 
 
 def file_stamp(*paths: Path) -> str:
@@ -138,14 +150,18 @@ def _open(folder: Path, name: str, stamp: str, verify: bool = False) -> Dataset:
             raise ValueError("it was written by another version")
         if facts["stamp"] != stamp:
             raise ValueError("the files it was made from have changed")
+        on_demand = {key: _open_files(folder, key, record) for key, record in facts.get("files", {}).items()}
         arrays = {
-            key: _open_array(folder / f"{key}.npy", expected, verify) for key, expected in facts["arrays"].items()
+            key: _open_array(folder / f"{key}.npy", expected, verify)
+            for key, expected in facts["arrays"].items()
+            if key not in on_demand
         }
         columns = facts.get("given", [])
         given = np.split(arrays.pop(GIVEN), len(columns)) if columns else []
+        of_data: dict[str, Any] = {**arrays, **on_demand}
         return Dataset(
             name=name,
-            **arrays,
+            **of_data,
             class_names=tuple(facts["class_names"]),
             mean=tuple(facts["mean"]),
             std=tuple(facts["std"]),
@@ -192,6 +208,12 @@ def _open_array(path: Path, expected: ArrayRecord, verify: bool) -> np.ndarray:
     return array
 
 
+def _open_files(folder: Path, key: str, record: FilesRecord) -> ImageFiles:
+    """The images of one split that stay in their files."""
+    names = np.load(folder / f"{key}_names.npy", allow_pickle=False)
+    return ImageFiles(record["folder"], names, record["channels"], record["size"])
+
+
 def _build(folder: Path, name: str, source: Source) -> None:
     """Read the source and write the cache, complete or not at all.  Raises `DataError`."""
     contents = source.read()
@@ -202,13 +224,16 @@ def _build(folder: Path, name: str, source: Source) -> None:
     partial.mkdir()
     try:
         arrays: dict[str, ArrayRecord] = {}
+        files: dict[str, FilesRecord] = {}
         surveys = {"train": Survey(), "test": Survey()}
         for split, part in (("train", contents.train), ("test", contents.test)):
             what = f"{name}: the {split} split"
+            key = f"{split}_images"
+            if part.on_demand is not None:
+                files[key] = _write_names(partial, key, part.on_demand)
             images = part.images if former is None else chunks(former[split])
-            arrays[f"{split}_images"] = _write(
-                partial / f"{split}_images.npy", surveys[split].of(images), len(part.labels), None, what
-            )
+            path = partial / f"{key}.npy" if part.on_demand is None else None
+            arrays[key] = _write(path, surveys[split].of(images), len(part.labels), None, what)
             arrays[f"{split}_labels"] = _write(
                 partial / f"{split}_labels.npy", [part.labels], len(part.labels), np.int64, what
             )
@@ -219,7 +244,10 @@ def _build(folder: Path, name: str, source: Source) -> None:
             )
         mean, std = contents.mean, contents.std
         if mean is None or std is None:
-            mean, std = moments(np.load(partial / "train_images.npy", mmap_mode="r"))
+            on_demand = contents.train.on_demand
+            mean, std = moments(
+                np.load(partial / "train_images.npy", mmap_mode="r") if on_demand is None else on_demand
+            )
         if len(mean) != train[1]:
             raise DataError(f"{name}: images must have {len(mean)} channels, but these have {train[1]}: convert them.")
         remarks = [*contents.remarks, *remarks_on(contents, surveys["train"], surveys["test"])]
@@ -240,6 +268,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
             "given": list(contents.given),
             "remarks": remarks,
             "arrays": arrays,
+            "files": files,
         }
         if contents.given:  # not in the checksum, because each column has its own
             total = sum(map(len, contents.given.values()))
@@ -255,13 +284,18 @@ def _build(folder: Path, name: str, source: Source) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type | None, what: str) -> ArrayRecord:
+def _write_names(folder: Path, key: str, images: ImageFiles) -> FilesRecord:
+    np.save(folder / f"{key}_names.npy", images.names)
+    return {"folder": images.folder, "channels": images.channels, "size": images.size}
+
+
+def _write(path: Path | None, parts: Iterable[np.ndarray], count: int, dtype: type | None, what: str) -> ArrayRecord:
     """Stream contiguous parts into one .npy file of `count` rows; returns its shape, type, size and checksum.
 
-    `dtype` None: images or vectors, whose type is that of the first part.
+    `path` None: no file is written.  `dtype` None: images or vectors, whose type is that of the first part.
     """
     total, rows, shape = hashlib.sha256(), 0, (count,)
-    with path.open("wb") as file:
+    with (path or Path(os.devnull)).open("wb") as file:
         for part in parts:
             if rows == 0:
                 shape = (count, *part.shape[1:])
@@ -284,8 +318,9 @@ def _write(path: Path, parts: Iterable[np.ndarray], count: int, dtype: type | No
         if rows != count:
             raise DataError(f"{what} has {rows} images but {count} labels: give every image one label.")
         file.flush()
-        os.fsync(file.fileno())
         size = file.tell()
+        if path:
+            os.fsync(file.fileno())
     return {"shape": list(shape), "dtype": np.dtype(dtype).name, "bytes": size, "sha256": total.hexdigest()}
 
 
@@ -300,20 +335,20 @@ def _size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape[1:]))
 
 
-def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(images: Stored) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: (N, C, H, W) uint8 -> two (C,).
 
     Of vectors (N, D) float32 those of each feature, two (D,).  A channel or feature of one value only has deviation 1:
     centred it is 0 whatever it is divided by.
     """
-    if images.ndim == 2:
+    if isinstance(images, np.ndarray) and images.ndim == 2:
         return _moments_of_vectors(images)
     total = np.zeros(images.shape[1], np.uint64)
     squares = np.zeros(images.shape[1], np.uint64)  # whole numbers: exact in any order of summation
     for part in chunks(images):
         total += part.sum((0, 2, 3), dtype=np.uint64)
         squares += np.square(part, dtype=np.uint16).sum((0, 2, 3), dtype=np.uint64)
-    count = images.size // images.shape[1]
+    count = math.prod(images.shape) // images.shape[1]
     mean = total / count
     std = np.sqrt(squares / count - mean**2) / 255
     return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())

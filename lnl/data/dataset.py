@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lnl.data.files import ImageFiles
+
+Stored: TypeAlias = Union[np.ndarray, "ImageFiles"]  # images, or vectors, as a data set holds them
 
 CHUNK = 512  # images handled at a time
 
@@ -20,12 +26,15 @@ class Unfit(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images as uint8 (N, C, H, W), or vectors as float32 (N, D), read-only and memory-mapped; labels as int64 (N,)."""
+    """Images as uint8 (N, C, H, W), or vectors as float32 (N, D), read-only and memory-mapped; labels as int64 (N,).
+
+    Images that are read on demand stay in their files.
+    """
 
     name: str
-    train_images: np.ndarray
+    train_images: Stored
     train_labels: np.ndarray  # the true classes, -1 where they are not known (as in the unlabelled part of STL-10)
-    test_images: np.ndarray
+    test_images: Stored
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]; of vectors per feature
@@ -59,6 +68,7 @@ class Split:
     images: Iterable[np.ndarray]
     labels: np.ndarray
     files: Sequence[str] | None = None  # the images' names; None: they have none
+    on_demand: ImageFiles | None = None  # where the images stay: they are checked and not copied; None: in the cache
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class Source:
     images_stamp: str = ""  # changes with the images' files alone, which are not read again where only labels change
 
 
-def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+def chunks(images: Stored) -> Iterator[np.ndarray]:
     """(N, …) in any memory order -> contiguous pieces of at most `CHUNK` images."""
     for start in range(0, len(images), CHUNK):
         yield np.ascontiguousarray(images[start : start + CHUNK])

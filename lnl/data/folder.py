@@ -6,68 +6,75 @@ smaller of 96 and the median shorter side.  Images are grey where all files are,
 What people said of the images may lie beside them in `labels.csv` or `labels.parquet` (`lnl.data.label_file`).  The
 true class of an image is its folder or, where images lie in train/* or test/* itself, what the column `clean` says.
 With `folder:PATH?labels=given` the folders of train are what people gave, and the truth is not known.  Where it is not,
-clean/<class>/* may hold further images whose class is true.
+clean/<class>/* may hold further images whose class is true.  With `folder:PATH?read=on_demand` images stay in their
+files, see `lnl.data.files.ImageFiles`: all are read once, to check them, and none is copied to the cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lnl.data import label_file
 from lnl.data.cache import file_stamp, find
-from lnl.data.dataset import CHUNK, Contents, DataError, Source, Split
+from lnl.data.dataset import Contents, DataError, Source, Split, chunks
+from lnl.data.files import Header, ImageFiles, first_error_raised, in_threads, read_header
 from lnl.data.inspection import check_class_names
 from lnl.data.marks import NO_FOLDER, Splits, classes_of
-from lnl.storage.files import open_file, printable, reason, shown
-from lnl.system import machine
+from lnl.storage.files import printable, shown
 
 LARGEST_DEFAULT = 96  # pixels
-T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for after the path, as in `?size=64&labels=given`."""
+
+    size: int | None = None  # pixels per side
+    folders_are_true: bool = True  # whether the folders of train are true classes
+    on_demand: bool = False  # whether images stay in their files
+
+    @classmethod
+    def read(cls, name: str, path: str, text: str) -> Options:
+        """Raises `DataError`."""
+        options = cls()
+        for option in text.split("&"):
+            key, _, value = option.partition("=")
+            if key == "size" and value.isdecimal() and int(value) > 0:
+                options = replace(options, size=int(value))
+            elif option == "labels=given":
+                options = replace(options, folders_are_true=False)
+            elif option == "read=on_demand":
+                options = replace(options, on_demand=True)
+            else:
+                raise DataError(
+                    f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64, "
+                    "labels=given or read=on_demand, joined by '&'."
+                )
+        return options
 
 
 def source(name: str, root: Path) -> Source:
     """Where the data set comes from and how it is read."""
     path, question, option = name.partition(":")[2].partition("?")
-    size, folders_are_true = _options(name, path, option) if question else (None, True)
+    options = Options.read(name, path, option) if question else Options()
     folder = find(path, root, name)
     splits = {split: _files(folder / split) for split in ("train", "test")}
     if (folder / "clean").is_dir():
         splits["clean"] = _files(folder / "clean")
     labels = label_file.find(folder)
-    _check_layout(folder, splits, labels, folders_are_true)
+    _check_layout(folder, splits, labels, options.folders_are_true)
     stamped = [path for split in splits.values() for paths in split.values() for path in paths]
     images_stamp = file_stamp(*stamped)
     stamp = f"{images_stamp} {file_stamp(labels)}" if labels else images_stamp
     key = f"folder-{folder.name}-{hashlib.sha256(os.fsencode(f'{folder}?{option}')).hexdigest()[:8]}"
-    read = partial(_read, folder, splits, labels, size, folders_are_true)
-    return Source(key, stamp, read, images_stamp=images_stamp)
-
-
-def _options(name: str, path: str, text: str) -> tuple[int | None, bool]:
-    """The size, and whether the folders of train are true classes, as `?size=64&labels=given` says."""
-    size, folders_are_true = None, True
-    for option in text.split("&"):
-        key, _, value = option.partition("=")
-        if key == "size" and value.isdecimal() and int(value) > 0:
-            size = int(value)
-        elif option == "labels=given":
-            folders_are_true = False
-        else:
-            raise DataError(
-                f"{name}: '{option}' is not an option of a folder: write for example folder:{path}?size=64, or "
-                "labels=given, joined by '&'."
-            )
-    return size, folders_are_true
+    return Source(key, stamp, partial(_read, folder, splits, labels, options), images_stamp=images_stamp)
 
 
 def _files(split: Path) -> dict[str, list[Path]]:
@@ -119,18 +126,18 @@ def _check_layout(folder: Path, splits: Splits, labels: Path | None, folders_are
     check_class_names(folder / "train", sorted({name for classes in names.values() for name in classes}))
 
 
-def _read(folder: Path, splits: Splits, labels: Path | None, size: int | None, folders_are_true: bool) -> Contents:
+def _read(folder: Path, splits: Splits, labels: Path | None, options: Options) -> Contents:
     paths = {split: [path for paths in classes.values() for path in paths] for split, classes in splits.items()}
-    marked = classes_of(folder, splits, label_file.read(labels) if labels else None, folders_are_true)
+    marked = classes_of(folder, splits, label_file.read(labels) if labels else None, options.folders_are_true)
     parts = {"train": paths["train"] + paths.get("clean", []), "test": paths["test"]}
-    headers = list(_all_of(in_threads(read_header, parts["train"] + parts["test"])))
-    size = size or min(LARGEST_DEFAULT, int(np.median([min(header.size) for header in headers])))
-    resized = partial(read_square, size=size, mode="L" if all(header.is_grey for header in headers) else "RGB")
+    headers = list(first_error_raised(in_threads(read_header, parts["train"] + parts["test"])))
+    size = options.size or min(LARGEST_DEFAULT, int(np.median([min(header.size) for header in headers])))
+    channels = 1 if all(header.is_grey for header in headers) else 3
 
     def split(name: str, true: np.ndarray) -> Split:
-        pieces = (parts[name][start : start + CHUNK] for start in range(0, len(parts[name]), CHUNK))
+        images = ImageFiles.of(folder, parts[name], channels, size)
         files = [printable(path.relative_to(folder).as_posix()) for path in parts[name]]
-        return Split((np.stack(list(_all_of(in_threads(resized, piece)))) for piece in pieces), true, files)
+        return Split(chunks(images), true, files, images if options.on_demand else None)
 
     return Contents(
         train=split("train", marked.train),
@@ -155,52 +162,3 @@ def _remarks(headers: Sequence[Header], size: int) -> Iterator[str]:
         yield f"{enlarged:,} of {len(sides):,} images were smaller than that and are enlarged."
     if 0 < (grey := sum(header.is_grey for header in headers)) < len(headers):
         yield f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB."
-
-
-def in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T | DataError]:
-    """The function of each path, in threads, because Pillow decodes and resizes without holding Python's lock.
-
-    A file that Pillow cannot read gives a `DataError` in place of a result.
-    """
-
-    def checked(path: Path) -> T | DataError:
-        try:
-            return function(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-            why = "of no kind that is known" if isinstance(error, UnidentifiedImageError) else reason(error)
-            return DataError(f"{shown(path)} cannot be used as an image ({why}): replace or remove it.")
-
-    with ThreadPoolExecutor(min(16, machine.cpus())) as threads:
-        yield from threads.map(checked, paths)
-
-
-def _all_of(results: Iterable[T | DataError]) -> Iterator[T]:
-    """The results; raises the first error among them."""
-    for result in results:
-        if isinstance(result, DataError):
-            raise result
-        yield result
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of an image before it is decoded."""
-
-    size: tuple[int, int]  # width and height in pixels
-    is_grey: bool
-
-
-def read_header(path: Path) -> Header:
-    """Raises ValueError for other than 8-bit channels."""
-    with open_file(path) as file, Image.open(file) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"mode {image.mode}, more than 8 bits per channel")
-        return Header(image.size, image.mode in ("1", "L"))
-
-
-def read_square(path: Path, size: int, mode: str) -> np.ndarray:
-    """The image, upright, resized and cropped to a square: (C, size, size) uint8."""
-    with open_file(path) as file, Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image).convert(mode)
-        pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

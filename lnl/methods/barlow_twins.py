@@ -23,7 +23,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Pair, Task, only_images, order
+from lnl.training.task import Pair, Task, only_images
 
 USES = ("unlabelled",)
 
@@ -63,7 +63,7 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
-        for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
             views = self.task.pair(index, self.config.views, self.streams["augment/contrastive"])
             total.append(self.learner.step(self.objective, views))
         self.readout.forget()

@@ -26,7 +26,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, View, order
+from lnl.training.task import Beliefs, Record, Task, View
 
 USES = ("labels", "two networks")
 
@@ -69,7 +69,7 @@ class Method:
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         keep = keep_rate(self.config, epoch + 1)
         total = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
             labels = self.task.labels[index]
             ranked = torch.stack(

@@ -39,7 +39,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.division import Divider, Division, DivisionSettings
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "two networks")
 
@@ -170,7 +170,7 @@ class Method:
         size = 2 * config.batch_size
         steps = task.steps_per_epoch(size)
         total = []
-        for step, index in enumerate(order(task.labelled, size, steps, self.streams.of_network("order", net))):
+        for step, index in enumerate(task.order(task.labelled, size, steps, self.streams.of_network("order", net))):
             self._set_learning_rate(learner, epoch + step / steps)
             images = task.view(index, config.warm_up_view, self.streams.of_network("augment", net))
             total.append(learner.step(self.warm_up_objective, (images, task.labels[index])))
@@ -182,8 +182,10 @@ class Method:
         labelled, unlabelled = selection.indices_or_all(selected), selection.indices_or_all(~selected)
         images = max(2 * len(labelled), len(self.task.unlabelled))  # a step has as many without label as with one
         steps = self.task.steps or math.ceil(images / (2 * config.batch_size))
-        labelled = order(labelled, config.batch_size, steps, self.streams.of_network("order", net))
-        unlabelled = order(unlabelled, config.batch_size, steps, self.streams.of_network("order/unlabelled", net))
+        labelled = self.task.order(labelled, config.batch_size, steps, self.streams.of_network("order", net))
+        unlabelled = self.task.order(
+            unlabelled, config.batch_size, steps, self.streams.of_network("order/unlabelled", net)
+        )
         total = []
         for step in range(steps):
             self._set_learning_rate(learner, epoch + step / steps)

@@ -29,7 +29,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, View, order
+from lnl.training.task import Beliefs, Record, Task, View
 
 USES = ("labels",)
 HARDEST = 0.001  # the last temperature, dynamic_mixup only
@@ -79,7 +79,7 @@ class Method:
         bootstrapping = progress >= config.bootstrap_from
         self.fit()  # before bootstrapping too, for the diagnosis, as in the official code
         total = []
-        for index in order(task.labelled, config.batch_size, self.steps, streams["order"]):
+        for index in task.order(task.labelled, config.batch_size, self.steps, streams["order"]):
             images = task.view(index, config.augmentation, streams["augment"])
             soft = targets.one_hot(task.labels[index], task.classes)
             partner = torch.randperm(len(index), generator=streams["mixup"], device=index.device)

@@ -25,7 +25,7 @@ from lnl.training.fixmatch_update import (
 )
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "unlabelled")
 
@@ -50,8 +50,8 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
-        unlabelled = order(self.pool, config.mu * config.batch_size, self.steps, streams["order/unlabelled"])
+        labelled = task.order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = task.order(self.pool, config.mu * config.batch_size, self.steps, streams["order/unlabelled"])
         total = []
         for labelled_index, unlabelled_index in zip(labelled, unlabelled, strict=True):
             batch = fixmatch_batch(config, task, streams, labelled_index, unlabelled_index)

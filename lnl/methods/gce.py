@@ -25,7 +25,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels",)
 
@@ -73,7 +73,7 @@ class Method:
         if config.truncated and since >= 0 and since % config.prune_every == 0:
             self.kept.note(task.labelled, self._likelihood() > config.k)
         total = []
-        for index in order(task.labelled, config.batch_size, self.steps, self.streams["order"]):
+        for index in task.order(task.labelled, config.batch_size, self.steps, self.streams["order"]):
             images = task.view(index, "weak", self.streams["augment"])
             total.append(self.learner.step(self.objective, (images, task.labels[index], self.kept.of(index))))
         return {"loss": torch.stack(total).mean()}

@@ -27,7 +27,7 @@ from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Task, order
+from lnl.training.task import Beliefs, Task
 
 USES = ("labels", "probe")
 
@@ -79,7 +79,7 @@ class Method:
                 gold = task.over(task.probe, self.first.logits).softmax(dim=-1)
                 self.matrix = transition.from_trusted(gold, task.labels[task.probe], task.classes)
         total = []
-        for index in order(pool, self.config.batch_size, steps, self.streams["order"]):
+        for index in task.order(pool, self.config.batch_size, steps, self.streams["order"]):
             images = task.view(index, "weak", self.streams["augment"])
             total.append(learner.step(self.objective, (images, task.labels[index], self.gold[index])))
         return {"loss": torch.stack(total).mean()}

@@ -21,7 +21,7 @@ from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.task import Beliefs, Record, Task, balanced_order
 
 USES = ("labels", "probe")
 
@@ -58,7 +58,7 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        noisy = order(task.labelled, config.batch_size, self.steps, streams["order"])
+        noisy = task.order(task.labelled, config.batch_size, self.steps, streams["order"])
         trusted = balanced_order(
             task.probe, task.labels[task.probe], config.probe_batch_size, self.steps, streams["order/probe"]
         )

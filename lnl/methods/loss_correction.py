@@ -32,7 +32,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Task, order
+from lnl.training.task import Beliefs, Task
 
 USES = ("labels",)
 
@@ -104,7 +104,7 @@ class Method:
             )
         objective = partial(self.objective, loss=self.loss())
         total = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, "weak", self.streams["augment"])
             total.append(learner.step(objective, (images, self.task.labels[index])))
         return {"loss": torch.stack(total).mean()}

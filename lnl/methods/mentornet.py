@@ -41,7 +41,7 @@ from lnl.settings import Settings
 from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, View, order
+from lnl.training.task import Beliefs, Record, Task, View
 
 USES = ("labels", "probe")
 Mentor = Callable[[Tensor, Tensor], Tensor]  # losses and their differences to the percentile (B,) -> weights (B,)
@@ -101,7 +101,7 @@ class Method:
         config, task, streams = self.config, self.task, self.streams
         learned = self.fit() if config.mentor == "data_driven" else None
         total = []
-        for step, index in enumerate(order(task.labelled, config.batch_size, self.steps, streams["order"])):
+        for step, index in enumerate(task.order(task.labelled, config.batch_size, self.steps, streams["order"])):
             progress = (epoch + step / self.steps) / task.epochs
             images, labels = task.view(index, config.augmentation, streams["augment"]), task.labels[index]
             loss = losses.cross_entropy(self.learner.batch_logits(images), labels)

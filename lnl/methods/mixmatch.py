@@ -17,7 +17,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder
 from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.task import Beliefs, Record, Task, to_draw_from
 
 USES = ("labels", "unlabelled")
 
@@ -39,8 +39,8 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         task, streams, size = self.task, self.streams, self.config.batch_size
-        labelled = order(task.labelled, size, self.steps, streams["order"])
-        unlabelled = order(task.unlabelled, size, self.steps, streams["order/unlabelled"])
+        labelled = task.order(task.labelled, size, self.steps, streams["order"])
+        unlabelled = task.order(task.unlabelled, size, self.steps, streams["order/unlabelled"])
         total = []
         for step in range(self.steps):
             progress = (epoch + step / self.steps) / task.epochs

@@ -23,7 +23,7 @@ from lnl.settings import Settings
 from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Task, order
+from lnl.training.task import Task
 
 USES = ("labels",)
 
@@ -52,7 +52,7 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             total.append(self.learner.step(self.objective, self.mixed(index)))
         return {"loss": torch.stack(total).mean()}
 

@@ -25,7 +25,7 @@ from lnl.space import Space, Uniform
 from lnl.training.fixmatch_update import confident_guesses, confident_share, unlabelled_pool
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "unlabelled")
 
@@ -76,8 +76,8 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
-        unlabelled = order(self.pool, config.batch_size, self.steps, streams["order/unlabelled"])
+        labelled = task.order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = task.order(self.pool, config.batch_size, self.steps, streams["order/unlabelled"])
         total = []
         for step, (labelled_index, unlabelled_index) in enumerate(zip(labelled, unlabelled, strict=True)):
             progress = (epoch + step / self.steps) / task.epochs

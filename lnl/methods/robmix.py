@@ -33,7 +33,7 @@ from lnl.training.learner import Gradients, Learner, NetworkBuilder
 from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSettings, mixmatch_batch, mixmatch_loss
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.task import Beliefs, Record, Task, to_draw_from
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -208,8 +208,8 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
-        unlabelled = order(task.unlabelled, config.batch_size, self.steps, streams["order/unlabelled"])
+        labelled = task.order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = task.order(task.unlabelled, config.batch_size, self.steps, streams["order/unlabelled"])
         self.readout.forget()
         pretraining = epoch < config.pretrain_epochs
         start = epoch - config.pretrain_epochs

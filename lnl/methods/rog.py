@@ -26,7 +26,7 @@ from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Task, View, order
+from lnl.training.task import Beliefs, Task, View
 
 USES = ("labels",)
 
@@ -81,7 +81,7 @@ class Method:
             likelihood = self.task.over(index, self.predict).gather(-1, self.task.labels[index, None])
             return {"loss": 1 - likelihood.mean()}  # how improbable the given labels are
         total = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
             total.append(self.learner.step(self.objective, (images, self.task.labels[index])))
         self.fitted = None

@@ -26,7 +26,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Task, only_images, order
+from lnl.training.task import Task, only_images
 
 USES = ("labels", "unlabelled")
 ORIENTATIONS = 4
@@ -95,15 +95,15 @@ class Method:
         size = config.batch_size
         total = []
         if epoch < config.pretrain_epochs:
-            for index in order(self.everything, 2 * size, self.steps, streams["order/pretraining"]):
+            for index in task.order(self.everything, 2 * size, self.steps, streams["order/pretraining"]):
                 total.append(learner.step(self.self_supervised, (self.copies(index), index)))
         elif config.mode == "pretrain":
-            for index in order(task.labelled, size, self.steps, streams["order"]):
+            for index in task.order(task.labelled, size, self.steps, streams["order"]):
                 images = task.view(index, "weak", streams["augment"])
                 total.append(learner.step(self.supervised, (images, task.labels[index])))
         else:
-            labelled = order(task.labelled, size, self.steps, streams["order"])
-            unlabelled = order(task.unlabelled, size, self.steps, streams["order/unlabelled"])
+            labelled = task.order(task.labelled, size, self.steps, streams["order"])
+            unlabelled = task.order(task.unlabelled, size, self.steps, streams["order/unlabelled"])
             for index in torch.cat([labelled, unlabelled], dim=1):
                 total.append(learner.step(self.joint, (self.copies(index), index)))
         return {"loss": torch.stack(total).mean()}

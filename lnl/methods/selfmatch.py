@@ -30,7 +30,7 @@ from lnl.training.fixmatch_update import (
 )
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.task import Beliefs, Record, Task
 
 USES = ("labels", "unlabelled")
 
@@ -79,15 +79,15 @@ class Method:
     def contrastive_epoch(self) -> list[Tensor]:
         size = (1 + self.config.mu) * self.config.batch_size
         total = []
-        for index in order(self.everything, size, self.steps, self.streams["order/contrastive"]):
+        for index in self.task.order(self.everything, size, self.steps, self.streams["order/contrastive"]):
             views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
             total.append(self.learner.step(self.contrastive, (views, index)))
         return total
 
     def fixmatch_epoch(self) -> list[Tensor]:
         config, task, streams = self.config, self.task, self.streams
-        labelled = order(task.labelled, config.batch_size, self.steps, streams["order"])
-        unlabelled = order(self.pool, config.mu * config.batch_size, self.steps, streams["order/unlabelled"])
+        labelled = task.order(task.labelled, config.batch_size, self.steps, streams["order"])
+        unlabelled = task.order(self.pool, config.mu * config.batch_size, self.steps, streams["order/unlabelled"])
         total = []
         for labelled_index, unlabelled_index in zip(labelled, unlabelled, strict=True):
             batch = fixmatch_batch(config, task, streams, labelled_index, unlabelled_index)

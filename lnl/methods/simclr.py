@@ -20,7 +20,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
-from lnl.training.task import Task, only_images, order
+from lnl.training.task import Task, only_images
 
 USES = ("unlabelled",)
 
@@ -60,7 +60,7 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
-        for index in order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.pool, self.config.batch_size, self.steps, self.streams["order"]):
             views = self.task.view(index.repeat(2), "contrastive", self.streams["augment/contrastive"])
             total.append(self.learner.step(self.objective, (views, index)))
         self.readout.forget()

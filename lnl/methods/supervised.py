@@ -18,7 +18,7 @@ from lnl.settings import Settings
 from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Task, View, order
+from lnl.training.task import Task, View
 
 USES = ("labels",)
 
@@ -47,7 +47,7 @@ class Method:
 
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         total = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, self.config.augmentation, self.streams["augment"])
             total.append(self.learner.step(self.objective, (images, self.task.labels[index])))
         return {"loss": torch.stack(total).mean()}

@@ -22,6 +22,7 @@ from lnl.networks.beit import renamed as beit_renamed
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
 from lnl.networks.efficientnet_lite import EfficientNetLite0
 from lnl.networks.efficientnet_lite import renamed as efficientnet_renamed
+from lnl.networks.inception_resnet import InceptionResNetV2
 from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
 from lnl.networks.preact_resnet import PreActResNet18
@@ -48,7 +49,7 @@ class Resized(nn.Module):
 
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
-    ImageBackbone = Small | Headless | EfficientNetLite0 | BEiT | Resized | own.OwnBackbone
+    ImageBackbone = Small | Headless | EfficientNetLite0 | InceptionResNetV2 | BEiT | Resized | own.OwnBackbone
     VectorBackbone = MLP | Linear | own.OwnBackbone
     Backbone = ImageBackbone | VectorBackbone
 
@@ -87,9 +88,9 @@ _OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "convnext_small_images": lambda _, size: _vision("convnext_small_images", size),
     "beit_b_16": lambda _, size: BEiT(size),
     "efficientnet_lite0": lambda *_: EfficientNetLite0(),
+    "inception_resnet_v2": lambda channels, _: InceptionResNetV2(channels),
 }
 _OF_VECTORS: dict[str, Callable[[int], MLP | Linear]] = {"mlp": MLP, "linear": Linear}  # name: length -> backbone
-_RESIZING = {"vit_b_16": 224, "beit_b_16": 224}  # name: pixels that it sees unless said otherwise
 _SMALLEST = {  # pixels; all others: 8
     "co_teaching_cnn": 28,
     "vit_b_16": 16,
@@ -97,7 +98,13 @@ _SMALLEST = {  # pixels; all others: 8
     "swin_t": 32,
     "convnext_tiny": 32,
     "efficientnet_lite0": 32,
+    "inception_resnet_v2": 75,
 }
+_OWN_SIZE = {
+    "vit_b_16": 224,
+    "beit_b_16": 224,
+    "inception_resnet_v2": 299,
+}  # pixels that these see unless `resize` says otherwise
 _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
 _READERS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {  # name: published names of weights -> ours
     "efficientnet_lite0": efficientnet_renamed,
@@ -121,8 +128,8 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
 
     `weights`: None, newly initialised; "imagenet", as torchvision trained it; or the path of a state dict, whose head
     is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 and
-    beit_b_16 224.
-    Images stay normalised by the mean and the deviation of their data set, also under ImageNet's weights.
+    beit_b_16 224, for inception_resnet_v2 299.  Images stay normalised by the mean and the deviation of their data set,
+    also under ImageNet's weights.
 
     Raises ValueError for an unknown name, a network of the other kind of input, images that are too small, and weights
     that cannot be had or do not fit.
@@ -135,7 +142,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
-    seen = resize or _RESIZING.get(name, size)
+    seen = resize or _OWN_SIZE.get(name, size)
     smallest = _SMALLEST.get(name, 8)
     if seen < smallest:
         raise ValueError(

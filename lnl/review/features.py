@@ -129,7 +129,7 @@ def _file(images: ImageSet, file: str, root: Path | None) -> np.ndarray:
         array, names = _plain(path), None
     else:
         dataset = data.load(f"features:{file}", root)
-        array, names = dataset.train_images, dataset.train_files
+        array, names = np.asarray(dataset.train_images), dataset.train_files
     count = len(images.files)
     if names and len(set(names)) == len(names) and names != images.files:
         places = {name: place for place, name in enumerate(names)}

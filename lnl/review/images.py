@@ -13,6 +13,7 @@ from PIL import Image
 from lnl import data
 from lnl.data import DataError, Dataset, label_file
 from lnl.data.cache import expanded, file_stamp
+from lnl.data.files import ImageFiles
 from lnl.data.label_file import LabelFile
 from lnl.review.outputs import ABOUT
 from lnl.storage.files import printable, shown
@@ -93,11 +94,13 @@ def _of_dataset(source: str, root: Path | None) -> ImageSet:
     dataset = data.with_given_labels(data.load(source, root), root)
     count = len(dataset.train_labels)
     known = {LABEL: dataset.train_labels} if (dataset.train_labels >= 0).any() else {}
+    images = dataset.train_images
     return ImageSet(
         source,
         _different(dataset) or tuple(map(str, range(count))),
         dataset.checksum,
-        stored=dataset.train_images,
+        tuple(images.paths()) if isinstance(images, ImageFiles) else None,
+        None if isinstance(images, ImageFiles) else images,
         class_names=dataset.class_names,
         labels=dict(dataset.given) or known,
     )

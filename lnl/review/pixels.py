@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from lnl.data import DataError
-from lnl.data.folder import in_threads, read_header, read_square
+from lnl.data.files import in_threads, read_header, read_square
 from lnl.storage.atomic import write_atomically
 from lnl.storage.files import read_file
 

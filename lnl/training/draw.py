@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from lnl import data as datasets
+from lnl.data.dataset import Stored
 from lnl.functional import noise
 from lnl.training import views
+from lnl.training.images import Images, Viewed, held
 from lnl.training.streams import Streams, digest
 from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation, VectorViews
 
@@ -173,12 +175,13 @@ def prepare(
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
     vector_views: VectorViews | None = None,
+    workers: int = 0,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
     `semantic_labels`: those of a teacher, for all training images (N,).  Without `probe_apart` the probe joins the
     labelled images with its true labels, so that methods which use no probe have the same information.  `streams` must
-    live on the CPU, so that every device draws the same splits and labels.
+    live on the CPU, so that every device draws the same splits and labels.  `workers`: see `lnl.training.images.held`.
     """
     data = datasets.load(dataset, root)
     column = noise_settings.given_column
@@ -211,7 +214,7 @@ def prepare(
     if not probe_apart:
         labelled, probe_index = torch.cat([labelled, probe_index]), probe_index[:0]
     task = Task(
-        images=torch.from_numpy(np.ascontiguousarray(data.train_images[used])).to(device),
+        images=held(data.train_images, used, device, workers),
         labels=given.to(device),
         labelled=labelled.sort().values.to(device),
         unlabelled=unlabelled.sort().values.to(device),
@@ -223,14 +226,18 @@ def prepare(
     )
     held_out_images, held_out_labels = _held_out(data, parts, validation, noise_settings, annotated, streams)
 
-    def normalised(images: np.ndarray) -> Tensor:
-        return transforms["none"](torch.from_numpy(np.ascontiguousarray(images)).to(device), streams["none"])
+    def view(images: Tensor) -> Tensor:
+        return transforms["none"](images, streams["none"])
+
+    def normalised(stored: Stored, index: np.ndarray) -> Images:
+        images = held(stored, index, device, workers)
+        return view(images) if isinstance(images, Tensor) else Viewed(images, view)
 
     truth = Truth(
         labels=true.to(device),
-        test_images=normalised(data.test_images[parts.test]),
+        test_images=normalised(data.test_images, parts.test),
         test_labels=torch.from_numpy(np.asarray(data.test_labels[parts.test], dtype=np.int64)).to(device),
-        validation_images=normalised(held_out_images),
+        validation_images=normalised(held_out_images, parts.validation),
         validation_labels=held_out_labels.to(device),
         facts={
             "noise_realised": corrupted.rate,
@@ -255,12 +262,17 @@ def _corrupted(
     settings: Noise,
     annotated: np.ndarray | None,
     index: np.ndarray,
-    images: np.ndarray,
+    images: Stored,
     labels: np.ndarray,
     generator: torch.Generator,
 ) -> noise.Corrupted:
     """The given labels of the images at `index` (n,) into `images` and `labels`, which are of one split of the data."""
     classes = len(data.class_names)
+    if settings.kind == "instance" and not isinstance(images, np.ndarray):
+        raise datasets.Unfit(
+            f"Instance-dependent noise looks at all images of {data.name} at once, and these are read on demand: "
+            "choose another kind of noise, or have them read into the cache."
+        )
     return noise.corrupt(
         torch.from_numpy(np.asarray(labels[index], dtype=np.int64)),
         settings.kind,
@@ -282,17 +294,17 @@ def _held_out(
     noise_settings: Noise,
     annotated: np.ndarray | None,
     streams: Streams,
-) -> tuple[np.ndarray, Tensor]:
-    """Images (V, …) as stored and labels (V,) of the validation set, clean or noisy as its settings say."""
+) -> tuple[Stored, Tensor]:
+    """The images among which the validation set is, and its labels (V,), clean or noisy as its settings say."""
     from_train = validation.source == "train"
     images, labels = (data.train_images, data.train_labels) if from_train else (data.test_images, data.test_labels)
     index = parts.validation
     if validation.labels == "clean" or not len(index):
-        return images[index], torch.from_numpy(np.asarray(labels[index], dtype=np.int64))
+        return images, torch.from_numpy(np.asarray(labels[index], dtype=np.int64))
     if annotated is not None and not from_train:
         raise datasets.Unfit(
             f"{noise_settings.kind.capitalize()} labels exist for training images only: "
             "take noisy validation images from 'train'."
         )
     generator = streams["noise/validation"]
-    return images[index], _corrupted(data, noise_settings, annotated, index, images, labels, generator).labels
+    return images, _corrupted(data, noise_settings, annotated, index, images, labels, generator).labels

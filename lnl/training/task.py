@@ -16,8 +16,8 @@ from torch import Tensor
 from lnl.data import Unfit
 from lnl.declaring import declared
 from lnl.functional.noise import ANNOTATED
+from lnl.training.images import Images, expect, parts_of
 
-PART = 1024  # images in one forward pass that trains nothing
 LabelsDrawn = Literal["balanced", "random"]
 View = Literal["none", "weak", "contrastive", "blurred", "solarised", "strong", "autoaugment"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -116,10 +116,11 @@ class VectorViews:
 class Task:
     """All that a method may see of a trial's data.  Tensors live on the training device.
 
-    The images may be vectors: (N, D) float32 instead of (N, C, H, W) uint8, and their views (B, D) float32.
+    The images may be vectors: (N, D) float32 instead of (N, C, H, W) uint8, and their views (B, D) float32.  Images
+    that do not fit into memory come to the device when they are taken, see `lnl.training.images`.
     """
 
-    images: Tensor  # (N, C, H, W) uint8
+    images: Images  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64: the given label, -1 for unlabelled images
     labelled: Tensor  # (L,) indices into images
     unlabelled: Tensor  # (U,)
@@ -148,7 +149,15 @@ class Task:
     ) -> Tensor:
         """`call` on views of many images, in parts: (N,) -> (N, …).  The view `none` draws nothing, others need one."""
         generator = generator or torch.Generator(index.device)
-        return torch.cat([call(self.view(part, view, generator)) for part in index.split(PART)])
+        parts = index.split(parts_of(self.images))
+        expect(self.images, parts)
+        return torch.cat([call(self.view(part, view, generator)) for part in parts])
+
+    def order(self, pool: Tensor, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
+        """The batches (steps, batch_size) of the function `order`, which will be taken one after the other."""
+        batches = order(pool, batch_size, steps, generator)
+        expect(self.images, batches)
+        return batches
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """The trial's `steps`, or those of one pass over the labelled or unlabelled images, whichever are more."""
@@ -209,12 +218,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Truth:
-    """For evaluation only, never passed to a method.  Images are normalised float32 on the training device."""
+    """For evaluation only, never passed to a method.  Images are normalised float32 when they are taken."""
 
     labels: Tensor  # (N,) true labels of Task.images, -1 where they are unknown
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
-    validation_images: Tensor
+    validation_images: Images
     validation_labels: Tensor
     facts: Mapping[str, object]  # realised rate, transition matrix, hashes
     images: Origin  # of Task.images, among the training images

@@ -95,8 +95,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         if user_code.is_reference(name):
             user_code.load(name := user_code.normalised(name))
             return name
-        kind, colon, _ = name.partition(":")
-        if kind + colon not in [known.removesuffix("PATH") for known in data.names()]:
+        if not data.is_known(name):
             raise ValueError(f"there is no data set '{name}': choose one of {', '.join(data.names())}, or a file")
         return name
 

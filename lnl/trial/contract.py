@@ -209,8 +209,8 @@ def predicting_changes_no_training(trial: Trial) -> None:
     """Whoever asks for predictions and features between epochs gets the same training."""
     (quiet, _, truth), (watched, _, _) = assemble(trial, CPU), assemble(trial, CPU)
     for epoch in range(2):
-        watched.predict(truth.test_images)
-        watched.features(truth.test_images)
+        watched.predict(truth.test_images[:])
+        watched.features(truth.test_images[:])
         if watched.train_epoch(epoch)["loss"] != quiet.train_epoch(epoch)["loss"]:
             raise Broken("predicting changes the training that follows: predict in inference mode and draw nothing.")
 

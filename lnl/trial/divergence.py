@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lnl import data
 from lnl.methods import Method
 from lnl.storage.objects import StorageError
+from lnl.training.images import Images, in_parts
 from lnl.training.learner import Learner
 from lnl.training.state import Stateful, stateful_parts
 
@@ -35,7 +36,7 @@ def weights_are_finite(parts: Mapping[str, Stateful]) -> bool:
 
 
 @contextlib.contextmanager
-def errors_of_divergence(epoch: int, method: Method, images: Tensor) -> Iterator[None]:
+def errors_of_divergence(epoch: int, method: Method, images: Images) -> Iterator[None]:
     """Within the block of one epoch, replace errors that divergence causes by `Diverged`.
 
     Libraries raise many kinds of errors for NaN, so that the kind does not tell.  An error is divergence where weights
@@ -54,13 +55,13 @@ def errors_of_divergence(epoch: int, method: Method, images: Tensor) -> Iterator
         raise Diverged(f"Training broke down in epoch {epoch} ({reason}): lower the learning rate.") from error
 
 
-def _outputs_are_finite(method: Method, images: Tensor) -> bool:
+def _outputs_are_finite(method: Method, images: Images) -> bool:
     """Whether features and predictions are, which they may not be for large finite weights.
 
     A function that raises says nothing of its outputs and counts as finite.
     """
     for call in (method.features, method.predict):
         with contextlib.suppress(Exception):
-            if not call(images).isfinite().all():
+            if not in_parts(images, call).isfinite().all():
                 return False
     return True

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lnl import networks
 from lnl.data import DataError, Dataset, Unfit, npz
+from lnl.data.dataset import Stored
 from lnl.functional.image_operations import normalise
 from lnl.networks import Moments
 from lnl.storage import checkpoints
@@ -195,7 +196,7 @@ def _key(file: Path) -> str | None:
 
 
 def features_of(
-    images: np.ndarray, folder: Path, dataset: Dataset, embedder: Embedder, device: torch.device
+    images: Stored, folder: Path, dataset: Dataset, embedder: Embedder, device: torch.device
 ) -> Iterator[np.ndarray]:
     """The features of images (N, C, H, W), part by part: read from their file, or computed and written to it."""
     backbone = embedder.backbone.to(device).to(memory_format=torch.channels_last).eval()

@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from lnl.functional import graph, noise
 from lnl.methods import Method, has_beliefs
+from lnl.training.images import in_parts
 from lnl.training.task import Beliefs, Task, Truth
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in the last epoch
+MANY_CLASSES, TOP = 50, 5  # from so many classes on, an image counts as right among so many likeliest ones, too
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
@@ -31,6 +33,8 @@ Arrays = dict[tuple[str, str], Tensor]  # what a figure of one epoch needs
 @torch.no_grad()
 def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[Metrics, Arrays]:
     """Accuracies, as fractions, and cross-entropies of a method's predictions.
+
+    Where there are many classes also how often the right one is among the five likeliest (`top5_accuracy`).
 
     In the last epoch also the features: neighbours among the labelled images vote with their given labels
     (`test/neighbour_accuracy`) and with their true ones (`oracle/neighbour_accuracy`).  And of the test set the
@@ -44,8 +48,11 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
         ("validation", truth.validation_images, truth.validation_labels),
     ):
         if len(labels):
-            probabilities = _finite(method.predict(images))
+            probabilities = _finite(in_parts(images, method.predict))
             metrics[split, "accuracy"] = _share(probabilities.argmax(-1) == labels)
+            if seen.classes >= MANY_CLASSES:
+                nearest = probabilities.topk(TOP, dim=-1).indices
+                metrics[split, f"top{TOP}_accuracy"] = _share((nearest == labels[:, None]).any(-1))
             likelihood = probabilities.gather(-1, labels[:, None]).clamp(min=1e-12)
             metrics[split, "cross_entropy"] = float(-likelihood.log().mean())
             if last and split == "test":
@@ -64,7 +71,7 @@ def evaluate(method: Method, seen: Task, truth: Truth, *, last: bool) -> tuple[M
         if wrong.any():
             metrics["oracle", "memorised"] = _share(guessed[wrong] == given[wrong])
     if last:
-        bank, queries = seen.over(index, method.features), method.features(truth.test_images)
+        bank, queries = seen.over(index, method.features), in_parts(truth.test_images, method.features)
         k = min(NEIGHBOURS, len(index))
         for split, labels in judges:
             votes = graph.neighbour_votes(bank, labels, queries, k, NEIGHBOUR_TEMPERATURE, seen.classes)

@@ -18,6 +18,7 @@ from lnl.methods import Method, has_beliefs
 from lnl.storage.kept import Outputs
 from lnl.storage.part_names import Kept
 from lnl.storage.schema import BELIEFS, PREDICTIONS
+from lnl.training.images import in_parts
 from lnl.training.learner import Learner
 from lnl.training.state import Stateful
 from lnl.training.task import Beliefs, Origin, Task, Truth
@@ -112,7 +113,7 @@ class _Subset:
 def _test(trained: Trained) -> _Subset:
     truth = trained.truth
     labels = truth.test_labels.cpu().numpy()
-    predicted = trained.method.predict(truth.test_images)
+    predicted = in_parts(truth.test_images, trained.method.predict)
     return _Subset("test", truth.tested, np.full(len(labels), -1), labels, predicted.float().cpu().numpy())
 
 

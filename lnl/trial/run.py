@@ -26,8 +26,10 @@ from lnl.storage import checkpoints
 from lnl.storage.kept import Outputs
 from lnl.storage.part_names import Kept
 from lnl.storage.places import Place
-from lnl.training import learner, task
+from lnl.system import machine
+from lnl.training import learner
 from lnl.training.draw import prepare
+from lnl.training.images import held, in_parts
 from lnl.training.state import State, Stateful, stateful_parts
 from lnl.training.streams import Streams, digest
 from lnl.training.task import Noise, Task, Truth, Validation
@@ -47,7 +49,7 @@ class Execution:
     """Where a trial runs.  Never part of its identity."""
 
     device: str = "auto"  # auto: cuda where there is one, else cpu
-    threads: int | None = 1  # of the CPU; None: torch's default
+    threads: int | None = 1  # of the CPU, and processes that decode images on demand; None: torch's default, all CPUs
     data: Path | None = None  # folder of the data sets; None: lnl.data's default
     trained: Place | None = None  # folder of trained prerequisites; None: train them here, first
     embeddings: int = 0  # test images whose features are kept, before training and in the epochs of `embedding_epochs`
@@ -116,6 +118,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
         vector_views=trial.vector_views,
+        workers=execution.threads or machine.cpus(),
     )
 
 
@@ -225,12 +228,9 @@ def _labels_by(teacher: Trial, parts: Mapping[str, State], execution: Execution)
     except checkpoints.Refused as error:
         raise Unusable(teacher, execution, error) from error
     device = seen.images.device
-    generator, size = torch.Generator(device), task.PART  # the view `none` draws nothing from it
-    predictions = []
-    for start in range(0, len(images), size):
-        chunk = torch.from_numpy(np.array(images[start : start + size])).to(device)
-        predictions.append(method.predict(seen.views["none"](chunk, generator)).argmax(-1).cpu())
-    labels = torch.cat(predictions)
+    generator = torch.Generator(device)  # the view `none` draws nothing from it
+    everything = held(images, np.arange(len(images)), device, execution.threads or machine.cpus())
+    labels = in_parts(everything, lambda part: method.predict(seen.views["none"](part, generator)).argmax(-1)).cpu()
     if path:
         checkpoints.write(path, {"labels": labels}, {"file": path.name})
     return labels.numpy()

@@ -283,7 +283,7 @@ def test_names_that_do_not_exist(root):
         "cifar11",
         root,
         "cifar11",
-        "digits, digits_vectors, letters, cifar10, cifar100, stl10, npz:PATH, features:PATH, folder:PATH",
+        "digits, digits_vectors, letters, cifar10, cifar100, stl10, webvision, webvision_mini, food101n, npz:PATH, ",
     )
     refused("digits:x", root, "digits:x")
     refused("npz", root, "npz:PATH")
@@ -291,6 +291,7 @@ def test_names_that_do_not_exist(root):
     refused("npz:nothing.npz", root, "nothing.npz", str(root))
     refused("npz:.", root, "not a file")
     built_in = ["digits", "digits_vectors", "letters", "cifar10", "cifar100", "stl10"]
+    built_in += ["webvision", "webvision_mini", "food101n"]
     assert data.names() == [*built_in, "npz:PATH", "features:PATH", "folder:PATH"]
 
 

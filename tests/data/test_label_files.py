@@ -13,7 +13,7 @@ from PIL import Image
 
 from lnl import Noise, Trial, data, run
 from lnl.data import DataError
-from lnl.data import folder as reader
+from lnl.data import files as reader
 
 CLASSES = ("Ameise", "Bär", "Käfer")
 ALL = [f"{split}/{name}/bild {i}.png" for split in ("train", "test") for name in CLASSES for i in range(10)]

@@ -86,6 +86,9 @@ WHERE: dict[str, dict[str, Any]] = {
     "co_teaching.ramp": {"ramp": 1},
     "co_teaching.schedule": {"ramp": 2},
     "co_teaching.optimizer.kind=adamw": {"optimizer.weight_decay": 0.1},
+    "correct_from": {"epochs": 8},  # the first epoch is without correction whatever it is
+    "candidates": {"candidates": 5},
+    "prototypes": {"prototypes": 1, "distinct": 2.0},  # features are hardly distinct after six steps
     "dynamic_bootstrapping.bootstrap_from": {"bootstrap_from": 0.9},
     "dividemix.warm_up": {"epochs": 12},
     "dividemix.embedding": {"split_source": "neighbours"},

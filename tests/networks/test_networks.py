@@ -76,6 +76,7 @@ def with_classifier(name: str, classes: int = 10, channels: int = 3, size: int =
         ("swin_t", 1000, 28_288_354),
         ("convnext_tiny", 1000, 28_589_128),
         ("beit_b_16", 1000, 86_530_984),
+        ("inception_resnet_v2", 1000, 55_843_464),  # 55,813,192 are published of a BatchNorm without its 30,272 scales
     ],
 )
 def test_parameter_counts(name: str, classes: int, count: int) -> None:
@@ -110,6 +111,7 @@ def test_parameter_counts(name: str, classes: int, count: int) -> None:
         ("swin_small_images", 32, 1, 64, None),
         ("convnext_small_images", 32, 6, 64, None),
         ("beit_b_16", 224, 1, 768, None),
+        ("inception_resnet_v2", 299, 244, 1536, 13_154.3),
     ],
 )
 def test_layout(name: str, size: int, convolutions: int, width: int, million_products: float | None) -> None:

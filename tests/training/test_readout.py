@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lnl.functional.graph import neighbour_votes
+from lnl.training.images import PART
 from lnl.training.readout import Readout, ReadoutSettings, linear_probe
-from lnl.training.task import PART
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from lnl.settings import Settings
 from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
-from lnl.training.task import Task, order
+from lnl.training.task import Task
 
 USES = ("labels",)  # what it learns from: labels, unlabelled, probe, two networks
 
@@ -46,7 +46,7 @@ class Method:
     def train_epoch(self, epoch: int) -> dict[str, Tensor]:
         """One epoch, counted from 0; returns what is worth a curve, `loss` among it."""
         batch_losses = []
-        for index in order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
+        for index in self.task.order(self.task.labelled, self.config.batch_size, self.steps, self.streams["order"]):
             images = self.task.view(index, "weak", self.streams["augment"])  # chance comes from named streams alone
             labels = targets.one_hot(self.task.labels[index], self.task.classes)  # as given: some are wrong
             batch_losses.append(self.learner.step(self.objective, (images, labels)))
