@@ -18,7 +18,7 @@ FEW = {"noise.rate": 0.0, "labels_drawn": "random"}
 ALL = {"labels": None}
 # One training for all numbers of labels and all noise: BYOL uses neither.
 BYOL = {"method": "byol", "labels": None, "labels_drawn": "balanced", "epochs": 200}
-# The document's steps and rates on CIFAR-10.  ImageNet's weights stand in for BEiT's, which torchvision does not have.
+# The document's steps and rates on CIFAR-10.  Where BEiT's weights are not at hand, ImageNet's stand in for them.
 VIT = {
     "method": "byol",
     "labels": None,
@@ -35,6 +35,8 @@ VIT_CIFAR100 = VIT | {
     "method.target_decay": 0.9993,
     "method.optimizer": {"kind": "adamw", "learning_rate": 4.6e-5, "weight_decay": 2.1e-6, "schedule": "constant"},
 }
+# The document's weights, a file that its authors publish: see docs/your-data.md.
+BEIT = {"weights": "beit_base_patch16_224_pt22k.pth"}
 
 study = Study(
     name="annotation",
@@ -122,6 +124,25 @@ study = Study(
                 "network": "vit_b_16",
                 "resize": 224,
                 "init_from": VIT_CIFAR100,
+                "precision": "bfloat16",
+                "labels": 500,
+                "method.k": 15,
+                "method.temperature": 0.02,
+            },
+            factors={"labels": [100, 200, 500, 1000, 5000, 10000]},
+            replicates=3,
+        ),
+        # the document's weights, too
+        "paper_beit": Preset(
+            base={"network": "beit_b_16", "resize": 224, "init_from": VIT | BEIT, "precision": "bfloat16"},
+            replicates=3,
+        ),
+        "paper_beit_cifar100": Preset(
+            base={
+                "dataset": "cifar100",
+                "network": "beit_b_16",
+                "resize": 224,
+                "init_from": VIT_CIFAR100 | BEIT,
                 "precision": "bfloat16",
                 "labels": 500,
                 "method.k": 15,

@@ -15,6 +15,10 @@ ASYMMETRIC = {
     "method.lambda_u": 0.0,
     "method.confidence_penalty": 1.0,
 }
+# Right labels of another data set, as those of a network that somebody published.
+OTHER_DATA = {"method": "supervised", "dataset": "cifar100", "labels": None, "noise": {}, "epochs": 200}
+LETTERS = OTHER_DATA | {"dataset": "letters", "epochs": 20}
+ONE_EPOCH = LETTERS | {"epochs": 1}
 OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
 
 study = Study(
@@ -77,6 +81,10 @@ study = Study(
             "method.embedding": "initial",
             "init_from": {"method": "simclr", "epochs": 500},
         },
+        # the document's own: a network that has learned from another data set, fine-tuned
+        "other_data": {"method.warm_up": 5, "init_from": OTHER_DATA},
+        "other_data_probe": {"method.warm_up": 5, "method.warm_up_updates": "head", "init_from": OTHER_DATA},
+        "other_data_no_warm_up": {"method.warm_up": 0, "init_from": OTHER_DATA},
     },
     factors={"noise.rate": [0.2, 0.5, 0.8, 0.9], "method.threshold": [0.1, 0.3, 0.5, 0.7, 0.9]},
     panels={
@@ -129,6 +137,12 @@ study = Study(
             ("noise.rate",),
             DIVISION,
         ),
+        "other_data": Panel(
+            "Transfer from another data set instead of warm-up",
+            ("full", "short_warm_up", "other_data", "other_data_probe", "other_data_no_warm_up"),
+            ("noise.rate",),
+            DIVISION,
+        ),
     },
     replicates=5,
     contrasts=[
@@ -140,6 +154,7 @@ study = Study(
         Contrast("supervised", against="full", direction="hurts", smallest_effect=0.02),
         Contrast("loss_and_neighbours", against="full", smallest_effect=0.005),
         Contrast("transfer", against="full", smallest_effect=0.005),
+        Contrast("other_data", against="full", smallest_effect=0.005),
         Contrast("asymmetric_no_penalty", against="asymmetric", direction="hurts", smallest_effect=0.005),
     ],
     presets={
@@ -153,6 +168,9 @@ study = Study(
                 "transfer": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
                 "transfer_probe": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
                 "transfer_neighbours": {"method.warm_up": 1, "init_from": {"method": "simclr", "epochs": 1}},
+                "other_data": {"method.warm_up": 1, "init_from": ONE_EPOCH},
+                "other_data_probe": {"method.warm_up": 1, "init_from": ONE_EPOCH},
+                "other_data_no_warm_up": {"init_from": ONE_EPOCH},
             },
             factors={"noise.rate": [0.5], "method.threshold": [0.5, 0.7]},
             replicates=1,
@@ -166,9 +184,12 @@ study = Study(
                 "transfer": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
                 "transfer_probe": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
                 "transfer_neighbours": {"method.warm_up": 2, "init_from": {"method": "simclr", "epochs": 20}},
+                "other_data": {"method.warm_up": 2, "init_from": LETTERS},
+                "other_data_probe": {"method.warm_up": 2, "init_from": LETTERS},
+                "other_data_no_warm_up": {"init_from": LETTERS},
             },
             factors={"noise.rate": [0.5, 0.8]},
-            panels=("ablation", "parts", "embedding", "threshold"),
+            panels=("ablation", "parts", "embedding", "threshold", "other_data"),
             replicates=4,
         ),
         # a third of the paper's length, for one GPU

@@ -2,8 +2,9 @@
 ideas 1, 4 and 5)
 
 CIFAR-100N, ResNet-34 with a 3 × 3 stem, warm-up of 30 epochs with the confidence penalty.  The document saw its model
-converge from epoch 65 and asks for a drop at 70 instead of 150.  Networks with ImageNet's weights have seen more data
-than the others: each is compared with cross-entropy from the same start, and with nobody else.
+converge from epoch 65 and asks for a drop at 70 instead of 150.  ViT-B/16, Swin-T and ConvNeXt-T have ImageNet's
+weights; on a CPU small ones have those of another data set.  They have seen more data than the other networks: each is
+compared with cross-entropy from the same start, and with nobody else.
 """
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial
@@ -20,6 +21,35 @@ STUDENT = FINE_TUNED | ADAMW | {"method.warm_up": 2, "method.ramp": 4, "method.g
 BASELINE = {"method": "supervised"} | FINE_TUNED | ADAMW
 # Cross-entropy by DivideMix's optimizer and not by its own.
 SUPERVISED = {"method": "supervised", "method.optimizer": Trial(method="dividemix").value("method.optimizer")}
+
+# The same students in small, on a CPU: pre-trained on letters for digits, as those above on ImageNet for CIFAR.
+LETTERS = {
+    "method": "supervised",
+    "method.batch_size": 32,
+    "method.optimizer": {
+        "kind": "adamw",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warm_up": 0.1,
+    },
+    "dataset": "letters",
+    "labels": None,
+    "noise": {},
+    "epochs": 20,
+}
+IN_SMALL = {
+    "weights": None,
+    "resize": None,
+    "precision": "float32",
+    "epochs": 10,
+    "init_from": LETTERS,
+    "method.optimizer.learning_rate": 1e-3,
+}
+IN_SMOKE = IN_SMALL | {"epochs": 3, "init_from": LETTERS | {"epochs": 1, "steps": 2}}
+VIT = {"network": "vit_small_images"}
+SWIN = {"network": "swin_small_images"}
+CONVNEXT = {"network": "convnext_small_images"}
 
 DIVIDEMIX = {"name": "dividemix", "confidence_penalty": 1.0, "lambda_u": 0.0}
 
@@ -67,10 +97,10 @@ study = Study(
             ("drop_150_of_300", "preact_resnet18", "wide_resnet28_10", "resnet34_imagenet"),
             curves=CURVES,
         ),
-        "vit": Panel("ViT-B/16 with ImageNet's weights", ("vit_supervised", "vit"), curves=CURVES),
-        "swin": Panel("Swin-T with ImageNet's weights", ("swin_supervised", "swin"), curves=CURVES),
+        "vit": Panel("ViT, pre-trained", ("vit_supervised", "vit"), curves=CURVES),
+        "swin": Panel("Swin transformer, pre-trained", ("swin_supervised", "swin"), curves=CURVES),
         "convnext": Panel(
-            "ConvNeXt-T with ImageNet's weights: transfer instead of warm-up",
+            "ConvNeXt, pre-trained: transfer instead of warm-up",
             ("convnext_supervised", "convnext", "convnext_probed", "convnext_no_warm_up"),
             curves=CURVES,
         ),
@@ -99,8 +129,19 @@ study = Study(
                 "method": DIVIDEMIX | {"warm_up": 1},
                 "method.batch_size": 16,
             },
-            arms={"drop_70_of_120": {"epochs": 2}},
-            panels=("learning_rate", "method"),
+            arms={
+                "drop_70_of_120": {"epochs": 2},
+                "vit": IN_SMOKE | VIT,
+                "vit_supervised": IN_SMOKE | VIT,
+                "swin": IN_SMOKE | SWIN,
+                "swin_supervised": IN_SMOKE | SWIN,
+                "convnext": IN_SMOKE | CONVNEXT,
+                "convnext_supervised": IN_SMOKE | CONVNEXT,
+                "convnext_probed": IN_SMOKE | CONVNEXT,
+                "convnext_no_warm_up": IN_SMOKE | CONVNEXT,
+                "wide_resnet28_10": {"network": "wide_resnet28_2"},
+                "resnet34_imagenet": {"network": "resnet18_imagenet"},
+            },
             replicates=1,
         ),
         # minutes on two cores: all real handwritten digits, 8 × 8
@@ -113,8 +154,18 @@ study = Study(
                 "method": DIVIDEMIX | {"warm_up": 5, "ramp": 4},
                 "method.batch_size": 32,
             },
-            arms={"drop_70_of_120": {"epochs": 12}},
-            panels=("learning_rate", "method"),
+            arms={
+                "drop_70_of_120": {"epochs": 12},
+                "vit": IN_SMALL | VIT,
+                "vit_supervised": IN_SMALL | VIT,
+                "swin": IN_SMALL | SWIN,
+                "swin_supervised": IN_SMALL | SWIN,
+                "convnext": IN_SMALL | CONVNEXT,
+                "convnext_supervised": IN_SMALL | CONVNEXT,
+                "convnext_probed": IN_SMALL | CONVNEXT,
+                "convnext_no_warm_up": IN_SMALL | CONVNEXT,
+            },
+            panels=("learning_rate", "method", "vit", "swin", "convnext"),
             replicates=4,
         ),
         # CIFAR-10N, its worst labels, a third of the length, for one GPU

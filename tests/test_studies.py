@@ -45,8 +45,8 @@ def test_every_preset_plans(study: Study) -> None:
         assert plan.trials and len({planned.id for planned in plan.trials}) == len(plan.trials)
         assert plan.record.arms
     smoke = study.plan("smoke")
-    digits = {"digits", "digits_vectors"}
-    assert {planned.trial.dataset for planned in smoke.trials} <= digits, "a bare machine has no other images"
+    bundled = {"digits", "digits_vectors", "letters"}
+    assert {planned.trial.dataset for planned in smoke.trials} <= bundled, "a bare machine has no other images"
     assert len(smoke.trials) <= 150
 
 

@@ -234,8 +234,9 @@ def _network_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tu
     here, there = _initial_weights(config), entry.initialisation
     if here != there:
         yield "initialisation", f"starts from {here or 'random weights'} here, {there or 'random weights'} in the paper"
-    if config.get("resize"):
-        yield "image size", f"images are resized to {config['resize']} pixels here"
+    if (pixels := config.get("resize")) != entry.resize:
+        here, there = (f"resized to {size} pixels" if size else "as they are" for size in (pixels, entry.resize))
+        yield "image size", f"images are {here} here, {there} in the paper"
 
 
 def _method_differences(
@@ -385,10 +386,23 @@ def _config(trials: pd.DataFrame) -> dict[str, Any]:
 
 
 def _initial_weights(config: Mapping[str, Any]) -> str:
-    """What the weights start from: a method, "imagenet", a file; empty: drawn at random."""
+    """What the weights start from: ImageNet, BEiT, a file, then a method, and its data where these are other ones.
+
+    Empty: drawn at random.
+    """
     start = config.get("init_from") or {}
     method = start.get("method", start.get("method.name", ""))
-    return str(config.get("weights") or (method["name"] if isinstance(method, Mapping) else method))
+    method = method["name"] if isinstance(method, Mapping) else method
+    other_data = "dataset" in start and start["dataset"] != config["dataset"]
+    trained = f"{method} on {start['dataset']}" if other_data else method
+    return ", then ".join(filter(None, [_published(config, config.get("weights") or start.get("weights")), trained]))
+
+
+def _published(config: Mapping[str, Any], weights: str | None) -> str:
+    """What papers call published weights: those of BEiT are a file, which may have any name."""
+    if weights == "imagenet":
+        return "ImageNet"
+    return "BEiT" if weights and config["network"] == "beit_b_16" else weights or ""
 
 
 def _dataset(config: Mapping[str, Any]) -> str:

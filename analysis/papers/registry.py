@@ -70,6 +70,7 @@ class Entry(BaseModel, frozen=True, extra="forbid", strict=True):
     unlabelled_ratio: Annotated[float, Field(gt=0)] | None = None  # unlabelled images per labelled one; None: all left
     probe: Annotated[int, Field(ge=0)] | None = 0  # trusted images
     network: str | None = None  # our name for it where we have it, else the paper's
+    resize: Annotated[int, Field(ge=1)] | None = None  # pixels that the network sees; None: those of the data set
     initialisation: str = ""  # what its weights start from; empty: drawn at random
     selection: Literal["last", "last10", "median20", "val_selected", "best_test", "unknown"] = "unknown"
     validation: Literal["none", "noisy", "clean", "unknown"] = "unknown"  # images kept apart, and their labels

@@ -57,8 +57,8 @@ def _table(kind: type) -> Iterator[str]:
 
 def _networks() -> Iterator[str]:
     """A row for each network, which is built without memory for its weights."""
-    yield f"Parameters of the backbone, without heads, for RGB images of {PIXELS} × {PIXELS} pixels (of 224 × 224 for"
-    yield "`vit_b_16` and 299 × 299 for `inception_resnet_v2`, which resize others), or for vectors of length"
+    yield f"Parameters of the backbone, without heads, for RGB images of {PIXELS} × {PIXELS} pixels (`vit_b_16` and"
+    yield "`beit_b_16` resize them to 224 × 224, `inception_resnet_v2` to 299 × 299), or for vectors of length"
     yield f"{LENGTH}, and the number of its features."
     yield ""
     yield from ("| network | parameters | features |", "|--|--:|--:|")

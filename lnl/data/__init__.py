@@ -3,6 +3,7 @@
 Images are uint8 (N, C, H, W), or in their place vectors, float32 (N, D).
 
     digits  digits_vectors   scikit-learn's handwritten digits, 8×8, and as vectors, bundled: need no download
+    letters                  printed capital letters, 8×8, to learn from before digits, likewise
     cifar10  cifar100        `<root>/cifar10.npz` if it is there, else through torchvision
     stl10                    96×96, with its unlabelled part, likewise
     webvision  webvision_mini  food101n   images from the web, decoded on demand; `?size=299`, else 224
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl.data import cifar, digits, features, folder, food101n, human, npz, own, stl10, webvision
+from lnl.data import cifar, digits, features, folder, food101n, human, letters, npz, own, stl10, webvision
 from lnl.data.arrays import from_arrays
 from lnl.data.cache import cached, expanded, opened, remarks
 from lnl.data.dataset import DataError, Dataset, Source, Unfit
@@ -50,6 +51,7 @@ __all__ = [
 _SOURCES = {
     "digits": digits.source,
     "digits_vectors": digits.source,
+    "letters": letters.source,
     "cifar10": cifar.source,
     "cifar100": cifar.source,
     "stl10": stl10.source,
@@ -67,6 +69,7 @@ _WITH_OPTIONS = ("webvision", "webvision_mini", "food101n")  # such as ?size=299
 _PUBLISHED: dict[str, tuple[int, int, int, tuple[int, ...], int]] = {
     "digits": (1437, 0, 360, (1, 8, 8), 10),
     "digits_vectors": (1437, 0, 360, (64,), 10),
+    "letters": (2496, 0, 312, (1, 8, 8), 26),
     "cifar10": (50_000, 0, 10_000, (3, 32, 32), 10),
     "cifar100": (50_000, 0, 10_000, (3, 32, 32), 100),
     "stl10": (5_000, 100_000, 8_000, (3, 96, 96), 10),

@@ -17,8 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lnl.networks import own
 from lnl.networks import weights as trained
+from lnl.networks.beit import BEiT
+from lnl.networks.beit import renamed as beit_renamed
 from lnl.networks.convnet import ConvNet002, CoTeachingCNN, SmallConvNet
-from lnl.networks.efficientnet_lite import EfficientNetLite0, renamed
+from lnl.networks.efficientnet_lite import EfficientNetLite0
+from lnl.networks.efficientnet_lite import renamed as efficientnet_renamed
 from lnl.networks.inception_resnet import InceptionResNetV2
 from lnl.networks.mlp import MLP, Linear
 from lnl.networks.preact_bottleneck import ResNet29
@@ -46,7 +49,7 @@ class Resized(nn.Module):
 
 if TYPE_CHECKING:
     Small = SmallConvNet | ConvNet002 | CoTeachingCNN | PreActResNet18 | WideResNet | ResNet29
-    ImageBackbone = Small | Headless | EfficientNetLite0 | InceptionResNetV2 | Resized | own.OwnBackbone
+    ImageBackbone = Small | Headless | EfficientNetLite0 | InceptionResNetV2 | BEiT | Resized | own.OwnBackbone
     VectorBackbone = MLP | Linear | own.OwnBackbone
     Backbone = ImageBackbone | VectorBackbone
 
@@ -80,6 +83,10 @@ _OF_IMAGES: dict[str, Callable[[int, int], ImageBackbone]] = {
     "vit_b_16": lambda _, size: _vision("vit_b_16", size),
     "swin_t": lambda *_: _vision("swin_t"),
     "convnext_tiny": lambda *_: _vision("convnext_tiny"),
+    "vit_small_images": lambda _, size: _vision("vit_small_images", size),
+    "swin_small_images": lambda _, size: _vision("swin_small_images", size),
+    "convnext_small_images": lambda _, size: _vision("convnext_small_images", size),
+    "beit_b_16": lambda _, size: BEiT(size),
     "efficientnet_lite0": lambda *_: EfficientNetLite0(),
     "inception_resnet_v2": lambda channels, _: InceptionResNetV2(channels),
 }
@@ -87,13 +94,22 @@ _OF_VECTORS: dict[str, Callable[[int], MLP | Linear]] = {"mlp": MLP, "linear": L
 _SMALLEST = {  # pixels; all others: 8
     "co_teaching_cnn": 28,
     "vit_b_16": 16,
+    "beit_b_16": 16,
     "swin_t": 32,
     "convnext_tiny": 32,
     "efficientnet_lite0": 32,
     "inception_resnet_v2": 75,
 }
-_OWN_SIZE = {"vit_b_16": 224, "inception_resnet_v2": 299}  # pixels that these see unless `resize` says otherwise
+_OWN_SIZE = {
+    "vit_b_16": 224,
+    "beit_b_16": 224,
+    "inception_resnet_v2": 299,
+}  # pixels that these see unless `resize` says otherwise
 _IMAGENET = ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "vit_b_16", "swin_t", "convnext_tiny")
+_READERS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {  # name: published names of weights -> ours
+    "efficientnet_lite0": efficientnet_renamed,
+    "beit_b_16": beit_renamed,
+}
 Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation per channel, of pixels in [0, 1]
 
 
@@ -111,9 +127,9 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     """A backbone for inputs of one `shape`: images (B, C, size, size), or vectors (B, D) -> (B, backbone.width).
 
     `weights`: None, newly initialised; "imagenet", as torchvision trained it; or the path of a state dict, whose head
-    is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 224
-    and for inception_resnet_v2 299.  Images stay normalised by the mean and the deviation of their data set, also under
-    ImageNet's weights.
+    is left out.  `resize`: images to so many pixels, on their device; the default is their own size, for vit_b_16 and
+    beit_b_16 224, for inception_resnet_v2 299.  Images stay normalised by the mean and the deviation of their data set,
+    also under ImageNet's weights.
 
     Raises ValueError for an unknown name, a network of the other kind of input, images that are too small, and weights
     that cannot be had or do not fit.
@@ -136,7 +152,8 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     network = (own.builder(name) if is_own else _OF_IMAGES[name])(channels, seen)
     if weights is not None:
         state = _vision("imagenet", name.removesuffix("_imagenet")) if weights == "imagenet" else trained.read(weights)
-        state = renamed(state) if name == "efficientnet_lite0" else state
+        if name in _READERS:
+            state = _READERS[name](state)
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
 
@@ -169,7 +186,7 @@ def normalisation(name: str) -> Moments | None:
 
     None for networks that no published weights are read for: these saw a data set of their own.
     """
-    if name == "efficientnet_lite0":
+    if name in ("efficientnet_lite0", "beit_b_16"):
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # pixels in [-1, 1]
     return ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if name in _IMAGENET else None
 

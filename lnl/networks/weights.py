@@ -14,7 +14,10 @@ HEADS = ("fc.", "head.", "heads.", "classifier.")  # prefixes of last layers, wh
 
 
 def read(path: str) -> dict[str, Tensor]:
-    """The state dict that `torch.save` wrote, or a file of safetensors.  Raises ValueError for anything else."""
+    """The state dict that `torch.save` wrote, alone or as the entry `model`, or a file of safetensors.
+
+    Raises ValueError for anything else.
+    """
     try:
         with open_file(Path(path).expanduser()) as file:
             if path.endswith(".safetensors"):
@@ -29,6 +32,8 @@ def read(path: str) -> dict[str, Tensor]:
             f"the weights {path} cannot be read ({type(error).__name__}): give the path of a file that "
             "torch.save(network.state_dict(), path) wrote, a .safetensors file, or imagenet."
         ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # as Meta and Microsoft publish theirs
+        state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"the weights {path} are no state dict: write them by torch.save(network.state_dict(), path).")
     return dict(state)

@@ -317,6 +317,9 @@ def flags(entry: dict[str, Any], ours: dict[str, Any], n: int = 5, selection: st
 def test_the_same_protocol_differs_in_nothing() -> None:
     assert flags({}, {}) == []
     assert flags({}, {"method.lambda_u": 25.0}) == [], "what the registry knows may be set"
+    assert flags({"resize": 224}, {"resize": 224}) == [], "the paper resizes, too"
+    beit = {"network": "beit_b_16", "init_from": {"method": "byol", "weights": "beit.pth"}}
+    assert flags({"network": "beit_b_16", "initialisation": "BEiT, then byol"}, beit) == []
 
 
 SYMMETRIC = {"kind": "symmetric", "rate": 0.5, "include_true": False}
@@ -342,7 +345,13 @@ SYMMETRIC = {"kind": "symmetric", "rate": 0.5, "include_true": False}
         ({"network": None}, {}, "network", "the paper's network is not known"),
         ({"initialisation": "BEiT"}, {}, "initialisation", "random weights here, BEiT in the paper"),
         ({}, {"init_from": {"method": "simclr", "epochs": 5}}, "initialisation", "simclr here, random weights in"),
-        ({}, {"resize": 64}, "image size", "resized to 64 pixels here"),
+        ({}, {"resize": 64}, "image size", "resized to 64 pixels here, as they are in the paper"),
+        ({"resize": 224}, {"resize": 64}, "image size", "64 pixels here, resized to 224 pixels in the paper"),
+        ({"resize": 224}, {}, "image size", "as they are here, resized to 224 pixels in the paper"),
+        ({}, {"weights": "imagenet"}, "initialisation", "starts from ImageNet here, random weights in the paper"),
+        ({}, {"weights": "mine.pt"}, "initialisation", "starts from mine.pt here, random weights in the paper"),
+        ({}, {"init_from": {"method": "supervised", "dataset": "cifar100"}}, "initialisation",
+         "starts from supervised on cifar100 here, random weights in the paper"),
         ({}, {"method.lambda_u": 0.0}, "settings", "lambda_u 0.0 here, 25.0 in the paper"),
         ({}, {"method.co_guess": False}, "variant", "co_guess False here, True in the paper"),
         ({}, {"method.batch_size": 32}, "settings", "set here, and not known of the paper: batch_size"),

@@ -258,19 +258,40 @@ def test_damaged_npz(root, damage):
     refused("npz:mine.npz", root, "mine.npz")
 
 
+@pytest.mark.slow
+def test_letters_look_like_digits(root):
+    letters, digits = data.load("letters", root), data.load("digits", root)
+    outline = data.outline("letters", root / "elsewhere")
+    assert outline is not None and outline.shape == letters.shape == digits.shape
+    assert (len(outline.train_labels), len(outline.test_labels)) == (
+        len(letters.train_labels),
+        len(letters.test_labels),
+    )
+    assert (
+        np.bincount(letters.train_labels).tolist() == [96] * 26
+        and np.bincount(letters.test_labels).tolist() == [12] * 26
+    )
+    assert set(np.unique(letters.train_images)) == set(np.unique(digits.train_images)), "17 grey values"
+    assert abs(letters.train_images.mean() - digits.train_images.mean()) < 20
+    means = [letters.train_images[letters.train_labels == label].mean(0) for label in range(26)]
+    nearest = [np.argmin([np.square(image - mean).sum() for mean in means]) for image in letters.test_images]
+    assert np.mean(np.array(nearest) == letters.test_labels) > 0.8, "letters can be told apart"
+
+
 def test_names_that_do_not_exist(root):
     refused(
         "cifar11",
         root,
         "cifar11",
-        "digits, digits_vectors, cifar10, cifar100, stl10, npz:PATH, features:PATH, folder:PATH",
+        "digits, digits_vectors, letters, cifar10, cifar100, stl10, webvision, webvision_mini, food101n, npz:PATH, ",
     )
     refused("digits:x", root, "digits:x")
     refused("npz", root, "npz:PATH")
     refused("npz:", root, "''")
     refused("npz:nothing.npz", root, "nothing.npz", str(root))
     refused("npz:.", root, "not a file")
-    built_in = ["digits", "digits_vectors", "cifar10", "cifar100", "stl10"]
+    built_in = ["digits", "digits_vectors", "letters", "cifar10", "cifar100", "stl10"]
+    built_in += ["webvision", "webvision_mini", "food101n"]
     assert data.names() == [*built_in, "npz:PATH", "features:PATH", "folder:PATH"]
 
 

@@ -1,11 +1,13 @@
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,7 @@ from torchvision.transforms import v2
 from lnl import networks
 from lnl.networks import (
     Network,
+    beit,
     efficientnet_lite,
     heads,
     interleave,
@@ -31,6 +34,7 @@ from lnl.networks import (
     weights,
     wide_resnet,
 )
+from lnl.networks.beit import BEiT
 from lnl.networks.convnet import ChannelDropout
 from lnl.training.learner import without_onednn
 
@@ -71,6 +75,7 @@ def with_classifier(name: str, classes: int = 10, channels: int = 3, size: int =
         ("vit_b_16", 1000, 86_567_656),
         ("swin_t", 1000, 28_288_354),
         ("convnext_tiny", 1000, 28_589_128),
+        ("beit_b_16", 1000, 86_530_984),
         ("inception_resnet_v2", 1000, 55_843_464),  # 55,813,192 are published of a BatchNorm without its 30,272 scales
     ],
 )
@@ -101,6 +106,11 @@ def test_parameter_counts(name: str, classes: int, count: int) -> None:
         ("vit_b_16", 224, 1, 768, None),
         ("swin_t", 224, 1, 768, None),
         ("convnext_tiny", 224, 22, 768, None),
+        ("vit_small_images", 8, 1, 64, None),
+        ("vit_small_images", 32, 1, 64, None),
+        ("swin_small_images", 32, 1, 64, None),
+        ("convnext_small_images", 32, 6, 64, None),
+        ("beit_b_16", 224, 1, 768, None),
         ("inception_resnet_v2", 299, 244, 1536, 13_154.3),
     ],
 )
@@ -147,11 +157,12 @@ def test_convnet_of_document_002(size: int, blocks: int, width: int, count: int)
     assert sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) == blocks
 
 
+SMALL_IMAGES = ["vit_small_images", "swin_small_images", "convnext_small_images"]
 OWN = ["small_convnet", "convnet_002", "preact_resnet18", "resnet29_ieg", "wide_resnet28_2"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*OWN, "resnet18", "wide_resnet37_2", "wide_resnet45_2"])
+@pytest.mark.parametrize("name", [*OWN, "resnet18", "wide_resnet37_2", "wide_resnet45_2", *SMALL_IMAGES])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradient_reaches_every_parameter(name: str, precision: torch.dtype) -> None:
     """The most copied Wide ResNet leaves two BatchNorm layers without a gradient."""
@@ -303,10 +314,172 @@ def test_images_are_resized_before_the_network() -> None:
 
 def test_vision_transformer_sees_224_pixels() -> None:
     with torch.device("meta"):
-        assert networks.backbone("vit_b_16", (1, 8, 8)).size == 224
+        assert networks.backbone("vit_b_16", (1, 8, 8)).size == networks.backbone("beit_b_16", (1, 8, 8)).size == 224
         assert networks.backbone("vit_b_16", (1, 8, 8), resize=32).size == 32
         with pytest.raises(ValueError, match=r"patches of 16 pixels, not images of 40: resize them to 224"):
             networks.backbone("vit_b_16", (1, 8, 8), resize=40)
+        with pytest.raises(ValueError, match=r"beit_b_16 cuts .* not images of 40: resize them to 224"):
+            networks.backbone("beit_b_16", (1, 8, 8), resize=40)
+
+
+def test_patches_of_small_images() -> None:
+    with torch.device("meta"):
+        for size, patch in [(8, 2), (16, 2), (28, 4), (32, 4), (96, 4)]:
+            vit, swin, convnext = (networks.backbone(name, (3, size, size)).network for name in SMALL_IMAGES)
+            strides = (vit.conv_proj.stride, swin.features[0][0].stride, convnext.features[0][0].stride)
+            assert strides == ((patch, patch),) * 3
+            assert swin.features[1][0].attn.window_size == [min(4, size // patch // 2)] * 2
+        with pytest.raises(ValueError, match=r"patches of 4 pixels, not images of 30: resize them to 32\."):
+            networks.backbone("vit_small_images", (3, 30, 30))
+
+
+def waves(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that a formula gives, the same on every machine: of one dimension about 1/2, of more with deviation 1."""
+    filled = {}
+    for place, (name, tensor) in enumerate(sorted(state.items())):
+        wave = torch.cos(torch.arange(tensor.numel(), dtype=torch.float64) * (1 + place / 7)).reshape(tensor.shape)
+        filled[name] = (wave * (3 / tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.5 + wave / 2).to(tensor.dtype)
+    return filled
+
+
+def beit_of(state: Mapping[str, Tensor]) -> BEiT:
+    """A narrow BEiT of two blocks for images of 48 pixels, with these published weights."""
+    network = BEiT(48, 24, 2, 3).eval()
+    network.load_state_dict(beit.renamed(state))
+    return network
+
+
+SINE = torch.sin(torch.arange(3 * 48 * 48, dtype=torch.float64) / 5).reshape(1, 3, 48, 48).float()
+
+
+@pytest.mark.parametrize(
+    ("shared", "recorded"),
+    [
+        (False, [4.9932, 1.2331, 0.0357, 0.6587, 0.6707, -0.3552, -0.0787, 0.9449]),
+        (True, [4.5845, 0.0961, 0.7466, -0.0220, 0.1382, 0.6262, -0.0415, 0.7153]),
+    ],
+)
+def test_beit_computes_what_the_published_code_does(shared: bool, recorded: list[float]) -> None:
+    """Recorded: features by timm 1.0.31, of the same weights, with a table of biases a block or one for all."""
+    state = BEiT(48, 24, 2, 3).state_dict()
+    if shared:
+        state = {name: tensor for name, tensor in state.items() if not name.endswith("bias_table")}
+        state["rel_pos_bias.relative_position_bias_table"] = torch.zeros(28, 3)
+    with torch.no_grad():
+        features = beit_of(waves(state))(SINE)[0]
+    torch.testing.assert_close(features[::3], torch.tensor(recorded), atol=1e-4, rtol=0)
+
+
+def test_beit_s_attention_by_its_formula() -> None:
+    """softmax(q·k / √d + bias of the relative position) v, with no bias of the keys: eq. of Bao et al., in numpy."""
+    torch.manual_seed(0)
+    side, heads, depth = 3, 2, 4
+    attention = beit.Attention(heads * depth, heads, side).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter)
+    tokens = torch.randn(2, 1 + side**2, heads * depth, dtype=torch.float64)
+    weights = {name: parameter.detach().numpy() for name, parameter in attention.named_parameters()}
+    table, places = weights["relative_position_bias_table"], [(row, col) for row in range(side) for col in range(side)]
+
+    def bias(query: int, key: int) -> np.ndarray:
+        if 0 in (query, key):
+            return table[{(True, False): 25, (False, True): 26, (True, True): 27}[query == 0, key == 0]]
+        (row, col), (other_row, other_col) = places[query - 1], places[key - 1]
+        return table[(row - other_row + side - 1) * (2 * side - 1) + col - other_col + side - 1]
+
+    biases = np.array([[bias(query, key) for key in range(1 + side**2)] for query in range(1 + side**2)])
+    query, key, value = np.split(tokens.numpy() @ weights["qkv.weight"].T, 3, axis=-1)
+    query, value = query + weights["q_bias"], value + weights["v_bias"]
+    mixed = []
+    for head in range(heads):
+        part = slice(head * depth, (head + 1) * depth)
+        scores = query[..., part] @ key[..., part].transpose(0, 2, 1) / depth**0.5 + biases[..., head]
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed.append(shares / shares.sum(-1, keepdims=True) @ value[..., part])
+    expected = np.concatenate(mixed, -1) @ weights["proj.weight"].T + weights["proj.bias"]
+    np.testing.assert_allclose(attention(tokens).detach().numpy(), expected, rtol=1e-10)
+
+
+def test_beit_without_a_bias_is_torch_s_attention() -> None:
+    torch.manual_seed(0)
+    attention, reference = beit.Attention(12, 3, 2), nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(attention.qkv.weight)
+        reference.out_proj.load_state_dict(attention.proj.state_dict())
+        reference.in_proj_bias.copy_(
+            torch.cat([attention.q_bias.normal_(), torch.zeros(12), attention.v_bias.normal_()])
+        )
+    tokens = torch.randn(2, 5, 12)
+    torch.testing.assert_close(attention(tokens), reference(tokens, tokens, tokens)[0])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradient_reaches_every_parameter_of_beit(precision: torch.dtype) -> None:
+    network = beit_of(waves(BEiT(48, 24, 2, 3).state_dict()))
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        features = network(SINE)
+    (features.float() * torch.arange(24)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def in_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' state dict as Hugging Face's transformers names and cuts it."""
+    named = {}
+    for name, tensor in state.items():
+        name = re.sub(r"^blocks\.", "beit.encoder.layer.", name)
+        name = re.sub(r"^patch_embed\.proj\.", "beit.embeddings.patch_embeddings.projection.", name)
+        name = re.sub(r"^(cls|mask)_token", r"beit.embeddings.\1_token", name)
+        name = re.sub(r"^fc_norm\.", "beit.pooler.layernorm.", name)
+        name = re.sub(r"^rel_pos_bias\.", "beit.encoder.relative_position_bias.", name)
+        name = re.sub(r"\.gamma_", ".lambda_", name)
+        name = re.sub(r"\.norm1\.", ".layernorm_before.", name)
+        name = re.sub(r"\.norm2\.", ".layernorm_after.", name)
+        name = re.sub(r"\.attn\.proj\.", ".attention.output.dense.", name)
+        name = re.sub(r"\.mlp\.fc1\.", ".intermediate.dense.", name)
+        name = re.sub(r"\.mlp\.fc2\.", ".output.dense.", name)
+        name = re.sub(r"\.attn\.relative", ".attention.attention.relative_position_bias.relative", name)
+        name = re.sub(r"\.attn\.q_bias", ".attention.attention.query.bias", name)
+        name = re.sub(r"\.attn\.v_bias", ".attention.attention.value.bias", name)
+        if name.endswith("qkv.weight"):
+            prefix = name.replace("attn.qkv.weight", "attention.attention.")
+            parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+            named |= {f"{prefix}{part}.weight": third for part, third in parts}
+        else:
+            named[name] = tensor
+    return named
+
+
+def test_beit_reads_published_files_under_both_names(tmp_path: Path) -> None:
+    """A file of the authors, with its wrapping and the parts of pre-training, and one of transformers."""
+    with torch.device("meta"):
+        own = networks.backbone("beit_b_16", (3, 224, 224)).state_dict()
+    tables = [name for name in own if name.endswith("bias_table")]
+    assert (own[tables[0]].shape, len(tables)) == ((27 * 27 + 3, 12), 12)
+    of_pre_training = {name: tensor for name, tensor in own.items() if name not in tables and "fc_norm" not in name}
+    of_pre_training |= {
+        "rel_pos_bias.relative_position_bias_table": own[tables[0]],
+        "rel_pos_bias.relative_position_index": torch.zeros(197, 197, dtype=torch.int64),
+        "mask_token": own["cls_token"],
+        "norm.weight": own["fc_norm.weight"],
+        "norm.bias": own["fc_norm.bias"],
+        "lm_head.weight": torch.empty(8192, 768, device="meta"),
+    }
+    fine_tuned = own | {
+        "blocks.3.attn.relative_position_index": torch.zeros(197, 197, dtype=torch.int64),
+        "head.weight": torch.empty(1000, 768, device="meta"),
+    }
+    for published in (of_pre_training, fine_tuned, in_transformers_names(of_pre_training | fine_tuned)):
+        shapes = {
+            name: tensor.shape for name, tensor in beit.renamed(published).items() if not name.startswith("head.")
+        }
+        assert shapes == {name: tensor.shape for name, tensor in own.items()}
+
+    path, state = str(tmp_path / "beit.pth"), waves(BEiT(48, 24, 2, 3).state_dict())
+    torch.save({"model": state}, path)
+    read = weights.read(path)
+    with torch.no_grad():
+        torch.testing.assert_close(beit_of(in_transformers_names(read))(SINE), beit_of(state)(SINE), atol=0, rtol=0)
+    assert not (beit.renamed({"cls_token": state["cls_token"]})["fc_norm.weight"] != 1).any()
 
 
 def test_efficientnet_lite0_computes_what_the_published_code_does() -> None:

@@ -159,6 +159,7 @@ def test_given_labels_go_along(tmp_path: Path, embedder: Embedder, truth: str) -
 
 def test_pre_trained_weights_have_their_own_normalisation(digits: data.Dataset, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
+    assert networks.normalisation("beit_b_16") == networks.normalisation("efficientnet_lite0")
     for name, channel in (("efficientnet_lite0", 0.5), ("resnet18_imagenet", 0.485), ("small_convnet", None)):
         backbone = networks.backbone(name, (1, 32, 32))
         torch.save(getattr(backbone, "network", backbone).state_dict(), path)
