@@ -24,6 +24,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Task, only_images, order
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -38,6 +39,7 @@ class Config(ReadoutSettings):
     """0: the loss is on the features themselves"""
     projector_width: Annotated[int, Field(ge=1)] = 2048
     """hidden and output dimensions, with layers only"""
+    contrastive: ContrastiveView = ContrastiveView(jitter=0.5)
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine")
 
 

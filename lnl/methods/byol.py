@@ -24,6 +24,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Task, only_images, order
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -38,6 +39,7 @@ class Config(ReadoutSettings):
     """of projector and predictor"""
     projection: Annotated[int, Field(ge=1)] = 256
     """their output"""
+    contrastive: ContrastiveView = ContrastiveView(jitter=0.5)
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -27,6 +27,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View, order
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels", "two networks")
 
@@ -46,6 +47,9 @@ class Config(Settings):
     """τ min(t^c / T_k, 1), or from 0 to τ^c in T_k epochs and then τ"""
     prediction: Literal["first", "ensemble"] = "first"
     """network; the ensemble averages both probabilities"""
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, schedule="linear", milestones=(0.4,))
 
 

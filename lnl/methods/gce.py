@@ -26,6 +26,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, order
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -43,6 +44,7 @@ class Config(Settings):
     """truncated only: share of training before the first pruning"""
     prune_every: Annotated[int, Field(ge=1)] = 10
     """truncated only: epochs from one pruning to the next"""
+    weak: WeakView = WeakView(padding="zeros")
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.01, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -33,6 +33,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, balanced_order, order
+from lnl.training.views import StrongView, WeakView
 
 USES = ("labels", "probe")
 
@@ -87,6 +88,8 @@ class Config(Settings):
     """law of l: Beta(α, α) | the code's max(m, 1 - m), m = U^(1/α)/2"""
     alpha: Annotated[float, Field(gt=0)] = 0.5
     """of MixUp"""
+    weak: WeakView = WeakView(shift=1 / 16, padding="zeros")
+    strong: StrongView = StrongView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="restarts", first_cycle=1 / 400, average=0.999
     )

@@ -33,6 +33,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Task, order
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -51,6 +52,7 @@ class Config(Settings):
     """not beside given: the first phase's share of the epochs"""
     percentile: Annotated[float, Field(gt=0, le=1)] = 0.97
     """not beside given: of p_i; beyond are outliers, no anchors"""
+    weak: WeakView = WeakView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

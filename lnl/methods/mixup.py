@@ -24,6 +24,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Task, order
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -35,6 +36,7 @@ class Config(Settings):
     """of l from Beta(alpha, alpha): near 0 hardly mixed, large: halves"""
     coefficient: Literal["batch", "image"] = "batch"
     """one l for a batch, as in the official code, or for each image"""
+    weak: WeakView = WeakView(padding="zeros")
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step")
 
 

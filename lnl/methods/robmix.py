@@ -4,6 +4,8 @@ L1 is NT-Xent on two strong views of a batch (labels ignored, so free of label n
 document leaves much open.  Decided here:
 
 - λ multiplies the semi-supervised loss, as written.  A step draws B labelled and B unlabelled images for both losses.
+  The curves `train/loss_contrastive` and `train/loss_mixmatch` are L1 and L2 without weights, `train/loss` is their
+  weighted sum.
 - Every topology makes the same number of MixMatch steps; contrastive epochs of pre-training come on top.
 - "No gradient update in the self-supervised branch" (4.2) is `head_update`.  "Modify the gradient" (4.3) is
   `head_gradient`, at the boundary between backbone and projection head.  "Update the optimizers" (4.4) is
@@ -34,6 +36,7 @@ from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSe
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, order, to_draw_from
+from lnl.training.views import ContrastiveView
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -63,6 +66,7 @@ class Config(MixMatchSettings):
     """its output"""
     pretrain_epochs: Annotated[int, Field(ge=0)] = 0
     """of L1 alone, before and besides the trial's epochs"""
+    contrastive: ContrastiveView = ContrastiveView()
 
     head_update: Literal["train", "frozen", "frozen_after", "frozen_pretrained"] = "train"
     """Weights of the projection head: trained | never | until `head_frozen_from` of training | in pre-training only."""
@@ -240,9 +244,9 @@ class Method:
         return {"loss": loss, "loss_contrastive": loss}
 
     def mixmatch_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
-        loss, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        loss, second = self._mixmatch_gradients(labelled, unlabelled, progress)
         self._update(second)
-        return {"loss": loss, "loss_mixmatch": loss}
+        return {"loss": self.config.lambda_mixmatch * loss, "loss_mixmatch": loss}
 
     def joint_step(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> dict[str, Tensor]:
         config = self.config
@@ -250,15 +254,16 @@ class Method:
         first = self._own_head(first, progress)
         if config.sync == "alternate" and config.updated != "classifier":
             self.learner.apply(first, "contrastive")
-        loss_second, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        loss_second, second = self._mixmatch_gradients(labelled, unlabelled, progress)
+        weighted = config.lambda_mixmatch * loss_second
         scalars = {
-            "loss": loss_first + loss_second,
+            "loss": loss_first + weighted,
             "loss_contrastive": loss_first,
             "loss_mixmatch": loss_second,
             **self._compare([first[p] for p in self.backbone], [second[p] for p in self.backbone]),
         }
         if config.optimizers != "two_owner":
-            self._update(self._combined(first, second, torch.stack([loss_first, loss_second])))
+            self._update(self._combined(first, second, torch.stack([loss_first, weighted])))
             return scalars
         if config.sync == "together" and config.updated != "classifier":
             self.learner.apply(first, "contrastive")
@@ -279,8 +284,8 @@ class Method:
         return losses.nt_xent(first, second, self.config.contrastive_temperature, index).mean()
 
     def mixmatch(self, network: Network, batch: MixedBatch) -> Tensor:
-        """λ·L2."""
-        return self.config.lambda_mixmatch * mixmatch_loss(network, batch, self.config.batch_norm)
+        """L2."""
+        return mixmatch_loss(network, batch, self.config.batch_norm)
 
     def _boundary(self, features: Tensor) -> Tensor:
         """Identity forward; changes the gradient that L1 sends into the backbone."""
@@ -299,6 +304,12 @@ class Method:
         return features
 
     # --------------------------------------------------------------------------------------------------- gradients
+
+    def _mixmatch_gradients(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> tuple[Tensor, Gradients]:
+        """L2, and the gradient of λ·L2."""
+        loss, second = self.learner.gradients(self.mixmatch, self._mixed(labelled, unlabelled, progress))
+        factor = self.config.lambda_mixmatch
+        return loss, second if factor == 1.0 else [_times(gradient, factor, frozen=False) for gradient in second]
 
     def _own_head(self, first: Gradients, share: float) -> Gradients:
         """L1's gradients with the projection head's own entries dropped where it is frozen, or scaled."""

@@ -21,6 +21,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Task, only_images, order
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -35,6 +36,7 @@ class Config(ReadoutSettings):
     """of the projection head"""
     projection: Annotated[int, Field(ge=1)] = 128
     """its output"""
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -38,8 +38,10 @@ class Resized(nn.Module):
         self.width: int = network.width
 
     def forward(self, images: Tensor) -> Tensor:
-        smaller = images.shape[-1] > self.size  # only then is there something to smooth
-        features: Tensor = self.network(interpolate(images, (self.size,) * 2, mode="bilinear", antialias=smaller))
+        if images.shape[-1] != self.size:  # as augmented images are no more
+            smaller = images.shape[-1] > self.size  # only then is there something to smooth
+            images = interpolate(images, (self.size,) * 2, mode="bilinear", antialias=smaller)
+        features: Tensor = self.network(images)
         return features
 
 
@@ -121,7 +123,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
-    seen = resize or (224 if name == "vit_b_16" else size)
+    seen = resized_to(name, resize) or size
     smallest = _SMALLEST.get(name, 8)
     if seen < smallest:
         raise ValueError(
@@ -134,6 +136,11 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
         state = renamed(state) if name == "efficientnet_lite0" else state
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
+
+
+def resized_to(name: str, resize: int | None) -> int | None:
+    """Pixels per side that images are brought to before the backbone `name` sees them; None: they stay as they are."""
+    return resize or (224 if name == "vit_b_16" else None)
 
 
 def _check_weights(name: str, weights: str | None) -> None:

@@ -20,7 +20,8 @@ from lnl import data as datasets
 from lnl.functional import noise
 from lnl.training import views
 from lnl.training.streams import Streams, digest
-from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation, VectorViews
+from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation
+from lnl.training.views import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def prepare(
     labels_drawn: LabelsDrawn = "balanced",
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
-    vector_views: VectorViews | None = None,
+    view_settings: ViewSettings | None = None,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
 
@@ -197,7 +198,7 @@ def prepare(
     corrupted = _corrupted(
         data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
     )
-    transforms = views.of(data, vector_views or VectorViews(), device)
+    transforms = views.of(data, view_settings or ViewSettings(), device)
     # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
     layout = torch.randperm(len(used), generator=streams["split/layout"])
