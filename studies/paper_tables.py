@@ -22,10 +22,11 @@ HUMAN_OPTIMIZER = {
 }
 
 DIVIDEMIX = {"method": "dividemix", "method.average_losses": "never"}
-# Cross-entropy by DivideMix's optimizer and not by its own.
+# Cross-entropy by DivideMix's optimizer and views and not by its own.
 SUPERVISED = {
     "method": "supervised",
     "method.batch_size": 128,
+    "method.weak.padding": "zeros",
     "method.optimizer": Trial(method="dividemix").value("method.optimizer"),
 }
 
@@ -58,7 +59,13 @@ study = Study(
         "gce": {"method": "gce"},
         "l2r": {"method": "learning_to_reweight", "probe": 1000},
         "ieg": {"method": "ieg", "probe": 100},
-        "ieg_light": {"method": "ieg", "probe": 100, "network": "resnet29_ieg"},
+        # The light network's weight decay in the official code.
+        "ieg_light": {
+            "method": "ieg",
+            "probe": 100,
+            "network": "resnet29_ieg",
+            "method.optimizer.weight_decay": 2e-4,
+        },
         "backward": {"method": "loss_correction", "method.direction": "backward"},
         "co_teaching": {"method": "co_teaching"},  # told no noise rate: 0.2, as in the re-run of CIFAR-10N
         # as the re-run of CIFAR-10N (ReScience C 2026), which has the penalty: the noise is not symmetric

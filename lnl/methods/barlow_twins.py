@@ -5,7 +5,8 @@ forward passes, each with its own batch statistics.  Departures: Adam and a cosi
 whose steps grow with the loss, no rate suits few and many dimensions); batches and projector for CIFAR-10 (official,
 for ImageNet: 2,048 images, 8,192 dimensions); no warm-up of the learning rate (official: 10 of 1,000 epochs,
 `optimizer.warm_up=0.01`); both views are drawn from SimCLR's augmentation (official: unlike blur, and solarisation of
-the second).  Seed document 002 has no projector: `projector_layers=0`.
+the second) with its jitter at half strength, as official but for saturation (0.4, official 0.2) and hue, which is
+turned in YIQ (official: in HSV).  Seed document 002 has no projector: `projector_layers=0`.
 """
 
 from __future__ import annotations

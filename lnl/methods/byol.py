@@ -4,7 +4,8 @@ Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is s
 the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that
 its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; no warm-up
 of the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`); both views are drawn from SimCLR's
-augmentation (official: unlike blur, and solarisation of the second).
+augmentation (official: unlike blur, and solarisation of the second) with its jitter at half strength, as official but
+for saturation (0.4, official 0.2) and hue, which is turned in YIQ (official: in HSV).
 """
 
 from __future__ import annotations

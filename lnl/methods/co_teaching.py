@@ -38,7 +38,8 @@ class Config(Settings):
     augmentation: View = "weak"
     """the paper: none"""
     forget_rate: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """τ: share of a batch left out; the paper: the noise rate"""
+    """τ: share of a batch left out in the end.  The paper sets it to the true noise rate, which no method may know
+    here: 0.2 is a guess (that of CIFAR-10N's re-run); set it to the share of wrong labels that you expect."""
     ramp: Annotated[int, Field(ge=1)] = 10
     """T_k, epochs until τ is reached (exponent 1)"""
     exponent: Annotated[float, Field(gt=0)] = 1.0

@@ -10,8 +10,10 @@ the code, where the paper is silent: the momentum and constants of the virtual s
 for MixUp, one BatchNorm batch per view and one for all mixed images, of which the weak view's alone moves the running
 statistics (`batch_norm`), hyper-parameters and schedule (first of the cosine cycles 500 of 200,000 steps).  Ours: no
 gradient flows through a pseudo-label anywhere (the code lets it in the virtual step, where the closed form would miss
-it); the strong view starts from the image and not from its weak view, and AutoAugment comes without cutout (`strong`
-has it); a probe image is seen through a weak view; weight decay on kernels only (the code's WRN decays all weights).
+it); the strong view starts from the image and not from its weak view, shifts by 2 of 32 pixels (code: by 2 and then by
+4), and AutoAugment comes without cutout (`strong` has it); a probe image is seen through a weak view; weight decay on
+kernels only (the code's WRN decays all weights).  The default weight decay is the code's for its WRN; that of its light
+ResNet29 is 2e-4, which `paper_tables` and `probe_size` set.
 """
 
 from __future__ import annotations

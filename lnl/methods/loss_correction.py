@@ -11,6 +11,7 @@ with the best noisy validation loss.  `lnl.functional.transition` says what else
 backward loss grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look
 alike.
 
+Images are shifted by up to an eighth with reflection (official code: a tenth, repeating the border).
 Defaults are the paper's for CIFAR-10 with a ResNet; on CIFAR-100 it takes percentile 1 and a weight decay of 1e-3.
 Unlabelled images are not used.
 """

@@ -1,8 +1,8 @@
 """Mixup (Zhang et al. 2018, arXiv:1710.09412): cross-entropy on mixed pairs of images and of their given labels.
 
 Nothing here knows of wrong labels, but mixed ones are harder to memorise: the strongest simple baseline.  Unlabelled
-images are not used.  Defaults are the official code's for CIFAR-10; for wrong labels the paper prefers an alpha of
-8 to 32.
+images are not used.  Defaults are the official code's for CIFAR-10, but weight decay on kernels only (official: on all
+weights); for wrong labels the paper prefers an alpha of 8 to 32.
 
 The coefficient l is drawn as max(l, 1 - l).  Cross-entropy of mixed labels takes both images of a pair alike, so that
 this swaps names within pairs only; with one l for a batch the inverse permutation, as likely as the permutation, gives

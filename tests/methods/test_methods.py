@@ -69,6 +69,7 @@ WHERE: dict[str, dict[str, Any]] = {
     "optimizer.milestones": {"optimizer.schedule": "step"},
     "optimizer.factor": {"optimizer.schedule": "step"},
     "optimizer.average": {"optimizer.average": 0.2},  # its warm-up hides larger ones in six steps
+    "weak.shift": {"weak.shift": 0.25},  # of 8 pixels: the default and its half are one pixel
     "strong.rand_augment": {"augmentation": "strong"},
     "contrastive.jitter": {"augmentation": "contrastive"},
     "ramp": {"ramp": 0.9},
