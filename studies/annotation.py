@@ -10,6 +10,8 @@ among those of a larger one, and each replicate begins anew.  "Labelled only" is
 over annotated and test images alone; "labelled votes" spreads nothing.  Of the red line, that of Bengar et al. (2021),
 no number can be read, as it is a picture; what the document reports in its text stands in the report, beside the
 papers.  Figure 3 is the share of wrong labels from iteration 0 on, which are the given labels.
+
+The presets `paper` augment images at 224 pixels, as the network sees them, with BYOL's blur and jitter.
 """
 
 from lnl import Contrast, Noise, Panel, Preset, Study, Trial

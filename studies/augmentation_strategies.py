@@ -14,6 +14,7 @@ PLAIN = {"method.warm_up_view": "none"}
 STRONG = {"method.warm_up_view": "autoaugment"}
 CURVES = ("train/loss", "oracle/selection_auc", "oracle/refined_accuracy", "test/accuracy")
 OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
+SUPERVISED = {"method": "supervised", "method.weak.padding": "zeros"}  # as DivideMix shifts its images
 
 study = Study(
     name="augmentation_strategies",
@@ -44,8 +45,8 @@ study = Study(
         "plain_ss": PLAIN | SS,
         "weak_ws_randaugment": {"method.train_view": "strong"},
         "weak_ws_weak_loss": WS | {"method.loss_view": "weak"},
-        "supervised": {"method": "supervised"},
-        "supervised_strong": {"method": "supervised", "method.augmentation": "autoaugment"},
+        "supervised": SUPERVISED,
+        "supervised_strong": SUPERVISED | {"method.augmentation": "autoaugment"},
     },
     factors={"noise.rate": [0.2, 0.5, 0.8, 0.9]},
     panels={

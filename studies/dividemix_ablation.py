@@ -16,7 +16,7 @@ ASYMMETRIC = {
     "method.confidence_penalty": 1.0,
 }
 # Right labels of another data set, as those of a network that somebody published.
-OTHER_DATA = {"method": "supervised", "dataset": "cifar100", "labels": None, "noise": {}, "epochs": 200}
+OTHER_DATA: dict[str, object] = {"method": "supervised", "dataset": "cifar100", "labels": None, "noise": {}, "epochs": 200}
 LETTERS = OTHER_DATA | {"dataset": "letters", "epochs": 20}
 ONE_EPOCH = LETTERS | {"epochs": 1}
 OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too

@@ -55,10 +55,11 @@ IEG_WEBVISION = {
     "method.consistency_weight": 8.0,
 }
 ARAZO: dict[str, dict[str, object]] = {"bootstrapping": {"network": "preact_resnet18", "epochs": 300}}
-# Cross-entropy by DivideMix's optimizer and not by its own.
+# Cross-entropy by DivideMix's optimizer and views and not by its own.
 SUPERVISED = {
     "method": "supervised",
     "method.batch_size": 128,
+    "method.weak.padding": "zeros",
     "method.optimizer": Trial(method="dividemix").value("method.optimizer"),
 }
 
@@ -91,7 +92,13 @@ study = Study(
         "gce": {"method": "gce"},
         "l2r": {"method": "learning_to_reweight", "probe": 1000},
         "ieg": {"method": "ieg", "probe": 100},
-        "ieg_light": {"method": "ieg", "probe": 100, "network": "resnet29_ieg"},
+        # The light network's weight decay in the official code.
+        "ieg_light": {
+            "method": "ieg",
+            "probe": 100,
+            "network": "resnet29_ieg",
+            "method.optimizer.weight_decay": 2e-4,
+        },
         "ieg_five": {"method": "ieg", "probe": 50},
         "ieg_one": {"method": "ieg", "probe": 10},
         "mentornet": {

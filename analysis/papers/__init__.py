@@ -9,15 +9,18 @@ papers.table(study).markdown()
 """
 
 from analysis.papers.comparison import Mismatch, beside, closest, mismatches, registry_table, table, wrong_share
+from analysis.papers.departures import DEPARTURES, departures
 from analysis.papers.registry import Entry, Paper, PaperError, entries, notes, paper, papers, reported
 
 __all__ = [
+    "DEPARTURES",
     "Entry",
     "Mismatch",
     "Paper",
     "PaperError",
     "beside",
     "closest",
+    "departures",
     "entries",
     "mismatches",
     "notes",

@@ -3,7 +3,8 @@
 They are compared, by whether the reported value lies in the 95 % interval of ours, only where nothing but the number of
 runs differs.  A protocol that is not known counts as different, and so do a method's parameters where the registry
 knows none of the paper's: numbers of methods that a paper trained again are often of its own optimizer.  Where it knows
-some, these count and those that an arm or a setting sets; the rest are taken for the method's defaults.
+some, these count and those that an arm or a setting sets; the rest are taken for the method's defaults.  What a method
+does otherwise than its authors' code (`analysis.papers.departures`) is said beside each comparison.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
+from analysis.papers.departures import departures
 from analysis.papers.registry import Entry, entries, paper
 from analysis.results import Results
 from analysis.tables.table import Table, interval, percent
@@ -49,12 +51,12 @@ PROTOCOL_NOTE = (
     f"A number is compared with ours from {FEWEST_REPLICATES} replicates on, only where nothing but the "
     "number of runs differs: "
     "a protocol that is not known counts as different, and so do parameters that an arm or a setting sets and the "
-    "paper does not name."
+    "paper does not name. What our methods do otherwise than their authors' code is said beside each comparison."
 )
 BESIDE_COLUMNS = (  # of `beside`
     *("arm", "setting", "n", "mean", "low", "high", "selection"),
     *("entry", "paper", "where", "name", "reported", "sd", "n_reported"),
-    *("differs_in", "mismatches", "comparable", "comparison"),
+    *("differs_in", "mismatches", "departures", "comparable", "comparison"),
 )
 
 
@@ -69,8 +71,8 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
     """Every measured arm × setting with the closest reported numbers, one row each.
 
     Columns: arm, setting (JSON), n, mean, low, high (ours, fractions, t interval), selection; entry (row of
-    `reported`), paper, where, name, reported, sd, n_reported; differs_in (words), mismatches (sentences), comparable,
-    comparison.  An arm that no paper has a number for gets one row without one.
+    `reported`), paper, where, name, reported, sd, n_reported; differs_in (words), mismatches, departures (sentences
+    both), comparable, comparison.  An arm that no paper has a number for gets one row without one.
     """
     rule = study.rule(selection)
     rows = []
@@ -83,6 +85,7 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
         ours = {"arm": arm, "setting": setting, "n": len(scores), "mean": mean, "low": low, "high": high}
         config = _config(trials)
         nearest = list(closest(config)) if config else []
+        declared = departures(config) if config else []
         for number, entry in nearest:
             differences = mismatches(entry, config, stated_settings(study, arm, setting), rule, len(scores))
             blocking = list(dict.fromkeys(mismatch.what for mismatch in differences if mismatch.what != REPLICATES))
@@ -93,14 +96,20 @@ def beside(study: Results, selection: str | None = None) -> pd.DataFrame:
                     **{"reported": entry.value, "sd": entry.sd, "n_reported": entry.n},
                     "differs_in": list(dict.fromkeys(mismatch.what for mismatch in differences)),
                     "mismatches": [mismatch.text for mismatch in differences],
+                    "departures": declared,
                     "comparable": not blocking,
-                    "comparison": _compared(entry.value, mean, low, high, len(scores), blocking)
-                    + "".join(f"; {mismatch.text}" for mismatch in differences if not blocking),
+                    "comparison": "; ".join(
+                        [
+                            _compared(entry.value, mean, low, high, len(scores), blocking),
+                            *([*(mismatch.text for mismatch in differences), *declared] if not blocking else []),
+                        ]
+                    ),
                 }
             )
         if not nearest:
             why = "no paper has a number for it" if config else "its configuration is not stored"
-            rows.append({**ours, "differs_in": [], "mismatches": [], "comparable": False, "comparison": why})
+            nothing = {"differs_in": [], "mismatches": [], "departures": declared}
+            rows.append({**ours, **nothing, "comparable": False, "comparison": why})
     frame = pd.DataFrame([{**row, "selection": rule} for row in rows], columns=list(BESIDE_COLUMNS))
     kinds: dict[str, Any] = {"n": int, "comparable": bool, "entry": "Int64", "n_reported": "Int64"}
     return frame.astype({**kinds, **dict.fromkeys(("mean", "low", "high", "reported", "sd"), float)})

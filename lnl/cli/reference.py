@@ -17,9 +17,13 @@ from lnl.study.parts import Contrast, Panel, Preset, Search
 from lnl.study.study import Study
 from lnl.training.learner import Optimizer
 from lnl.training.task import Noise, Validation, VectorViews
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 from lnl.trial.config import Trial
 
-KINDS: tuple[type, ...] = (Study, Contrast, Panel, Preset, Search, Trial, Noise, Validation, VectorViews, Optimizer)
+KINDS: tuple[type, ...] = (
+    *(Study, Contrast, Panel, Preset, Search, Trial, Noise, Validation, VectorViews, Optimizer),
+    *(WeakView, StrongView, ContrastiveView),
+)
 SPACES = (Uniform, Integer, Choice)
 PIXELS = 32  # of the images for which networks are counted
 LENGTH = 1280  # of the vectors that networks for vectors are shown with

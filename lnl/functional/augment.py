@@ -19,9 +19,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from lnl.functional.auto_augment import apply_policies, draw_operations, draw_policies, pool, rand_augment
+from lnl.functional.auto_augment import (
+    RAND_AUGMENT,
+    RandAugment,
+    RandAugmentName,
+    apply_policies,
+    draw_operations,
+    draw_policies,
+    rand_augment,
+)
 from lnl.functional.image_operations import (
     Jitter,
+    Padding,
     cutout,
     gaussian_blur,
     identity,
@@ -30,6 +39,8 @@ from lnl.functional.image_operations import (
     resized_crop,
     shift,
 )
+
+BLURRED_ABOVE = 32  # pixels: SimCLR's recipe for CIFAR has no blur and half the strength of colour jitter
 
 
 @dataclass(frozen=True)
@@ -69,18 +80,25 @@ def pipeline(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     smallest_crop: float | None = None,
+    largest_shift: float = 1 / 8,
+    padding: Padding = "reflect",
+    operations: RandAugmentName = "code",
+    strength: float | None = None,
 ) -> Augmentation:
     """The augmentation called `name` for images (channels, size, size); `flip`: a mirrored image keeps its class.
 
     none         normalise only.
-    weak         shift by up to size // 8 pixels, mirror (MixMatch, Berthelot et al. 2019, official code).
+    weak         shift by up to `largest_shift` of the size, at least a pixel unless it is 0, and mirror (MixMatch,
+                 Berthelot et al. 2019, official code).  `padding`: what a shift shows outside of the image.
     contrastive  resized crop, mirror, colour jitter, grey, and blur above 32 pixels (SimCLR, Chen et al. 2020, app. A).
-                 `smallest_crop` is the least area of the crop (default 0.08, and 0.5 up to 16 pixels).
+                 `smallest_crop` is the least area of the crop (default 0.08, and 0.5 up to 16 pixels), `strength`
+                 that of the jitter (default 0.5, and 1 where images are blurred).
     blurred, solarised
                  the two views of BYOL (Grill et al. 2020, app. B) and Barlow Twins: as contrastive, with half of the
                  jitter's strength, and of saturation a quarter; above 32 pixels all images or one in ten are blurred;
                  of the second one in five is solarised, so that pixels from 128 on are inverted.
-    strong       weak, two operations of RandAugment, cutout of half the size (FixMatch, Sohn et al. 2020).
+    strong       weak, two operations of RandAugment in the variant `operations`, cutout of half the size (FixMatch,
+                 Sohn et al. 2020).
     autoaugment  weak, the policy that AutoAugment found on CIFAR-10 (Cubuk et al. 2019; Nishi et al. 2021 with noise).
 
     Greyscale images get no operation that needs colour.  Raises ValueError for arguments that do not fit together.
@@ -96,18 +114,25 @@ def pipeline(
         smallest_crop = 0.5 if size <= 16 else 0.08  # 8 % of an 8×8 digit would be 2×2 pixels
     if not 0 < smallest_crop <= 1:
         raise ValueError(f"smallest_crop is a part of the image's area in (0, 1], not {smallest_crop}.")
-    draw_shifts = partial(draw_weak, limit=size // 8, flip=flip)
-    draw_of_two = partial(
-        draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=size > 32, strength=0.5, saturation=0.5
-    )
+    if not 0 <= largest_shift <= 0.5:
+        raise ValueError(f"largest_shift is a part of the image's size in [0, 0.5], not {largest_shift}.")
+    draw_shifts = partial(draw_weak, limit=max(1, int(largest_shift * size)) if largest_shift else 0, flip=flip)
+    variant, blur = RAND_AUGMENT[operations].of(channels), size > BLURRED_ABOVE
+    if strength is None:
+        strength = 1.0 if blur else 0.5
+    draw_views = partial(draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=blur)
+    draw_of_two = partial(draw_views, strength=0.5, saturation=0.5)
     pipelines: dict[str, tuple[Callable[[int, Generator], Any], Callable[[Tensor, Any], Tensor]]] = {
         "none": (draw_nothing, identity),
-        "weak": (draw_shifts, weak),
-        "contrastive": (partial(draw_contrastive, flip=flip, smallest_crop=smallest_crop, blur=size > 32), contrastive),
+        "weak": (draw_shifts, partial(weak, padding=padding)),
+        "contrastive": (partial(draw_views, strength=strength), contrastive),
         "blurred": (partial(draw_of_two, blur_probability=1.0), contrastive),
         "solarised": (partial(draw_of_two, blur_probability=0.1, solarise_probability=0.2), contrastive),
-        "strong": (partial(draw_strong, size=size, channels=channels, flip=flip), strong),
-        "autoaugment": (partial(draw_autoaugment, size=size, flip=flip), autoaugment),
+        "strong": (
+            partial(draw_strong, size=size, draw_shifts=draw_shifts, variant=variant),
+            partial(strong, padding=padding, variant=variant),
+        ),
+        "autoaugment": (partial(draw_autoaugment, draw_shifts=draw_shifts), partial(autoaugment, padding=padding)),
     }
     if name not in pipelines:
         raise ValueError(f"there is no augmentation {name!r}; choose one of {', '.join(pipelines)}.")
@@ -161,9 +186,9 @@ def draw_weak(batch: int, generator: Generator, *, limit: int, flip: bool) -> We
     return Weak(offsets, draw_mirror(batch, generator, flip=flip))
 
 
-def weak(images: Tensor, parameters: Weak) -> Tensor:
-    """Mirror, then shift with reflection at the border."""
-    return shift(images, parameters.offsets, parameters.mirrored)
+def weak(images: Tensor, parameters: Weak, *, padding: Padding = "reflect") -> Tensor:
+    """Mirror, then shift; outside of the image is its reflection, or black."""
+    return shift(images, parameters.offsets, parameters.mirrored, padding)
 
 
 def draw_contrastive(
@@ -173,7 +198,7 @@ def draw_contrastive(
     flip: bool,
     smallest_crop: float,
     blur: bool,
-    strength: float = 0.5,
+    strength: float,
     saturation: float = 1.0,
     blur_probability: float = 0.5,
     solarise_probability: float = 0.0,
@@ -200,34 +225,31 @@ def contrastive(images: Tensor, parameters: Contrastive) -> Tensor:
     return images
 
 
-def draw_strong(batch: int, generator: Generator, *, size: int, channels: int, flip: bool) -> Strong:
+def draw_strong(
+    batch: int, generator: Generator, *, size: int, draw_shifts: Callable[[int, Generator], Weak], variant: RandAugment
+) -> Strong:
     """Parameters of the weak view, of two rounds of RandAugment and of cutout."""
-    rounds = [draw_operations(batch, generator, operations=len(pool(channels))) for _ in range(2)]
+    rounds = [draw_operations(batch, generator, variant) for _ in range(2)]
     slots, magnitudes = (torch.stack(drawn) for drawn in zip(*rounds, strict=True))
-    return Strong(
-        draw_weak(batch, generator, limit=size // 8, flip=flip),
-        slots,
-        magnitudes,
-        draw_cutout(batch, generator, size=size),
-    )
+    return Strong(draw_shifts(batch, generator), slots, magnitudes, draw_cutout(batch, generator, size=size))
 
 
-def strong(images: Tensor, parameters: Strong) -> Tensor:
+def strong(images: Tensor, parameters: Strong, *, padding: Padding, variant: RandAugment) -> Tensor:
     """The weak view, two rounds of RandAugment, cutout of half the size."""
-    images = weak(images, parameters.weak)
+    images = weak(images, parameters.weak, padding=padding)
     for slots, magnitudes in zip(parameters.slots, parameters.magnitudes, strict=True):
-        images = rand_augment(images, slots, magnitudes)
+        images = rand_augment(images, slots, magnitudes, variant)
     return cutout(images, parameters.centres, images.shape[-1] // 2)
 
 
-def draw_autoaugment(batch: int, generator: Generator, *, size: int, flip: bool) -> AutoAugment:
+def draw_autoaugment(batch: int, generator: Generator, *, draw_shifts: Callable[[int, Generator], Weak]) -> AutoAugment:
     """Parameters of the weak view and of a sub-policy for each image."""
-    return AutoAugment(draw_weak(batch, generator, limit=size // 8, flip=flip), *draw_policies(batch, generator))
+    return AutoAugment(draw_shifts(batch, generator), *draw_policies(batch, generator))
 
 
-def autoaugment(images: Tensor, parameters: AutoAugment) -> Tensor:
+def autoaugment(images: Tensor, parameters: AutoAugment, *, padding: Padding) -> Tensor:
     """The weak view, then the two operations of each image's sub-policy."""
-    return apply_policies(weak(images, parameters.weak), parameters.slots, parameters.magnitudes)
+    return apply_policies(weak(images, parameters.weak, padding=padding), parameters.slots, parameters.magnitudes)
 
 
 def draw_mirror(batch: int, generator: Generator, *, flip: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import ceil
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -38,49 +38,102 @@ class Operation(NamedTuple):
     high: float = 0.0
 
 
-# The transformations and ranges that FixMatch (Sohn et al. 2020, appendix) lists for RandAugment.
-OPERATIONS = (
-    Operation(autocontrast),
-    Operation(brightness, 0.05, 0.95),
-    Operation(colour, 0.05, 0.95),
-    Operation(contrast, 0.05, 0.95),
-    Operation(equalise),
-    Operation(identity),
-    Operation(posterise, 3.5, 8.5),  # rounded: 4…8 bits, equally often
-    Operation(rotate, -30, 30),
-    Operation(sharpness, 0.05, 0.95),
-    Operation(shear_x, -0.3, 0.3),
-    Operation(shear_y, -0.3, 0.3),
-    Operation(solarise, 0, 256),
-    Operation(translate_x, -0.3, 0.3),
-    Operation(translate_y, -0.3, 0.3),
-)
+class RandAugment(NamedTuple):
+    """A variant of RandAugment: one round draws an operation for each image, uniformly, and its magnitude.
+
+    With `levels`, magnitudes are 1/10 to `levels`/10, and operations with a direction go either way; without, they are
+    uniform in [0, 1).  A drawn operation is applied with `probability`.
+    """
+
+    operations: tuple[Operation, ...]
+    levels: int = 0
+    probability: float = 1.0
+
+    def of(self, channels: int) -> RandAugment:
+        """The variant for images with so many channels: one has no operations that need colour."""
+        return self._replace(
+            operations=tuple(each for each in self.operations if channels == 3 or each.apply != colour)
+        )
 
 
-def pool(channels: int) -> tuple[Operation, ...]:
-    """FixMatch's operations; for one channel without those that need colour."""
-    return tuple(operation for operation in OPERATIONS if channels == 3 or operation.apply is not colour)
+RandAugmentName = Literal["code", "paper"]
+DIRECTED = (rotate, shear_x, shear_y, translate_x, translate_y)
+RAND_AUGMENT: dict[RandAugmentName, RandAugment] = {
+    # The transformations and ranges that FixMatch (Sohn et al. 2020, appendix) lists; its authors say that they are
+    # always applied (issue 65 of the official code).
+    "paper": RandAugment(
+        (
+            Operation(autocontrast),
+            Operation(brightness, 0.05, 0.95),
+            Operation(colour, 0.05, 0.95),
+            Operation(contrast, 0.05, 0.95),
+            Operation(equalise),
+            Operation(identity),
+            Operation(posterise, 3.5, 8.5),  # rounded: 4…8 bits, equally often
+            Operation(rotate, -30, 30),
+            Operation(sharpness, 0.05, 0.95),
+            Operation(shear_x, -0.3, 0.3),
+            Operation(shear_y, -0.3, 0.3),
+            Operation(solarise, 0, 256),
+            Operation(translate_x, -0.3, 0.3),
+            Operation(translate_y, -0.3, 0.3),
+        )
+    ),
+    # What the official code does, with which the paper's numbers were measured: every operation with probability 1/2,
+    # at levels 1…9 of 10.  It moves by whole pixels of 32; here by as large a share of other sizes.
+    "code": RandAugment(
+        (
+            Operation(autocontrast),
+            Operation(brightness, 0.1, 1.9),
+            Operation(colour, 0.1, 1.9),
+            Operation(contrast, 0.1, 1.9),
+            Operation(equalise),
+            Operation(identity),
+            Operation(posterise, 4.49, 0.49),  # rounded: 4, 4, 3, 3, 2, 2, 2, 1 and 1 bits at levels 1…9
+            Operation(rotate, 0, 30),
+            Operation(sharpness, 0.1, 1.9),
+            Operation(shear_x, 0, 0.3),
+            Operation(shear_y, 0, 0.3),
+            Operation(solarise, 256, 0),
+            Operation(translate_x, 0, 10 / 32),
+            Operation(translate_y, 0, 10 / 32),
+        ),
+        levels=9,
+        probability=0.5,
+    ),
+}
 
 
-def draw_operations(batch: int, generator: Generator, *, operations: int) -> tuple[Tensor, Tensor]:
-    """One operation per image as a slot, int64 (B,), and a magnitude in [0, 1), (B,).
+def draw_operations(batch: int, generator: Generator, variant: RandAugment) -> tuple[Tensor, Tensor]:
+    """One operation per image as a slot, int64 (B,), and a magnitude in [0, 1), or in (-1, 1) with `levels`, (B,).
 
     Every operation has ceil(B / operations) slots and every image gets its own slot, so that group sizes are known
     without asking the device.  Each image's operation is slot // ceil(B / operations), uniform over the operations;
-    within a batch they are drawn without replacement.
+    within a batch they are drawn without replacement.  Behind these comes one slot per image for those whose operation
+    is not applied.
     """
-    slots = _draw_slots(batch, generator, groups=operations)
-    return slots, torch.rand(batch, generator=generator, device=generator.device)
+    groups, capacity = len(variant.operations), ceil(batch / len(variant.operations))
+    slots = _draw_slots(batch, generator, groups=groups)
+    magnitudes = torch.rand(batch, generator=generator, device=generator.device)
+    if variant.levels:
+        levels = ((variant.levels * magnitudes).floor() + 1) / 10
+        sign = torch.rand(batch, generator=generator, device=generator.device)
+        directed = _directed(variant.operations, generator.device)[slots // capacity]
+        magnitudes = torch.where(directed & (sign < 0.5), -levels, levels)
+    if variant.probability < 1:
+        chance = torch.rand(batch, generator=generator, device=generator.device)
+        skipped = groups * capacity + torch.arange(batch, device=generator.device)
+        slots = torch.where(chance < variant.probability, slots, skipped)
+    return slots, magnitudes
 
 
-def rand_augment(images: Tensor, slots: Tensor, magnitudes: Tensor) -> Tensor:
-    """One round of RandAugment, each image with its own operation and magnitude: uint8 -> uint8.
-
-    Every drawn operation is applied, as in the text of FixMatch and as its authors confirm (issue 65 of the official
-    code); the official code and the re-implementation most used skip each with probability 1/2.
-    """
-    choices = pool(images.shape[1])
-    return _by_operation(images, choices, [ceil(len(images) / len(choices))] * len(choices), slots, magnitudes)
+def rand_augment(images: Tensor, slots: Tensor, magnitudes: Tensor, variant: RandAugment) -> Tensor:
+    """One round of RandAugment, each image with its own operation and magnitude: uint8 -> uint8."""
+    operations = variant.operations
+    sizes = [ceil(len(images) / len(operations))] * len(operations)
+    if variant.probability < 1:
+        operations, sizes = (*operations, Operation(identity)), [*sizes, len(images)]
+    return _by_operation(images, operations, sizes, slots, magnitudes)
 
 
 # AutoAugment's operations; a magnitude of 9 is 1 here.  As in PIL, colour has no effect on one channel.
@@ -184,6 +237,12 @@ def _by_operation(
         if len(group)
     ]
     return torch.cat(results).index_select(0, slots)
+
+
+@cache
+def _directed(operations: tuple[Operation, ...], device: torch.device) -> Tensor:
+    """(operations,) bool: whether an operation has a direction."""
+    return torch.tensor([operation.apply in DIRECTED for operation in operations], device=device)
 
 
 @cache

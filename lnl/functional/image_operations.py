@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from math import pi
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Padding = Literal["reflect", "zeros"]  # what a shift shows outside of an image
 GREY = 127  # fills what an operation leaves empty, as in FixMatch
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL and torchvision
 YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -22,16 +23,17 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return images.to(torch.float32, copy=True).mul_(scale[:, None, None]).add_(offset[:, None, None])
 
 
-def shift(images: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+def shift(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: Padding = "reflect") -> Tensor:
     """Mirror where (B,) `mirrored`, then move the view by (B, 2) `offsets` pixels (down, right).
 
-    What lies outside of the image is its reflection, in which the border pixels are not repeated.
+    What lies outside of the image is its reflection, in which the border pixels are not repeated, or black (`zeros`).
     """
     height, width = images.shape[-2:]
-    rows = _reflect(positions(height, images) + offsets[:, :1], height)
-    columns = _reflect(positions(width, images) + offsets[:, 1:], width)
+    rows, columns = positions(height, images) + offsets[:, :1], positions(width, images) + offsets[:, 1:]
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    return _gather(images, rows[:, :, None], columns[:, None, :])
+    if padding == "zeros":
+        return _framed(images, rows[:, :, None], columns[:, None, :], 0)
+    return _gather(images, _reflect(rows, height)[:, :, None], _reflect(columns, width)[:, None, :])
 
 
 def resized_crop(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
@@ -259,8 +261,13 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def _nearest(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The pixels that contain the points (rows, columns), broadcastable to (B, H, W); grey outside of the image."""
+    return _framed(images, rows, columns, GREY)
+
+
+def _framed(images: Tensor, rows: Tensor, columns: Tensor, value: int) -> Tensor:
+    """The pixels that contain the points (rows, columns), broadcastable to (B, H, W); `value` outside of the image."""
     height, width = images.shape[-2:]
-    framed = F.pad(images, [1, 1, 1, 1], value=GREY)
+    framed = F.pad(images, [1, 1, 1, 1], value=value)
     return _gather(framed, (rows + 1).clamp(0, height + 1).long(), (columns + 1).clamp(0, width + 1).long())
 
 

@@ -4,8 +4,9 @@ Labels are ignored, and evaluated as `lnl.training.readout` says.  As in the off
 forward passes, each with its own batch statistics.  Departures: Adam and a cosine schedule instead of LARS (with SGD,
 whose steps grow with the loss, no rate suits few and many dimensions); batches and projector for CIFAR-10 (official,
 for ImageNet: 2,048 images, 8,192 dimensions); no warm-up of the learning rate (official: 10 of 1,000 epochs,
-`optimizer.warm_up=0.01`); both views are drawn from SimCLR's augmentation (official: `views="unlike"`).  Seed document
-002 has the official views and no projector: `views="unlike"`, `projector_layers=0`.
+`optimizer.warm_up=0.01`); both views are drawn from SimCLR's augmentation (official: `views="unlike"`) with its jitter
+at half strength, as official but for saturation (0.4, official 0.2) and hue, which is turned in YIQ (official: in HSV).
+Seed document 002 has the official views and no projector: `views="unlike"`, `projector_layers=0`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Pair, Task, only_images
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -40,6 +42,7 @@ class Config(ReadoutSettings):
     """0: the loss is on the features themselves"""
     projector_width: Annotated[int, Field(ge=1)] = 2048
     """hidden and output dimensions, with layers only"""
+    contrastive: ContrastiveView = ContrastiveView(jitter=0.5)
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, weight_decay=1e-6, schedule="cosine")
 
 

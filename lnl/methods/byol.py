@@ -4,7 +4,8 @@ Labels are ignored, and evaluated as `lnl.training.readout` says.  The loss is s
 the paper's is 4 + 4 times that.  The target normalises by its own batch statistics, as in the official code, so that
 its running statistics do not matter.  Departures: SGD with momentum and a cosine schedule instead of LARS; no warm-up
 of the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`); both views are drawn from SimCLR's
-augmentation (the paper: `views="unlike"`).
+augmentation (the paper: `views="unlike"`) with its jitter at half strength, as official but for saturation (0.4,
+official 0.2) and hue, which is turned in YIQ (official: in HSV).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Pair, Task, only_images
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -40,6 +42,7 @@ class Config(ReadoutSettings):
     """of projector and predictor"""
     projection: Annotated[int, Field(ge=1)] = 256
     """their output"""
+    contrastive: ContrastiveView = ContrastiveView(jitter=0.5)
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -27,6 +27,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels", "two networks")
 
@@ -37,7 +38,8 @@ class Config(Settings):
     augmentation: View = "weak"
     """the paper: none"""
     forget_rate: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """τ: share of a batch left out; the paper: the noise rate"""
+    """τ: share of a batch left out in the end.  The paper sets it to the true noise rate, which no method may know
+    here: 0.2 is a guess (that of CIFAR-10N's re-run); set it to the share of wrong labels that you expect."""
     ramp: Annotated[int, Field(ge=1)] = 10
     """T_k, epochs until τ is reached (exponent 1)"""
     exponent: Annotated[float, Field(gt=0)] = 1.0
@@ -46,6 +48,9 @@ class Config(Settings):
     """τ min(t^c / T_k, 1), or from 0 to τ^c in T_k epochs and then τ"""
     prediction: Literal["first", "ensemble"] = "first"
     """network; the ensemble averages both probabilities"""
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(kind="adam", learning_rate=1e-3, schedule="linear", milestones=(0.4,))
 
 

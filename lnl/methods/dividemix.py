@@ -40,6 +40,7 @@ from lnl.training.division import Divider, Division, DivisionSettings
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task
+from lnl.training.views import StrongView, WeakView
 
 USES = ("labels", "two networks")
 
@@ -96,6 +97,8 @@ class Config(DivisionSettings):
     separate_views: bool = False
     """whether X and Y are drawn apart where they are equal.  Not drawn apart, they are the same images: Runtime-X, and
     DivideMix itself with X = weak.  Different ones are drawn apart in any case."""
+    weak: WeakView = WeakView(padding="zeros")
+    strong: StrongView = StrongView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(0.5,)
     )

@@ -30,6 +30,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels",)
 HARDEST = 0.001  # the last temperature, dynamic_mixup only
@@ -51,6 +52,9 @@ class Config(Settings):
     """of Beta(alpha, alpha); dynamic_mixup: before bootstrapping only"""
     prior_weight: Annotated[float, Field(ge=0)] = 1.0
     """of R, while bootstrapping"""
+    weak: WeakView = WeakView(padding="zeros")
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 5 / 6)
     )

@@ -1,8 +1,10 @@
 """FixMatch (Sohn et al. 2020, arXiv:2001.07685): a confident guess on a weak view is the target of a strong view.
 
 The update itself is `lnl.training.fixmatch_update`; its docstring says what is followed from the paper and what from
-the official code.  Strong views are RandAugment's with cutout (the paper's RA variant; CTAugment is not built).  Seed
-document 002 trains it without a threshold and with Adam: `threshold=0`, `optimizer.kind="adam"`.
+the official code.  Strong views are RandAugment's with cutout (the paper's RA variant; CTAugment is not built), by
+default with the operations, ranges and probabilities of the official code, whose numbers the paper prints; the text
+lists other ranges, and no probability (`strong.rand_augment`).  Seed document 002 trains it without a threshold and
+with Adam: `threshold=0`, `optimizer.kind="adam"`.
 """
 
 from __future__ import annotations

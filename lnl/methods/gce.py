@@ -7,7 +7,8 @@ p_y <= k do not pull at all.  Its objective is Σ_i w_i (L_q(i) - L_q(k)) with w
 The paper prunes with the best model so far by noisy validation accuracy.  A method sees no validation set: pruned with
 the current weights, averaged where the optimizer averages, on images without augmentation.  In a short run with many
 classes few images may ever reach k, and then nothing is learned after pruning.  The paper prunes from 80 of 150 epochs
-on CIFAR-100, where the learning rate falls first too.  Weight decay on kernels only.
+on CIFAR-100, where the learning rate falls first too.  Shifts pad with black, as in the re-implementation by others;
+weight decay on kernels only (there: on all weights).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -43,6 +45,7 @@ class Config(Settings):
     """truncated only: share of training before the first pruning"""
     prune_every: Annotated[int, Field(ge=1)] = 10
     """truncated only: epochs from one pruning to the next"""
+    weak: WeakView = WeakView(padding="zeros")
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.01, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

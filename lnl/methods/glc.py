@@ -28,6 +28,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Task
+from lnl.training.views import WeakView
 
 USES = ("labels", "probe")
 
@@ -38,6 +39,7 @@ class Config(Settings):
     estimation: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The first phase's share of the epochs.  The longer, the surer its network, and the nearer Ĉ's rows to one
     class."""
+    weak: WeakView = WeakView(padding="zeros")
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine")
 
 

@@ -10,8 +10,10 @@ the code, where the paper is silent: the momentum and constants of the virtual s
 for MixUp, one BatchNorm batch per view and one for all mixed images, of which the weak view's alone moves the running
 statistics (`batch_norm`), hyper-parameters and schedule (first of the cosine cycles 500 of 200,000 steps).  Ours: no
 gradient flows through a pseudo-label anywhere (the code lets it in the virtual step, where the closed form would miss
-it); the strong view starts from the image and not from its weak view, and AutoAugment comes without cutout (`strong`
-has it); a probe image is seen through a weak view; weight decay on kernels only (the code's WRN decays all weights).
+it); the strong view starts from the image and not from its weak view, shifts by 2 of 32 pixels (code: by 2 and then by
+4), and AutoAugment comes without cutout (`strong` has it); a probe image is seen through a weak view; weight decay on
+kernels only (the code's WRN decays all weights).  The default weight decay is the code's for its WRN; that of its light
+ResNet29 is 2e-4, which `paper_tables` and `probe_size` set.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, balanced_order
+from lnl.training.views import StrongView, WeakView
 
 USES = ("labels", "probe")
 
@@ -87,6 +90,8 @@ class Config(Settings):
     """law of l: Beta(α, α) | the code's max(m, 1 - m), m = U^(1/α)/2"""
     alpha: Annotated[float, Field(gt=0)] = 0.5
     """of MixUp"""
+    weak: WeakView = WeakView(shift=1 / 16, padding="zeros")
+    strong: StrongView = StrongView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="restarts", first_cycle=1 / 400, average=0.999
     )

@@ -22,6 +22,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, balanced_order
+from lnl.training.views import WeakView
 
 USES = ("labels", "probe")
 
@@ -35,6 +36,7 @@ class Config(Settings):
     """how it is computed: see `lnl.functional.meta`"""
     meta_weight_decay: bool = False
     """the probe's loss has the optimizer's weight decay in it (official code)"""
+    weak: WeakView = WeakView(shift=1 / 16, padding="zeros")
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=2e-4, schedule="step", milestones=(2 / 3, 5 / 6)
     )

@@ -11,6 +11,7 @@ with the best noisy validation loss.  `lnl.functional.transition` says what else
 backward loss grows with T̂⁻¹, without end for a first network that has learned so little that its anchors all look
 alike.
 
+Images are shifted by up to an eighth with reflection (official code: a tenth, repeating the border).
 Defaults are the paper's for CIFAR-10 with a ResNet; on CIFAR-100 it takes percentile 1 and a weight decay of 1e-3.
 Unlabelled images are not used.
 """
@@ -33,6 +34,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Task
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -51,6 +53,7 @@ class Config(Settings):
     """not beside given: the first phase's share of the epochs"""
     percentile: Annotated[float, Field(gt=0, le=1)] = 0.97
     """not beside given: of p_i; beyond are outliers, no anchors"""
+    weak: WeakView = WeakView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

@@ -42,6 +42,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels", "probe")
 Mentor = Callable[[Tensor, Tensor], Tensor]  # losses and their differences to the percentile (B,) -> weights (B,)
@@ -67,6 +68,9 @@ class Config(Settings):
     """share of a batch left out at random, at first and later"""
     dropout_until: Share = 0.17
     """share of training at which the first phase of dropout ends"""
+    weak: WeakView = WeakView(shift=1 / 16, padding="zeros")
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=2e-4, schedule="step", milestones=(0.5, 0.64, 0.77)
     )

@@ -1,8 +1,8 @@
 """Mixup (Zhang et al. 2018, arXiv:1710.09412): cross-entropy on mixed pairs of images and of their given labels.
 
 Nothing here knows of wrong labels, but mixed ones are harder to memorise: the strongest simple baseline.  Unlabelled
-images are not used.  Defaults are the official code's for CIFAR-10; for wrong labels the paper prefers an alpha of
-8 to 32.
+images are not used.  Defaults are the official code's for CIFAR-10, but weight decay on kernels only (official: on all
+weights); for wrong labels the paper prefers an alpha of 8 to 32.
 
 The coefficient l is drawn as max(l, 1 - l).  Cross-entropy of mixed labels takes both images of a pair alike, so that
 this swaps names within pairs only; with one l for a batch the inverse permutation, as likely as the permutation, gives
@@ -24,6 +24,7 @@ from lnl.space import Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Task
+from lnl.training.views import WeakView
 
 USES = ("labels",)
 
@@ -35,6 +36,7 @@ class Config(Settings):
     """of l from Beta(alpha, alpha): near 0 hardly mixed, large: halves"""
     coefficient: Literal["batch", "image"] = "batch"
     """one l for a batch, as in the official code, or for each image"""
+    weak: WeakView = WeakView(padding="zeros")
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.1, weight_decay=1e-4, schedule="step")
 
 

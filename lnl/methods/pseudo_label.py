@@ -26,6 +26,7 @@ from lnl.training.fixmatch_update import confident_guesses, confident_share, unl
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task
+from lnl.training.views import WeakView
 
 USES = ("labels", "unlabelled")
 
@@ -42,6 +43,7 @@ class Config(Settings):
     """share of training over which lambda_u rises from 0"""
     include_labelled: bool = True
     """labelled images are among the unlabelled ones, too"""
+    weak: WeakView = WeakView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="fixmatch", average=0.999
     )

@@ -4,6 +4,8 @@ L1 is NT-Xent on two strong views of a batch (labels ignored, so free of label n
 document leaves much open.  Decided here:
 
 - λ multiplies the semi-supervised loss, as written.  A step draws B labelled and B unlabelled images for both losses.
+  The curves `train/loss_contrastive` and `train/loss_mixmatch` are L1 and L2 without weights, `train/loss` is their
+  weighted sum.
 - Every topology makes the same number of MixMatch steps; contrastive epochs of pre-training come on top.
 - "No gradient update in the self-supervised branch" (4.2) is `head_update`.  "Modify the gradient" (4.3) is
   `head_gradient`, at the boundary between backbone and projection head.  "Update the optimizers" (4.4) is
@@ -34,6 +36,7 @@ from lnl.training.mixmatch_update import MIXMATCH_SEARCH, MixedBatch, MixMatchSe
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, to_draw_from
+from lnl.training.views import ContrastiveView
 
 PER_MODULE = {"backbone": ["backbone"], "projection": ["heads.projection"], "classifier": ["heads.classifier"]}
 TWO_OWNER = {"contrastive": ["backbone", "heads.projection"], "mixmatch": ["backbone", "heads.classifier"]}
@@ -63,6 +66,7 @@ class Config(MixMatchSettings):
     """its output"""
     pretrain_epochs: Annotated[int, Field(ge=0)] = 0
     """of L1 alone, before and besides the trial's epochs"""
+    contrastive: ContrastiveView = ContrastiveView()
 
     head_update: Literal["train", "frozen", "frozen_after", "frozen_pretrained"] = "train"
     """Weights of the projection head: trained | never | until `head_frozen_from` of training | in pre-training only."""

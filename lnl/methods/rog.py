@@ -27,6 +27,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels",)
 
@@ -47,6 +48,9 @@ class Config(Settings):
     """s of (1 - s) Σ + s (tr Σ / D) I; 0: pseudo-inverse"""
     prior: Literal["uniform", "given"] = "uniform"
     """of the classes; given: their share of the given labels"""
+    weak: WeakView = WeakView(padding="zeros")
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="step", milestones=(1 / 3, 2 / 3)
     )

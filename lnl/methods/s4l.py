@@ -27,6 +27,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Task, only_images
+from lnl.training.views import ContrastiveView, WeakView
 
 USES = ("labels", "unlabelled")
 ORIENTATIONS = 4
@@ -51,6 +52,8 @@ class Config(Settings):
     """dimensions in which distances count, exemplar only"""
     evaluation: Literal["upright", "all_orientations"] = "upright"
     """one prediction | mean of the logits of four"""
+    weak: WeakView = WeakView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, weight_decay=1e-3, schedule="step", milestones=(0.7, 0.8, 0.9), factor=0.1
     )

@@ -3,7 +3,8 @@
 Stage 1 takes `pretrain_epochs` besides the trial's epochs; a step of it sees B + µB images, as many as one of stage 2
 (512, the batch of SimCLR's CIFAR-10 recipe).  Losses are those of `lnl.functional.losses.nt_xent` and
 `lnl.training.fixmatch_update`.  Ours, because the paper's settings could not be had: one optimizer, FixMatch's, with
-one schedule over both stages, and the projection head of `simclr`.
+one schedule over both stages, and the projection head of `simclr`.  RandAugment is that of FixMatch's code.  As in
+`simclr`, hue is turned in YIQ.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709): features from two augmented views of every image, labels ignored.
 
-Evaluated as `lnl.training.readout` says, on features before the projection head.  Departures from the paper: SGD with
-momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not need; no warm-up of
-the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`).
+Evaluated as `lnl.training.readout` says, on features before the projection head.  Colours are jittered as in the
+official code, at half strength and without blur up to 32 pixels, fully and with blur above (`contrastive.jitter`).
+
+Departures: SGD with momentum and a cosine schedule instead of LARS, which torch does not have and small batches do not
+need; no warm-up of the learning rate (the paper: 10 of 1,000 epochs, `optimizer.warm_up=0.01`); the projection head has
+the paper's two layers, without BatchNorm (code: three, with it); hue is turned in YIQ (code: in HSV).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.readout import Readout, ReadoutSettings
 from lnl.training.streams import Streams
 from lnl.training.task import Task, only_images
+from lnl.training.views import ContrastiveView
 
 USES = ("unlabelled",)
 
@@ -35,6 +39,7 @@ class Config(ReadoutSettings):
     """of the projection head"""
     projection: Annotated[int, Field(ge=1)] = 128
     """its output"""
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(kind="sgd", learning_rate=0.06, weight_decay=5e-4, schedule="cosine")
 
 

@@ -19,6 +19,7 @@ from lnl.space import Choice, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels",)
 
@@ -27,6 +28,9 @@ class Config(Settings):
     name: Literal["supervised"] = "supervised"
     batch_size: Annotated[int, Field(ge=2)] = 64
     augmentation: View = "weak"
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     optimizer: Optimizer = Optimizer(
         kind="sgd", learning_rate=0.03, nesterov=True, weight_decay=5e-4, schedule="cosine"
     )

@@ -42,8 +42,10 @@ class Resized(nn.Module):
         self.width: int = network.width
 
     def forward(self, images: Tensor) -> Tensor:
-        smaller = images.shape[-1] > self.size  # only then is there something to smooth
-        features: Tensor = self.network(interpolate(images, (self.size,) * 2, mode="bilinear", antialias=smaller))
+        if images.shape[-1] != self.size:  # as augmented images are no more
+            smaller = images.shape[-1] > self.size  # only then is there something to smooth
+            images = interpolate(images, (self.size,) * 2, mode="bilinear", antialias=smaller)
+        features: Tensor = self.network(images)
         return features
 
 
@@ -142,7 +144,7 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
     if not takes_images(name):
         raise ValueError(f"{name} takes vectors, and the data set has images: choose one of {', '.join(_OF_IMAGES)}.")
     channels, size, _ = shape
-    seen = resize or _OWN_SIZE.get(name, size)
+    seen = resized_to(name, resize) or size
     smallest = _SMALLEST.get(name, 8)
     if seen < smallest:
         raise ValueError(
@@ -156,6 +158,11 @@ def backbone(name: str, shape: Sequence[int], weights: str | None = None, resize
             state = _READERS[name](state)
         trained.load(getattr(network, "network", network), state, weights)  # of torchvision's network inside `Headless`
     return network if seen == size else Resized(network, seen)
+
+
+def resized_to(name: str, resize: int | None) -> int | None:
+    """Pixels per side that images are brought to before the backbone `name` sees them; None: they stay as they are."""
+    return resize or _OWN_SIZE.get(name)
 
 
 def _check_weights(name: str, weights: str | None) -> None:

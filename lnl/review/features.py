@@ -33,7 +33,7 @@ from lnl.training import views
 from lnl.training.learner import NetworkBuilder, trained_backbone
 from lnl.training.state import stateful_parts
 from lnl.training.streams import Streams
-from lnl.training.task import Task, VectorViews
+from lnl.training.task import Task
 from lnl.trial import embedding
 from lnl.trial.embedding import Embedder
 
@@ -345,7 +345,7 @@ def _train(name: str, dataset: Dataset, choice: Choice, tell: Tell) -> Mapping[s
         classes=0,
         epochs=choice.steps,
         steps=1,
-        views=views.of(dataset, VectorViews(), device),
+        views=views.of(dataset, views.ViewSettings(), device),
     )
     network = NetworkBuilder(name, dataset.shape, device, "float32", streams, resize=_resize(dataset))
     config = simclr.Config(batch_size=max(2, min(256, len(chosen))))

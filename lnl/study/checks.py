@@ -84,7 +84,7 @@ class _Checks:
         if self._new("noise", trial.dataset, repr(trial.noise)):
             self._noise(trial, dataset)
         of_method = (trial.epochs, trial.steps, trial.method_name, repr(trial.method))
-        if self._new("method", key, trial.network, repr(trial.vector_views), *of_method):
+        if self._new("method", key, trial.network, repr(trial.view_settings), *of_method):
             _construct(trial, dataset, self.splits[key], dataset.train_labels if given is None else given)
 
     def _given(self, dataset: data.Dataset, column: str) -> np.ndarray | None:
@@ -164,7 +164,7 @@ def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, gi
         classes=len(dataset.class_names),
         epochs=trial.epochs,
         steps=trial.steps,
-        views=views.of(dataset, trial.vector_views, device),
+        views=views.of(dataset, trial.view_settings, device),
     )
     stand_ins = (_Builder,) if len(dataset.shape) == 3 else ()  # networks of vectors are made as quickly
     for builder in (*stand_ins, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network

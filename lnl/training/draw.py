@@ -22,7 +22,8 @@ from lnl.functional import noise
 from lnl.training import views
 from lnl.training.images import Images, Viewed, held
 from lnl.training.streams import Streams, digest
-from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation, VectorViews
+from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation
+from lnl.training.views import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def prepare(
     labels_drawn: LabelsDrawn = "balanced",
     semantic_labels: np.ndarray | None = None,
     probe_apart: bool = True,
-    vector_views: VectorViews | None = None,
+    view_settings: ViewSettings | None = None,
     workers: int = 0,
 ) -> tuple[Task, Truth]:
     """Data, split and noise of one trial.  The same settings and replicate always give the same task.
@@ -200,7 +201,7 @@ def prepare(
     corrupted = _corrupted(
         data, noise_settings, annotated, parts.labelled, data.train_images, data.train_labels, streams["noise"]
     )
-    transforms = views.of(data, vector_views or VectorViews(), device)
+    transforms = views.of(data, view_settings or ViewSettings(), device)
     # A split goes through the classes in turn: left in that order, an image's position would tell its class.
     used = np.concatenate([parts.labelled, parts.unlabelled, parts.probe])
     layout = torch.randperm(len(used), generator=streams["split/layout"])

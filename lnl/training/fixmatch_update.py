@@ -22,6 +22,7 @@ from lnl.settings import Settings
 from lnl.space import Integer, Space, Uniform
 from lnl.training.streams import Streams
 from lnl.training.task import Record, Task, to_draw_from
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 
 class FixMatchSettings(Settings):
@@ -43,6 +44,9 @@ class FixMatchSettings(Settings):
     """weight of L_U, eq. 4"""
     include_labelled: bool = True
     """labelled images are among the unlabelled ones, too"""
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
 
 
 FIXMATCH_SEARCH: dict[str, Space] = {

@@ -25,6 +25,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Record, Task
+from lnl.training.views import WeakView
 
 
 class MixMatchSettings(Settings):
@@ -48,6 +49,7 @@ class MixMatchSettings(Settings):
     """guess by the averaged weights; the paper's Table 4"""
     batch_norm: Literal["first", "mixmatch", "all"] = "first"
     """what moves running statistics: first interleaved batch | all mixed images | every pass"""
+    weak: WeakView = WeakView()
 
     optimizer: Optimizer = Optimizer(kind="adamw", learning_rate=0.002, weight_decay=0.02, average=0.999)
 

@@ -26,6 +26,7 @@ from lnl.storage.places import canonical, short_hash
 from lnl.system import user_code
 from lnl.training import learner
 from lnl.training.task import LabelsDrawn, Noise, Validation, VectorViews
+from lnl.training.views import ContrastiveView, StrongView, ViewSettings, WeakView
 
 if TYPE_CHECKING:
 
@@ -54,7 +55,7 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     weights: str | None = None
     """the backbone's before training: imagenet, or the path of a state dict; None: drawn at random"""
     resize: Annotated[int, Field(ge=8)] | None = None
-    """pixels: images become so large before they enter the backbone; None: they stay as they are"""
+    """pixels: images become so large before they are augmented and enter the backbone; None: they stay as they are"""
     init_from: dict[str, Any] | None = None
     """fields of another trial, whose trained backbone this one starts from, such as {"method": "simclr", "epochs":
     200}; what is not said is as here.  Noise is none where that method uses no labels."""
@@ -175,6 +176,13 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def method_name(self) -> str:
         """Which method runs it, see `lnl.methods.load`; every `Config` has it as its field `name`."""
         return str(self.method.name)  # type: ignore[attr-defined]
+
+    @property
+    def view_settings(self) -> ViewSettings:
+        """How views are made: as the trial and its method's `weak`, `strong` and `contrastive` say."""
+        kinds = {"weak": WeakView, "strong": StrongView, "contrastive": ContrastiveView}
+        of_method = {name: value for name, value in self.method if isinstance(value, kinds.get(name, ()))}
+        return ViewSettings(**of_method, vectors=self.vector_views, size=networks.resized_to(self.network, self.resize))
 
     @cached_property  # asked for again and again, in the driver at every report of a worker
     def id(self) -> str:

@@ -21,6 +21,7 @@ from lnl.methods import Method, has_beliefs
 from lnl.space import Choice
 from lnl.training.learner import Optimizer
 from lnl.training.task import Noise, Task, Truth
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 from lnl.trial.config import Trial
 from lnl.trial.divergence import Diverged
 from lnl.trial.reachable import leaves, tells
@@ -28,9 +29,10 @@ from lnl.trial.run import Execution, Row, assemble, draw, run, train
 
 AT_MOST = {"batch_size": 16, "warm_up": 1, "pretrain_epochs": 1, "hidden": 128, "projector_width": 128}  # in `small`
 CPU = Execution(device="cpu")
-# The optimizer's fields belong to the learner, whose own tests show that each of them changes training.  Of a method it
-# is shown that it trains with the learning rate and predicts with the average.
+# The optimizer's fields belong to the learner, and those of views to the trial, whose own tests show that each of them
+# changes training.  Of a method it is shown that it trains with the learning rate and predicts with the average.
 OPTIMIZER_FIELDS = ("learning_rate", "average")
+VIEWS = (WeakView, StrongView, ContrastiveView)
 LARGEST_RATE = 1e30  # at which every training by gradients diverges
 
 
@@ -136,13 +138,18 @@ def field_changes_training(base: Trial, name: str, value: object) -> None:
 def every_field_changes_training(method: str) -> None:
     """Each other value of each field changes training, by itself or beside a setting that `WHERE` or `SEARCH` names."""
     config = methods.load(method).Config()
-    optimizers = [name for name, value in config if isinstance(value, Optimizer)]
     for name, kind, value in fields(config):
-        group, _, part = name.partition(".")
-        if group in optimizers and part not in OPTIMIZER_FIELDS:
+        if not of_the_method(config, name):
             continue
         for other in alternatives(name, kind, value):
             _changes_somewhere(method, name, other)
+
+
+def of_the_method(config: BaseModel, name: str) -> bool:
+    """Whether it is for the method to show that a field, by its dotted name, changes training."""
+    group, _, part = name.partition(".")
+    settings = getattr(config, group)
+    return not isinstance(settings, VIEWS) and (not isinstance(settings, Optimizer) or part in OPTIMIZER_FIELDS)
 
 
 def _changes_somewhere(method: str, name: str, value: object) -> None:

@@ -117,7 +117,7 @@ def draw(trial: Trial, execution: Execution) -> tuple[Task, Truth]:
         steps=trial.steps,
         semantic_labels=labels_of_teacher,
         probe_apart="probe" in methods.load(trial.method_name).USES,
-        vector_views=trial.vector_views,
+        view_settings=trial.view_settings,
         workers=execution.threads or machine.cpus(),
     )
 

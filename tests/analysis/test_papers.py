@@ -534,14 +534,17 @@ def test_a_reported_value_in_our_interval(frame: pd.DataFrame) -> None:
     assert (row["low"], row["high"]) == (pytest.approx(0.945 - half, abs=1e-7), pytest.approx(0.945 + half, abs=1e-7))
     assert (row["paper"], row["reported"], row["n_reported"]) == ("dividemix", 0.944, 1)
     assert row["comparable"] and row["mismatches"] == ["one run in the paper"] and row["differs_in"] == ["replicates"]
-    assert row["comparison"] == "in our interval, 0.10 points below our mean; one run in the paper"
+    assert row["departures"] == papers.departures(trial().model_dump(mode="json")) and len(row["departures"]) == 3
+    assert row["comparison"] == "; ".join(
+        ["in our interval, 0.10 points below our mean", "one run in the paper", *row["departures"]]
+    )
     assert papers.entries()[row["entry"]].value == 0.944
 
 
 def test_a_reported_value_outside_our_interval(frame: pd.DataFrame) -> None:
     row = frame[(frame["arm"] == "better") & (frame["where"] == "Table 1, last")].iloc[0]
     assert row["comparable"]
-    assert row["comparison"] == "outside our interval, 2.10 points below our mean; one run in the paper"
+    assert row["comparison"].startswith("outside our interval, 2.10 points below our mean; one run in the paper; ")
 
 
 def test_best_of_a_paper_is_not_compared_with_our_last_epochs(frame: pd.DataFrame) -> None:
@@ -554,7 +557,9 @@ def test_no_comparison_of_few_replicates_or_of_replicates_that_do_not_differ(fra
     def said(arm: str) -> str:
         return str(frame[(frame["arm"] == arm) & (frame["where"] == "Table 1, last")]["comparison"].iloc[0])
 
-    assert said("few") == "not compared; one run in the paper; 3 replicates here, fewer than 4"
+    assert said("few").startswith(
+        "not compared; one run in the paper; 3 replicates here, fewer than 4; weight decay on"
+    )
     assert said("alike").startswith("our replicates do not differ: no interval")
 
 
@@ -587,7 +592,12 @@ def test_the_table_of_a_study(study: Results) -> None:
     (row,) = [row for row in table.rows if row[0] == "as published" and "last" in row[6]]
     assert row == [
         *("as published", "base", "5", "94.50", "[94.03, 94.97]", "94.40", "dividemix, Table 1, last: DivideMix"),
-        "in our interval, 0.10 points below our mean; one run in the paper",
+        "; ".join(
+            [
+                "in our interval, 0.10 points below our mean; one run in the paper",
+                *papers.departures(trial().model_dump(mode="json")),
+            ]
+        ),
     ]
     assert "(selection rule last10)" in table.caption and "No paper has a number for: old, robmix." in table.caption
     assert "| as published | base | 5 | 94.50 |" in table.markdown()
@@ -616,6 +626,48 @@ def test_every_paper_has_a_table(name: str) -> None:
     table = papers.registry_table(name)
     assert len(table.rows) == sum(entry.paper == name for entry in papers.entries())
     assert papers.paper(name).title in table.caption and "booktabs" in table.latex("paper")
+
+
+# ----------------------------------------------------------------------------------------------------------- departures
+
+
+@pytest.mark.parametrize("method", sorted(papers.DEPARTURES))
+def test_departures_are_of_known_methods_and_settings_and_stand_in_their_docstrings(method: str) -> None:
+    of_method = Trial(method=method)
+    said = " ".join((methods.load(method).__doc__ or "").split())
+    for text, where in papers.DEPARTURES[method]:
+        assert 20 < len(text) < 120 and text.count(" here") == 1
+        for key, value in where.items():
+            assert of_method.override({key: value}).value(key) == value
+    for words, declared in {
+        "weight decay on kernels only": "eight decay on kernels only",
+        "no warm-up of the learning rate": "no warm-up of the learning rate",
+        "YIQ": "YIQ",
+        "RandAugment": "RandAugment",
+        "BatchNorm": "BatchNorm",
+        "share the epochs": "share the trial's epochs",
+        "class-balanced": "class-balanced",
+        "rounded": "rounded",
+        "drawn alike": "both views are drawn from",
+        "light network": "light",
+        "dropout": "no dropout",
+    }.items():
+        if any(words in text for text, _ in papers.DEPARTURES[method]):
+            assert declared in said or (method == "selfmatch" and "projection head of `simclr`" in said), words
+
+
+def test_a_departure_ends_where_its_setting_does() -> None:
+    def told(method: str, **changes: Any) -> str:
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        return " | ".join(papers.departures(Trial(method=method).override(changes).model_dump(mode="json")))
+
+    assert "no warm-up" in told("simclr") and "no warm-up" not in told("simclr", method__optimizer__warm_up=0.01)
+    assert "RandAugment" not in told("fixmatch")
+    assert "RandAugment" in told("fixmatch", method__strong__rand_augment="paper")
+    light = {"network": "resnet29_ieg"}
+    assert "all weights" in told("ieg", network="wide_resnet28_10") and "all weights" not in told("ieg", **light)
+    assert "2e-4" in told("ieg", **light) and "2e-4" not in told("ieg", **light, method__optimizer__weight_decay=2e-4)
+    assert told("supervised") == ""
 
 
 # ---------------------------------------------------------------------------------------------------------- the study

@@ -135,8 +135,9 @@ def test_pruning_after_the_end_is_refused(tiny: Callable) -> None:
 
 
 def test_near_q_0_it_is_supervised_training(tiny: Callable) -> None:
-    optimizer = {"method.optimizer.learning_rate": 0.03, "method.optimizer.schedule": "constant"}
+    optimizer: dict[str, object] = {"method.optimizer.learning_rate": 0.03, "method.optimizer.schedule": "constant"}
     same = {**optimizer, "method.optimizer.nesterov": False, "method.optimizer.weight_decay": 0.0}
+    same["method.weak.padding"] = "zeros"
     supervised = [row.metrics["train", "loss"] for row in run(tiny("supervised", same))]
     gce = [row.metrics["train", "loss"] for row in run(tiny("gce", {**same, "method.q": 1e-6}))]
     assert gce == pytest.approx(supervised, rel=1e-4)

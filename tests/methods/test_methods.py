@@ -69,6 +69,9 @@ WHERE: dict[str, dict[str, Any]] = {
     "optimizer.milestones": {"optimizer.schedule": "step"},
     "optimizer.factor": {"optimizer.schedule": "step"},
     "optimizer.average": {"optimizer.average": 0.2},  # its warm-up hides larger ones in six steps
+    "weak.shift": {"weak.shift": 0.25},  # of 8 pixels: the default and its half are one pixel
+    "strong.rand_augment": {"augmentation": "strong"},
+    "contrastive.jitter": {"augmentation": "contrastive"},
     "ramp": {"ramp": 0.9},
     "neighbours": {"evaluation": "neighbours"},
     "label_propagation.alpha": {"clamp": "soft"},
@@ -180,14 +183,13 @@ def value_of(trial: Trial, key: str) -> Any:
     return reduce(getattr, key.split("."), trial)
 
 
-OPTIMIZER_OF = "supervised"  # the method that shows that each field of the optimizer changes training
+SHARED_BY = "supervised"  # the method that shows that each field of the optimizer and of views changes training
 
 
 def is_tested(method: str, name: str, value: Any) -> bool:
     if EQUIVALENT & {f"{name}={value}", f"{method}.{name}={value}"}:
         return False
-    shared = name.startswith("optimizer.") and name.removeprefix("optimizer.") not in contract.OPTIMIZER_FIELDS
-    return not shared or method == OPTIMIZER_OF
+    return method == SHARED_BY or contract.of_the_method(methods.load(method).Config(), name)
 
 
 FIELDS = [

@@ -73,7 +73,8 @@ def test_swapping_a_common_coefficient_gives_the_same_batch_back() -> None:
 
 
 def test_without_mixing_it_is_supervised_training(tiny: Callable) -> None:
-    same = {"method.optimizer.nesterov": False, "method.optimizer.weight_decay": 1e-4}
+    same: dict[str, object] = {"method.optimizer.nesterov": False, "method.optimizer.weight_decay": 1e-4}
+    same |= {"method.weak.padding": "zeros"}
     same |= {"method.optimizer.learning_rate": 0.03, "method.optimizer.schedule": "constant"}
     supervised = [row.metrics["train", "loss"] for row in run(tiny("supervised", same))]
     unmixed = [row.metrics["train", "loss"] for row in run(tiny("mixup", {**same, "method.alpha": 1e-6}))]

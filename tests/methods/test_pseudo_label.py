@@ -39,6 +39,10 @@ def test_loss_against_numpy(method: Any, weight: float) -> None:
     expected = supervised + weight * -np.log(confident).sum() / 8
     batch = PseudoLabelBatch(*(torch.tensor(x) for x in (labelled, labels, unlabelled)), torch.arange(8), weight)
     assert method.objective(identity(), batch).item() == pytest.approx(expected, rel=1e-5)
+    # What the official code computes, and we do not: losses (B) times a column of masks (B, 1), averaged over (B, B).
+    by_pairs = (-np.log(guesses) * (guesses >= 0.7)[:, None]).mean()
+    assert by_pairs == pytest.approx(-np.log(guesses).mean() * len(confident) / 8)
+    assert by_pairs != pytest.approx(-np.log(confident).sum() / 8)
 
 
 def test_a_guess_is_a_label_and_carries_no_gradient_itself(method: Any) -> None:

@@ -281,6 +281,10 @@ def test_conflicting_gradients_are_projected_on_the_backbone(first_step: Callabl
     for position in learner.part("heads"):
         assert_close(moved[position], total[position], atol=2e-6, rtol=1e-4)
     assert_close(scalars["gradient_norm_contrastive"], g.norm())
+    # Curves of both losses are without weights, their sum has them.
+    assert_close(scalars["loss_contrastive"], contrastive.detach())
+    assert_close(scalars["loss_mixmatch"], mixmatch.detach() / 3)
+    assert_close(scalars["loss"], (contrastive + mixmatch).detach())
     assert_close(scalars["gradient_norm_mixmatch"], h.norm())
     assert_close(scalars["gradient_cosine"], g @ h / (g.norm() * h.norm()), atol=1e-5, rtol=1e-4)
 
@@ -341,6 +345,9 @@ def test_alternating_is_a_pass_of_each_loss(train: Train, trial: Callable[..., T
     for row in rows:
         parts = row.metrics["train", "loss_contrastive"] + row.metrics["train", "loss_mixmatch"]
         assert row.metrics["train", "loss"] == pytest.approx(parts)
+    halved = next(run(trial({"topology": "alternating_epoch", "lambda_mixmatch": 0.5}))).metrics
+    parts = halved["train", "loss_contrastive"] + 0.5 * halved["train", "loss_mixmatch"]
+    assert halved["train", "loss"] == pytest.approx(parts)
     without = train({"topology": "alternating_epoch", **SGD, "lambda_mixmatch": 0.0})
     assert distance(without, train({"topology": "simclr_then_linear", **SGD})) == 0
 

@@ -15,6 +15,7 @@ from lnl.study import checks
 from lnl.study.study import Study
 from lnl.training import views
 from lnl.training.task import VIEWS, Noise, VectorViews
+from lnl.training.views import ViewSettings
 from lnl.trial.config import Trial
 from lnl.trial.run import run
 from tests.conftest import Built
@@ -36,7 +37,7 @@ Tiny = Callable[..., Trial]
 def test_views_of_vectors_have_the_strengths_that_are_asked_for() -> None:
     vectors = data.load("digits_vectors")
     settings = VectorViews(weak_dropout=0.1, strong_dropout=0.4, weak_noise=0.3, strong_noise=0.6)
-    made = views.of(vectors, settings, CPU)
+    made = views.of(vectors, ViewSettings(vectors=settings), CPU)
     assert list(made) == list(VIEWS)
     strengths = {name: (view.dropout, view.noise) for name, view in made.items() if isinstance(view, Perturbation)}
     assert strengths == {"none": (0, 0), "weak": (0.1, 0.3)} | dict.fromkeys(VIEWS[2:], (0.4, 0.6))
@@ -46,7 +47,7 @@ def test_the_view_none_standardises_and_draws_nothing() -> None:
     vectors = data.load("digits_vectors")
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    seen = views.of(vectors, VectorViews(), CPU)["none"](torch.from_numpy(np.array(vectors.train_images)), generator)
+    seen = views.of(vectors, ViewSettings(), CPU)["none"](torch.from_numpy(np.array(vectors.train_images)), generator)
     assert torch.equal(before, generator.get_state())
     mean, std = seen.double().mean(0), seen.double().std(0, correction=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-6, rtol=0)
@@ -72,7 +73,7 @@ def test_views_of_other_vectors_are_refused() -> None:
 
 def test_strengths_are_refused_for_images() -> None:
     with pytest.raises(data.Unfit, match="vector_views belong to data sets of vectors, and digits has images"):
-        views.of(data.load("digits"), VectorViews(weak_noise=0.1), CPU)
+        views.of(data.load("digits"), ViewSettings(vectors=VectorViews(weak_noise=0.1)), CPU)
 
 
 def test_a_view_changes_training(tiny: Tiny) -> None:
