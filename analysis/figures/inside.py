@@ -199,11 +199,12 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
 def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
     """t-SNE of the features of some test images before training and at some epochs; each starts where the last ended.
 
-    `rows`: by their label, such as a network's name, the arrays of one trial each, from `Results.arrays`; the trials
-    have their test images and epochs in common.  `names`: of the classes.
+    `rows`: by their label, such as a network's name, the arrays of one trial each, from `Results.arrays`; those of
+    other epochs than the first are left out.  `names`: of the classes.
     """
     by_row = {label: _spread_epochs(_embedded(arrays)) for label, arrays in rows.items()}
-    epochs = next(iter(by_row.values()))
+    epochs = next(iter(by_row.values())).keys()
+    by_row = {label: by_epoch for label, by_epoch in by_row.items() if by_epoch.keys() == epochs}
     figure = new_figure(0.4 + 1.9 * len(by_row), panels_width(len(epochs)))
     grid = figure.subplots(len(by_row), len(epochs), squeeze=False)
     drawn = []
@@ -375,7 +376,7 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
 def _embeddings_by_network(study: Results, arms: Sequence[str]) -> Plots:
     """Of each arm the features of its first replicate that has kept some, with a row for each network of the study."""
     finished = study.trials[study.trials["arm"].isin(arms) & (study.trials["status"] == "ok")]
-    alike = finished[[set(setting) <= {"network"} for setting in finished["setting"]]]
+    alike = finished[finished["setting"].map(lambda setting: set(setting) <= {"network"}).astype(bool)]
     arrays = study.arrays(alike["trial"].tolist(), EMBEDDINGS)
     kept = alike[alike["trial"].isin(arrays["trial"])].sort_values("replicate", kind="stable")
     plots = Plots()

@@ -553,6 +553,10 @@ def test_embeddings_of_several_networks_have_a_row_each_and_the_names_of_their_c
     assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["before training", "epoch 1", "", ""]
     assert [axes.get_ylabel() for axes in plot.figure.axes] == ["convnet 002", "", "wide resnet45 2", ""]
     assert plot.drawn.groupby("row").size().to_dict() == {"convnet_002": 60, "wide_resnet45_2": 60}
+    older = arrays["convnet_002"].query(
+        "name != 'test/embeddings_before'"
+    )  # of a version that kept none before training
+    assert set(embeddings(arrays | {"older": older}, list("abc")).drawn["row"]) == {"convnet_002", "wide_resnet45_2"}
 
 
 def test_an_epoch_starts_from_the_places_of_the_one_before(monkeypatch):
