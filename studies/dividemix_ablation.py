@@ -16,8 +16,14 @@ ASYMMETRIC = {
     "method.confidence_penalty": 1.0,
 }
 # Right labels of another data set, as those of a network that somebody published.
-OTHER_DATA: dict[str, object] = {"method": "supervised", "dataset": "cifar100", "labels": None, "noise": {}, "epochs": 200}
-LETTERS = OTHER_DATA | {"dataset": "letters", "epochs": 20}
+OTHER_DATA: dict[str, object] = {
+    "method": "supervised",
+    "dataset": "cifar100",
+    "labels": None,
+    "noise": {},
+    "epochs": 200,
+}
+LETTERS: dict[str, object] = OTHER_DATA | {"dataset": "letters", "epochs": 20}
 ONE_EPOCH = LETTERS | {"epochs": 1}
 OPTIMIZER = Trial(method="dividemix").value("method.optimizer")  # cross-entropy's, too
 
@@ -175,7 +181,7 @@ study = Study(
             factors={"noise.rate": [0.5], "method.threshold": [0.5, 0.7]},
             replicates=1,
         ),
-        # a quarter of an hour on two cores: all real handwritten digits, 8 × 8
+        # twenty minutes on two cores: all real handwritten digits, 8 × 8
         "digits": Preset(
             base=SMALL
             | {"epochs": 16, "method": {"name": "dividemix", "warm_up": 6, "ramp": 4}, "method.batch_size": 32},

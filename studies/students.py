@@ -144,7 +144,7 @@ study = Study(
             },
             replicates=1,
         ),
-        # minutes on two cores: all real handwritten digits, 8 × 8
+        # a quarter of an hour on two cores: all real handwritten digits, 8 × 8
         "digits": Preset(
             base={
                 "dataset": "digits",
