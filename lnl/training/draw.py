@@ -20,7 +20,7 @@ from lnl import data as datasets
 from lnl.data.dataset import Stored
 from lnl.functional import noise
 from lnl.training import views
-from lnl.training.images import Images, Viewed, held
+from lnl.training.images import Images, Viewed, fits, held
 from lnl.training.streams import Streams, digest
 from lnl.training.task import LabelsDrawn, Noise, Origin, Task, Truth, Validation
 from lnl.training.views import ViewSettings
@@ -232,7 +232,9 @@ def prepare(
 
     def normalised(stored: Stored, index: np.ndarray) -> Images:
         images = held(stored, index, device, workers)
-        return view(images) if isinstance(images, Tensor) else Viewed(images, view)
+        if isinstance(images, Tensor) and fits(4 * images.numel(), device):  # bytes of float32
+            return view(images)
+        return Viewed(images, view)
 
     truth = Truth(
         labels=true.to(device),

@@ -57,9 +57,14 @@ def held(stored: Stored, index: np.ndarray, device: torch.device, workers: int) 
     """The images of a data set at these positions (n,).  `workers`: processes that decode, where they must be."""
     if isinstance(stored, ImageFiles):
         return Decoded(stored.at(index), device, workers)
-    if len(index) * stored[:1].nbytes > RESIDENT_SHARE * _memory(device):
+    if not fits(len(index) * stored[:1].nbytes, device):
         return Mapped(stored, index, device)
     return torch.from_numpy(np.ascontiguousarray(stored[index])).to(device)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether images of so many bytes may lie on the device."""
+    return size <= RESIDENT_SHARE * _memory(device)
 
 
 def _memory(device: torch.device) -> int:

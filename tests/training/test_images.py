@@ -14,8 +14,8 @@ from lnl import Noise, Trial, Validation, data, run
 from lnl.data import DataError, Unfit
 from lnl.data.files import ImageFiles
 from lnl.training import images
-from lnl.training.images import Decoded, Mapped, Pass, expect, held, in_parts
-from lnl.trial.run import Execution
+from lnl.training.images import Decoded, Mapped, Pass, Viewed, expect, held, in_parts
+from lnl.trial.run import Execution, draw
 
 CPU = torch.device("cpu")
 SIZE = 12
@@ -171,6 +171,19 @@ def test_arrays_beyond_half_of_the_memory_stay_mapped(root: Path, monkeypatch: p
     places = torch.tensor([3, 0, 3])
     assert torch.equal(mapped[places], torch.from_numpy(np.array(stored[index[places.numpy()]])))
     assert torch.equal(mapped[1:], torch.from_numpy(np.array(stored[index[1:]])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 60])
+def test_rows_are_the_same_where_memory_is_small(root: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image fits on the device, or all but the test images as numbers of four bytes."""
+    trial = Trial(method="supervised", dataset=f"folder:pets?size={SIZE}", network="small_convnet", epochs=1, steps=3)
+    trial = trial.override({"method.batch_size": 8})
+    expected, execution = next(run(trial, Execution(device="cpu", data=root))), Execution(device="cpu", data=root)
+    monkeypatch.setattr(images, "_memory", lambda device: 2 * room * 3 * SIZE**2)
+    seen, truth = draw(trial, execution)
+    assert isinstance(seen.images, torch.Tensor) == bool(room) and isinstance(truth.test_images, Viewed)
+    assert next(run(trial, execution)).metrics == expected.metrics
 
 
 def test_instance_noise_needs_all_images_at_once(root: Path) -> None:
