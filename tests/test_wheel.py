@@ -46,7 +46,7 @@ def commands(block: Block, python: Path) -> list[list[str]]:
 @pytest.mark.long
 @pytest.mark.parametrize("page", RUN_FROM_A_WHEEL)
 def test_the_page_runs_in_an_empty_folder(page: str, wheel: Path, tmp_path: Path) -> None:
-    """Its libraries are those of this Python: `pip` has no network here."""
+    """Its libraries are those of this Python: `pip` has no network here.  On one CPU its Ray has one worker."""
     programs, _ = environment_beside_our_libraries(tmp_path / "environment")
     (programs / "pip").write_text(PIP, encoding="utf-8")
     (programs / "pip").chmod(0o755)
@@ -57,11 +57,11 @@ def test_the_page_runs_in_an_empty_folder(page: str, wheel: Path, tmp_path: Path
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | OFFLINE
     environment |= {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LNL_DATA": str(tmp_path / "data")}
     environment["RAY_ADDRESS"] = "local"  # whatever cluster another test, or the developer, has here
+    one_cpu = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+    streams = {"capture_output": True, "encoding": "utf-8"}
     for block in ALL_BLOCKS[page]:
         for command in commands(block, programs / "python"):
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=600
-            )
+            done = subprocess.run([*one_cpu, *command], cwd=folder, env=environment, timeout=600, **streams)
             assert done.returncode == 0, f"{block}: {command[-1]}\n{done.stdout}{done.stderr}"
     assert (folder / "results" / "reports" / "my_images-smoke" / "index.html").is_file()
     assert (folder / "studies" / "robmix_ablation.py").is_file()

@@ -25,6 +25,7 @@ from lnl.storage.tables import TWICE
 from lnl.system import machine, processes
 
 DASHBOARD = 8265  # Ray's default port
+LOCAL = "local"  # as an address: a Ray of our own, which has a token of its own
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "pandas", "pyarrow")
 _TRAIN_AGAIN = "remove it and its row below trials, then run the study again"  # a trial with a row counts as done
@@ -185,7 +186,7 @@ def of_cluster(port: int = DASHBOARD) -> Iterator[str]:
     address, refused = machine.cluster()
     if refused:
         yield refused
-    if os.environ.get("RAY_ADDRESS") or address:
+    if address or os.environ.get("RAY_ADDRESS", LOCAL) not in ("", LOCAL):
         yield from _token()
 
 

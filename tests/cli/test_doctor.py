@@ -78,6 +78,8 @@ def test_a_token_that_others_can_read_and_a_cluster_without_one_are_told(
 ) -> None:
     alone.chmod(0o644)
     assert list(doctor.of_cluster(1)) == [], "this machine belongs to no cluster"
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert list(doctor.of_cluster(1)) == [], "nor does it so"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     (told,) = doctor.of_cluster(1)
     assert told == f"the token {alone} can be read by others: chmod 600 {alone}."
