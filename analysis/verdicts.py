@@ -32,9 +32,8 @@ ALPHA = 0.05  # of each of the two questions, over the family
 POWER = 0.8
 FEWEST_REPLICATES = 4  # that allow a verdict
 MOST_REPLICATES = 1000  # that are worth naming as needed
-ASSUMED_DEVIATION = (
-    0.004  # of a difference in test accuracy not measured yet: of runs of 0.28 points each, the median of public logs
-)
+# Of a difference in test accuracy not measured yet: of runs of 0.28 points each, the median of public logs.
+ASSUMED_DEVIATION = 0.004
 OPEN_VERDICTS = ("undecided", "no verdict")  # which more replicates may change; the second: `why` there is none yet
 VERDICTS = ("helps", "hurts", "equivalent", *OPEN_VERDICTS)
 FUTILE_BELOW = 0.1  # chance of a decision at the last look below which more replicates are not worth their cost
@@ -199,10 +198,9 @@ def judge_contrasts(
 
     `trials`, `missing`: finished and other planned trials of the base setting; finished ones have a column for each
     metric that is judged, by its name, but for the test accuracy.  Differences, their errors and intervals are in the
-    metric's own unit; a loss or an error helps where it is smaller.  A verdict waits for all trials that the
-    plan asks for, or the next declared look asks for: results of a part, looked at when they please, would err more
-    often.  A trial on data that were replaced since (`stale`) has not run.  Trials that failed by accident are not
-    waited for.
+    metric's own unit; a loss or an error helps where it is smaller.  A verdict waits for all trials that the plan asks
+    for, or the next declared look asks for: results of a part, looked at when they please, would err more often.  A
+    trial on data that were replaced since (`stale`) has not run.  Trials that failed by accident are not waited for.
 
     deviation: standard deviation of one replicate's difference.  diverged, diverged_against: trials of either arm that
     count as chance: a rare divergence moves a mean far, and few replicates may hold none.  On another metric they have
@@ -235,7 +233,10 @@ def judge_contrasts(
             ContrastAtLook(n, _compare_first(arm, against, n, selection, contrast.metric) if looks else whole)
             for n in reached
         ]
-        lost = sum(int(statistics.diverged(rows).sum()) for rows in (arm, against) if contrast.metric != ACCURACY)
+        of_accuracy = contrast.metric == ACCURACY
+        counts_diverged = statistics.at_chance if of_accuracy else statistics.diverged
+        diverged, diverged_against = (int(counts_diverged(side).sum()) for side in (arm, against))
+        lost = 0 if of_accuracy else diverged + diverged_against
         enough = [
             look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES and not lost
         ]
@@ -246,8 +247,8 @@ def judge_contrasts(
                 "selection": selection,
                 **whole._asdict(),
                 "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
-                "diverged": int(statistics.at_chance(arm).sum()),
-                "diverged_against": int(statistics.at_chance(against).sum()),
+                "diverged": diverged,
+                "diverged_against": diverged_against,
                 "why": _why(whole, len(waiting_replicates), bool(enough), _lost(lost, contrast.metric)),
                 "looked": done[-1].replicates if looks and done else np.nan,
             }
@@ -301,6 +302,8 @@ def _more_replicates(row: Mapping[str, Any], level: float) -> float:
     """Further replicates that would decide a contrast, at least one; NaN where it is decided."""
     if row["verdict"] not in OPEN_VERDICTS:
         return np.nan
+    if has_lost_trials(row):
+        return np.inf
     needed = replicates_needed(row["difference"], row["deviation"], row["smallest_effect"], level)
     return max(needed - min(row["n"], row["n_against"]), 1)
 
@@ -423,12 +426,19 @@ def _judge(
     return judged
 
 
+def has_lost_trials(row: Mapping[str, Any]) -> bool:
+    """Whether trials that diverged allow a contrast (a row of `judge_contrasts`) no verdict, however many follow."""
+    return row["metric"] != ACCURACY and row["diverged"] + row["diverged_against"] > 0
+
+
 def is_futile(row: Mapping[str, Any], last: int, alpha: float) -> bool:
     """Whether the last look would hardly decide a contrast (a row of `judge_contrasts`).
 
     Not even if the truth lay a standard error to the better side for one of the two questions.  To stop for that makes
     no claim, so it costs no error.
     """
+    if has_lost_trials(row):
+        return True
     if not row["deviation"] > 0:
         return False
     places = (abs(row["difference"]) + row["error"], max(abs(row["difference"]) - row["error"], 0.0))

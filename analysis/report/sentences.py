@@ -148,8 +148,10 @@ def _looked(row: Mapping[str, Any], looks: Sequence[int]) -> str:
 def _divergences(row: Mapping[str, Any]) -> Iterator[str]:
     for arm, count in ((row["arm"], row["diverged"]), (row["against"], row["diverged_against"])):
         if count:
-            counts = "counts" if count == 1 else "count"
-            yield f"{counted(count, 'trial')} of {readable(arm)} diverged and {counts} as chance"
+            counts = ("counts" if count == 1 else "count") + " as chance"
+            if row["metric"] != ACCURACY:
+                counts = ("has" if count == 1 else "have") + " no value"
+            yield f"{counted(count, 'trial')} of {readable(arm)} diverged and {counts}"
 
 
 def _declaration(row: Mapping[str, Any], word: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from analysis.measures import ACCURACY
 from analysis.notebook import LoadedStudy
 from analysis.report.sentences import verdict_in_words
 from analysis.tables.study import contrasts_table
-from analysis.verdicts import replicates_needed
+from analysis.verdicts import is_futile, replicates_needed
 from lnl.cli import status
 from lnl.storage.plan_record import ContrastRecord
 from lnl.storage.schema import EPOCHS, TRIALS
@@ -134,6 +134,11 @@ def test_a_diverged_trial_allows_no_verdict_on_another_metric(curves, tmp_path):
     assert frame["n"].tolist() == [N - 1, N]  # of accuracy it counts as chance
     assert frame["verdict"].tolist()[0] == "no verdict" and frame["why"].tolist()[1] == ""
     assert frame["why"].tolist()[0] == f"1 diverged trial has no value of {AUC}"
+    assert np.isinf(frame["more"].tolist()[0]), "further replicates would change nothing"
+    of_auc, of_accuracy = statistics.records(frame)
+    assert is_futile(of_auc, 20, 0.05)
+    assert "1 trial of new diverged and has no value" in verdict_in_words(of_auc, 2).numbers
+    assert "1 trial of new diverged and counts as chance" in verdict_in_words(of_accuracy, 2).numbers
 
 
 def test_a_metric_that_nobody_recorded_has_no_verdict(curves, tmp_path):
