@@ -150,6 +150,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "selfmatch": {},
     "s4l": {"pretext": "exemplar"},  # digits that are turned need longer
     "gce": {"optimizer.learning_rate": 0.1, "epochs": 4},
+    "learning_to_reweight": {"epochs": 5},  # black borders take it longer
+    "mentornet": {"epochs": 5},  # the same
     "glc": {"epochs": 6},  # two phases
     "mixmatch": {"lambda_u": 10.0, "ramp": 0.9},
     "robmix": {"lambda_u": 10.0, "ramp": 0.9},
