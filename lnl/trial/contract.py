@@ -29,8 +29,8 @@ from lnl.trial.run import Execution, Row, assemble, draw, run, train
 
 AT_MOST = {"batch_size": 16, "warm_up": 1, "pretrain_epochs": 1, "hidden": 128, "projector_width": 128}  # in `small`
 CPU = Execution(device="cpu")
-# The optimizer's fields belong to the learner, and those of views to the trial, whose own tests show that each of them
-# changes training.  Of a method it is shown that it trains with the learning rate and predicts with the average.
+# Tests of the learner and of views show that each field changes training: a method need only learn by the rate and
+# predict by the average.
 OPTIMIZER_FIELDS = ("learning_rate", "average")
 VIEWS = (WeakView, StrongView, ContrastiveView)
 LARGEST_RATE = 1e30  # at which every training by gradients diverges
@@ -47,9 +47,7 @@ def small(method: str, changes: Mapping[str, object] | None = None) -> Trial:
     """
     module = methods.load(method)
     fields = module.Config.model_fields
-    reduced = {
-        f"method.{name}": size for name, size in AT_MOST.items() if name in fields and fields[name].default > size
-    }
+    reduced = {f"method.{key}": size for key, size in AT_MOST.items() if key in fields and fields[key].default > size}
     base = Trial(
         method=methods.configure(method),
         dataset="digits",
@@ -194,11 +192,8 @@ def probabilities_and_features(trial: Trial) -> None:
                 raise Broken(f"train_epoch: `{name}` must be one finite number as a tensor, detached: take its mean.")
     images = truth.test_images[:33]
     probabilities, features = method.predict(images), method.features(images)
-    if (
-        probabilities.shape != (33, 10)
-        or (probabilities < 0).any()
-        or not _close(probabilities.sum(-1), torch.ones(33))
-    ):
+    are_shares = probabilities.shape == (33, 10) and (probabilities >= 0).all()
+    if not are_shares or not _close(probabilities.sum(-1), torch.ones(33)):
         raise Broken(
             "predict must return probabilities of the classes, (B, K), whose rows sum to 1: take the softmax of logits."
         )

@@ -399,8 +399,8 @@ def robmix():
     return module.study
 
 
-# noise_and_labels 3 arms × labels × rates; topology 1 new; pretraining 2 and SimCLR; beside 2; frozen_head 2; gradient 4;
-# optimizers 3, and in turn 2; ratios 2 × ratios; combined 4 new
+# noise_and_labels 3 arms × labels × rates; topology 1 new; pretraining 2 and SimCLR; beside 2; frozen_head 2;
+# gradient 4; optimizers 3, and in turn 2; ratios 2 × ratios; combined 4 new
 @pytest.mark.parametrize(
     "preset, trials",
     [
