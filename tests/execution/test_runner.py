@@ -174,13 +174,15 @@ def test_only_what_is_missing_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)["counts"]  # type: ignore[no-any-return]
 
-    first = again(declare(tmp_path, arms, replicates=1), run=execute)
+    first = again(declare(tmp_path, arms, replicates=1), "--keep", "predictions", run=execute)
     assert first.returncode == 3, first.stdout + first.stderr
     assert "7 trials to run, 0 done before." in first.stdout and "7 trials: 6 done, 1 failed" in first.stdout
     assert "failed  broken" in first.stdout and "Out of memory" in first.stdout
     rows = pd.read_parquet(storage / "trials").set_index("arm")
     logs = {path.stem: path.read_text(encoding="utf-8") for path in (storage / "logs" / "study=quick").iterdir()}
     failed = rows.loc[["broken", "diverges"], "trial"]
+    kept = {path.stem for path in (storage / "predictions").rglob("*.parquet")}
+    assert kept == {f"{trial}-1" for trial in rows.loc[rows["status"] == "ok", "trial"]}
     assert logs.keys() == {f"{trial}-1" for trial in failed} and all("Traceback" in text for text in logs.values())
     shown = f"lnl logs quick {failed['broken']} --storage {storage}"
     assert first.stdout.count(shown) == 2, "when it fails and at the end"
