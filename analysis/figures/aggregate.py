@@ -29,7 +29,7 @@ from analysis.figures.base import (
     new_figure,
     within_percent,
 )
-from analysis.figures.contrasts import draw_forest, pairing_sentence
+from analysis.figures.contrasts import draw_forest, outside_sentence, pairing_sentence
 from analysis.figures.search_axes import GREY
 from analysis.results import Results
 from analysis.tables.aggregate import (
@@ -97,7 +97,7 @@ def iqm_figure(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
         "Interquartile mean (IQM): mean of the middle half of a replicate's accuracies over settings. "
         f"{scope_sentence(grid, selection)} Faint points: replicates; bold: their mean with 95 % t interval; "
         "right: difference "
-        f"to {readable(grid.reference)}{pairing_sentence(frame)}"
+        f"to {readable(grid.reference)}{pairing_sentence(frame)}{outside_sentence(compared)}"
     )
     return Plot(laid_out(figure), frame, caption)
 
@@ -242,7 +242,8 @@ def effects_figure(frame: pd.DataFrame, factorial: Factorial, looks: Mapping[Any
     figure = new_figure(1.5 + 0.36 * len(forest) + 0.5 * len(combined))
     upper, lower = figure.subplots(2, 1, height_ratios=[1.2 + len(forest), 1.2 + 1.4 * len(combined)])
     counts = frame.assign(n_against=frame["n"], smallest_effect=0.0).rename(columns={"value": "difference"})
-    draw_forest(upper, counts[counts["kind"] == "effect"], [looks[arm].colour for arm in forest["arm"]])
+    effects = counts[counts["kind"] == "effect"]
+    draw_forest(upper, effects, [looks[arm].colour for arm in forest["arm"]])
     _name_rows(upper, [term_name(term) for term in forest["term"]])
     upper.set_xlabel("effect on test accuracy (percentage points)")
     shifts = {"measured": -0.17, "additive": 0.17}
@@ -261,7 +262,7 @@ def effects_figure(frame: pd.DataFrame, factorial: Factorial, looks: Mapping[Any
     caption = (
         f"{factorial_sentence(factorial, rule)} Above: effects, each averaged over the other factors; below: arms that "
         "combine factors, with what they would be if the single effects added up; residual: measured minus that. "
-        f"{intervals_sentence(frame)}"
+        f"{intervals_sentence(frame)}{outside_sentence(effects)}"
     )
     return Plot(laid_out(figure), frame.assign(term=frame["term"].map(term_name)), caption)
 

@@ -32,6 +32,7 @@ VERDICT_MARKS = {  # word -> colour, marker
     "undecided": ("#6b6b6b", "o"),
     "no verdict": ("#6b6b6b", "o"),
 }
+UNLIKE = 6  # a difference, or the end of its interval, so many times the median one is left outside of the axis
 RULE_MARKS = {"last10": ("#0060a0", "D"), "val_selected": ("#007a59", "^"), "best_test": ("#b84a00", "o")}
 
 
@@ -44,11 +45,11 @@ def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
     """
     selection = statistics.shared_rule(contrasts["selection"])
     metrics = list(dict.fromkeys(contrasts["metric"]))
-    counts = [int((contrasts["metric"] == metric).sum()) for metric in metrics]
+    by_metric = [contrasts[contrasts["metric"] == metric] for metric in metrics]
     figure = new_figure(0.4 + 0.7 * len(metrics) + 0.36 * len(contrasts))
-    grid = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=counts)[:, 0]
-    for axes, metric in zip(grid, metrics, strict=True):
-        _contrasts_of_metric(axes, contrasts[contrasts["metric"] == metric], metric)
+    grid = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=[len(rows) for rows in by_metric])[:, 0]
+    for axes, rows, metric in zip(grid, by_metric, metrics, strict=True):
+        _contrasts_of_metric(axes, rows, metric)
     for place, heading in ((8, "verdict"), (76, "difference [95 % interval]")):
         annotate_right(grid[0], -0.8, heading, place, color=DARK_GREY)
     is_corrected = contrasts["low_holm"].notna().any()
@@ -57,7 +58,8 @@ def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
         "Declared contrasts, first arm minus second, in the base setting. "
         f"{capitalised(listed(map(measure_name, metrics)))} {statistics.SELECTION_RULES[selection]} (selection rule "
         f"{selection}). "
-        f"Bars: 95 % t interval{pairing_sentence(contrasts)}{corrected}{band_sentence(contrasts)} {VERDICT_SENTENCE}"
+        f"Bars: 95 % t interval{pairing_sentence(contrasts)}{corrected}{band_sentence(contrasts)}"
+        f"{outside_sentence(*by_metric)} {VERDICT_SENTENCE}"
     )
     return Plot(laid_out(figure), contrasts, caption)
 
@@ -124,6 +126,11 @@ def draw_forest(
     scale = measures.scale(metric)
     axes.axvline(0, color=DARK_GREY, linewidth=0.9, zorder=1)
     axes.grid(axis="y", visible=False)
+    largest = _largest_drawn(rows)
+    if largest is not None:
+        within = rows.loc[rows["difference"].abs() <= largest, ["low", "high", "difference"]].clip(-largest, largest)
+        left, right = scale * min(0.0, within.min(axis=None)), scale * max(0.0, within.max(axis=None))
+        axes.set_xlim(left - 0.08 * (right - left), right + 0.08 * (right - left))
     for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
         difference, low, high, half = (scale * row[name] for name in ("difference", "low", "high", "smallest_effect"))
         if np.isnan(difference):
@@ -137,10 +144,28 @@ def draw_forest(
             if not statistics.is_too_wide(start / scale, end / scale, metric):
                 axes.hlines(position, start, end, color=colour, linewidth=width)
         inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
-        axes.plot(difference, position, markers[position] if markers else "o", color=colour, markersize=6, mfc=inside)
+        place = float(np.clip(difference, *axes.get_xlim())) if largest else difference
+        mark = markers[position] if markers else "o"
+        axes.plot(place, position, mark, color=colour, markersize=6, mfc=inside, clip_on=False)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
         text = difference_text(row["difference"], row["low"], row["high"], metric)
         annotate_right(axes, position, f"{text}   n = {count}", beside)
+
+
+def _largest_drawn(compared: pd.DataFrame) -> float | None:
+    """Where an axis ends, because one that held the largest difference or interval would show nothing of most others.
+
+    None where it holds all.
+    """
+    size = compared[["difference", "low", "high"]].abs().max(axis=1)
+    end = UNLIKE * float(size.median())
+    return end if len(compared) > 2 and (size > end).any() else None
+
+
+def outside_sentence(*compared: pd.DataFrame) -> str:
+    """Tell of what reaches beyond its axis; each frame has axes of its own."""
+    outside = any(_largest_drawn(rows) is not None for rows in compared)
+    return " What lies far beyond the others stands at the edge; its numbers are beside it." if outside else ""
 
 
 def pairing_sentence(compared: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ from analysis.figures.base import (
     used_levels,
     within_percent,
 )
-from analysis.figures.contrasts import band_sentence, draw_forest, pairing_sentence
+from analysis.figures.contrasts import band_sentence, draw_forest, outside_sentence, pairing_sentence
 from analysis.figures.curves import METHODS_LOSS, learning_curves, metric_curves, multiples_by_metric
 from analysis.figures.inside import HISTOGRAM_SUFFIX, panel_histograms
 from analysis.results import Results
@@ -245,7 +245,7 @@ def arms_figure(
         f"{rule_sentence(selection, trials)} {_points_sentence(trials)}, joined across arms by thin lines; "
         f"bold: mean with 95 % t interval{_cut_sentence(frame)}; {count_sentence(frame['n'].tolist())} per arm. "
         f"Right: difference to {readable(reference)} with 95 % t interval"
-        f"{pairing_sentence(compared)}{band_sentence(compared)}"
+        f"{pairing_sentence(compared)}{band_sentence(compared)}{outside_sentence(compared)}"
     )
     return Plot(laid_out(figure), frame, caption)
 

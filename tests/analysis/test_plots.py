@@ -308,6 +308,23 @@ def test_forest_draws_the_contrasts_it_is_given(study):
     assert axes.get_yticklabels()[0].get_text() == "frozen head  −  full"
 
 
+def test_a_far_larger_difference_hides_no_other(study):
+    contrasts = study.contrasts().head(4).assign(
+        difference=[-0.8, 0.01, -0.02, 0.005],
+        low=[-0.9, 0.0, -0.03, -0.005],
+        high=[-0.7, 0.02, -0.01, 0.015],
+        low_holm=np.nan,
+    )  # fmt: skip
+    plot = contrasts_figure(contrasts)
+    (axes,) = plot.figure.axes
+    left, right = axes.get_xlim()
+    assert -4 < left < -3 and 2 < right < 3, "the three others fill the axis"
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 6 and line.get_marker() != "None"]
+    np.testing.assert_allclose(dots, [left, 1, -2, 0.5])
+    assert "stands at the edge" in plot.caption and any("80.0" in text.get_text() for text in axes.texts)
+    assert "at the edge" not in contrasts_figure(contrasts.iloc[1:]).caption
+
+
 @pytest.mark.slow
 def test_an_arm_has_one_colour_in_all_figures(study, figures):
     looks = arm_looks(study)
