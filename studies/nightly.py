@@ -43,6 +43,8 @@ METHODS = (
         "dynamic_bootstrapping",
         "rog",
         "dividemix",
+        "deep_self_learning",
+        "clean_net",
     ),
     *("learning_to_reweight", "ieg", "mixmatch", "robmix", "fixmatch", "selfmatch", "s4l", "pseudo_label"),
     *("simclr", "barlow_twins", "byol"),

@@ -88,6 +88,7 @@ def _become(arguments: list[str], environment: dict[str, str], folder: Path, out
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     os.setsid()
     os.chdir(folder)
+    multiprocessing.set_start_method(None, force=True)  # as in a process of its own
     os.environ.clear()
     os.environ.update(environment)
     script, sys.argv = arguments[0], arguments

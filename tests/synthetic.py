@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-IMAGES = 2_000  # of validation: what the accuracy is a multiple of
+IMAGES = 1_000  # of validation, evaluated in one part: what the accuracy is a multiple of
 OPTIMUM = {"method.x": 0.3, "method.rate": 0.1, "method.kind": "curved", "method.y": 0.7}  # accuracy 1
 START = {"method.x": 0.9, "method.rate": 0.9, "method.kind": "plain", "method.y": 0.1}  # the method's own values
 SPACE = """{

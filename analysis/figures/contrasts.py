@@ -129,7 +129,7 @@ def draw_forest(
     largest = _largest_drawn(rows)
     if largest is not None:
         within = rows.loc[rows["difference"].abs() <= largest, ["low", "high", "difference"]].clip(-largest, largest)
-        left, right = scale * min(0.0, within.min(axis=None)), scale * max(0.0, within.max(axis=None))
+        left, right = (scale * float(end) for end in (np.fmin(0, within.min().min()), np.fmax(0, within.max().max())))
         axes.set_xlim(left - 0.08 * (right - left), right + 0.08 * (right - left))
     for position, (row, colour) in enumerate(zip(statistics.records(rows), colours, strict=True)):
         difference, low, high, half = (scale * row[name] for name in ("difference", "low", "high", "smallest_effect"))

@@ -40,9 +40,10 @@ class OwnFigure:
         try:
             with drawing():
                 drawn = self.function(study)
-                plot = drawn if isinstance(drawn, Plot) else Plot(drawn, pd.DataFrame(), self.title)  # type: ignore[arg-type]
-                if not isinstance(plot.figure, Figure):
+                figure = drawn.figure if isinstance(drawn, Plot) else drawn
+                if not isinstance(figure, Figure):
                     raise TypeError(f"it must return a matplotlib Figure, not {type(drawn).__name__}")
+                plot = drawn if isinstance(drawn, Plot) else Plot(figure, pd.DataFrame(), self.title)
                 plot.png()  # which draws, and may fail where the function did not
         except Exception as error:  # whatever a user's function does
             reason = (str(error).splitlines() or [""])[0].rstrip(".")

@@ -33,6 +33,7 @@ from lnl.space import Choice, Integer, Space, Uniform
 from lnl.training.learner import Head, Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View, order
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels", "probe")
 
@@ -49,6 +50,9 @@ class Config(Settings):
     name: Literal["clean_net"] = "clean_net"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     weigh_from: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """share of training in which all images weigh 1"""
     fit_every: Annotated[int, Field(ge=1)] = 10

@@ -32,6 +32,7 @@ from lnl.space import Integer, Space, Uniform
 from lnl.training.learner import Learner, NetworkBuilder, Optimizer
 from lnl.training.streams import Streams
 from lnl.training.task import Beliefs, Record, Task, View
+from lnl.training.views import ContrastiveView, StrongView, WeakView
 
 USES = ("labels",)
 
@@ -40,6 +41,9 @@ class Config(Settings):
     name: Literal["deep_self_learning"] = "deep_self_learning"
     batch_size: Annotated[int, Field(ge=2)] = 128
     augmentation: View = "weak"
+    weak: WeakView = WeakView()
+    strong: StrongView = StrongView()
+    contrastive: ContrastiveView = ContrastiveView()
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
     """α: weight of the corrected label"""
     correct_from: Annotated[float, Field(ge=0, lt=1)] = 0.2

@@ -184,11 +184,12 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
     if beliefs.selected is not None:
         chosen, known = _by_network(beliefs.selected)
         right = (chosen * clean).sum(-1)
-        metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
+        if chosen.any(-1).all():  # where none is chosen there is no precision
+            metrics["oracle", "selection_precision"] = float((right / chosen.sum(-1)).mean())
         metrics["oracle", "selection_recall"] = float((right / (known & clean).sum(-1)).mean())
         flagged = known & (chosen == 0)
         caught = (flagged & ~clean).sum(-1)
-        if flagged.any(-1).all():  # where none is flagged there is no precision
+        if flagged.any(-1).all():
             metrics["oracle", "error_precision"] = float((caught / flagged.sum(-1)).mean())
         metrics["oracle", "error_recall"] = float((caught / (known & ~clean).sum(-1)).mean())
     if beliefs.clean is not None:

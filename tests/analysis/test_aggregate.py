@@ -289,8 +289,9 @@ def test_additive_cells_have_no_interactions_and_no_residual():
     np.testing.assert_allclose(prediction_coefficients(3) @ cells, cells)
 
 
-def test_the_factorial_of_robmix_is_found():
-    (found,) = factorials(robmix.arms)
+def test_the_factorials_of_robmix_are_found():
+    found, *others = factorials(robmix.arms)
+    assert [other.factors for other in others] == [("alternating", "frozen_head"), ("alternating", "projection_only")]
     assert found.factors == ("frozen_head", "gradient_tenth", "two_alternating")
     assert found.arms == (
         *("full", "frozen_head", "gradient_tenth", "frozen_tenth"),

@@ -195,7 +195,7 @@ def test_changes_of_the_base_are_json_or_text(lnl):
 
 def test_a_study_is_found_by_name_here_or_beside_the_package_and_by_file(lnl, here):
     assert lnl("plan", "quick")[0] == lnl("plan", "studies/quick.py")[0] == COMPLETE
-    assert "54 trials: 54 missing." in lnl("plan", "robmix_ablation", "--preset", "smoke")[1]
+    assert "74 trials: 74 missing." in lnl("plan", "robmix_ablation", "--preset", "smoke")[1]
     (here / "quick.py").write_text(QUICK.replace("replicates=2", "replicates=1"), encoding="utf-8")
     assert lnl("plan", "quick.py")[1].splitlines()[-1].endswith("4 trials: 4 missing.")
 
@@ -482,7 +482,7 @@ def test_a_study_script_plans_without_ray_and_without_a_trace(here):
     script = str(REPOSITORY / "studies" / "robmix_ablation.py")
     done = python("-X", "importtime", script, "--preset", "smoke", "--plan", "--json", cwd=here)
     assert done.returncode == COMPLETE
-    assert strict(done.stdout)["counts"] == {"done": 0, "stale": 0, "running": 0, "failed": 0, "missing": 54}
+    assert strict(done.stdout)["counts"] == {"done": 0, "stale": 0, "running": 0, "failed": 0, "missing": 74}
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert {"lnl", "torch", "pyarrow"} <= imported and not {"ray", "optuna", "matplotlib", "sklearn"} & imported
     assert sorted(path.name for path in here.iterdir()) == ["studies"]

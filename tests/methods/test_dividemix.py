@@ -18,7 +18,8 @@ from lnl.functional import losses, targets
 from lnl.functional.targets import co_guess, co_refine
 from lnl.methods.dividemix import Config, DivideMixBatch, Method
 from lnl.networks import Network
-from lnl.training.task import Noise
+from lnl.training import task as task_module
+from lnl.training.task import Noise, order
 from lnl.trial.config import Trial
 from lnl.trial.run import run
 
@@ -189,8 +190,7 @@ def test_losses_are_those_of_each_network_at_rest(make: Make) -> None:
 
 def test_parts_are_disjoint_and_complete(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # D14
     method, drawn = make(), []
-    monkeypatch.setattr("lnl.methods.dividemix.order", lambda pool, *rest: drawn.append(pool) or order(pool, *rest))
-    from lnl.training.task import order
+    monkeypatch.setattr(task_module, "order", lambda pool, *rest: drawn.append(pool) or order(pool, *rest))
 
     scalars = method.train_epoch(0)
     everybody = list(range(len(method.task.labelled)))

@@ -25,10 +25,11 @@ CPU = torch.device("cpu")
 REFLECT = WeakView()
 ZEROS = WeakView(padding="zeros")
 ZEROS_2 = WeakView(shift=1 / 16, padding="zeros")  # 2 of 32 pixels
-# What the official codes do; that of co_teaching has no augmentation, and loss_correction's repeats the border.
+# What the official codes do; that of co_teaching has no augmentation, loss_correction's repeats the border, and the
+# papers of clean_net and deep_self_learning cut larger photographs.
 PUBLISHED = {
     **dict.fromkeys(("fixmatch", "mixmatch", "pseudo_label", "robmix", "selfmatch", "supervised"), REFLECT),
-    **dict.fromkeys(("co_teaching", "loss_correction", "s4l"), REFLECT),
+    **dict.fromkeys(("clean_net", "co_teaching", "deep_self_learning", "loss_correction", "s4l"), REFLECT),
     **dict.fromkeys(("dividemix", "dynamic_bootstrapping", "gce", "glc", "mixup", "rog"), ZEROS),
     **dict.fromkeys(("ieg", "learning_to_reweight", "mentornet"), ZEROS_2),
 }
