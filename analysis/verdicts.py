@@ -220,39 +220,8 @@ def judge_contrasts(
     rows: list[dict[str, Any]] = []
     taken: list[list[ContrastAtLook]] = []
     for contrast in declared:
-        pair = [contrast.arm, contrast.against]
-        arm, against = (trials[trials["arm"] == name] for name in pair)
-        whole = statistics.compare(arm, against, selection, contrast.metric)
-        waiting_replicates = waiting.loc[waiting["arm"].isin(pair), "replicate"]
-        of_both = [counts.get(name, 0) for name in pair]
-        asked = min(of_both) if looks else max(of_both)  # shifted replicates are waited for, too
-        reached = [
-            count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
-        ]  # in order: what waits for a small count waits for a larger one
-        done = [
-            ContrastAtLook(n, _compare_first(arm, against, n, selection, contrast.metric) if looks else whole)
-            for n in reached
-        ]
-        of_accuracy = contrast.metric == ACCURACY
-        counts_diverged = statistics.at_chance if of_accuracy else statistics.diverged
-        diverged, diverged_against = (int(counts_diverged(side).sum()) for side in (arm, against))
-        lost = 0 if of_accuracy else diverged + diverged_against
-        enough = [
-            look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES and not lost
-        ]
-        rows.append(
-            {
-                **contrast.model_dump(),
-                "metric": contrast.metric,
-                "selection": selection,
-                **whole._asdict(),
-                "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
-                "diverged": diverged,
-                "diverged_against": diverged_against,
-                "why": _why(whole, len(waiting_replicates), bool(enough), _lost(lost, contrast.metric)),
-                "looked": done[-1].replicates if looks and done else np.nan,
-            }
-        )
+        row, enough = _estimated(contrast, trials, waiting, counts, selection, looks)
+        rows.append(row)
         taken.append(enough)
     frame = pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
     for column in ("verdict", "why", "reason"):
@@ -265,6 +234,52 @@ def judge_contrasts(
     numbers = ("smallest_effect", "deviation", "p_holm", "low_holm", "high_holm", "p_equivalence", "p_equivalence_holm")
     kinds = dict.fromkeys(numbers, float)
     return frame.astype({**kinds, "more": float, "look": float, "looked": float})
+
+
+def _estimated(
+    contrast: ContrastRecord,
+    trials: pd.DataFrame,
+    waiting: pd.DataFrame,
+    counts: pd.Series,
+    selection: str,
+    looks: Sequence[int],
+) -> tuple[dict[str, Any], list[ContrastAtLook]]:
+    """What is known of a contrast before its verdict, and the looks at which it may be decided.
+
+    `waiting`: trials that are waited for.  `counts`: planned replicates by arm.
+    """
+    pair = [contrast.arm, contrast.against]
+    arm, against = (trials[trials["arm"] == name] for name in pair)
+    whole = statistics.compare(arm, against, selection, contrast.metric)
+    waiting_replicates = waiting.loc[waiting["arm"].isin(pair), "replicate"]
+    of_both = [counts.get(name, 0) for name in pair]
+    asked = min(of_both) if looks else max(of_both)  # shifted replicates are waited for, too
+    reached = [
+        count for count in looks or (asked,) if count <= asked and not (waiting_replicates < count).any()
+    ]  # in order: what waits for a small count waits for a larger one
+    done = [
+        ContrastAtLook(n, _compare_first(arm, against, n, selection, contrast.metric) if looks else whole)
+        for n in reached
+    ]
+    of_accuracy = contrast.metric == ACCURACY
+    counts_diverged = statistics.at_chance if of_accuracy else statistics.diverged
+    diverged, diverged_against = (int(counts_diverged(side).sum()) for side in (arm, against))
+    lost = 0 if of_accuracy else diverged + diverged_against
+    enough = [
+        look for look in done if min(look.comparison.n, look.comparison.n_against) >= FEWEST_REPLICATES and not lost
+    ]
+    row = {
+        **contrast.model_dump(),
+        "metric": contrast.metric,
+        "selection": selection,
+        **whole._asdict(),
+        "deviation": whole.error * np.sqrt(min(whole.n, whole.n_against)),
+        "diverged": diverged,
+        "diverged_against": diverged_against,
+        "why": _why(whole, len(waiting_replicates), bool(enough), _lost(lost, contrast.metric)),
+        "looked": done[-1].replicates if looks and done else np.nan,
+    }
+    return row, enough
 
 
 def _compare_first(arm: pd.DataFrame, against: pd.DataFrame, count: int, selection: str, metric: str) -> Comparison:

@@ -97,13 +97,18 @@ def _files(split: Path) -> dict[str, list[Path]]:
 
 def _check_layout(folder: Path, splits: Splits, labels: Path | None, folders_are_true: bool) -> None:
     """Raise `DataError` unless each image can have a class."""
-    names = {split: [name for name in classes if name != NO_FOLDER] for split, classes in splits.items()}
     for split, classes in splits.items():
         if NO_FOLDER in classes and (labels is None or split == "clean"):
             raise DataError(
                 f"{shown(folder / split)} has images but no folders of classes: arrange them as {split}/<class>/*"
                 + ("." if split == "clean" else f", or say their classes in {shown(folder / label_file.NAMES[0])}.")
             )
+    _check_classes(folder, splits, folders_are_true)
+
+
+def _check_classes(folder: Path, splits: Splits, folders_are_true: bool) -> None:
+    """Raise `DataError` unless the folders of classes are those of training, and fit to what they are taken for."""
+    names = {split: [name for name in classes if name != NO_FOLDER] for split, classes in splits.items()}
     if names["train"]:
         for split in names.keys() - {"train"}:
             if untrained := sorted({*names[split]} - {*names["train"]}):
