@@ -72,6 +72,7 @@ def test_weights(weighting: str, expected: list[float]) -> None:
     assert_close(method.weights(index), torch.tensor(expected))
 
 
+@pytest.mark.slow
 def test_wrong_labels_weigh_less_where_features_tell_the_classes() -> None:
     method, task, truth = assemble(BASE.override({"method.fit_epochs": 20, "method.references": 4}), CPU)
     assert isinstance(method, Method)
