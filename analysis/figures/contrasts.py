@@ -144,7 +144,7 @@ def draw_forest(
             if not statistics.is_too_wide(start / scale, end / scale, metric):
                 axes.hlines(position, start, end, color=colour, linewidth=width)
         inside = "white" if row.get("verdict") in OPEN_VERDICTS else colour
-        place = float(np.clip(difference, *axes.get_xlim())) if largest else difference
+        place = float(np.clip(difference, *axes.get_xlim())) if largest is not None else difference
         mark = markers[position] if markers else "o"
         axes.plot(place, position, mark, color=colour, markersize=6, mfc=inside, clip_on=False)
         count = f"{row['n']:g}, paired" if row["paired"] else f"{row['n']:g} and {row['n_against']:g}, unpaired"
@@ -159,7 +159,7 @@ def _largest_drawn(compared: pd.DataFrame) -> float | None:
     """
     size = compared[["difference", "low", "high"]].abs().max(axis=1)
     end = UNLIKE * float(size.median())
-    return end if len(compared) > 2 and (size > end).any() else None
+    return end if len(compared) > 2 and 0 < end < size.max() else None
 
 
 def outside_sentence(*compared: pd.DataFrame) -> str:

@@ -87,8 +87,8 @@ class Method:
         self.config, self.task, self.streams = config, task, streams
         self.pool = torch.cat([task.labelled, task.probe])
         self.steps = task.steps_per_epoch(config.batch_size)
-        self.first = schedules.first_phase(config.weigh_from, task.epochs)
-        self.fits = range(self.first, task.epochs, config.fit_every)
+        first = schedules.first_phase(config.weigh_from, task.epochs)
+        self.fits = range(first, task.epochs, config.fit_every)
         self.learner = Learner.classifier(network, config.optimizer, self.steps * task.epochs, task.classes)
         width = cast(int, self.learner.network.backbone.width)
         of_features = replace(network, name="linear", shape=(width,), weights=None, resize=None, initial=None)

@@ -323,6 +323,9 @@ def test_a_far_larger_difference_hides_no_other(study):
     np.testing.assert_allclose(dots, [left, 1, -2, 0.5])
     assert "stands at the edge" in plot.caption and any("80.0" in text.get_text() for text in axes.texts)
     assert "at the edge" not in contrasts_figure(contrasts.iloc[1:]).caption
+    equal = contrasts.assign(difference=[-0.8, 0, 0, 0], low=[-0.9, 0, 0, 0], high=[-0.7, 0, 0, 0])
+    left, right = contrasts_figure(equal).figure.axes[0].get_xlim()
+    assert left < -90 and right > 0, "where most arms are equal, the one that is not fills the axis"
 
 
 @pytest.mark.slow
