@@ -25,11 +25,10 @@ from lnl import data
 from lnl.functional import noise
 from lnl.labelling.calibration import after_reviews, expected_errors
 from lnl.labelling.detectors import DETECTORS
-from lnl.labelling.problem import Labels, Suspicion
+from lnl.labelling.problem import FIRST, Labels, Suspicion
 
 RESAMPLES, BATCH = 1000, 50
 REVIEWS = 20
-FIRST = (100, 500, 1000)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def _print(about: About, found: Found) -> None:
     for sentence in (*errors.sentences(about, found.table), *found.notes):
         print(sentence)
     table = Table("the first", "wrong labels to expect", box=None)
-    for first, expected in errors.expected(found.table, (about.budget,) if about.budget else errors.FIRST):
+    for first, expected in errors.expected(found.table, errors.firsts(about)):
         table.add_row(f"{first:,}", f"{expected:,.1f}")
     print_table(table)
     if found.bands:

@@ -11,6 +11,7 @@ import numpy as np
 from lnl.data.dataset import DataError
 from lnl.labelling.blocks import blocks
 
+FIRST = (100, 500, 1000)  # of the most suspect labels: among so many it is told how many errors to expect
 Tell = Callable[[int, int], None]  # called with the steps that are done, and with all of them
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lnl.functional import neighbours
 from lnl.labelling.calibration import after_reviews
-from lnl.labelling.problem import Detector, Labels, Suspicion
+from lnl.labelling.problem import FIRST, Detector, Labels, Suspicion
 from lnl.review import crowd, decisions, outputs, page, tables
 from lnl.review.crowd import Crowd
 from lnl.review.decisions import Decision
@@ -22,7 +22,6 @@ from lnl.review.items import Items
 from lnl.review.outputs import About, Checked
 
 BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of probabilities, in which reviewed labels are compared with what was expected
-FIRST = (100, 500, 1000)  # of the ranking: how many errors to expect among so many is told
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,11 @@ def bands(reviewed: Reviewed) -> Iterator[Band]:
             yield Band(low, high, Checked(count, int(reviewed.wrong[here].sum()), expected))
 
 
+def firsts(about: About) -> tuple[int, ...]:
+    """Among how many of the first labels it is told how many errors to expect: the budget, where there is one."""
+    return (about.budget,) if about.budget else FIRST
+
+
 def expected(table: pa.Table, firsts: Iterable[int]) -> Iterator[tuple[int, float]]:
     """How many wrong labels to expect among so many first ones of a table of errors, and no more than it has."""
     probabilities = table["probability"].drop_null().to_numpy()
@@ -160,8 +164,7 @@ def _compared(checked: Checked) -> str:
 
 def expectation(about: About, table: pa.Table) -> str:
     """How many wrong labels to expect among the first of the table, as a sentence."""
-    firsts = (about.budget,) if about.budget else FIRST
-    told = [f"{errors:,.0f} of the first {first:,}" for first, errors in expected(table, firsts)]
+    told = [f"{errors:,.0f} of the first {first:,}" for first, errors in expected(table, firsts(about))]
     return f"To expect, wrong: {', '.join(told)}."
 
 

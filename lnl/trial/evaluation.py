@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl.functional import graph, noise
+from lnl.labelling.problem import FIRST
 from lnl.methods import Method, has_beliefs
 from lnl.training.images import in_parts
 from lnl.training.task import Beliefs, Task, Truth
@@ -25,7 +26,6 @@ NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07  # of the features' evaluation in t
 SAMPLE = 5000  # labelled images that are looked at before the last epoch
 MANY_CLASSES, TOP = 50, 5  # from so many classes on, an image counts as right among so many likeliest ones, too
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
-FIRST = (100, 500, 1000)  # of the most suspect labels, of which errors are expected and found
 HISTOGRAM_BINS, EMBEDDING_COMPONENTS = 40, 50  # of the arrays for figures
 
 Metrics = dict[tuple[str, str], float]
