@@ -139,7 +139,6 @@ study = Study(
         ),
         # for `lnl search`: 8 optimizers for each arm, chosen by noisy validation images, on the noisiest labels
         "search": Preset(
-            base={"precision": "bfloat16"},
             factors={"noise": PEOPLE[:1]},
             panels=("methods",),
             search={"suggestions": 8, "space": OF_OPTIMIZER},

@@ -85,6 +85,7 @@ def study_main(study: Study, arguments: Sequence[str] | None = None) -> int:
     end_loading(study)
     parser = Parser(description=study.question)
     run_command.add_flags(parser)
+    parser.set_defaults(study=sys.argv[0])  # as `lnl run` has it
     options = parser.parse_args(arguments)
     use_own_analysis()
     return _guarded(partial(run_command.run_study, study, options))

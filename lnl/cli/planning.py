@@ -7,15 +7,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lnl.cli.flags import UsageError
 from lnl.storage.part_names import KEPT, Kept
 from lnl.storage.store import Store
 from lnl.study.plan import Plan
 from lnl.study.status import Status, reconcile
-from lnl.study.study import Study
 from lnl.trial.provenance import Current
+
+if TYPE_CHECKING:  # imports torch
+    from lnl.study.study import Study
 
 
 @dataclass(frozen=True)

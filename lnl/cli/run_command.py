@@ -62,10 +62,12 @@ def run_study(study: Study, options: argparse.Namespace, *, search: bool = False
     if options.plan:
         return plan_command.plan_study(study, options, search=search)
 
+    from lnl.cli import remembered
     from lnl.cli.planning import read_request
     from lnl.execution import sequential, trackers
 
     request = read_request(study, options, search=search)
+    remembered.remember(request, options)
     copies = {"tensorboard": options.tensorboard, "wandb": options.wandb, "mlflow": options.mlflow}
     with trackers.following(request.store.root, partial(print, file=sys.stderr), **copies) as track:
         sequential.check_looks(request.store, request.plan)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from lnl.cli.flags import COMPLETE, INCOMPLETE, Commands, add_study_flags
 from lnl.cli.output import print_table
 from lnl.cli.studies import add_study_argument, find_study
+
+if TYPE_CHECKING:
+    from lnl.cli.planning import Request
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,14 +24,11 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print how the study stands; exit code 3 while something is missing."""
-    study = find_study(options.study)
-
-    from lnl.cli import status
-    from lnl.cli.planning import read_request
+    from lnl.cli import remembered, status
     from lnl.cli.progress import arm_table
     from lnl.trial.provenance import Current
 
-    request, current = read_request(study, options), Current(options.data)
+    request, current = remembered.recall(options) or _planned(options), Current(options.data)
     plan = request.plan_so_far(current)
     statuses = request.statuses(plan, current)
     if options.json:
@@ -39,3 +40,15 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         status.print_searches(plan, request.all_arms, statuses)
     return COMPLETE if status.is_complete(plan, request.all_arms, statuses) else INCOMPLETE
+
+
+def _planned(options: argparse.Namespace) -> Request:
+    """What the flags ask of the study, whose file is run for it."""
+    study = find_study(options.study)
+
+    from lnl.cli import remembered
+    from lnl.cli.planning import read_request
+
+    request = read_request(study, options)
+    remembered.remember(request, options)
+    return request

@@ -99,14 +99,14 @@ def load(name: str, root: Path | None = None, *, verify: bool = False) -> Datase
     `verify`: read all images of the cache once, which takes seconds for large sets, and build it anew where they have
     changed since they were written.
     """
-    root = _root(root)
+    root = data_folder(root)
     with _files_named(name, root):
         return cached(name, _source(name, root), root, verify)
 
 
 def present(name: str, root: Path | None = None) -> Dataset | None:
     """The data set where it is on this machine; None where it would have to be fetched.  Raises `DataError`."""
-    root = _root(root)
+    root = data_folder(root)
     with _files_named(name, root):
         source = _source(name, root)
         return cached(name, source, root) if source.local else opened(name, source, root)
@@ -139,7 +139,7 @@ def outline(name: str, root: Path | None = None) -> Dataset | None:
     With a published size the images are blank and all classes have equally many.
     """
     try:
-        root = _root(root)
+        root = data_folder(root)
         source = _source(name, root)
     except (DataError, OSError):
         return None
@@ -192,7 +192,7 @@ def given_labels(dataset: Dataset, column: str, root: Path | None = None) -> np.
     which lie in a file of their own.  Raises `DataError`.
     """
     column = given_column(dataset, column)
-    return dataset.given[column] if column in dataset.given else human.read(dataset, column, _root(root))
+    return dataset.given[column] if column in dataset.given else human.read(dataset, column, data_folder(root))
 
 
 def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
@@ -200,7 +200,7 @@ def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
 
     Raises `DataError` where these are damaged.
     """
-    root = _root(root)
+    root = data_folder(root)
     columns = human.COLUMNS.get(dataset.name, ()) if human.is_here(dataset.name, root) else ()
     return replace(dataset, given={**dataset.given, **{name: human.read(dataset, name, root) for name in columns}})
 
@@ -208,11 +208,12 @@ def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
 def remarks_of_cached(root: Path | None = None) -> dict[str, tuple[str, ...]]:
     """What was remarked on the data sets in the cache, such as images that stand twice: sentences by data set."""
     try:
-        return remarks(_root(root))
+        return remarks(data_folder(root))
     except DataError:  # a user without a home directory has no cache
         return {}
 
 
-def _root(root: Path | None) -> Path:
-    folder = root or os.environ.get("LNL_DATA") or "~/.cache/lnl"
-    return expanded(folder, "name a folder for data sets with --data or LNL_DATA").absolute()
+def data_folder(root: Path | None = None) -> Path:
+    """The folder of all data sets.  Raises `DataError` where it is below the home of a user who has none."""
+    place = root or os.environ.get("LNL_DATA") or "~/.cache/lnl"
+    return expanded(place, "name a folder for data sets with --data or LNL_DATA").absolute()

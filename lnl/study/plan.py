@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lnl.space import Space
 from lnl.storage.currency import Sources, sources_text
 from lnl.storage.places import canonical, now, short_hash
 from lnl.storage.plan_record import PlanRecord
 from lnl.study.parts import Search
-from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
+
+if TYPE_CHECKING:  # imports torch
+    from lnl.trial.config import Trial
 
 
 @dataclass(frozen=True)

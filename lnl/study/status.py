@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -17,8 +17,10 @@ from lnl.storage.part_names import Kept, attempt_name
 from lnl.storage.store import Store
 from lnl.storage.tables import tell_left_out
 from lnl.study.plan import Plan, Planned, sources_of
-from lnl.trial.config import Trial
 from lnl.trial.provenance import Current
+
+if TYPE_CHECKING:  # imports torch
+    from lnl.trial.config import Trial
 
 State = Literal["done", "failed", "missing", "stale", "running"]
 

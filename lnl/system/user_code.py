@@ -117,6 +117,14 @@ def read(reference: str) -> UserCode:
     return _known[place]
 
 
+def script(path: Path) -> Mapping[str, Source]:
+    """The text of a script and of all that it imports from its own folder, by the names of the modules, as it is now.
+
+    Raises `ValueError` where the file's name is none that could be imported.
+    """
+    return _reachable(path.absolute().parent, path.stem)
+
+
 def public_names(module: ModuleType) -> list[str]:
     """The functions and classes that a module itself defines, in the order of its text, without those with `_`."""
     return [

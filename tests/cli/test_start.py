@@ -83,10 +83,13 @@ def test_what_reads_results_needs_neither_torch_nor_ray(
 
 
 @pytest.mark.slow
-def test_planning_imports_torch_and_the_test_would_see_it(storage: Path, tmp_path: Path) -> None:
-    """Configurations of methods are made of torch modules: `plan` and `status` compare with them, but need no Ray."""
-    code, imported = start("status", "robmix_ablation", "--storage", str(storage / "results"), folder=tmp_path)
+def test_status_imports_torch_only_to_plan_anew(storage: Path, tmp_path: Path) -> None:
+    """Configurations of methods are made of torch modules; a plan that nothing has changed is remembered."""
+    status = ["status", "robmix_ablation", "--storage", str(storage / "results"), "--data", str(tmp_path / "data")]
+    code, imported = start(*status, folder=tmp_path)
     assert code == 3 and "torch" in imported and not imported & {"ray", "optuna"}
+    code, imported = start(*status, folder=tmp_path)
+    assert code == 3 and "pandas" in imported and not imported & {"torch", "ray", "optuna"}
 
 
 def test_methods_are_named_without_importing_one(tmp_path: Path) -> None:
