@@ -30,6 +30,8 @@ NOISY_LABELS = {
     "dividemix": {"method": "dividemix"},
     # The paper's other setting, for asymmetric noise.
     "dividemix_penalty": {"method": "dividemix", "method.confidence_penalty": 1.0, "method.lambda_u": 0.0},
+    "clean_net": {"method": "clean_net"},
+    "self_learning": {"method": "deep_self_learning"},
     "l2r": {"method": "learning_to_reweight"},
     "ieg": {"method": "ieg"},
     # Features that never saw a label: a linear classifier on them, and their neighbour graph.
@@ -93,6 +95,8 @@ study = Study(
                 "bootstrapping",
                 "rog_shrunk",
                 "dividemix",
+                "clean_net",
+                "self_learning",
                 "l2r",
                 "ieg",
                 "simclr_linear",

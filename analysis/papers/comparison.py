@@ -34,6 +34,7 @@ CLASSES = {
     "food101n": 101,
     "clothing1m": 14,
 }
+FROM_THE_WEB = {"webvision", "webvision_mini", "food101n", "clothing1m"}  # their given labels are not those of people
 SAME_SHARE = 1e-3  # of wrong labels: less is rounding
 REPLICATES = "replicates"  # the one difference that forbids no comparison
 EPOCH_RULES = {
@@ -125,10 +126,11 @@ def closest(config: Mapping[str, Any]) -> Iterator[tuple[int, Entry]]:
     Test accuracies come first; the nearest validation accuracies follow where no test accuracy is as near.
     """
     noise, method = config["noise"], config["method"]
+    our_kind = SIMILAR_NOISE.get(_noise_kind(config), _noise_kind(config))
     ranked: dict[str, list[tuple[tuple[float, ...], int, Entry]]] = {measure: [] for measure in COMPARED_MEASURES}
     for number, entry in enumerate(entries()):
         kind = SIMILAR_NOISE.get(entry.noise, entry.noise)
-        same = entry.method == method["name"] and kind == SIMILAR_NOISE.get(_noise_kind(noise), _noise_kind(noise))
+        same = entry.method == method["name"] and kind == our_kind
         if not same or entry.measure not in ranked:
             continue
         symmetric = kind == "symmetric"
@@ -189,8 +191,8 @@ def _differences(
 def _noise_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     noise = config["noise"]
     share, ours = wrong_share(entry.noise, entry.rate, entry.include_true, entry.dataset), _our_share(config)
-    if entry.noise != _noise_kind(noise):
-        yield "noise", f"noise {_noise_kind(noise)} here, {entry.noise} in the paper"
+    if entry.noise != _noise_kind(config):
+        yield "noise", f"noise {_noise_kind(config)} here, {entry.noise} in the paper"
     if entry.column != noise["column"]:
         yield "noise", f"human labels {noise['column']} here, {entry.column} in the paper"
     if entry.noise == "semantic":
@@ -211,7 +213,7 @@ def _noise_differences(entry: Entry, config: Mapping[str, Any]) -> Iterator[tupl
             "noise convention",
             f"symmetric noise: ours {_convention(noise)}, the paper's convention is not known",
         )
-    if entry.noise == _noise_kind(noise) == "asymmetric" and entry.dataset != config["dataset"]:
+    if entry.noise == _noise_kind(config) == "asymmetric" and entry.dataset != config["dataset"]:
         yield "noise", "asymmetric noise maps each data set's classes in its own way"
 
 
@@ -423,10 +425,12 @@ def _classes(dataset: str) -> int:
     return CLASSES.get(dataset, 10)
 
 
-def _noise_kind(noise: Mapping[str, Any]) -> str:
-    """Return a configuration's kind of noise: none where it has a rate of 0."""
-    kind = "human" if noise["kind"] == "given" else str(noise["kind"])  # two names of the labels that people gave
-    return "none" if kind not in ("human", "semantic") and not noise["rate"] else kind
+def _noise_kind(config: Mapping[str, Any]) -> str:
+    """Return the kind of noise as papers call it: labels that are given came from people or with images of the web."""
+    noise = config["noise"]
+    if noise["kind"] in ("given", "human"):
+        return "web" if _dataset(config) in FROM_THE_WEB else "human"
+    return "none" if noise["kind"] != "semantic" and not noise["rate"] else str(noise["kind"])
 
 
 def _our_share(config: Mapping[str, Any]) -> float:

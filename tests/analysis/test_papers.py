@@ -728,3 +728,17 @@ def test_human_labels_are_compared_as_their_paper_does() -> None:
         found for found in closest_of("paper_human", "gce", "best_test") if found[0].paper == "cifar_n"
     ]
     assert entry.value == 0.8066 and differs == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "arm", "value"),
+    [
+        ("paper_webvision_mini", "ieg", 0.8),
+        ("paper_webvision_mini", "ieg_light", 0.78),
+        ("paper_webvision", "mentornet", 0.642),
+        ("paper_food101n", "self_learning", 0.8511),
+    ],
+)
+def test_labels_from_the_web_are_laid_beside_those_of_document_004(preset: str, arm: str, value: float) -> None:
+    entries = {entry.value: differs for entry, differs in closest_of(preset, arm, "last") if entry.paper == "ieg"}
+    assert value in entries and not {"noise", "data set"} & set(entries[value])
