@@ -206,11 +206,22 @@ def with_given_labels(dataset: Dataset, root: Path | None = None) -> Dataset:
 
 
 def remarks_of_cached(root: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """What was remarked on the data sets in the cache, such as images that stand twice: sentences by data set."""
+    """What was remarked on the data sets in the cache, such as images that stand twice: sentences by data set.
+
+    Data sets whose files are gone are left out; those that the user's own code makes are not asked for.
+    """
     try:
-        return remarks(data_folder(root))
+        root = data_folder(root)
     except DataError:  # a user without a home directory has no cache
         return {}
+    return {name: told for name, told in remarks(root).items() if user_code.is_reference(name) or _is_here(name, root)}
+
+
+def _is_here(name: str, root: Path) -> bool:
+    try:
+        return present(name, root) is not None
+    except DataError:
+        return False
 
 
 def data_folder(root: Path | None = None) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,8 @@ import numpy as np
 
 from lnl.data.dataset import DataError, Dataset, Source, Stored, chunks
 from lnl.data.files import ImageFiles
-from lnl.data.inspection import Survey, check_labels, remarks_on
+from lnl.data.inspection import Moments, PixelSums, Survey, check_labels, remarks_on
+from lnl.data.progress import told
 from lnl.storage.files import is_there, lock_file, open_file, read_file, reason, shown
 from lnl.system import machine
 
@@ -232,6 +232,7 @@ def _build(folder: Path, name: str, source: Source) -> None:
             if part.on_demand is not None:
                 files[key] = _write_names(partial, key, part.on_demand)
             images = part.images if former is None else chunks(former[split])
+            images = told(images, len(part.labels), f"{shown(name)}: images of the {split} split that are read")
             path = partial / f"{key}.npy" if part.on_demand is None else None
             arrays[key] = _write(path, surveys[split].of(images), len(part.labels), None, what)
             arrays[f"{split}_labels"] = _write(
@@ -244,10 +245,8 @@ def _build(folder: Path, name: str, source: Source) -> None:
             )
         mean, std = contents.mean, contents.std
         if mean is None or std is None:
-            on_demand = contents.train.on_demand
-            mean, std = moments(
-                np.load(partial / "train_images.npy", mmap_mode="r") if on_demand is None else on_demand
-            )
+            vectors = np.load(partial / "train_images.npy", mmap_mode="r") if len(train) == 2 else None
+            mean, std = surveys["train"].pixels.moments() if vectors is None else _moments_of_vectors(vectors)
         if len(mean) != train[1]:
             raise DataError(f"{name}: images must have {len(mean)} channels, but these have {train[1]}: convert them.")
         remarks = [*contents.remarks, *remarks_on(contents, surveys["train"], surveys["test"])]
@@ -335,7 +334,7 @@ def _size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape[1:]))
 
 
-def moments(images: Stored) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(images: Stored) -> Moments:
     """Mean and standard deviation per channel of pixels in [0, 1]: (N, C, H, W) uint8 -> two (C,).
 
     Of vectors (N, D) float32 those of each feature, two (D,).  A channel or feature of one value only has deviation 1:
@@ -343,18 +342,13 @@ def moments(images: Stored) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     if isinstance(images, np.ndarray) and images.ndim == 2:
         return _moments_of_vectors(images)
-    total = np.zeros(images.shape[1], np.uint64)
-    squares = np.zeros(images.shape[1], np.uint64)  # whole numbers: exact in any order of summation
+    pixels = PixelSums()
     for part in chunks(images):
-        total += part.sum((0, 2, 3), dtype=np.uint64)
-        squares += np.square(part, dtype=np.uint16).sum((0, 2, 3), dtype=np.uint64)
-    count = math.prod(images.shape) // images.shape[1]
-    mean = total / count
-    std = np.sqrt(squares / count - mean**2) / 255
-    return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())
+        pixels.add(part)
+    return pixels.moments()
 
 
-def _moments_of_vectors(vectors: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments_of_vectors(vectors: np.ndarray) -> Moments:
     """Mean and standard deviation per feature: (N, D) float32 -> two (D,), computed in float64."""
     mean = sum(part.sum(0, dtype=np.float64) for part in chunks(vectors)) / len(vectors)
     squares = sum(np.square(part - mean).sum(0) for part in chunks(vectors))  # of differences: nothing cancels

@@ -70,10 +70,34 @@ DARK = 1  # the largest pixel of images that were scaled to [0, 1] and cut to wh
 NAMED = 5  # classes that a remark lists
 
 
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel or feature
+
+
+class PixelSums:
+    """Sums over the pixels of each channel, in whole numbers: exact in any order of summation."""
+
+    def __init__(self) -> None:
+        self._count = 0  # pixels of a channel
+        self._total = self._squares = np.zeros(1, np.uint64)
+
+    def add(self, images: np.ndarray) -> None:
+        """Add images (n, C, H, W) uint8."""
+        self._count += images.size // images.shape[1]
+        self._total = self._total + images.sum((0, 2, 3), dtype=np.uint64)
+        self._squares = self._squares + np.square(images, dtype=np.uint16).sum((0, 2, 3), dtype=np.uint64)
+
+    def moments(self) -> Moments:
+        """Of pixels in [0, 1]; a channel of one value only has deviation 1."""
+        mean = self._total / self._count
+        std = np.sqrt(self._squares / self._count - mean**2) / 255
+        return tuple((mean / 255).tolist()), tuple(np.where(std > 0, std, 1).tolist())
+
+
 class Survey:
     """What is noted of images while they pass by on their way to the cache: a hash of each, and their values."""
 
     def __init__(self) -> None:
+        self.pixels = PixelSums()  # of images, and not of vectors
         self._hashes: list[np.ndarray] = []
         self.most = -np.inf  # the largest pixel
         self.blank = 0  # images of one value only
@@ -87,6 +111,8 @@ class Survey:
             highest = flat.max(1)
             self.most = max(self.most, highest.max() if part.dtype == np.uint8 else np.inf)
             self.blank += int((highest == flat.min(1)).sum())
+            if part.ndim == 4 and part.dtype == np.uint8:  # what else has four axes is refused
+                self.pixels.add(part)
             yield part
 
     @property

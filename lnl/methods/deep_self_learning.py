@@ -12,9 +12,9 @@ those of the highest ρ with η below `distinct`.  S_c is the value below which 
 
 Ours: where fewer images are distinct enough, a class has fewer prototypes, and where none is, the densest one; how
 long the given labels count alone (`correct_from`); weight decay on kernels only.  There is no official code.  The
-optimizer's defaults are those of Food-101N, 30 epochs from pre-trained weights, as recalled from the paper.  Batch size,
-weight decay, candidates and prototypes are those of an independent re-implementation, too, which trains on Clothing1M
-for 15 epochs, from a learning rate of 0.002.
+optimizer's defaults are those of Food-101N, 30 epochs from pre-trained weights, as recalled from the paper.  An
+independent re-implementation has the same batch size, weight decay, candidates and prototypes, and trains on Clothing1M
+for 15 epochs from a learning rate of 0.002.
 """
 
 from __future__ import annotations

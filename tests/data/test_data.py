@@ -489,7 +489,7 @@ def test_interrupted_build_leaves_no_trace_for_the_next(root, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "moments", interrupted)
+        patch.setattr(cache, "remarks_on", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.load("npz:mine.npz", root)
     assert not any((root / "cache").glob("*npz-*.partial"))
@@ -502,13 +502,13 @@ from pathlib import Path
 from lnl import data
 from lnl.data import cache
 
-real = cache.moments
-def slow(images):  # called in the middle of a build
+real = cache.remarks_on
+def slow(*read):  # called in the middle of a build
     with open(sys.argv[2], "a") as log:
         log.write(f"{os.getpid()}\\n")
     time.sleep(float(sys.argv[3]))
-    return real(images)
-cache.moments = slow
+    return real(*read)
+cache.remarks_on = slow
 print(data.load("npz:mine.npz", Path(sys.argv[1])).checksum)
 """
 

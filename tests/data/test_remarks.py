@@ -11,6 +11,7 @@ from PIL import Image
 
 from lnl import Study, Trial, data
 from lnl.cli.main import main
+from lnl.data import dataset, progress
 from lnl.study.plan import plan_row
 
 
@@ -103,3 +104,20 @@ def test_doctor_tells_the_remarks_on_data_sets_of_the_cache(root: Path, capsys: 
     assert json.loads(capsys.readouterr().out)["data"] == {"npz:mine.npz": [remark]}
     main(["doctor", "--storage", str(root / "results")])
     assert f"npz:mine.npz: {remark}" in capsys.readouterr().out.splitlines()
+    (root / "mine.npz").unlink()
+    main(["doctor", "--storage", str(root / "results"), "--json"])
+    assert json.loads(capsys.readouterr().out)["data"] == {}, "its file is gone"
+
+
+def test_a_long_reading_tells_how_far_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(root, images(60), images(6, seed=1))
+    data.load("npz:mine.npz")
+    assert capsys.readouterr().err == "", "it takes less than ten seconds"
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(dataset, "CHUNK", 20)
+    write(root, images(60, seed=2), images(6, seed=1))
+    assert data.load("npz:mine.npz").train_images.shape[0] == 60
+    told = [line.rpartition(", ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"npz:mine.npz: images of the train split that are read: {n} of 60" for n in (20, 40)]
