@@ -18,6 +18,7 @@ from lnl import Contrast, Noise, Panel, Preset, Study, Trial
 
 FEW = {"noise.rate": 0.0, "labels_drawn": "random"}
 ALL = {"labels": None}
+VOTE = {"method.mode": "neighbours", "epochs": 1}  # which a second iteration would repeat
 # One training for all numbers of labels and all noise: BYOL uses neither.
 BYOL = {"method": "byol", "labels": None, "labels_drawn": "balanced", "epochs": 200}
 # The document's steps and rates on CIFAR-10.  Where BEiT's weights are not at hand, ImageNet's stand in for them.
@@ -54,9 +55,9 @@ study = Study(
     ),
     arms={
         "labelled_only": FEW | {"method.unlabelled": False, "method.clamp": "hard"},
-        "labelled_votes": FEW | {"method.mode": "neighbours"},
+        "labelled_votes": FEW | VOTE,
         "propagation": FEW | {"method.clamp": "hard"},
-        "given_labels": ALL | {"method.mode": "neighbours"},
+        "given_labels": ALL | VOTE,
         "pseudo_labels": ALL,
     },
     factors={
