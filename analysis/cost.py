@@ -110,6 +110,13 @@ class Ledger:
             f"Idle: what the machines could have done while a run had them, start-up and interrupted attempts included."
         )
 
+    def idle_sentences(self) -> Iterator[str]:
+        """Yield, by unit, which share of what the machines of its runs could have done they did not do."""
+        for unit, idle in self.idle.items():
+            used = _known_sum(self.spent.loc[self.spent["unit"] == unit, "hours"])
+            if used + idle > 0:
+                yield f"Idle, start-up of runs and of processes included: {idle / (used + idle):.0%} of their {unit}."
+
     def sentences(self) -> Iterator[str]:
         """Yield what the table does not say."""
         for unit in self.units():

@@ -83,6 +83,13 @@ class LoadedStudy(Results):
 
         return cost_figure(read_ledger(self.root, self.name, self.preset, self.night))
 
+    def plot_timings(self) -> Plot:
+        """Mean seconds of an attempt of each arm, by phase."""
+        from analysis.figures.timings import timings_figure
+        from analysis.timings import read_timings
+
+        return timings_figure(read_timings(self.root, self.name, self.preset, self.night))
+
     def table(self, panel: str, selection: str | None = None) -> Table:
         """Every arm of a panel in every setting, with its difference to the reference arm."""
         from analysis.tables.study import panel_table

@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from analysis.results import Results
+from analysis.words import readable
 
 STYLE: Any = {
     "font.size": 9,
@@ -210,6 +211,18 @@ def new_figure(height: float, width: float = PAGE_WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def stacked_bars(axes: Axes, arms: Sequence[str], widths: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
+    """Horizontal bars, one per arm, the first on top: of each kind as wide as `widths[kind]` (arms,), in this order."""
+    places, left = np.arange(len(arms)), np.zeros(len(arms))
+    for kind, of_kind in widths.items():
+        if of_kind.any():
+            axes.barh(places, of_kind, left=left, color=colours[kind], height=0.62, label=kind)
+        left += of_kind
+    axes.set_yticks(places, [readable(arm) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
 
 
 def laid_out(figure: Figure) -> Figure:

@@ -9,8 +9,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.cost import ATTEMPT_KINDS, IDLE, Ledger
-from analysis.figures.base import Plot, drawing, laid_out, new_figure
-from analysis.words import readable
+from analysis.figures.base import Plot, drawing, laid_out, new_figure, stacked_bars
 
 KIND_COLOURS = {
     "useful": "#0072B2",
@@ -42,17 +41,10 @@ def cost_figure(ledger: Ledger) -> Plot:
     panels = np.atleast_1d(figure.subplots(len(units), 1, height_ratios=counts))
     for axes, unit in zip(panels, units, strict=True):
         of_unit, at = drawn[drawn["unit"] == unit], {arm: place for place, arm in enumerate(names[unit])}
-        left = np.zeros(len(at))
-        for kind, colour in KIND_COLOURS.items():
-            widths = np.zeros(len(at))
-            for row in statistics.records(of_unit[of_unit["kind"] == kind]):
-                widths[at[row["arm"]]] = row["hours"]
-            if widths.any():
-                axes.barh(np.arange(len(at)), widths, left=left, color=colour, height=0.62, label=kind)
-            left += widths
-        axes.set_yticks(np.arange(len(at)), [readable(arm) for arm in at])
-        axes.set_ylim(len(at) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
+        widths = {kind: np.zeros(len(at)) for kind in KIND_COLOURS}
+        for row in statistics.records(of_unit):
+            widths[row["kind"]][at[row["arm"]]] = row["hours"]
+        stacked_bars(axes, list(at), widths, KIND_COLOURS)
         axes.set_xlabel(unit)
     bars: dict[str, Any] = {}
     for axes in panels:

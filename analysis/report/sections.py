@@ -5,6 +5,7 @@ The same rows give the same bytes: nothing is dated but by the rows themselves.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from analysis.figures.inside import HISTOGRAM_SUFFIX, inside_figures
 from analysis.figures.own import NotDrawn, own_figures
 from analysis.figures.panels import MOST_FACTORS, panel_figures
 from analysis.figures.search import overview_figures, search_figures
+from analysis.figures.timings import timings_figure
 from analysis.notebook import loaded
 from analysis.report.page import MOST_OPEN_SENTENCES, Report, Section, python_literal
 from analysis.report.sentences import papers_sentence, rules_sentences, search_sentences, search_warnings
@@ -30,6 +32,7 @@ from analysis.tables.aggregate import across_tables
 from analysis.tables.classes import calibration_table, confused_table, hardest_table, suspects_table
 from analysis.tables.seed_documents import seed_tables
 from analysis.tables.study import contrasts_table, looks_table, panel_table, rules_table, search_table
+from analysis.timings import read_timings
 from analysis.verdicts import OPEN_VERDICTS
 from analysis.words import listed, readable
 from lnl.storage.places import storage_flag
@@ -238,14 +241,20 @@ def papers_section(report: Report) -> Iterator[Section]:
 
 
 def cost_section(report: Report) -> Iterator[Section]:
-    """Device-hours per arm, of use and of none."""
+    """Device-hours per arm, of use and of none, and where the time went."""
     study = report.study
     try:
         ledger = read_ledger(study.root, study.name, study.preset, study.night)
     except LoadError:
         return
-    picture = report.picture("cost", cost_figure(ledger), f"{report.loading}.plot_cost()")
-    section = report.section("cost", "What it cost", pictures=[picture])
-    section.more["As a table"] = report.tables(cost=ledger.table())
+    section = report.section("cost", "What it cost")
+    section.pictures = [report.picture("cost", cost_figure(ledger), f"{report.loading}.plot_cost()")]
     section.lead = [" ".join(ledger.sentences())]
+    tables = {"cost": ledger.table()}
+    with contextlib.suppress(LoadError):  # of attempts of an earlier version alone
+        timings = read_timings(study.root, study.name, study.preset, study.night)
+        section.pictures.append(report.picture("timings", timings_figure(timings), f"{report.loading}.plot_timings()"))
+        section.lead.append(" ".join(timings.sentences()))
+        tables["timings"] = timings.table()
+    section.more["As tables"] = report.tables(**tables)
     yield section

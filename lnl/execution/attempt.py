@@ -28,6 +28,7 @@ from lnl.storage.places import canonical, now
 from lnl.storage.schema import TRIALS
 from lnl.storage.secrets import mask
 from lnl.storage.store import Store
+from lnl.system.timing import PHASES, Clock, phase
 from lnl.trial.config import Trial
 from lnl.trial.divergence import Diverged
 from lnl.trial.provenance import Current
@@ -96,6 +97,7 @@ class Attempt:
         self.history: list[CurvePoint] = list(self.state["history"]) if self.state else []
         self.arrays: list[StoredArray] = list(self.state["arrays"]) if self.state else []
         self.seconds: float = self.state["run"]["seconds"] if self.state else 0.0
+        self.clock = Clock(self.state["clock"] if self.state else None)
         self.facts: dict[str, Any] = {}
         self.outputs = Outputs()  # what is kept of the last epoch
         self.started_at = now()
@@ -104,12 +106,15 @@ class Attempt:
 
     def train(self, report: Report) -> Ending | None:
         """Train to the end, or until the search prunes the trial; None where the lease is lost."""
-        for row in run(self.trial, self.execution, self.state["run"] if self.state else None, self.facts.update):
+        before = self.state["run"] if self.state else None
+        for row in run(self.trial, self.execution, before, self.facts.update, self.clock):
             if self.lease.lost:
                 return None  # it was cut off for so long that another process goes on from its checkpoint
             self._record(row)
-            self._save(row)
-            report(metrics_of(row))  # comes back once the driver has looked at it
+            with self.clock.running(), phase("checkpoint"):
+                self._save(row)
+            with self.clock.running(), phase("report"):
+                report(metrics_of(row))  # comes back once the driver has looked at it
             if self.job.search is not None and self.store.pop_prune_request(self.job.study, self.trial.id):
                 return Ending("pruned")
         return Ending("ok")
@@ -127,7 +132,7 @@ class Attempt:
             if self.job.prerequisite:
                 save_trained(self.store.trained, self.trial, row.snapshot()["parts"], self.current)
         elif (began := time.monotonic()) >= self.next_checkpoint:
-            state = {"run": row.snapshot(), "history": self.history, "arrays": self.arrays}
+            state = {"run": row.snapshot(), "clock": self.clock.seconds, "history": self.history, "arrays": self.arrays}
             checkpoints.write(self.checkpoint, state, self.header)
             ended = time.monotonic()
             self.next_checkpoint = ended + until_checkpoint(self.settings.checkpoint_s, ended - began)
@@ -183,6 +188,7 @@ class Attempt:
             "attempt": self.number,
             "epochs_done": self.history[-1][0] if self.history else 0,
             "seconds": self.seconds,
+            **{f"seconds_{name}": self.clock.seconds[name] for name in PHASES},
             "peak_memory_mb": reserved_mb,
             "device_memory_mb": self.device_memory_mb,
             "started_at": self.started_at,
@@ -262,7 +268,7 @@ def _load_checkpoint(store: Store, study: str, trial: Trial, header: Mapping[str
             done = state["run"]["epoch"]
             if {entry[0] for entry in state["history"]} != set(range(1, done + 1)) or done >= trial.total_epochs:
                 raise checkpoints.Refused(f"its history is not that of its {done} epochs")
-            state["arrays"], state["run"]["seconds"], state["run"]["parts"]
+            state["arrays"], state["clock"], state["run"]["seconds"], state["run"]["parts"]
     except FileNotFoundError:
         return None
     except checkpoints.Refused as error:

@@ -60,6 +60,17 @@ TRIALS = pa.schema(
         ("accuracy_best_test", pa.float64()),  # oracle: chosen by looking at the test set
         # cost and provenance
         ("seconds", pa.float64()),  # of all attempts that this one continues
+        # of which so many in each phase, see `lnl.system.timing`; null in older files
+        ("seconds_views", pa.float64()),  # augmenting and normalising images
+        ("seconds_forward", pa.float64()),
+        ("seconds_backward", pa.float64()),
+        ("seconds_update", pa.float64()),  # optimizer and average
+        ("seconds_meta", pa.float64()),  # virtual steps
+        ("seconds_inference", pa.float64()),  # passes without gradient while training, such as guesses of labels
+        ("seconds_rest", pa.float64()),  # of training: batches, selection, on a GPU the waiting for it
+        ("seconds_evaluation", pa.float64()),
+        ("seconds_checkpoint", pa.float64()),
+        ("seconds_report", pa.float64()),  # until the driver has looked at an epoch
         ("peak_memory_mb", pa.float64()),  # accelerator memory that the process held; null on CPU
         ("device_memory_mb", pa.float64()),  # that the accelerator has; null on CPU
         ("device", pa.string()),

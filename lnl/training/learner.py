@@ -28,6 +28,7 @@ from lnl.networks.convnet import dropout_repeated
 from lnl.networks.heads import linear as linear_head
 from lnl.settings import Settings
 from lnl.storage.checkpoints import fitting
+from lnl.system.timing import phase
 from lnl.training.optimizers import eager
 from lnl.training.state import State
 from lnl.training.streams import Streams
@@ -178,29 +179,32 @@ class Learner:
         """Value (detached) and gradient of an objective (network, batch) -> scalar, in training mode."""
         self.network.train()
         with self._kernels():
-            with self._precision():
+            with phase("forward"), self._precision():
                 loss = objective(self.network, batch)
-            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            with phase("backward"):
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return loss.detach(), list(gradients)
 
     def apply(self, gradients: Gradients, owner: str | None = None) -> None:
         """One update by `owner`'s optimizer (default: by each).  A tensor whose gradient is None stays as it is."""
-        scale = self.settings.scale(min(self.done / max(self.steps, 1), 1.0))
-        for name in [owner] if owner else self.optimizers:
-            optimizer = self.optimizers[name]
-            for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * scale
-            for tensor, gradient, is_owned in zip(self.parameters, gradients, self.owned[name], strict=True):
-                tensor.grad = gradient if is_owned else None
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with phase("update"):
+            scale = self.settings.scale(min(self.done / max(self.steps, 1), 1.0))
+            for name in [owner] if owner else self.optimizers:
+                optimizer = self.optimizers[name]
+                for group in optimizer.param_groups:
+                    group["lr"] = self.settings.learning_rate * scale
+                for tensor, gradient, is_owned in zip(self.parameters, gradients, self.owned[name], strict=True):
+                    tensor.grad = gradient if is_owned else None
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
     def advance(self) -> None:
         """Count one step and move the average towards the weights."""
         self.done += 1
         if self.average is not None:
             weight = 1 - schedules.average_decay(self.done, self.settings.average)
-            torch._foreach_lerp_(_averaged(self.average), _averaged(self.network), weight)
+            with phase("update"):
+                torch._foreach_lerp_(_averaged(self.average), _averaged(self.network), weight)
 
     def step(self, objective: Callable[[Network, Batch], Tensor], batch: Batch) -> Tensor:
         """One update on an objective (network, batch) -> scalar; returns its value."""
@@ -256,7 +260,7 @@ class Learner:
         self.network.train()
         precise = torch.autocast(self.device.type, enabled=False)
         plain = sdpa_kernel(SDPBackend.MATH)  # fused attention has no second derivative
-        with networks.statistics_frozen(self.network), precise, plain:
+        with phase("meta"), networks.statistics_frozen(self.network), precise, plain:
             return meta.gradients(
                 logits,
                 loss,
@@ -276,7 +280,7 @@ class Learner:
         network = self.average if averaged and self.average is not None else self.network
         network.train()
         moves = update_statistics and network is self.network  # the average's statistics are averages, too
-        with nullcontext() if moves else networks.statistics_frozen(network), self._precision():
+        with phase("inference"), nullcontext() if moves else networks.statistics_frozen(network), self._precision():
             return network(images).float()
 
     def guess(self, images: Tensor, averaged: bool = False, update_statistics: bool = False) -> Tensor:
@@ -295,7 +299,7 @@ class Learner:
     def _inference(self, images: Tensor, call: Callable[[Network, Tensor], Tensor]) -> Tensor:
         network = self.network if self.average is None else self.average
         network.eval()
-        with self._precision():
+        with phase("inference"), self._precision():
             return torch.cat([call(network, part).float() for part in images.split(self.evaluation_batch)])
 
     def _precision(self) -> torch.autocast:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lnl.data import Unfit
 from lnl.declaring import declared
 from lnl.functional.noise import ANNOTATED
+from lnl.system.timing import phase
 from lnl.training.images import Images, expect, parts_of
 
 LabelsDrawn = Literal["balanced", "random"]
@@ -138,7 +139,8 @@ class Task:
 
     def view(self, index: Tensor, name: View, generator: torch.Generator) -> Tensor:
         """Augmented, normalised images: (B,) -> (B, C, H, W) float32."""
-        return self.views[name](self.images[index], generator)
+        with phase("views"):
+            return self.views[name](self.images[index], generator)
 
     def over(
         self,

@@ -27,6 +27,7 @@ from lnl.storage.kept import Outputs
 from lnl.storage.part_names import Kept
 from lnl.storage.places import Place
 from lnl.system import machine
+from lnl.system.timing import Clock, phase
 from lnl.training import learner
 from lnl.training.draw import prepare
 from lnl.training.images import held, in_parts
@@ -241,16 +242,17 @@ def run(
     execution: Execution = Execution(),
     state: Snapshot | None = None,
     tell: Callable[[Mapping[str, object]], None] = lambda facts: None,
+    clock: Clock | None = None,
 ) -> Iterator[Row]:
     """Train and evaluate a trial: one `Row` per epoch.  From an earlier row's snapshot, `state`, go on exactly there.
 
     `tell` receives the facts of `Row` as soon as they are known, those of the draw before there is a network, so that
-    they are also known of an attempt that fails before its first row.
+    they are also known of an attempt that fails before its first row.  `clock` is told where the time of epochs went.
 
     Raises `Diverged` where losses, weights or predictions are no longer finite, `lnl.data.DataError` for missing or
     unfit data, and `lnl.storage.checkpoints.Refused` for a state that is not of this trial as it would be drawn now.
     """
-    yield from train(trial, execution, *draw(trial, execution), state, tell)
+    yield from train(trial, execution, *draw(trial, execution), state, tell, clock)
 
 
 def train(
@@ -260,8 +262,10 @@ def train(
     truth: Truth,
     state: Snapshot | None = None,
     tell: Callable[[Mapping[str, object]], None] = lambda facts: None,
+    clock: Clock | None = None,
 ) -> Iterator[Row]:
     """As `run`, on what was drawn for the trial."""
+    clock = clock or Clock()
     tell(truth.facts)
     method = build(trial, execution, seen)
     parts = stateful_parts(method)
@@ -278,7 +282,7 @@ def train(
     first_epoch, seconds_before = _restore(parts, drawn, state) if state is not None else (0, 0.0)
     began = time.perf_counter()
     for epoch in range(first_epoch, trial.total_epochs):
-        with errors_of_divergence(epoch + 1, method, truth.test_images):
+        with clock.running(), errors_of_divergence(epoch + 1, method, truth.test_images):
             metrics, arrays = _epoch(trial, execution, method, parts, seen, truth, epoch)
         seconds = seconds_before + time.perf_counter() - began
         step = max((part.done for part in learners), default=0)
@@ -321,13 +325,15 @@ def _epoch(
 ) -> tuple[Metrics, Arrays]:
     """Train for epoch `epoch`, counted from 0, and evaluate.  Raises `Diverged`."""
     before = embed(method, truth, execution.embeddings) if execution.embeddings and epoch == 0 else {}
-    metrics: Metrics = {("train", name): value for name, value in _train_epoch(method, parts, epoch).items()}
-    measured, arrays = evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
-    diagnosis, of_figures = diagnose(method, seen, truth)
-    metrics |= measured | diagnosis
-    arrays |= of_figures
-    if execution.embeddings and epoch + 1 in embedding_epochs(trial.total_epochs):
-        arrays |= embed(method, truth, execution.embeddings)
+    with phase("rest"):
+        metrics: Metrics = {("train", name): value for name, value in _train_epoch(method, parts, epoch).items()}
+    with phase("evaluation"):
+        measured, arrays = evaluate(method, seen, truth, last=epoch + 1 == trial.total_epochs)
+        diagnosis, of_figures = diagnose(method, seen, truth)
+        metrics |= measured | diagnosis
+        arrays |= of_figures
+        if execution.embeddings and epoch + 1 in embedding_epochs(trial.total_epochs):
+            arrays |= embed(method, truth, execution.embeddings)
     if before:
         arrays["test", "embeddings_before"] = before["test", "embeddings"]
     return metrics, arrays

@@ -252,7 +252,12 @@ EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "the kind of an error": ("trial.py", 'raise Diverged(f"Weights were', 'raise ValueError(f"Weights were', ALL),
     "the mean of a data set's pixels": ("data/cifar.py", "(0.4914, 0.4822, 0.4465)", "(0.5, 0.5, 0.5)", ALL),
     "a mean within a function": ("data/stl10.py", "(0.4467, 0.4398, 0.4066)", "(0.5, 0.5, 0.5)", ALL),
-    "how pixels are standardised": ("data/cache.py", "squares / count - mean**2", "squares / count", ALL),
+    "how pixels are standardised": (
+        "data/inspection.py",
+        "self._squares / self._count - mean**2",
+        "self._squares / self._count",
+        ALL,
+    ),
     "whether a data set is mirrored": ("data/digits.py", "flip=False", "flip=True", ALL),
     "whether a user's data set is mirrored": (
         "data/npz.py",
