@@ -48,13 +48,14 @@ def build(
     output: str | Place | None = None,
     night: str | None = None,
     figures: str | None = None,
+    pdf: bool = False,
 ) -> Place:
     """Write the report of a study's newest plan; returns the page, `<root>/reports/<study>-<preset>/index.html`.
 
     `selection`: the rule by which a trial's accuracy is read; the plan's own where none is given.  `night`: the newest
     plan of that night.  Nights share a folder of their own, `<study>-<preset>-night`.  `output`: a folder to write to
-    instead; nothing is written to the results then.  `figures`: a file with figures of the user's own.  What an earlier
-    build left there and this one does not make is removed.
+    instead; nothing is written to the results then.  `figures`: a file with figures of the user's own.  `pdf`: figures
+    are written as PDF, too.  What an earlier build left there and this one does not make is removed.
 
     Raises ValueError where the results' own folder of reports is a link to somewhere else, and where the file of
     figures cannot be loaded or has none.
@@ -64,7 +65,7 @@ def build(
     loaded = read_results(root, study, preset, night)
     name = file_name(f"{loaded.name}-{loaded.preset}" + "-night" * bool(loaded.night))
     folder = place(output) if output is not None else _inside(loaded.root, loaded.root / "reports" / name)
-    report = Report(loaded, loaded.rule(selection), folder, figures)
+    report = Report(loaded, loaded.rule(selection), folder, figures, pdf)
     with _replacing(report):
         return _build(report)
 

@@ -72,6 +72,7 @@ class Report:
     rule: str
     folder: Place
     figures: str | None = None  # file with figures of the user's own
+    pdf: bool = False  # figures are written as PDF, too
     written: set[str] = field(default_factory=set)  # names of its files so far
     anchors: set[str] = field(default_factory=lambda: set(PAGE_ANCHORS))  # ids of its sections so far
 
@@ -80,7 +81,8 @@ class Report:
         night = f" --night {shlex.quote(self.study.night)}" if self.study.night else ""
         named = f"{shlex.quote(self.study.name)} --preset {shlex.quote(self.study.preset)}"
         own = f" --figures {shlex.quote(self.figures)}" if self.figures else ""
-        return f"lnl report {named}{night} --selection {self.rule}{own}{storage_flag(self.study.root)}"
+        more = own + " --pdf" * self.pdf
+        return f"lnl report {named}{night} --selection {self.rule}{more}{storage_flag(self.study.root)}"
 
     @property
     def loading(self) -> str:
@@ -100,7 +102,8 @@ class Report:
         """Write a figure and the rows that it draws."""
         stem, png = self._stem(name, "png"), plot.png()
         self._write(f"{stem}.png", png)
-        self._write(f"{stem}.pdf", plot.pdf())
+        if self.pdf:
+            self._write(f"{stem}.pdf", plot.pdf())
         if len(plot.drawn.columns):
             self._write(
                 f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()

@@ -63,6 +63,7 @@ def draw_report(
     output: Path | None = None,
     night: str | None = None,
     figures: str | None = None,
+    pdf: bool = False,
 ) -> Place:
     """Write a study's report and return its page; for dozens of arms that takes a minute, as a terminal is told."""
     from rich.console import Console
@@ -71,7 +72,7 @@ def draw_report(
 
     sys.stdout.flush()
     with Console(stderr=True).status("Drawing the report"):
-        return build(storage, study, preset, selection=selection, output=output, night=night, figures=figures)
+        return build(storage, study, preset, selection=selection, output=output, night=night, figures=figures, pdf=pdf)
 
 
 def relative_path(path: Place) -> Place:

@@ -27,6 +27,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--figures", metavar="FILE", help="figures of your own: my_figures.py, whose functions take the loaded study"
     )
+    parser.add_argument("--pdf", action="store_true", help="write every figure as PDF, too")
     parser.set_defaults(command=run)
 
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         output=options.output,
         night=options.night and options.night.isoformat(),
         figures=options.figures,
+        pdf=options.pdf,
     )
     print(f"Report: {relative_path(page)}")
     return COMPLETE

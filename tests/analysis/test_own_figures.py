@@ -60,13 +60,13 @@ def root(own_folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_page_shows_them_in_a_section_of_their_own(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", simulated.STUDY, "--storage", str(root), "--figures", "my_figures.py"]) == 0
+    assert main(["report", simulated.STUDY, "--storage", str(root), "--figures", "my_figures.py", "--pdf"]) == 0
     (page,) = root.glob("reports/*/index.html")
     text = page.read_text(encoding="utf-8")
     section = re.search(r"<h2[^>]*>Figures of your own</h2>(.*?)</section>", text, re.DOTALL)
     assert section is not None
     assert section[1].count("<img") == 2 and "<figcaption>How far replicates lie apart" in section[1]
-    assert "Not shown" not in section[1] and "--figures my_figures.py" in section[1]
+    assert "Not shown" not in section[1] and "--figures my_figures.py --pdf" in section[1]
     assert "<li>`broken` could not be drawn (KeyError: &#39;nothing&#39;; my_figures.py, line 21).</li>" in section[1]
     assert (
         "<li>`number` could not be drawn (TypeError: it must return a matplotlib Figure, not int).</li>" in section[1]

@@ -18,7 +18,7 @@ from matplotlib.colors import same_color
 from analysis import load
 from analysis.cost import read_ledger
 from analysis.figures import base
-from analysis.figures.base import ARM_COLOURS, STYLE, Plot, arm_looks, level_looks
+from analysis.figures.base import ARM_COLOURS, Plot, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
@@ -40,7 +40,6 @@ from lnl.storage.plan_record import PanelRecord
 from tests import simulated
 
 ROOT = Path(__file__).parents[2]
-FONT_TYPE = STYLE["pdf.fonttype"]
 
 
 @pytest.fixture(scope="module")
@@ -753,14 +752,8 @@ def test_more_factors_than_a_figure_shows_are_refused(study):
     del study.plan.panels["deep"]
 
 
-@pytest.fixture
-def own_fonts(monkeypatch):
-    """Embedded as a user gets them, see `quick_pdfs`."""
-    monkeypatch.setitem(STYLE, "pdf.fonttype", FONT_TYPE)
-
-
 @pytest.mark.slow
-def test_the_same_rows_give_the_same_bytes(troubled, own_fonts):
+def test_the_same_rows_give_the_same_bytes(troubled):
     first, second = (troubled.plot("frozen_head")["arms"] for _ in range(2))
     png = first.png()
     assert png == first.png() == second.png()

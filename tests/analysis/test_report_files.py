@@ -62,7 +62,7 @@ def hostile(root: Path, preset: str, replicates: int = 1) -> None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     hostile(folder / "results", "../../../escaped/<b>")
-    return build(folder / "results", simulated.STUDY)
+    return build(folder / "results", simulated.STUDY, pdf=True)
 
 
 @pytest.mark.slow
