@@ -30,7 +30,7 @@ from lnl.system import user_code
 from lnl.system.user_code import UserCode
 from lnl.trial.definitions import Definition, Dotted, Module
 
-RULE = "2-"  # before it: whole files, with all that they import, and no prefix
+RULE = "3-"  # before it "2-", where classes counted that nothing uses, and at first whole files, without a prefix
 
 ROOTS = ("lnl.trial.run.run", "lnl.trial.config.Trial", "lnl.storage.outcomes.selection_rules")
 PACKAGE = "lnl"

@@ -21,6 +21,12 @@ FACTS = {"class_names", "flip", "mean", "std"}  # what a reader of a data set sa
 FIELD_WORDS = {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}  # they refuse values,
 FIELD_WORDS |= {"title", "description", "examples"}  # or say what a field is; neither changes a value
 MESSAGES = ("print(", "warnings.warn(", "logger.", "logging.")  # how calls begin that only say something
+PLAIN = {  # decorators and bases that register nothing, so that what has them counts only where it is used
+    *("abc.ABC", "contextlib.contextmanager", "dataclasses.dataclass", "enum.Enum", "enum.StrEnum", "functools.cache"),
+    *("functools.lru_cache", "pydantic.BaseModel", "torch.nn.Module", "torch.no_grad", "typing.Generic"),
+    *("typing.NamedTuple", "typing.Protocol", "typing.TypedDict", "typing.overload", "typing.runtime_checkable"),
+    *(name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)),
+}
 UNREAD = ("SEARCH", "__all__")  # how names end that no training reads: of search spaces, of what a module exports
 
 Dotted = tuple[str, ...]  # a dotted name: ("lnl", "functional", "losses", "cross_entropy")
@@ -97,10 +103,40 @@ class Module:
         definition = Definition(self, names[0] if names else "", node, imports)
         for name in names:
             self.names[name].append(definition)
-        if not _only_binds(node):
+        if not self._only_binds(node):
             self.effects.append(definition)
         if isinstance(node, ast.FunctionDef) and (facts := _facts(node, self.name)).body:
             self.facts.append(Definition(self, f"facts of {node.name}", facts, imports))
+
+    def _only_binds(self, node: ast.stmt) -> bool:
+        """Whether a statement does nothing but define something: no decorator, base or call may register it."""
+        if isinstance(node, ast.FunctionDef):
+            return all(map(self._is_plain, node.decorator_list))
+        if isinstance(node, ast.ClassDef):
+            is_made_by_type = all(keyword.arg != "metaclass" for keyword in node.keywords)
+            return is_made_by_type and all(map(self._is_plain, [*node.decorator_list, *node.bases]))
+        stored = [inner for inner in ast.walk(node) if isinstance(getattr(inner, "ctx", None), ast.Store)]
+        calls = any(isinstance(inner, ast.Call) for inner in ast.walk(node))
+        return (
+            isinstance(node, ast.Assign)
+            and not calls
+            and all(isinstance(name, ast.Name | ast.Tuple) for name in stored)
+        )
+
+    def _is_plain(self, node: ast.expr) -> bool:
+        """Whether a decorator or a base is one of `PLAIN`, or a class of this module with such bases alone."""
+        if isinstance(node, ast.Call):  # dataclass(frozen=True)
+            node = node.func
+        if isinstance(node, ast.Subscript):  # Generic[T]
+            node = node.value
+        first, *rest = ast.unparse(node).split(".")
+        bound = self.names[first] if first in self.names else [(first,)]
+        return all(
+            isinstance(home.node, ast.ClassDef) and self._only_binds(home.node)
+            if isinstance(home, Definition)
+            else ".".join((*home, *rest)) in PLAIN
+            for home in bound
+        )
 
 
 def _bound(node: ast.stmt) -> list[str]:
@@ -109,15 +145,6 @@ def _bound(node: ast.stmt) -> list[str]:
         return [node.name]
     symbols = symtable.symtable(ast.unparse(node), "", "exec").get_symbols()
     return [symbol.get_name() for symbol in symbols if symbol.is_assigned()]
-
-
-def _only_binds(node: ast.stmt) -> bool:
-    """Whether a top-level statement does nothing but define something: no decorator, base or call may register it."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return not (node.decorator_list or getattr(node, "bases", []))
-    stored = [inner for inner in ast.walk(node) if isinstance(getattr(inner, "ctx", None), ast.Store)]
-    calls = any(isinstance(inner, ast.Call) for inner in ast.walk(node))
-    return isinstance(node, ast.Assign) and not calls and all(isinstance(name, ast.Name | ast.Tuple) for name in stored)
 
 
 def _scopes(table: symtable.SymbolTable, top: bool = True) -> tuple[set[str], set[str]]:

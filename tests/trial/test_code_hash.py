@@ -365,6 +365,37 @@ TREES: dict[str, tuple[Callable[[], Sources], set[str]]] = {
     "another block of the same name": (swapped, ALL),
     "a definition that nothing uses": (lambda: followed_by("losses.py", "def unused():\n    return 1"), NONE),
     "a constant that nothing uses": (lambda: followed_by("methods/supervised.py", "UNUSED = 1"), NONE),
+    "a data class that nothing uses": (
+        lambda: followed_by("task.py", "@dataclass(frozen=True)\nclass Unused:\n    value: int = 1"),
+        NONE,
+    ),
+    "classes of plain bases that nothing uses": (
+        lambda: followed_by(
+            "task.py",
+            "from typing import NamedTuple, Protocol\n\n\n"
+            "class Mistake(ValueError):\n    pass\n\n\nclass Other(Mistake):\n    pass\n\n\n"
+            "class Seam(Protocol):\n    value: int\n\n\nclass Pair(NamedTuple):\n    first: int",
+        ),
+        NONE,
+    ),
+    "a class whose metaclass may register it": (
+        lambda: followed_by("task.py", "class Unused(metaclass=type(Task)):\n    pass"),
+        ALL,
+    ),
+    "a class of a class that registers nothing": (
+        lambda: followed_by("task.py", "class Unused(Task):\n    pass"),
+        NONE,
+    ),
+    "a class with a decorator of another module": (
+        lambda: followed_by("task.py", "from lnl.functional import noise\n\n\n@noise.corrupt\nclass Unused:\n    pass"),
+        ALL,
+    ),
+    "a class with a base of another module": (
+        lambda: followed_by(
+            "task.py", "from lnl.training import streams\n\n\nclass Unused(streams.Streams):\n    pass"
+        ),
+        ALL,
+    ),
     "a flag of torch": (lambda: followed_by("task.py", "torch.backends.cudnn.benchmark = True"), ALL),
     "a flag of torch under a condition": (
         lambda: followed_by(
@@ -486,9 +517,9 @@ def test_an_edit_of_an_edited_tree_counts_or_not(name: str) -> None:
 
 
 def test_the_hash_says_by_which_rule_it_was_made() -> None:
-    assert re.fullmatch(r"2-[0-9a-f]{12}", code_hash("gce")) and RULE == "2-"
+    assert re.fullmatch(r"3-[0-9a-f]{12}", code_hash("gce")) and RULE == "3-"
     assert joined([code_hash("gce")]) == code_hash("gce")
-    assert re.fullmatch(r"2-[0-9a-f]{12}", joined([code_hash("gce"), "another"]))
+    assert re.fullmatch(r"3-[0-9a-f]{12}", joined([code_hash("gce"), "another"]))
     assert read_sources(ROOT) == SOURCES
     methods = {path.removeprefix("lnl/methods/").removesuffix(".py") for path in SOURCES if "/methods/" in path}
     hashes = {method: code_hash(method) for method in methods - {"__init__"}}
