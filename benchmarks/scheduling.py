@@ -130,11 +130,11 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
                 measured.append(json.loads(done.stdout.splitlines()[-1]))
     print(
-        f"{options.trials:,} trials of {options.epochs} epochs, {options.rounds} rounds in turn, {os.cpu_count()} CPU cores, load "
-        f"{os.getloadavg()[0]:.0f}; one trial alone, without Ray: {1000 * training:.0f} ms\n"
+        f"{options.trials:,} trials of {options.epochs} epochs, {options.rounds} rounds in turn, {os.cpu_count()} CPU "
+        f"cores, load {os.getloadavg()[0]:.0f}; one trial alone, without Ray: {1000 * training:.0f} ms\n"
     )
     print(
-        "| | a trial, ms | ratio | of the driver's CPU, ms | ratio | reports a second of it | driver's memory, MB | ratio |"
+        "| | a trial, ms | ratio | of the driver's CPU, ms | ratio | reports a second of it | its memory, MB | ratio |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     medians = {name: [median(values) for values in zip(*measured, strict=True)] for name, measured in found.items()}
