@@ -24,7 +24,9 @@ bench: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,label]'
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/scheduling.py
+	$(BIN)/python benchmarks/scheduling.py --trials 128 --epochs 40
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/searching.py
 	$(BIN)/python benchmarks/loading.py
