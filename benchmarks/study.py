@@ -1,8 +1,8 @@
 """What does a study cost beside the same trials in plain processes, and what do two cores give over one?
 
-The trials are some of `make study`.  In turn, each in fresh processes: `lnl run` on two cores (Ray, leases, checkpoints,
-parquet, progress; no report), two processes that train half of the trials each and store nothing, and one process that
-trains one of these halves alone on one core.  Prints medians over the rounds and ratios.
+The trials are some of `make study`.  In turn, each in fresh processes: `lnl run` on two cores (Ray, leases,
+checkpoints, parquet, progress; no report), two processes that train half of the trials each and store nothing, and one
+process that trains one of these halves alone on one core.  Prints medians over the rounds and ratios.
 
     python benchmarks/study.py [--replicates 4 --rounds 3]
 """
