@@ -33,6 +33,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/meta_step.py
 	$(BIN)/python benchmarks/label_errors.py digits_vectors --labels symmetric:0.2 pair:0.3 none:0
 	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/mixtures.py
 	$(BIN)/python benchmarks/methods.py
 
 # One file says "installed": made last, so that an interrupted install is taken up again.

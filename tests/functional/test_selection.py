@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -69,7 +70,36 @@ def test_gaussian_mixture_of_overlapping_groups() -> None:  # D2b
     assert ((clean > 0.5).sum(), (clean > 0.6).sum()) == (13, 12)
 
 
-def test_gaussian_mixture_answers_as_scikit_learn() -> None:
+SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "two groups": lambda random, n: np.where(
+        random.random(n) < 0.5, random.normal(0.2, 0.1, n), random.normal(1, 0.2, n)
+    ),
+    "one tail": lambda random, n: random.exponential(1, n),
+    "no group": lambda random, n: random.random(n),
+    "two long tails": lambda random, n: random.standard_t(2, n),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_two_gaussians_are_those_of_scikit_learn(shape: str) -> None:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    random = np.random.default_rng(0)
+    for count in (2, 3, 5, 17, 100, 1000, 3000):
+        rows = [SHAPES[shape](random, count) for _ in range(4)]
+        seed = int(random.integers(2**31))
+        found = mixtures.fit_gaussians(torch.from_numpy(np.stack(rows)), seed).numpy()
+        for row, components in zip(rows, found, strict=True):  # each of which stops when it has converged
+            model = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(row[:, None])
+            expected = np.stack([model.weights_, model.means_[:, 0], np.sqrt(model.covariances_[:, 0, 0])], -1)
+            np.testing.assert_allclose(components, expected[expected[:, 1].argsort()], atol=1e-9, rtol=1e-9)
+
+
+def test_probabilities_are_those_of_scikit_learn() -> None:
     from sklearn.mixture import GaussianMixture
 
     losses = two_kinds()
