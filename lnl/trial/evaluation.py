@@ -9,14 +9,12 @@ these are not known, there is nothing in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lnl.functional import graph, noise
+from lnl.functional import graph, noise, ranking
 from lnl.labelling.problem import FIRST
 from lnl.methods import Method, has_beliefs
 from lnl.training.images import in_parts
@@ -193,9 +191,11 @@ def _compared(beliefs: Beliefs, seen: Task, truth: Truth) -> tuple[Metrics, Arra
             metrics["oracle", "error_precision"] = float((caught / flagged.sum(-1)).mean())
         metrics["oracle", "error_recall"] = float((caught / (known & ~clean).sum(-1)).mean())
     if beliefs.clean is not None:
-        scores = [_auc(probabilities, clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
+        scores = [ranking.roc_area(probabilities, clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
         metrics["oracle", "selection_auc"] = sum(scores) / len(scores)
-        found = [_average_precision(-probabilities, ~clean) for probabilities in beliefs.clean.reshape(-1, len(clean))]
+        found = [
+            ranking.average_precision(-probabilities, ~clean) for probabilities in beliefs.clean.reshape(-1, len(clean))
+        ]
         metrics["oracle", "error_average_precision"] = sum(found) / len(found)
     if beliefs.wrong is not None and beliefs.clean is not None:
         arrays |= _errors_expected(beliefs.wrong, beliefs.clean, ~clean)
@@ -249,28 +249,6 @@ def _by_network(values: Tensor) -> tuple[Tensor, Tensor]:
     values = values.reshape(-1, values.shape[-1])
     known = values.isfinite()
     return torch.where(known, values, 0.0), known
-
-
-def _auc(scores: Tensor, clean: Tensor) -> float:
-    """Area under the ROC curve of (L,) scores for (L,) clean; NaN where one of the two kinds has no known score."""
-    from sklearn.metrics import roc_auc_score  # plans need no scikit-learn, which takes a second
-
-    return _scored(roc_auc_score, scores, clean)
-
-
-def _average_precision(scores: Tensor, wrong: Tensor) -> float:
-    """Average precision of (L,) scores for (L,) wrong; NaN where one of the two kinds has no known score."""
-    from sklearn.metrics import average_precision_score  # as above
-
-    return _scored(average_precision_score, scores, wrong)
-
-
-def _scored(metric: Callable[[np.ndarray, np.ndarray], float], scores: Tensor, positive: Tensor) -> float:
-    known = scores.isfinite()
-    scores, positive = scores[known].cpu(), positive[known].cpu()
-    if positive.all() or not positive.any():
-        return math.nan
-    return float(metric(positive.numpy(), scores.numpy()))
 
 
 def _histogram(values: Tensor, most: float) -> Tensor:
