@@ -16,6 +16,7 @@ import numpy as np
 from lnl.storage.outcomes import selection_rules
 from lnl.storage.places import canonical
 from lnl.storage.store import Store
+from lnl.system.timing import PHASES
 
 STUDY = "robmix_ablation"
 ARMS: dict[str, dict[str, Any]] = {
@@ -209,6 +210,10 @@ class Simulation:
             "epochs_done": self.epochs,
             "status": status,
             "seconds": 10.0,
+            **{
+                f"seconds_{name}": {"forward": 4.0, "backward": 4.0, "evaluation": 1.0}.get(name, 0.0)
+                for name in PHASES
+            },
             "device": "cpu",
             "host": "simulated",
             "code_hash": "c0de",

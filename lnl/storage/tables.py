@@ -7,13 +7,13 @@ one bad file must not hide all others.  Rows of trials are read from a joined co
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from lnl.storage.atomic import write_atomically
 from lnl.storage.files import listed, printable, read_file, reason, shown
+from lnl.storage.footer import checked, guarded
 from lnl.storage.objects import ObjectPath, StorageError
 from lnl.storage.part_names import holds_many, names_rows, part_name, partition, study_of
 from lnl.storage.places import Place
@@ -72,13 +73,9 @@ def write_rows(path: Place, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]
 
 def write_table(path: Place, table: pa.Table, *, once: bool = False, **options: Any) -> None:
     """Write one part as it is, with checksums.  `options`: of pyarrow.  Raises `StorageError`."""
-    options = {"compression": "zstd", "write_page_checksum": True, **options}
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # pyarrow itself opens no name that is not UTF-8
-            pq.write_table(table, file, **options)
-
-    write_atomically(path, write, once=once)
+    content = io.BytesIO()
+    pq.write_table(table, content, **{"compression": "zstd", "write_page_checksum": True, **options})
+    write_atomically(path, lambda temporary: temporary.write_bytes(guarded(content.getvalue())), once=once)
 
 
 LeftOut = dict[Place, str]  # parts -> why they, or some of their rows, are left out, to stand within a sentence
@@ -297,7 +294,7 @@ def _known(path: Place, stamps: Mapping[str, str]) -> pa.Table:
     """The rows of a joined file whose parts are as they were; none where it is absent, damaged or of another schema."""
     schema = TRIALS.append(PART).append(STAMP)
     try:
-        rows = pq.ParquetFile(pa.BufferReader(read_file(path)), page_checksum_verification=True).read()
+        rows = pq.ParquetFile(pa.BufferReader(checked(read_file(path))), page_checksum_verification=True).read()
     except UNREADABLE:
         return schema.empty_table()
     if not rows.schema.equals(schema):
@@ -326,7 +323,7 @@ def _read_part(path: Place, inside: pa.Schema, table: str) -> pa.Table:
     """
     known = TABLES[table]
     # all bytes at once: a seek for each column takes longer; and the caller has threads
-    file = pq.ParquetFile(pa.BufferReader(read_file(path)), page_checksum_verification=True)
+    file = pq.ParquetFile(pa.BufferReader(checked(read_file(path))), page_checksum_verification=True)
     part = file.read(columns=inside.names, use_threads=False)
     if not part.schema.equals(inside) or not part.num_rows:
         part = _fitted(part, file.schema_arrow.names, inside, known)

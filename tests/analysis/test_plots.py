@@ -834,7 +834,7 @@ def drawn(root: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_users_matplotlibrc_changes_no_byte(tmp_path, own_fonts):
+def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
     """Not even where it asks for TeX, which this machine need not have."""
     simulation, plan = simulated.Simulation(tmp_path / "results", epochs=2), simulated.plan(2, panels=["frozen_head"])
     simulation.submit(plan)

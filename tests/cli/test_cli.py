@@ -258,8 +258,8 @@ def test_a_command_that_lacks_something_is_bad_usage_too(lnl, arguments):
         (["plann", "quick"], "Unknown command 'plann': did you mean 'plan'?"),
         (
             ["frobnicate"],
-            "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, diff, logs, "
-            "studies, copy, new, methods, check, embed, label, reference, doctor.",
+            "Unknown command 'frobnicate': choose one of plan, run, search, status, report, ledger, profile, diff, "
+            "logs, studies, copy, new, methods, check, embed, label, reference, doctor.",
         ),
         (["label", "eror", "images"], "Unknown job 'eror': did you mean 'errors'?"),
         (["new", "zzz", "mine"], "Unknown kind 'zzz': choose one of study, method."),
