@@ -55,7 +55,7 @@ def test_one_file_that_needs_nothing_else(page, root):
     assert page == root / "reports" / "robmix_ablation-digits" / "index.html"
     source = page.read_text(encoding="utf-8")
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', source)
-    assert len(pictures) == source.count("<img") == 1 + 2 + 2 + 3 + 1 + 1  # contrasts, two panels, across, rules, cost
+    assert len(pictures) == source.count("<img") == 1 + 2 + 2 + 3 + 1 + 2  # contrasts, two panels, across, rules, cost
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert not re.search(r"https?://|<script|<link|@import", source)
 
@@ -217,7 +217,7 @@ def test_every_figure_names_its_rows_and_what_draws_it_again(page, root):
     """The Python under a figure, run as it stands, draws the rows that lie beside the page."""
     source = page.read_text(encoding="utf-8")
     figures = re.findall(r'<figure id="([^"]+)">(.*?)</figure>', source, re.DOTALL)
-    assert len(figures) == source.count("<img") == 10
+    assert len(figures) == source.count("<img") == 11
     for stem, body in figures:
         assert f"lnl report robmix_ablation --preset digits --selection last --storage {root}" in body
         rows = int(re.search(r"Draws (\d+) rows?: <a href=\"([^\"]+)\"", body)[1])
