@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lnl.cli.flags import COMPLETE, Commands, add_night_flag, add_storage_flag
-from lnl.cli.output import check_figure, print_table, write_figure, write_text
+from lnl.cli.output import check_figure, print_numbers, tell_unreadable, write_figure, write_text
 from lnl.cli.studies import add_study_argument, study_name
 
 if TYPE_CHECKING:
@@ -64,18 +63,9 @@ def _as_json(ledger: Ledger, study: str, preset: str | None) -> str:
 
 
 def _print(ledger: Ledger) -> None:
-    from rich.markup import escape
-    from rich.table import Column, Table
-
     drawn = ledger.table()
     for unit in ledger.units():
-        table = Table(Column(unit, overflow="fold"), box=None, pad_edge=False)
-        for name in drawn.header[2:]:
-            table.add_column(name, justify="right", no_wrap=True)  # a number is shown whole
-        for arm, unit_of_arm, *cells in drawn.rows:
-            if unit_of_arm == unit:
-                table.add_row(escape(arm), *cells)
-        print_table(table)
+        rows = [[arm, *cells] for arm, unit_of_arm, *cells in drawn.rows if unit_of_arm == unit]
+        print_numbers([unit, *drawn.header[2:]], rows)
     print("\n".join(ledger.sentences()))
-    for path, reason in ledger.unreadable.items():
-        print(f"unreadable and left out: {path} ({reason})", file=sys.stderr)
+    tell_unreadable(ledger.unreadable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,25 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else COLUMNS_OF_A_FILE).print(table)
+
+
+def print_numbers(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of names, in the first column, and numbers, each of which is shown whole."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    table = Table(Column(header[0], overflow="fold"), box=None, pad_edge=False)
+    for name in header[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, *cells in rows:
+        table.add_row(escape(name), *cells)
+    print_table(table)
+
+
+def tell_unreadable(files: Mapping[Place, str]) -> None:
+    """Print, on standard error, which files were left out, and why."""
+    for path, reason in files.items():
+        print(f"unreadable and left out: {path} ({reason})", file=sys.stderr)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lnl.cli.flags import COMPLETE, Commands, add_night_flag, add_storage_flag
-from lnl.cli.output import check_figure, print_table, write_figure
+from lnl.cli.output import check_figure, print_numbers, tell_unreadable, write_figure
 from lnl.cli.studies import add_study_argument, study_name
-
-if TYPE_CHECKING:
-    from analysis.timings import Timings
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,21 +43,8 @@ def run(options: argparse.Namespace) -> int:
         record = {"study": study, "preset": options.preset, "arms": frame.to_dict("records"), "notes": sentences}
         print(json.dumps(record, indent=1))
     else:
-        _print(timings, sentences)
+        shown = timings.table()
+        print_numbers(shown.header, shown.rows)
+        print("\n".join(sentences))
+        tell_unreadable(timings.unreadable)
     return COMPLETE
-
-
-def _print(timings: Timings, sentences: list[str]) -> None:
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    shown = timings.table()
-    table = Table(Column(shown.header[0], overflow="fold"), box=None, pad_edge=False)
-    for name in shown.header[1:]:
-        table.add_column(name, justify="right", no_wrap=True)  # a number is shown whole
-    for arm, *cells in shown.rows:
-        table.add_row(escape(arm), *cells)
-    print_table(table)
-    print("\n".join(sentences))
-    for path, reason in timings.unreadable.items():
-        print(f"unreadable and left out: {path} ({reason})", file=sys.stderr)

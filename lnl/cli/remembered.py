@@ -44,8 +44,8 @@ FLAGS_OF_MORE = ("until_decided", "max_replicates", "trials", "parameters", "sam
 SELF_CONTAINED = frozenset(
     "__future__ collections copy dataclasses enum functools itertools lnl math operator string types typing".split()
 )
-MOST = 100  # plans that are kept, the latest
 OPENS = frozenset("__import__ eval exec input open".split())
+MOST = 100  # plans that are kept, the latest
 
 
 class _Noise(BaseModel, frozen=True):
@@ -94,7 +94,9 @@ class _Memory(BaseModel, frozen=True):
 
     def plan(self) -> Plan:
         # Of a trial, who asks how plans stand reads no more than `_Trial` has.
-        return Plan(tuple(Planned(cast("Trial", p.trial), p.arm, p.setting) for p in self.trials), self.record)
+        return Plan(
+            tuple(Planned(cast("Trial", each.trial), each.arm, each.setting) for each in self.trials), self.record
+        )
 
 
 def recall(options: argparse.Namespace) -> Request | None:
@@ -124,7 +126,7 @@ def remember(request: Request, options: argparse.Namespace) -> None:
     plan = request.plan
     if plan.record.looks or plan.search is not None or any(getattr(options, flag) for flag in FLAGS_OF_MORE):
         return
-    trials = tuple(_Planned(trial=_sketch(p.trial), arm=p.arm, setting=p.setting) for p in plan.trials)
+    trials = tuple(_Planned(trial=_sketch(each.trial), arm=each.arm, setting=each.setting) for each in plan.trials)
     try:
         path = study_file(options.study)  # there is none of a study that a notebook runs
         memory = _Memory(made_from="", record=plan.record, trials=trials, arms=request.arms, keep=request.keep)

@@ -208,7 +208,9 @@ def _two_gaussians(rows: Tensor, seed: int) -> GaussianMixture:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    model = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=seed)
+    model = GaussianMixture(
+        2, max_iter=GAUSSIAN_STEPS, tol=GAUSSIAN_TOLERANCE, reg_covar=VARIANCE_ADDED, random_state=seed
+    )
     with warnings.catch_warnings():  # ten iterations are DivideMix's own choice; equal losses are dealt with apart
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(rows.numpy())

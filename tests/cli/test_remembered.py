@@ -46,7 +46,7 @@ def planned(options: argparse.Namespace) -> Request:
 
 
 def write_study(folder: Path, imports: str = "", replicates: str = "2", more: str = "") -> None:
-    (folder / "mine.py").write_text(STUDY.format(imports=imports, replicates=replicates, more=more))
+    (folder / "mine.py").write_text(STUDY.format(imports=imports, replicates=replicates, more=more), encoding="utf-8")
     shutil.copy(TEMPLATES / "method.py", folder / "my_method.py")
 
 
@@ -71,14 +71,14 @@ def test_what_a_plan_was_made_from_is_planned_anew_once_edited(
     edited: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(own_folder, "from sizes import REPLICATES", "REPLICATES")
-    (own_folder / "sizes.py").write_text("REPLICATES = 2\n")
+    (own_folder / "sizes.py").write_text("REPLICATES = 2\n", encoding="utf-8")
     planned(options_of("mine.py"))
     assert remembered.recall(options_of("mine.py")) is not None
     if edited == "package":
         monkeypatch.setattr(remembered, "sources_digest", lambda: f"{code_hash.sources_digest()} edited")
     else:
         path = own_folder / edited
-        path.write_text(f"{path.read_text()}\n# edited\n")
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n# edited\n", encoding="utf-8")
         for known in (user_code._known, user_code._modules):  # as another process, which reads files anew
             known.clear()
     assert remembered.recall(options_of("mine.py")) is None
@@ -113,7 +113,7 @@ def test_a_plan_that_may_depend_on_more_is_made_anew(parts: dict[str, str], own_
 
 def test_a_folder_that_cannot_be_written_only_costs_time(own_folder: Path) -> None:
     write_study(own_folder)
-    (own_folder / "data").write_text("a file")
+    (own_folder / "data").write_text("a file", encoding="utf-8")
     planned(options_of("mine.py"))
     assert remembered.recall(options_of("mine.py")) is None
 
