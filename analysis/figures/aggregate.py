@@ -24,7 +24,6 @@ from analysis.figures.base import (
     annotate_right,
     arm_looks,
     drawing,
-    laid_out,
     legend_above,
     new_figure,
     within_percent,
@@ -99,7 +98,7 @@ def iqm_figure(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Plot:
         "right: difference "
         f"to {readable(grid.reference)}{pairing_sentence(frame)}{outside_sentence(compared)}"
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 @drawing()
@@ -137,7 +136,7 @@ def profiles_figure(grid: Grid, looks: Mapping[Any, Look], selection: str) -> Pl
         "95 % intervals (Korn and "
         "Graubard's, over replicates)."
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 @drawing()
@@ -168,7 +167,7 @@ def improvements_figure(grid: Grid, looks: Mapping[Any, Look], selection: str) -
         "Graubard's, over replicates), not corrected for the number of arms."
     )
     named = frame["setting"].map(setting_name, na_action="ignore")
-    return Plot(laid_out(figure), frame.assign(setting=named), caption)
+    return Plot(figure, frame.assign(setting=named), caption)
 
 
 @drawing()
@@ -227,7 +226,7 @@ def ranks_figure(grid: Grid, ranking: Ranking, looks: Mapping[Any, Look], select
         f"Friedman's χ² = {ranking.statistic:.2f}, p {_p_value(ranking.p)}. Settings count as independent, however "
         "alike they are."
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 # ----------------------------------------------------------------------------------------------------------- factorials
@@ -264,7 +263,7 @@ def effects_figure(frame: pd.DataFrame, factorial: Factorial, looks: Mapping[Any
         "combine factors, with what they would be if the single effects added up; residual: measured minus that. "
         f"{intervals_sentence(frame)}{outside_sentence(effects)}"
     )
-    return Plot(laid_out(figure), frame.assign(term=frame["term"].map(term_name)), caption)
+    return Plot(figure, frame.assign(term=frame["term"].map(term_name)), caption)
 
 
 # ---------------------------------------------------------------------------------------------------------- small parts

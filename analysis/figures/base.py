@@ -67,6 +67,7 @@ NAME_COLOURS = (  # of levels that are names, such as kinds of noise; Paul Tol's
     *("#332288", "#88CCEE", "#117733", "#DDCC77", "#AA4499", "#999933", "#661100", "#CC6677"),
 )
 FAINT_ALPHA = 0.28
+PNG_DPI = 200
 DARK_GREY = "#444444"
 CLASS_MARKERS = ("o", "^", "s", "D")  # after six classes the colours come again with another marker
 
@@ -123,17 +124,10 @@ class Plot:
             object.__setattr__(self, "caption", self.caption + _boxes_sentence(self.figure))
 
     def png(self) -> bytes:
-        return self._rendered("png", {"Software": None})
+        return png(self.figure)
 
     def pdf(self) -> bytes:
-        return self._rendered("pdf", {"CreationDate": None, "Producer": None, "Creator": None})
-
-    def _rendered(self, kind: str, metadata: Mapping[str, None]) -> bytes:
-        """Render the figure; the same rows give the same bytes, as no date or version is written."""
-        file = io.BytesIO()
-        with drawing():
-            self.figure.savefig(file, format=kind, dpi=200, metadata=dict(metadata))
-        return file.getvalue()
+        return pdf(self.figure)
 
     def _repr_html_(self) -> str:
         """As wide as in the report, 100 px an inch."""
@@ -225,11 +219,34 @@ def stacked_bars(axes: Axes, arms: Sequence[str], widths: Mapping[str, np.ndarra
     axes.grid(axis="y", visible=False)
 
 
-def laid_out(figure: Figure) -> Figure:
-    """Placed once and for all: constrained layout starts from what it left, so each rendering would move a little."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
+def png(figure: Figure) -> bytes:
+    """Render a figure; the same rows give the same bytes, as no version is written."""
+    file, canvas, dpi = io.BytesIO(), figure.canvas, figure.dpi
+    with drawing():
+        _lay_out(figure)
+        try:
+            figure.set_dpi(PNG_DPI)
+            FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})  # `savefig` would draw twice
+        finally:
+            figure.set_dpi(dpi)
+            figure.set_canvas(canvas)
+    return file.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """Render a figure; the same rows give the same bytes, as no date or version is written."""
+    file = io.BytesIO()
+    with drawing():
+        _lay_out(figure)
+        figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return file.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place its parts once and for all: the engine starts from what it left, so each rendering would move a little."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def used_levels(rows: pd.DataFrame, column: str) -> list[Any]:

@@ -21,7 +21,6 @@ from analysis.figures.base import (
     arm_looks,
     colour_map,
     drawing,
-    laid_out,
     new_figure,
 )
 from analysis.results import Results
@@ -66,7 +65,7 @@ def class_accuracy(measured: TestSet) -> Plot:
         "Accuracy on the test images of each class at the last epoch, base setting; mean over replicates, "
         f"{count_sentence(frame['n'].tolist())}; its rows have 95 % intervals."
     )
-    return Plot(_laid_out(figure), frame, caption)
+    return Plot(_with_room(figure), frame, caption)
 
 
 @drawing()
@@ -100,7 +99,7 @@ def reliability(study: Results, measured: TestSet) -> Plot:
         "is sure; below it is too sure. Beside its name: the expected calibration error (Guo et al. 2017), the mean "
         f"distance to the line over images; mean over replicates, {count_sentence(table['n'].tolist())}."
     )
-    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(_with_room(figure), pd.concat(drawn, ignore_index=True), caption)
 
 
 @drawing()
@@ -134,13 +133,13 @@ def confusion(measured: TestSet) -> Plot:
         "share that is predicted as each class (column), in percent; shades go by its square root, which shows errors; "
         f"mean over replicates, {count_sentence(counts)}."
     )
-    return Plot(_laid_out(figure), pd.concat(drawn, ignore_index=True), caption)
+    return Plot(_with_room(figure), pd.concat(drawn, ignore_index=True), caption)
 
 
-def _laid_out(figure: Figure) -> Figure:
-    """As `laid_out`, with room at the sides: names of cells are wider in a picture than the layout takes them for."""
+def _with_room(figure: Figure) -> Figure:
+    """Leave room at the sides: names of cells are wider in a picture than the layout takes them for."""
     figure.set_layout_engine("constrained", w_pad=0.12)
-    return laid_out(figure)
+    return figure
 
 
 def _grid(panels: int, beside: int) -> tuple[int, int]:

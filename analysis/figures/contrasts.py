@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from analysis import measures, statistics
-from analysis.figures.base import DARK_GREY, Plot, annotate_right, drawing, laid_out, new_figure
+from analysis.figures.base import DARK_GREY, Plot, annotate_right, drawing, new_figure
 from analysis.measures import ACCURACY
 from analysis.verdicts import OPEN_VERDICTS
 from analysis.words import (
@@ -61,7 +61,7 @@ def contrasts_figure(contrasts: pd.DataFrame) -> Plot:
         f"Bars: 95 % t interval{pairing_sentence(contrasts)}{corrected}{band_sentence(contrasts)}"
         f"{outside_sentence(*by_metric)} {VERDICT_SENTENCE}"
     )
-    return Plot(laid_out(figure), contrasts, caption)
+    return Plot(figure, contrasts, caption)
 
 
 def _contrasts_of_metric(axes: Axes, contrasts: pd.DataFrame, metric: str) -> None:
@@ -107,7 +107,7 @@ def rules_figure(frame: pd.DataFrame) -> Plot:
         f"that at the last epoch; {count_sentence(frame['n'].tolist())}. The oracle chooses its epoch by looking at "
         "the test set; the tick is its largest lead in any replicate."
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def draw_forest(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.cost import ATTEMPT_KINDS, IDLE, Ledger
-from analysis.figures.base import Plot, drawing, laid_out, new_figure, stacked_bars
+from analysis.figures.base import Plot, drawing, new_figure, stacked_bars
 
 KIND_COLOURS = {
     "useful": "#0072B2",
@@ -56,4 +56,4 @@ def cost_figure(ledger: Ledger) -> Plot:
         "What each arm cost, by what became of its attempts: time from start to end × devices held, searches apart. "
         "Attempts whose times are not known are not drawn."
     )
-    return Plot(laid_out(figure), drawn, caption)
+    return Plot(figure, drawn, caption)

@@ -19,7 +19,6 @@ from analysis.figures.base import (
     Plot,
     Plots,
     drawing,
-    laid_out,
     legend_above,
     new_figure,
     used_levels,
@@ -96,7 +95,7 @@ def _curves(
         f"bold: their mean, where all have a value; {count_sentence(frame['n'].tolist())}."
         f"{''.join(_lacking_sentences(rows, metrics, colour))}"
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 @drawing()
@@ -210,7 +209,7 @@ def curve_multiples(
         + " Every method has a loss of its own kind, and an axis for it." * apart
         + f" Grey: the means of {others}." * (colour == "arm" and len(first_of) < len(names))
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def by_replicate(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator
 
-from analysis.figures.base import DARK_GREY, PAGE_WIDTH, Look, Plot, drawing, laid_out, legend_above, new_figure
+from analysis.figures.base import DARK_GREY, PAGE_WIDTH, Look, Plot, drawing, legend_above, new_figure
 from analysis.words import count_sentence, readable
 
 RELIABILITY, FIRST = "oracle/error_reliability", "oracle/error_first"
@@ -75,7 +75,7 @@ def error_reliability(arrays: pd.DataFrame, looks: Mapping[str, Look]) -> Plot:
         f"expected, above it more.{first_sentence} True labels of training images are used for this comparison only."
     )
     frame = pd.concat([bins.assign(part="bins"), firsts.assign(part="first")], ignore_index=True)
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def _draw_bins(axes: Axes, bins: pd.DataFrame, looks: Mapping[str, Look]) -> None:

@@ -28,7 +28,6 @@ from analysis.figures.base import (
     arm_looks,
     colour_map,
     drawing,
-    laid_out,
     legend_above,
     new_figure,
     panels_width,
@@ -114,7 +113,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
-    return Plot(laid_out(figure), table, caption)
+    return Plot(figure, table, caption)
 
 
 @drawing()
@@ -152,7 +151,7 @@ def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
         f"Mean {name} of right and of wrong given labels after each epoch; band: from the lowest to "
         f"the highest replicate; {count_sentence(frame['n'].tolist())}.{ORACLE_SENTENCE}"
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def _histogram_mean(counts: np.ndarray) -> float:
@@ -193,7 +192,7 @@ def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
         f"labelled images; the error is the mean absolute difference of the {classes * classes} entries."
         + ORACLE_SENTENCE
     )
-    return Plot(laid_out(figure), table, caption)
+    return Plot(figure, table, caption)
 
 
 @drawing()
@@ -244,7 +243,7 @@ def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
         "Distances between groups mean little, and how large a group is, nothing: the mean silhouette of the classes "
         "is that of the features, before t-SNE."
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def _draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:

@@ -25,7 +25,6 @@ from analysis.figures.base import (
     annotate_right,
     arm_looks,
     drawing,
-    laid_out,
     legend_above,
     level_looks,
     new_figure,
@@ -68,7 +67,7 @@ def levels_figure(
         + f" Dashed: the mean of {readable(reference)}. Every column has its own axis."
         * many
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 @drawing()
@@ -247,7 +246,7 @@ def arms_figure(
         f"Right: difference to {readable(reference)} with 95 % t interval"
         f"{pairing_sentence(compared)}{band_sentence(compared)}{outside_sentence(compared)}"
     )
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 def panel_figures(study: Results, name: str, selection: str, epochs: pd.DataFrame) -> Plots:

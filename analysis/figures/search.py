@@ -26,7 +26,6 @@ from analysis.figures.base import (
     Plots,
     arm_looks,
     drawing,
-    laid_out,
     legend_above,
     new_figure,
     whole_ticks,
@@ -106,7 +105,7 @@ def history_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     drawn = rows[["number", "state", "accuracy", "test", "diverged"]].assign(best=best)
     drawn["best"] = drawn["best"].ffill()
     caption = "Validation accuracy of each suggestion, the mean of its replicates, in the order of the search."
-    return Plot(laid_out(figure), drawn, caption + unfinished_sentence(cell))
+    return Plot(figure, drawn, caption + unfinished_sentence(cell))
 
 
 @drawing()
@@ -151,7 +150,7 @@ def slices_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
         + " Dashed: the arm's own value." * ("own" in entries)
         + " Dotted: the paper's, where it differs." * ("paper" in entries)
     )
-    return Plot(laid_out(figure), pd.concat(drawn, ignore_index=True), caption + unfinished_sentence(cell))
+    return Plot(figure, pd.concat(drawn, ignore_index=True), caption + unfinished_sentence(cell))
 
 
 class _Slices:
@@ -267,7 +266,7 @@ def contour_figure(rows: pd.DataFrame, cell: CellRecord, look: Look, pair: tuple
         f"Validation accuracy over {shown_names[pair[0]]} and {shown_names[pair[1]]}, interpolated linearly between "
         f"the {len(frame)} complete suggestions that have both; the other parameters vary, too."
     )
-    return Plot(laid_out(figure), frame.reset_index(drop=True), caption + unfinished_sentence(cell))
+    return Plot(figure, frame.reset_index(drop=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
@@ -321,7 +320,7 @@ def parallel_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
         f"The {len(done)} complete suggestions: one line each through its values, the most important parameter first, "
         "to its validation accuracy, which also colours it, darker where it is higher."
     )
-    return Plot(laid_out(figure), frame.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
+    return Plot(figure, frame.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
@@ -344,7 +343,7 @@ def importance_figure(cell: CellRecord, look: Look) -> Plot:
         "Importance of each parameter for validation accuracy (Optuna's PED-ANOVA, shares of 100 %): how far the good "
         "suggestions' values are from those of all. Of few suggestions it says little."
     )
-    return Plot(laid_out(figure), pd.DataFrame(shares, columns=["parameter", "importance"]), caption)
+    return Plot(figure, pd.DataFrame(shares, columns=["parameter", "importance"]), caption)
 
 
 @drawing()
@@ -375,7 +374,7 @@ def pareto_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
         "Validation accuracy against seconds of training, means over the replicates of each complete suggestion; "
         "joined: those that no other beats in both."
     )
-    return Plot(laid_out(figure), drawn.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
+    return Plot(figure, drawn.sort_values("number", ignore_index=True), caption + unfinished_sentence(cell))
 
 
 @drawing()
@@ -412,7 +411,7 @@ def pruning_figure(rows: pd.DataFrame, cell: CellRecord, look: Look) -> Plot:
     frame = pd.concat(drawn, ignore_index=True)
     frame["accuracy"] /= 100
     caption = "Validation accuracy of the suggestions after each epoch; dots: where one was pruned."
-    return Plot(laid_out(figure), frame, caption + unfinished_sentence(cell))
+    return Plot(figure, frame, caption + unfinished_sentence(cell))
 
 
 @drawing()
@@ -473,7 +472,7 @@ def budget_figure(
         "expected number."
     )
     caption += " Grey: all other searches." * (not together)
-    return Plot(laid_out(figure), frame, caption)
+    return Plot(figure, frame, caption)
 
 
 BUDGET_METRICS = ("validation", "test")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import statistics
-from analysis.figures.base import Plot, drawing, laid_out, new_figure, stacked_bars
+from analysis.figures.base import Plot, drawing, new_figure, stacked_bars
 from analysis.timings import PHASES, Timings
 
 PHASE_COLOURS = {
@@ -40,4 +40,4 @@ def timings_figure(timings: Timings) -> Plot:
     figure.legend(handles, names, loc="outside upper left", ncols=6, columnspacing=1.6)
     parts = "; ".join(f"{name}: {PHASES[name]}" for name in shown)
     caption = f"Where the time of an attempt went. {parts[0].upper()}{parts[1:]}."
-    return Plot(laid_out(figure), pd.DataFrame(rows), caption)
+    return Plot(figure, pd.DataFrame(rows), caption)

@@ -8,12 +8,14 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from analysis.figures.base import Plot, Plots
+from analysis.report.rendering import Renderer, Rendering
 from analysis.results import Results
 from analysis.tables.table import Table, unbroken
 from lnl.storage.atomic import write_atomically
@@ -31,11 +33,21 @@ class Picture:
     """A figure on the page."""
 
     stem: str  # of its files
-    source: str  # data: URL
+    rendering: Rendering
     width: int  # CSS pixels
     caption: str
     rows: int | None  # of the frame that it draws, where there is one
     code: str  # a Python expression that draws it again, after `from analysis import load`
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The picture by kind of file."""
+        return self.rendering.files()
+
+    @property
+    def source(self) -> str:
+        """The picture as a data: URL."""
+        return f"data:image/png;base64,{base64.b64encode(self.files['png']).decode()}"
 
 
 @dataclass
@@ -73,6 +85,8 @@ class Report:
     folder: Place
     figures: str | None = None  # file with figures of the user's own
     pdf: bool = False  # figures are written as PDF, too
+    renderer: Renderer = field(default_factory=Renderer)
+    drawn: list[Picture] = field(default_factory=list)  # so far
     written: set[str] = field(default_factory=set)  # names of its files so far
     anchors: set[str] = field(default_factory=lambda: set(PAGE_ANCHORS))  # ids of its sections so far
 
@@ -99,19 +113,18 @@ class Report:
         return Section(anchor, title, **content)
 
     def picture(self, name: str, plot: Plot, code: str) -> Picture:
-        """Write a figure and the rows that it draws."""
-        stem, png = self._stem(name, "png"), plot.png()
-        self._write(f"{stem}.png", png)
-        if self.pdf:
-            self._write(f"{stem}.pdf", plot.pdf())
+        """Begin with a figure, which is written with the page; write the rows that it draws."""
+        stem, kinds = self._stem(name, "png"), ["png", *["pdf"] * self.pdf]
+        self.written.update(f"{stem}.{kind}" for kind in kinds)
         if len(plot.drawn.columns):
             self._write(
                 f"{stem}.csv", plot.drawn.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
             )
-        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         rows = len(plot.drawn) if len(plot.drawn.columns) else None
         width = round(plot.figure.get_figwidth() * PIXELS_PER_INCH)
-        return Picture(stem, source, width, plot.caption, rows, code)
+        picture = Picture(stem, self.renderer.start(plot.figure, kinds), width, plot.caption, rows, code)
+        self.drawn.append(picture)
+        return picture
 
     def pictures(self, prefix: str, drawn: Plots, code: str) -> list[Picture]:
         """Write figures by name.  `code`: a Python expression that draws all of them."""
@@ -133,6 +146,10 @@ class Report:
         return _free_name(name, lambda stem: f"{stem}.{kind}" not in self.written)
 
     def page(self, template: str, **content: Any) -> Place:
+        """Write the figures, and the page last."""
+        for picture in reversed(self.drawn):  # from the end, where other processes have not begun
+            for kind, data in picture.files.items():
+                self._write(f"{picture.stem}.{kind}", data)
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_unbroken

@@ -624,7 +624,7 @@ def test_signs_that_no_font_has_are_named_once_and_drawn_where_a_font_has_them(m
     def titled(title):
         figure = base.new_figure(1, 2)
         figure.subplots().set_title(title)
-        return Plot(base.laid_out(figure), pd.DataFrame(), "A caption.")
+        return Plot(figure, pd.DataFrame(), "A caption.")
 
     def with_fonts(*names):
         monkeypatch.setattr(base, "WIDE_FONTS", names)
