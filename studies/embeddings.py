@@ -151,7 +151,6 @@ study = Study(
                 "resize": 16,
                 "labels": 2000,
                 "epochs": 90,
-                "precision": "bfloat16",
                 "method.batch_size": 64,
                 "method.optimizer.learning_rate": 0.05,
             },
