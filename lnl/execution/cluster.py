@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
 from lnl.study.plan import Planned
+from lnl.trial.config import Trial
 from lnl.trial.reports import TrialOutcome
 
 LOOK_S = 10.0  # between two looks at the machines
@@ -63,3 +64,14 @@ class Cluster:
         if outcome["outcome"] in ("done", "pruned") and "peak_memory_mb" in outcome:
             self.shares.learn_of(planned.trial, outcome)
         return None
+
+
+def precision_remark(trials: Sequence[Trial], gpus: float | str) -> str | None:
+    """What to tell of trials in bfloat16 that have no GPU: `Learner` computes them without a CPU's fast kernels."""
+    half = sum(trial.precision == "bfloat16" for trial in trials)
+    if not half or gpus != 0:
+        return None
+    return (
+        f"{half:,} of {len(trials):,} trials have precision bfloat16, which trains about ten times slower than float32 "
+        "on a CPU. To change it for all of them: --set precision=float32."
+    )

@@ -17,7 +17,7 @@ from typing import Literal
 import ray
 
 from lnl.execution import packing, ray_nodes
-from lnl.execution.cluster import Cluster
+from lnl.execution.cluster import Cluster, precision_remark
 from lnl.execution.interfaces import Display, RunRequest
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
@@ -45,6 +45,8 @@ def cluster_of_run(request: RunRequest) -> Iterator[Cluster]:
             checksums = {key: request.current.checksum(*key) for key in data_keys(trials)}
             ray_nodes.check_nodes(settings, store.identity(), checksums, display)
         ray_nodes.check_room(settings, shares.given, display)
+        if remark := precision_remark(trials, gpus):
+            display.say(remark)
         budget = request.budget or Budget()
         with _stored_as_events(request.plan, store, settings, shares, budget, len(trials)) as cluster:
             yield cluster

@@ -16,7 +16,7 @@ import pytest
 
 from lnl.cli.studies import find_study
 from lnl.execution import packing
-from lnl.execution.cluster import Cluster, Machines
+from lnl.execution.cluster import Cluster, Machines, precision_remark
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares, memory_fraction, share
 from lnl.execution.queue import PlanQueue
@@ -258,3 +258,14 @@ def test_a_budget_ends_a_run_in_order_and_a_wish_that_no_node_can_meet_ends_it_a
     wish = execute(one_gpu, declare(tmp_path, replicates=4), storage, "--gpus-per-trial", "2")
     assert wish.returncode == 1 and "Traceback" not in wish.stderr
     assert "A trial asks for 1 CPUs and 2 GPUs, and no node offers that (there are 2 CPUs and 1 GPUs)" in wish.stderr
+
+
+# ------------------------------------------------------------------------------------------------- what a run is told
+
+
+def test_half_precision_on_a_cpu_is_told() -> None:
+    base = Trial(method="supervised", dataset="digits", network="small_convnet")
+    half = base.model_copy(update={"precision": "bfloat16"})
+    said = precision_remark([base, half, half], 0.0)
+    assert said is not None and said.startswith("2 of 3 trials have precision bfloat16") and "--set" in said
+    assert [precision_remark(*on) for on in (([base], 0.0), ([half], 1.0), ([half], "auto"), ([], 0.0))] == [None] * 4
