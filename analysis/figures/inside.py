@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,156 +13,46 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
-from scipy.stats import norm
 
 from analysis.classes import class_names
 from analysis.figures.base import (
     ARM_COLOURS,
     CLASS_MARKERS,
-    DARK_GREY,
     MOST_ARMS_TOGETHER,
-    PAGE_WIDTH,
-    Look,
     Plot,
     Plots,
     arm_looks,
     colour_map,
     drawing,
-    legend_above,
     new_figure,
     panels_width,
-    used_levels,
-    whole_ticks,
 )
-from analysis.figures.curves import by_replicate, draw_curves, metric_curves, multiples_by_metric
+from analysis.figures.curves import metric_curves, multiples_by_metric
 from analysis.figures.errors import FIRST, RELIABILITY, error_reliability
+from analysis.figures.histograms import (
+    ORACLE_SENTENCE,
+    QUANTITIES,
+    arrays_by_epoch,
+    has_histograms,
+    label_histograms,
+    last_histograms,
+    spread_epochs,
+)
 from analysis.results import Results, in_base
-from analysis.words import capitalised, count_sentence, group_name, readable
-from lnl.storage.plan_record import PanelRecord
+from analysis.words import readable
 
 ORACLE_METRICS = {  # figure -> its metrics, which need the true labels of training images
     "selection": ("oracle/selection_auc", "oracle/selection_precision", "oracle/selection_recall"),
     "labels": ("oracle/refined_accuracy", "oracle/pseudo_label_accuracy", "oracle/memorised"),
 }
-QUANTITIES = {  # of one given label, in [0, 1]
-    "loss": "normalised loss",
-    "clean": "clean probability",
-    "coefficient": "data coefficient",
-}
-WEIGHING = ("ieg", "learning_to_reweight")  # methods whose `clean` is the weight of an example in the loss
-HISTOGRAM_SUFFIX = "_histogram"  # end of the name of an array with counts of right and of wrong labels over [0, end]
-END_SUFFIX = "_end"  # of one with that end, where it is not 1
-MOST_EPOCHS = 5  # epochs side by side
-RIGHT_COLOUR, WRONG_COLOUR = "#44AA99", "#882255"  # given labels; Paul Tol's muted teal and wine, which no arm uses
 MOST_CLASSES = 20  # with a colour of their own
 EMBEDDINGS = ("test/embeddings_before", "test/embeddings", "test/embedding_labels")
-
-
-def quantity_name(quantity: str, methods: Collection[str]) -> str:
-    """Name a quantity as these methods mean it: some have no probability that a label is right, but weigh examples."""
-    if quantity != "clean" or not (weighing := {*methods} & {*WEIGHING}):
-        return QUANTITIES[quantity]
-    return "example weight" if weighing == {*methods} else f"{QUANTITIES[quantity]} or example weight"
-
-
-@drawing()
-def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
-    """How right and wrong given labels are spread over a quantity, at some epochs, with the fitted mixture of losses.
-
-    `arrays`: of one trial, from `Results.arrays`.  `quantity`: loss, clean or coefficient.  Where a quantity is far
-    from [0, 1], as weights of examples and losses may be, bins end at its largest value, in every epoch at another.
-    """
-    name = quantity_name(quantity, {method})
-    by_epoch = _arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
-    by_epoch = _spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
-    ends = _arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}{END_SUFFIX}")
-    mixtures = _arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
-    figure = new_figure(2.5, panels_width(len(by_epoch)))
-    grid = figure.subplots(1, len(by_epoch), squeeze=False)[0]
-    drawn = []
-    for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
-        right, wrong = counts / counts.sum()
-        edges = np.linspace(0, float(ends[epoch][0]) if epoch in ends else 1, len(right) + 1)
-        frame = pd.DataFrame({"epoch": epoch, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
-        for share, colour in ((right, RIGHT_COLOUR), (wrong, WRONG_COLOUR)):
-            axes.stairs(100 * share, edges, fill=True, color=colour, alpha=0.35)
-            axes.stairs(100 * share, edges, color=colour, linewidth=1.2)
-        if epoch in mixtures:
-            components = _component_shares(mixtures[epoch], edges)
-            frame["mixture"] = components.sum(axis=0)
-            centres = (edges[1:] + edges[:-1]) / 2
-            axes.plot(centres, 100 * components.T, color=DARK_GREY, linewidth=0.8, linestyle="--")
-            axes.plot(centres, 100 * frame["mixture"], color="black", linewidth=1.3)
-        axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
-        axes.set_xlabel(name)
-        axes.set_xlim(0, edges[-1])
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        drawn.append(frame)
-    grid[0].set_ylabel("share of labels (%)")
-    table = pd.concat(drawn, ignore_index=True)
-    entries = [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))]
-    mixed = "mixture" in table
-    legend_above(figure, [*entries, *([("mixture", Look("black")), ("its components", Look(DARK_GREY, "--"))] * mixed)])
-    caption = (
-        f"{capitalised(name)} of the given labels after some epochs: share of all labels in each of "
-        f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height"
-        f"{', and its own width, up to the largest value' * bool(ends)}."
-        + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
-        + ORACLE_SENTENCE
-    )
-    return Plot(figure, table, caption)
-
-
-@drawing()
-def label_means(histograms: pd.DataFrame, quantity: str, column: str) -> Plot:
-    """Mean of a quantity over right and over wrong given labels, per epoch; axes for each level of `column`.
-
-    `histograms`: method, replicate, epoch, array (2, B) of the quantity, the `end` of its bins, and the category named
-    by `column`.
-    """
-    name = quantity_name(quantity, set(histograms["method"]))
-    levels = used_levels(histograms, column)
-    figure = new_figure(2.7, min(PAGE_WIDTH, 1.4 + 2.4 * len(levels)))
-    grid = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
-    drawn = []
-    for axes, level in zip(grid, levels, strict=True):
-        here = histograms[histograms[column] == level]
-        for kind, (given, colour) in enumerate((("right", RIGHT_COLOUR), ("wrong", WRONG_COLOUR))):
-            values = [
-                end * _histogram_mean(counts[kind]) for counts, end in zip(here["array"], here["end"], strict=True)
-            ]
-            lines, means = by_replicate(here.assign(value=values))
-            draw_curves(axes, lines, means, Look(colour), band=True)
-            identity = {column: level, "given": given}
-            drawn.append(pd.DataFrame({**identity, "epoch": means.index, "mean": means, "n": lines.shape[1]}))
-        axes.set_title(group_name(column, level), loc="left", fontweight="bold")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.margins(x=0.02)
-    if (histograms["end"] == 1).any():
-        grid[0].set_ylim(-0.02, 1.02)
-    grid[0].set_ylabel(f"mean {name}")
-    legend_above(figure, [("right given labels", Look(RIGHT_COLOUR)), ("wrong given labels", Look(WRONG_COLOUR))])
-    frame = pd.concat(drawn, ignore_index=True)
-    caption = (
-        f"Mean {name} of right and of wrong given labels after each epoch; band: from the lowest to "
-        f"the highest replicate; {count_sentence(frame['n'].tolist())}.{ORACLE_SENTENCE}"
-    )
-    return Plot(figure, frame, caption)
-
-
-def _histogram_mean(counts: np.ndarray) -> float:
-    """Of (B,) counts over [0, 1], to half a bin; exact for a quantity that is 0 or 1.  NaN where nothing is counted."""
-    return float(np.average(np.linspace(0, 1, len(counts)), weights=counts)) if counts.sum() else np.nan
 
 
 @drawing()
 def transitions(arrays: pd.DataFrame, realised: ArrayLike) -> Plot:
     """The transition matrix that a method estimated last, beside the realised one (K, K).  `arrays`: of one trial."""
-    by_epoch = _arrays_by_epoch(arrays, "train/transition")
+    by_epoch = arrays_by_epoch(arrays, "train/transition")
     epoch, true = max(by_epoch), np.asarray(realised, dtype=float)
     classes = len(true)
     error = np.nanmean(np.abs(by_epoch[epoch] - true))
@@ -202,7 +92,7 @@ def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
     `rows`: by their label, such as a network's name, the arrays of one trial each, from `Results.arrays`; those of
     other epochs than the first are left out.  `names`: of the classes.
     """
-    by_row = {label: _spread_epochs(_embedded(arrays)) for label, arrays in rows.items()}
+    by_row = {label: spread_epochs(_embedded(arrays)) for label, arrays in rows.items()}
     epochs = next(iter(by_row.values())).keys()
     by_row = {label: by_epoch for label, by_epoch in by_row.items() if by_epoch.keys() == epochs}
     figure = new_figure(0.4 + 1.9 * len(by_row), panels_width(len(epochs)))
@@ -210,7 +100,7 @@ def embeddings(rows: Mapping[str, pd.DataFrame], names: Sequence[str]) -> Plot:
     drawn = []
     for of_row, (label, by_epoch) in zip(grid, by_row.items(), strict=True):
         placed = _tsne(by_epoch)
-        labels = max(_arrays_by_epoch(rows[label], "test/embedding_labels").items())[1].astype(int)
+        labels = max(arrays_by_epoch(rows[label], "test/embedding_labels").items())[1].astype(int)
         half = 1.05 * max(np.abs(points).max() for points in placed.values())
         for axes, (epoch, points) in zip(of_row, placed.items(), strict=True):
             apart = _silhouette(by_epoch[epoch], labels)
@@ -261,29 +151,8 @@ def _class_look(k: int) -> tuple[str, str]:
 
 def _embedded(arrays: pd.DataFrame) -> dict[int, np.ndarray]:
     """The features of one trial by epoch, those before training as of epoch 0."""
-    before = _arrays_by_epoch(arrays, "test/embeddings_before")
-    return dict(zip([0], before.values(), strict=False)) | _arrays_by_epoch(arrays, "test/embeddings")
-
-
-ORACLE_SENTENCE = " An oracle: it needs the true labels, which no method sees."
-
-
-def _arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
-    rows = arrays[arrays["name"] == name].sort_values("epoch")
-    return dict(zip(rows["epoch"], rows["array"], strict=True))
-
-
-def _spread_epochs(by_epoch: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Choose at most `MOST_EPOCHS` epochs, the first and the last among them."""
-    epochs = sorted(by_epoch)
-    chosen = np.unique(np.linspace(0, len(epochs) - 1, min(MOST_EPOCHS, len(epochs))).round().astype(int))
-    return {epochs[i]: by_epoch[epochs[i]] for i in chosen}
-
-
-def _component_shares(mixture: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of each component in each bin, the mean over networks: (networks, 2, 3), (B + 1,) -> (2, B)."""
-    weight, mean, deviation = (mixture[..., part, None] for part in range(3))
-    return (weight * np.diff(norm.cdf(edges, mean, deviation), axis=-1)).mean(axis=0)
+    before = arrays_by_epoch(arrays, "test/embeddings_before")
+    return dict(zip([0], before.values(), strict=False)) | arrays_by_epoch(arrays, "test/embeddings")
 
 
 def _tsne(features: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
@@ -312,31 +181,11 @@ def _silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(silhouette_score(features, classes)) if 1 < len(np.unique(classes)) < len(classes) else np.nan
 
 
-def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -> Plots:
-    """What a panel asks for among its curves as oracle/coefficient_histogram: by arm, or by arm and level."""
-    names, drawn = [name for name in panel.curves if name.endswith(HISTOGRAM_SUFFIX)], Plots()
-    if not names or len(panel.across) > 1:
-        return drawn
-    arrays = study.arrays(trials["trial"].tolist())[["trial", "replicate", "epoch", "name", "array"]]
-    arrays = arrays.merge(trials[["trial", "arm", "method", *panel.across]], on="trial")
-    for name in names:
-        quantity, rows = name.removeprefix("oracle/").removesuffix(HISTOGRAM_SUFFIX), arrays[arrays["name"] == name]
-        ends = arrays[arrays["name"] == name + END_SUFFIX].set_index(["trial", "epoch"])["array"].str[0]
-        places = pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
-        rows = rows.assign(end=ends.reindex(places).fillna(1.0).to_numpy())
-        if not panel.across and len(rows):
-            drawn[quantity] = label_means(rows, quantity, "arm")
-        for arm in used_levels(rows, "arm") if panel.across else []:
-            plot = label_means(rows[rows["arm"] == arm], quantity, panel.across[0])
-            caption = f"Arm: {readable(arm)}. {plot.caption}"
-            drawn[f"{quantity}-{arm}"] = Plot(plot.figure, plot.drawn.assign(arm=arm), caption)
-    return drawn
-
-
 def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     """What methods believe of the labels in the base setting: curves of the arms, then of each arm one trial's arrays.
 
-    The trial is that of the lowest replicate that did not diverge.  What an arm did not record is left out.
+    The trial is that of the lowest replicate that did not diverge.  What an arm did not record is left out.  Where many
+    arms have histograms, one figure shows the last of each: ask for a few arms to see their epochs.
     """
     base = in_base(study.trials[study.trials["arm"].isin(arms)])
     epochs = study.epochs([metric for metrics in ORACLE_METRICS.values() for metric in metrics])
@@ -358,22 +207,37 @@ def inside_figures(study: Results, arms: Sequence[str]) -> Plots:
     if len(of_errors):
         order = of_errors["arm"].map(list(study.plan.arms).index)
         plots["errors"] = error_reliability(of_errors.loc[order.sort_values(kind="stable").index], arm_looks(study))
+    plots.update(_of_one_trial(study, finished))
+    plots.update(_embeddings_by_network(study, arms))
+    return plots
+
+
+def _of_one_trial(study: Results, finished: pd.DataFrame) -> Plots:
+    """What one trial of each arm kept: histograms and transition matrices.  `finished`: its trials, by replicate."""
+    plots = Plots()
     firsts = finished.groupby("arm").head(1).set_index("arm")
     arrays = study.arrays(firsts["trial"].tolist())
+    recorded_by = {
+        quantity: [arm for arm in study.plan.arms if has_histograms(arrays[arrays["arm"] == arm], quantity)]
+        for quantity in QUANTITIES
+    }
+    for quantity, of_many in recorded_by.items():
+        if len(of_many) > MOST_ARMS_TOGETHER:
+            methods = {arm: str(firsts.loc[arm, "method"]) for arm in of_many}
+            plots[f"{quantity}-arms"] = last_histograms(arrays, quantity, methods)
     for arm in (arm for arm in study.plan.arms if arm in firsts.index):
         trial, of_arm = firsts.loc[arm], arrays[arrays["arm"] == arm]
         kinds = set(of_arm["name"])
         drawn = {
             f"{quantity}-{arm}": label_histograms(of_arm, quantity, str(trial["method"]))
-            for quantity in QUANTITIES
-            if any(counts.sum() for counts in _arrays_by_epoch(of_arm, f"oracle/{quantity}_histogram").values())
+            for quantity, of_few in recorded_by.items()
+            if arm in of_few and len(of_few) <= MOST_ARMS_TOGETHER
         }
         if "train/transition" in kinds and isinstance(trial["transition"], str):  # else the truth is not known
             drawn[f"transition-{arm}"] = transitions(of_arm, json.loads(str(trial["transition"])))
         for name, plot in drawn.items():
             caption = f"Arm: {readable(arm)}, replicate {trial['replicate']}. {plot.caption}"
             plots[name] = Plot(plot.figure, plot.drawn, caption)
-    plots.update(_embeddings_by_network(study, arms))
     return plots
 
 

@@ -33,7 +33,7 @@ from analysis.figures.base import (
 )
 from analysis.figures.contrasts import band_sentence, draw_forest, outside_sentence, pairing_sentence
 from analysis.figures.curves import METHODS_LOSS, learning_curves, metric_curves, multiples_by_metric
-from analysis.figures.inside import HISTOGRAM_SUFFIX, panel_histograms
+from analysis.figures.histograms import HISTOGRAM_SUFFIX, panel_histograms
 from analysis.results import Results
 from analysis.words import count_sentence, factor_name, level_name, level_phrase, readable, rule_sentence, setting_name
 from lnl.storage import outcomes

@@ -18,7 +18,8 @@ from analysis.figures.aggregate import across_figures
 from analysis.figures.classes import class_figures
 from analysis.figures.contrasts import contrasts_figure, rules_figure
 from analysis.figures.cost import cost_figure
-from analysis.figures.inside import HISTOGRAM_SUFFIX, inside_figures
+from analysis.figures.histograms import HISTOGRAM_SUFFIX
+from analysis.figures.inside import inside_figures
 from analysis.figures.own import NotDrawn, own_figures
 from analysis.figures.panels import MOST_FACTORS, panel_figures
 from analysis.figures.search import overview_figures, search_figures

@@ -22,18 +22,17 @@ from analysis.figures.base import ARM_COLOURS, Plot, arm_looks, level_looks
 from analysis.figures.contrasts import VERDICT_MARKS, contrasts_figure
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curve_multiples, learning_curves, metric_curves
-from analysis.figures.inside import (
-    EMBEDDINGS,
+from analysis.figures.histograms import (
     RIGHT_COLOUR,
     WRONG_COLOUR,
     _component_shares,
     _histogram_mean,
-    _tsne,
-    embeddings,
     label_histograms,
     label_means,
+    last_histograms,
     quantity_name,
 )
+from analysis.figures.inside import EMBEDDINGS, _tsne, embeddings, inside_figures
 from analysis.figures.panels import _panel_curves, _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from lnl.storage.plan_record import PanelRecord
@@ -389,6 +388,22 @@ def test_weights_fill_their_bins(arrays):
     means = label_means(rows, "clean", "arm").drawn.set_index(["given", "epoch"])["mean"]
     for given in ("right", "wrong"):
         assert means[given, 2] == pytest.approx(0.08 * means[given, 1]) and means[given, 1] > 0
+
+
+def test_histograms_of_many_arms_stand_in_one_figure(arrays):
+    """The last epoch of each arm; a legend names wrong labels only where there are some."""
+    first = arrays[arrays["name"] == "oracle/clean_histogram"].head(1)
+    counts = first["array"].iloc[0]
+    right_only = np.stack([counts[0], np.zeros_like(counts[1])])
+    earlier = first.assign(arm="a", epoch=1)
+    late = [first.assign(arm="a", epoch=7, array=[right_only]), first.assign(arm="b", epoch=3, array=[right_only])]
+    plot = last_histograms(pd.concat([earlier, *late]), "clean", {"a": "dividemix", "b": "dividemix"})
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["a", "b"]
+    assert plot.drawn.groupby("arm")["epoch"].unique().map(list).to_dict() == {"a": [7], "b": [3]}
+    assert plot.drawn.groupby("arm")["right"].sum().tolist() == pytest.approx([1, 1]) and not plot.drawn["wrong"].any()
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == ["right given labels"]
+    plot = last_histograms(earlier, "clean", {"a": "dividemix"})
+    assert len(plot.figure.legends[0].get_texts()) == 2 and plot.drawn["wrong"].any()
 
 
 def test_an_interval_that_says_nothing_is_not_drawn(study):

@@ -399,3 +399,8 @@ def test_what_methods_believe_has_its_own_section(tmp_path, page, monkeypatch):
         assert f'<figure id="inside-{kind}">' in source
         assert (inside.parent / f"inside-{kind}.png").stat().st_size > 0
     assert ".plot_inside()" in source and "inside.md" not in source
+
+    monkeypatch.setattr("analysis.figures.inside.MOST_ARMS_TOGETHER", 0)  # as for a study of many arms
+    source = build(tmp_path, simulated.STUDY).read_text(encoding="utf-8")
+    assert '<figure id="inside-clean-arms">' in source and '<figure id="inside-loss-arms">' in source
+    assert '<figure id="inside-clean-full">' not in source and '<figure id="inside-transition-full">' in source
