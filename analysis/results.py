@@ -40,7 +40,8 @@ from lnl.storage.store import Store, by_submission
 from lnl.storage.tables import LeftOut
 
 REFINED_ACCURACY, REFINED_NOISE = "oracle/refined_accuracy", "oracle/refined_noise"
-UNSET_LEVELS = {"unlabelled_ratio": "all"}  # factor -> what a level without a value (null) means; others: "none"
+# factor -> what a level without a value (null) means; others: "none"
+UNSET_LEVELS = {"unlabelled_ratio": "all", "labels": "all"}
 SUGGESTION_COLUMNS = (  # of `Results.suggestions`
     *("search", "arm", "searched_arm", "sampler", "setting", "number", "state", "params", "accuracy", "seconds"),
     *("epochs", "diverged", "test", "counts", "own", "curve", "spent", "message", "code_hash"),

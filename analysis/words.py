@@ -192,6 +192,11 @@ def listed(parts: Iterable[str]) -> str:
 def settings_in_words(settings: Mapping[str, Any]) -> str:
     """Name the values of nested settings, kind and rate first, since rows keep their keys in another order."""
     keys = sorted(settings, key=lambda key: (key != "kind", key != "rate", key))
-    return " ".join(
-        settings_in_words(part) if isinstance(part := settings[key], Mapping) else str(part) for key in keys
-    )
+    return " ".join(_value_in_words(key, settings[key]) for key in keys)
+
+
+def _value_in_words(key: str, value: Any) -> str:
+    """A switch has the name of its field: `include true`, `no exact`."""
+    if isinstance(value, Mapping):
+        return settings_in_words(value)
+    return f"{'' if value else 'no '}{readable(key)}" if isinstance(value, bool) else str(value)

@@ -305,7 +305,7 @@ def ours(method: str, images: Images, precision: str) -> list[float]:
             dataset=f"npz:{folder}/images.npz",
             network=NETWORKS[method],
             noise=Noise("symmetric", 0.4),
-            labels="all" if alone else len(images.train) // (1 + RATIO[method]),
+            labels=None if alone else len(images.train) // (1 + RATIO[method]),
             unlabelled_ratio=None if alone else RATIO[method],
             validation=Validation(images=0),
             epochs=EPOCHS + alone,  # the first of DivideMix is its own warm-up

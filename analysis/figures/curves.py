@@ -165,8 +165,9 @@ def curve_multiples(
     `methods`: arm -> its method, for a metric that is of another kind with another method: only arms of one method
     share their vertical axis then, and are grey behind each other.
     """
-    names = used_levels(rows, "arm")
-    methods = methods or dict.fromkeys(names, "")
+    rows = rows[rows["metric"] == metric]
+    names = used_levels(rows, "arm")  # that recorded it
+    methods = {arm: methods.get(arm, "") for arm in names}
     apart = len(set(methods.values())) > 1
     columns = min(5, len(names))
     bands = -(-len(names) // columns)
@@ -177,7 +178,7 @@ def curve_multiples(
     for arm, axes in zip(names, grid, strict=False):
         if apart and first_of[methods[arm]] is not axes:
             axes.sharey(first_of[methods[arm]])
-        here = rows[(rows["arm"] == arm) & (rows["metric"] == metric)]
+        here = rows[rows["arm"] == arm]
         for group in used_levels(here, colour):
             lines, means = by_replicate(here[here[colour] == group])
             look = looks[group] if colour != "arm" else Look(looks[group].colour)

@@ -32,7 +32,7 @@ from analysis.figures.histograms import (
     last_histograms,
     quantity_name,
 )
-from analysis.figures.inside import EMBEDDINGS, _tsne, embeddings, inside_figures
+from analysis.figures.inside import EMBEDDINGS, _tsne, embeddings
 from analysis.figures.panels import _panel_curves, _texts_that_fit, levels_figure
 from analysis.words import difference_text, level_name, rule_sentence, setting_name
 from lnl.storage.plan_record import PanelRecord
@@ -204,6 +204,17 @@ def test_curves_of_many_arms_have_axes_each(study, crowd):
     shown = [axes for axes in plot.figure.axes if axes.get_visible()]
     assert [len(lines_of(axes, 0.8)) for axes in shown] == [23] * 24  # all others, in grey
     assert len(plot.drawn) == 24 * 5 and (plot.drawn["n"] == 4).all()
+
+
+@pytest.mark.slow
+def test_arms_without_the_metric_have_no_axes(crowd):
+    _, curves, looks = crowd
+    few = curves["arm"].isin(["arm_3", "arm_7"])
+    rows = curves.assign(metric=np.where(few, "oracle/memorised", "test/accuracy"))[curves["noise.rate"] == 0.4]
+    plot = curve_multiples(rows, "oracle/memorised", looks)
+    shown = [axes for axes in plot.figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["arm 3", "arm 7"]
+    assert set(plot.drawn["arm"]) == {"arm_3", "arm_7"}
 
 
 @pytest.mark.slow
@@ -814,6 +825,9 @@ def test_settings_with_fields_are_one_level_however_their_keys_are_ordered(tmp_p
     assert panel["noise"].value_counts().to_dict() == {"symmetric 0.4": 4, "human worse": 4}
     assert setting_name({"noise": {"column": "worse", "kind": "human"}}) == "human worse"
     assert level_name("noise", {"teacher": {"labels": 2500}, "kind": "semantic"}) == "semantic 2500"
+    symmetric = {"kind": "symmetric", "rate": 0.5}
+    assert level_name("noise", {"include_true": True, **symmetric}) == "symmetric 0.5 include true"
+    assert level_name("noise", {**symmetric, "exact": False}) == "symmetric 0.5 no exact"
 
 
 def test_settings_in_words():
