@@ -49,11 +49,17 @@ class Renderer:
         self._waiting.append(rendering)
         self._figures += 1
         if self.processes and self._figures > FEW:
+            self._hand_out()
+        return rendering
+
+    def _hand_out(self) -> None:
+        try:
             executor = get_reusable_executor(self.processes, timeout=IDLE_SECONDS)
             for waiting in self._waiting:
                 waiting.elsewhere = executor.submit(_render, waiting.figure, waiting.kinds)
-            self._waiting.clear()
-        return rendering
+        except (OSError, ImportError):  # no semaphores, no memory: this process renders them all
+            self.processes = 0
+        self._waiting.clear()
 
 
 def _render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:

@@ -59,6 +59,16 @@ def test_a_process_that_is_killed_loses_nothing() -> None:
     assert [rendering.files()["png"] for rendering in renderings] == [base.png(line(n)) for n in range(FEW + 3)]
 
 
+def test_a_machine_that_starts_no_process_renders_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("no semaphores here")
+
+    monkeypatch.setattr("analysis.report.rendering.get_reusable_executor", refused)
+    renderer = Renderer(processes=1)
+    renderings = [renderer.start(line(height), ["png"]) for height in range(FEW + 2)]
+    assert renderer.processes == 0 and all(rendering.files()["png"] for rendering in renderings)
+
+
 def test_a_figure_that_cannot_travel_is_rendered_here_and_an_error_is_its_own() -> None:
     class Rooted(Figure):
         def __getstate__(self) -> dict[str, object]:
