@@ -11,6 +11,7 @@ from lnl.labelling import soft_targets
 
 def test_neighbours_are_the_nearest_references_but_the_image_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "QUERIES", 7)
+    monkeypatch.setattr(soft_targets, "QUERIES", 16)
     features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     features[3] = features[2]  # a duplicate is a neighbour
     references = np.arange(0, 40, 2)
