@@ -219,11 +219,13 @@ def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -
 
 
 def has_histograms(arrays: pd.DataFrame, quantity: str) -> bool:
+    """Whether one trial's arrays have a histogram of this quantity with at least one label in it."""
     counts = arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}")
     return any(of_epoch.sum() for of_epoch in counts.values())
 
 
 def arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
+    """The arrays of this name of one trial, by epoch."""
     rows = arrays[arrays["name"] == name].sort_values("epoch")
     return dict(zip(rows["epoch"], rows["array"], strict=True))
 
