@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -56,16 +57,13 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
     from [0, 1], as weights of examples and losses may be, bins end at its largest value, in every epoch at another.
     """
     name = quantity_name(quantity, {method})
-    by_epoch = arrays_by_epoch(arrays, f"oracle/{quantity}_histogram")
-    by_epoch = spread_epochs({epoch: counts for epoch, counts in by_epoch.items() if counts.sum()})
-    ends = arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}{END_SUFFIX}")
-    mixtures = arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
+    histograms = _histograms(arrays, quantity)
+    by_epoch = spread_epochs(histograms.counts)
     figure = new_figure(2.5, panels_width(len(by_epoch)))
     grid = figure.subplots(1, len(by_epoch), squeeze=False)[0]
     drawn = []
-    for axes, (epoch, counts) in zip(grid, by_epoch.items(), strict=True):
-        end = float(ends[epoch][0]) if epoch in ends else 1
-        drawn.append(_draw_histogram(axes, counts, end, mixtures.get(epoch)).assign(epoch=epoch))
+    for axes, epoch in zip(grid, by_epoch, strict=True):
+        drawn.append(_draw_histogram(axes, histograms, epoch, {"epoch": epoch}))
         axes.set_title(f"epoch {epoch}", loc="left", fontweight="bold")
         axes.set_xlabel(name)
     grid[0].set_ylabel("share of labels (%)")
@@ -75,7 +73,7 @@ def label_histograms(arrays: pd.DataFrame, quantity: str, method: str) -> Plot:
     caption = (
         f"{capitalised(name)} of the given labels after some epochs: share of all labels in each of "
         f"{len(by_epoch[min(by_epoch)][0])} bins, right and wrong ones apart; every panel has its own height"
-        f"{', and its own width, up to the largest value' * bool(ends)}."
+        f"{', and its own width, up to the largest value' * bool(histograms.ends)}."
         + " Black: the mixture fitted to the losses, as normal densities; of several networks their mean." * mixed
         + ORACLE_SENTENCE
     )
@@ -95,14 +93,10 @@ def last_histograms(arrays: pd.DataFrame, quantity: str, methods: Mapping[str, s
     grid = figure.subplots(bands, columns, squeeze=False).ravel()
     drawn, has_ends = [], False
     for axes, arm in zip(grid, methods, strict=False):
-        of_arm = arrays[arrays["arm"] == arm]
-        counts = arrays_by_epoch(of_arm, f"oracle/{quantity}{HISTOGRAM_SUFFIX}")
-        epoch = max(epoch for epoch in counts if counts[epoch].sum())
-        ends = arrays_by_epoch(of_arm, f"oracle/{quantity}{HISTOGRAM_SUFFIX}{END_SUFFIX}")
-        mixtures = arrays_by_epoch(of_arm, "train/mixture") if quantity == "loss" else {}
-        has_ends = has_ends or epoch in ends
-        end = float(ends[epoch][0]) if epoch in ends else 1
-        drawn.append(_draw_histogram(axes, counts[epoch], end, mixtures.get(epoch)).assign(arm=arm, epoch=epoch))
+        histograms = _histograms(arrays[arrays["arm"] == arm], quantity)
+        epoch = max(histograms.counts)
+        has_ends = has_ends or epoch in histograms.ends
+        drawn.append(_draw_histogram(axes, histograms, epoch, {"arm": arm, "epoch": epoch}))
         axes.set_title(readable(arm), loc="left", fontsize=8, fontweight="bold")
     for axes in grid[len(methods) :]:
         axes.set_visible(False)
@@ -120,20 +114,35 @@ def last_histograms(arrays: pd.DataFrame, quantity: str, methods: Mapping[str, s
     return Plot(figure, table, caption)
 
 
-def _draw_histogram(axes: Axes, counts: np.ndarray, end: float, mixture: np.ndarray | None) -> pd.DataFrame:
-    """Draw counts (2, B) of right and of wrong labels over [0, end] as shares of all, and return them.
+@dataclass(frozen=True)
+class _Histograms:
+    """What one trial recorded of a quantity, by epoch; epochs in which no label was counted are left out."""
 
-    `mixture`: the components that were fitted, of each network, or None.
-    """
-    right, wrong = counts / counts.sum()
+    counts: Mapping[int, np.ndarray]  # (2, B) of right and of wrong labels
+    ends: Mapping[int, np.ndarray]  # (1,) where the bins end, if not at 1
+    mixtures: Mapping[int, np.ndarray]  # the components fitted to losses, of each network
+
+
+def _histograms(arrays: pd.DataFrame, quantity: str) -> _Histograms:
+    """`arrays`: of one trial, from `Results.arrays`."""
+    name = f"oracle/{quantity}{HISTOGRAM_SUFFIX}"
+    counts = {epoch: of_epoch for epoch, of_epoch in arrays_by_epoch(arrays, name).items() if of_epoch.sum()}
+    mixtures = arrays_by_epoch(arrays, "train/mixture") if quantity == "loss" else {}
+    return _Histograms(counts, arrays_by_epoch(arrays, name + END_SUFFIX), mixtures)
+
+
+def _draw_histogram(axes: Axes, histograms: _Histograms, epoch: int, identity: Mapping[str, str | int]) -> pd.DataFrame:
+    """Draw one epoch's right and wrong labels as shares of all, and return them beside the columns of `identity`."""
+    right, wrong = histograms.counts[epoch] / histograms.counts[epoch].sum()
+    end = float(histograms.ends[epoch][0]) if epoch in histograms.ends else 1
     edges = np.linspace(0, end, len(right) + 1)
-    frame = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
+    frame = pd.DataFrame({**identity, "low": edges[:-1], "high": edges[1:], "right": right, "wrong": wrong})
     for share, colour in ((right, RIGHT_COLOUR), (wrong, WRONG_COLOUR)):
         if share.any():
             axes.stairs(100 * share, edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(100 * share, edges, color=colour, linewidth=1.2)
-    if mixture is not None:
-        components = _component_shares(mixture, edges)
+    if epoch in histograms.mixtures:
+        components = _component_shares(histograms.mixtures[epoch], edges)
         frame["mixture"] = components.sum(axis=0)
         centres = (edges[1:] + edges[:-1]) / 2
         axes.plot(centres, 100 * components.T, color=DARK_GREY, linewidth=0.8, linestyle="--")
@@ -220,8 +229,7 @@ def panel_histograms(study: Results, panel: PanelRecord, trials: pd.DataFrame) -
 
 def has_histograms(arrays: pd.DataFrame, quantity: str) -> bool:
     """Whether one trial's arrays have a histogram of this quantity with at least one label in it."""
-    counts = arrays_by_epoch(arrays, f"oracle/{quantity}{HISTOGRAM_SUFFIX}")
-    return any(of_epoch.sum() for of_epoch in counts.values())
+    return bool(_histograms(arrays, quantity).counts)
 
 
 def arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
@@ -230,7 +238,7 @@ def arrays_by_epoch(arrays: pd.DataFrame, name: str) -> dict[int, np.ndarray]:
     return dict(zip(rows["epoch"], rows["array"], strict=True))
 
 
-def spread_epochs(by_epoch: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def spread_epochs(by_epoch: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     """Choose at most `MOST_EPOCHS` epochs, the first and the last among them."""
     epochs = sorted(by_epoch)
     chosen = np.unique(np.linspace(0, len(epochs) - 1, min(MOST_EPOCHS, len(epochs))).round().astype(int))
