@@ -12,21 +12,23 @@ the data set has, beside one evaluation.  Medians over epochs, after one of warm
 from __future__ import annotations
 
 import argparse
-import platform
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
+from timing import machine
 
 from lnl import data, methods
 from lnl.system.timing import PHASES, Clock, Phase
+from lnl.training.learner import Precision
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, run
 
 NETWORK: tuple[Phase, ...] = ("forward", "backward", "meta", "inference")
 BATCH = 64
-NO_STEPS = ("label_errors", "label_propagation")  # methods that train no network
+TRAINING = [name for name in methods.names() if name not in ("label_errors", "label_propagation")]  # a network
 AT_ONCE: dict[
     str, dict[str, float]
 ] = {  # the parts that methods come to later in training, which are what an epoch costs
@@ -55,50 +57,70 @@ def measure(trial: Trial, execution: Execution) -> dict[Phase, float]:
     return {name: median(epoch[name] for epoch in epochs[1:]) for name in PHASES}
 
 
+class Epoch(NamedTuple):
+    """Seconds of an epoch over all images of a data set: its training, the part of it outside the network's passes,
+    and its evaluation."""
+
+    training: float
+    outside: float
+    evaluation: float
+
+    @property
+    def share_outside(self) -> float:
+        """Of the epoch with its evaluation, whose passes count as outside, too."""
+        return (self.outside + self.evaluation) / (self.training + self.evaluation)
+
+
+class Setting(NamedTuple):
+    """On what all methods are measured."""
+
+    dataset: str = "digits"
+    network: str = "small_convnet"
+    device: str = "cpu"
+    precision: Precision = "float32"
+    data: Path | None = None
+    labels: int = 640  # that a measured epoch sees
+    epochs: int = 5  # of which the medians are told
+
+
+def epoch(name: str, setting: Setting) -> Epoch:
+    """Of one method."""
+    module = methods.load(name)
+    batch = {"batch_size": BATCH} if "batch_size" in module.Config.model_fields else {}
+    trial = Trial(
+        method={"name": name, **batch, **AT_ONCE.get(name, {})}, dataset=setting.dataset, network=setting.network,
+        noise=Noise("symmetric", 0.4), labels=setting.labels, unlabelled_ratio=1, probe=100,
+        epochs=setting.epochs + 1, precision=setting.precision,
+    )  # fmt: skip
+    phases = measure(trial, Execution(setting.device, 1, setting.data))
+    evaluation = phases.pop("evaluation")
+    images = len(data.load(setting.dataset, setting.data).train_images)
+    scale = images / setting.labels / (2 if "unlabelled" in module.USES else 1)
+    training = scale * sum(phases.values())
+    return Epoch(training, training - scale * sum(phases[phase] for phase in NETWORK), evaluation)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--network", default="small_convnet")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    default = Setting()
+    parser.add_argument("--dataset", default=default.dataset)
+    parser.add_argument("--network", default=default.network)
+    parser.add_argument("--device", default=default.device)
+    parser.add_argument("--precision", default=default.precision, choices=("float32", "bfloat16"))
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--labels", type=int, default=640)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=[name for name in methods.names() if name not in NO_STEPS])
-    options = parser.parse_args()
-    device, execution = torch.device(options.device), Execution(options.device, 1, options.data)
-    images = len(data.load(options.dataset, options.data).train_images)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, one thread"
-    setting = (
-        options.dataset,
-        options.network,
-        options.precision,
-        f"batch {BATCH}",
-        where,
-        f"torch {torch.__version__}",
-    )
-    print(f"{', '.join(setting)}\n")
+    parser.add_argument("--labels", type=int, default=default.labels)
+    parser.add_argument("--epochs", type=int, default=default.epochs)
+    parser.add_argument("--methods", nargs="+", default=TRAINING, choices=TRAINING)
+    options = vars(parser.parse_args())
+    names, setting = options.pop("methods"), Setting(**options)
+    about = (setting.dataset, setting.network, setting.precision, f"batch {BATCH}", "one thread")
+    print(f"{', '.join(about)}, {machine(torch.device(setting.device))}\n")
     print("| method | training, s | outside the network | evaluation, s | an epoch, s | outside the network |")
     print("|--|--:|--:|--:|--:|--:|")
-    shares = []
-    for name in options.methods:
-        module = methods.load(name)
-        batch = {"batch_size": BATCH} if "batch_size" in module.Config.model_fields else {}
-        trial = Trial(
-            method={"name": name, **batch, **AT_ONCE.get(name, {})}, dataset=options.dataset, network=options.network,
-            noise=Noise("symmetric", 0.4), labels=options.labels, unlabelled_ratio=1, probe=100,
-            epochs=options.epochs + 1, precision=options.precision,
-        )  # fmt: skip
-        phases = measure(trial, execution)
-        evaluation = phases.pop("evaluation")
-        scale = images / options.labels / (2 if "unlabelled" in module.USES else 1)
-        training = scale * sum(phases.values())
-        outside = training - scale * sum(phases[phase] for phase in NETWORK)
-        epoch = training + evaluation
-        shares.append((outside + evaluation) / epoch)
-        row = (f"{training:.2f}", f"{outside / training:.0%}", f"{evaluation:.2f}", f"{epoch:.2f}", f"{shares[-1]:.0%}")
-        print(f"| {' | '.join((name, *row))} |", flush=True)
-    print(f"\nThe most: {max(shares):.0%}.")
+    for name in names:
+        training, outside, evaluation = measured = epoch(name, setting)
+        row = (f"{training:.2f}", f"{outside / training:.0%}", f"{evaluation:.2f}", f"{training + evaluation:.2f}")
+        print(f"| {' | '.join((name, *row))} | {measured.share_outside:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def grow(root: Path, trials: int, epochs: int) -> None:
     ]
     about = {"study": STUDY, "preset": "some text"}
     arms = {f"arm_{place}": {} for place in range(ARMS)}
-    plan = {**about, "arms": arms, "replicates": trials // ARMS, "contrasts": [], "trials": planned}
+    contrast = {"arm": "arm_1", "against": "arm_0", "smallest_effect": 0.01}
+    plan = {**about, "arms": arms, "replicates": trials // ARMS, "contrasts": [contrast], "trials": planned}
     Store(root).write_plan({**about, "plan_hash": "plan", "submitted_at": now(), "plan": json.dumps(plan)})
 
 

@@ -9,16 +9,13 @@ counts are the ratios of the medians.  Losses are made up: exponential ones of r
 from __future__ import annotations
 
 import argparse
-import platform
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
+from timing import in_turn, machine
 
 from lnl.functional import mixtures
 
@@ -40,18 +37,6 @@ def by_scikit_learn(losses: torch.Tensor) -> np.ndarray:
     return np.stack(fitted)
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after a first call that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
-        for name, call in contestants.items():
-            began = time.perf_counter()
-            call()
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: median(times) for name, times in seconds.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000)
@@ -59,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # ten iterations may not converge
-    print(f"{options.images:,} images, {platform.machine()} CPU, one thread, torch {torch.__version__}\n")
+    print(f"{options.images:,} images, one thread, {machine(torch.device('cpu'))}\n")
     print("| networks | ours, ms | scikit-learn, ms | scikit-learn / ours | largest difference of a parameter |")
     print("|--|--:|--:|--:|--:|")
     for networks in (1, 2):

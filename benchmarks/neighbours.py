@@ -10,16 +10,14 @@ image and 10 classes.  Prints one Markdown table, and how long new labels for al
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 import warnings
-from collections.abc import Callable
-from statistics import median
 
 import faiss
 import numpy as np
 import scipy.sparse
 import torch
+from timing import in_turn, machine
 
 from lnl.functional import graph
 from lnl.labelling.propagation import Graph, propagated
@@ -27,16 +25,45 @@ from lnl.labelling.propagation import Graph, propagated
 K, CLASSES, DECISIONS = 10, 10, 5
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each, after a first call that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
-        for name, call in contestants.items():
-            began = time.process_time()
-            call()
-            if repeat:
-                seconds[name].append(time.process_time() - began)
-    return {name: median(times) for name, times in seconds.items()}
+def measure(images: int, width: int, queries: int, repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median CPU seconds by contestant: of searching the neighbours of `queries` images, and of one iteration."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    features = torch.nn.functional.normalize(torch.randn(images, width, generator=torch.manual_seed(0)))
+    index = faiss.IndexFlatIP(width)
+    index.add(features.numpy())
+    asked = features[:queries]
+    search = {
+        "faiss, flat": lambda: index.search(asked.numpy(), K),
+        "ours": lambda: graph.nearest_to(features, asked, K),
+    }
+    matrix, scores = edges(images), torch.rand(images, CLASSES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        by_coordinates = matrix.to_sparse_coo().coalesce()
+    parts = (matrix.values().numpy(), matrix.col_indices().numpy(), matrix.crow_indices().numpy())
+    by_scipy = scipy.sparse.csr_matrix(parts, shape=matrix.shape)
+    iteration = {
+        "SciPy, CSR": lambda: by_scipy @ scores.numpy(),
+        "ours": lambda: torch.sparse.mm(matrix, scores),
+        "torch, COO": lambda: torch.sparse.mm(by_coordinates, scores),
+    }
+    return in_turn(search, repeats, time.process_time), in_turn(iteration, 8 * repeats, time.process_time)
+
+
+def edges(images: int) -> torch.Tensor:
+    """A normalised sparse graph of made-up neighbours: (N, N)."""
+    random = np.random.default_rng(0)
+    similarities = torch.from_numpy(random.random((images, K)))
+    neighbours = torch.from_numpy(np.stack([random.choice(images, K, replace=False) for _ in range(images)]))
+    return graph.normalised(graph.joined(similarities, neighbours, 0.1), "symmetric").float()
+
+
+def decision(images: int) -> float:
+    """Median CPU seconds until all images have new labels after one more was given."""
+    given = np.where(np.arange(images) < 100, np.arange(images) % CLASSES, -1)
+    built = Graph(edges(images), np.empty((images, K)), np.empty((images, K)), 0.1, None)
+    return in_turn({"ours": lambda: propagated(built, given, CLASSES)}, DECISIONS, time.process_time)["ours"]
 
 
 def main() -> None:
@@ -46,53 +73,17 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    features = torch.nn.functional.normalize(torch.randn(asked.images, asked.width, generator=torch.manual_seed(0)))
-    index = faiss.IndexFlatIP(asked.width)
-    index.add(features.numpy())
-    queries = features[: asked.queries]
-    neighbours = in_turn(
-        {
-            "faiss, flat": lambda: index.search(queries.numpy(), K),
-            "ours": lambda: graph.nearest_to(features, queries, K),
-        },
-        asked.repeats,
-    )
-    random = np.random.default_rng(0)
-    edges = graph.joined(
-        torch.from_numpy(random.random((asked.images, K))),
-        torch.from_numpy(np.stack([random.choice(asked.images, K, replace=False) for _ in range(asked.images)])),
-        0.1,
-    )
-    matrix = graph.normalised(edges, "symmetric").float()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        by_coordinates = matrix.to_sparse_coo().coalesce()
-    parts = (matrix.values().numpy(), matrix.col_indices().numpy(), matrix.crow_indices().numpy())
-    by_scipy = scipy.sparse.csr_matrix(parts, shape=matrix.shape)
-    scores = torch.rand(asked.images, CLASSES)
-    products = in_turn(
-        {
-            "SciPy, CSR": lambda: by_scipy @ scores.numpy(),
-            "ours": lambda: torch.sparse.mm(matrix, scores),
-            "torch, COO": lambda: torch.sparse.mm(by_coordinates, scores),
-        },
-        8 * asked.repeats,
-    )
-    given = np.where(np.arange(asked.images) < 100, np.arange(asked.images) % CLASSES, -1)
-    built = Graph(matrix, np.empty((asked.images, K)), np.empty((asked.images, K)), 0.1, None)
-    decision = in_turn({"ours": lambda: propagated(built, given, CLASSES)}, DECISIONS)["ours"]
+    neighbours, iteration = measure(asked.images, asked.width, asked.queries, asked.repeats)
     print(
-        f"{asked.images:,} images × {asked.width}, k = {K}, {CLASSES} classes, one thread, {platform.machine()} CPU, "
-        f"torch {torch.__version__}, faiss {faiss.__version__}\n"
+        f"{asked.images:,} images × {asked.width}, k = {K}, {CLASSES} classes, one thread, "
+        f"{machine(torch.device('cpu'))}, faiss {faiss.__version__}\n"
     )
     print("| | | ms | speed, ratio |\n|---|---|--:|--:|")
-    for what, times in ((f"neighbours of {len(queries):,}", neighbours), ("an iteration", products)):
+    for what, times in ((f"neighbours of {asked.queries:,}", neighbours), ("an iteration", iteration)):
         first = next(iter(times.values()))
         for name, seconds in times.items():
             print(f"| {what} | {name} | {1000 * seconds:,.1f} | {first / seconds:.2f} |")
-    print(f"\nNew labels for all after a decision, 20 iterations: {1000 * decision:,.0f} ms")
+    print(f"\nNew labels for all after a decision, 20 iterations: {1000 * decision(asked.images):,.0f} ms")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """How fast are whole epochs, evaluation included, beside the authors' code and the most used re-implementations?
 
-References are checkouts that you give; none of their code is here.  A reference runs by its own functions for training,
-division and evaluation, with its own data sets and image-by-image augmentation, ours by `lnl.trial.run`; both on the
-same images of CIFAR-10, with the same network and batch, each in a process of its own, in turn, on one CPU thread or
-one GPU.  An epoch looks at `--images` training images and evaluates on a fifth as many test images, as CIFAR-10 has
-them.  Half of the labels pass for clean in DivideMix, on both sides, after the losses were computed and fitted.
+References are checkouts that you give, and for SimCLR the package lightly (`pip install lightly`), whose views, head
+and loss train our network by its own loop; none of their code is here.  A reference runs by its own functions for
+training, division and evaluation, with its own data sets and image-by-image augmentation, ours by `lnl.trial.run`;
+both on the same images of CIFAR-10, with the same network and batch, each in a process of its own, in turn, on one CPU
+thread or one GPU.  An epoch looks at `--images` training images and evaluates on a fifth as many test images, as
+CIFAR-10 has them.  Half of the labels pass for clean in DivideMix, on both sides, after the losses were computed and
+fitted.
 Prints one Markdown table: medians over the rounds of the epoch after one of warm-up.
 
-    python benchmarks/official.py --dividemix PATH --mixmatch PATH --fixmatch PATH [--precision bfloat16 --rounds 3]
+    python benchmarks/official.py --dividemix PATH --mixmatch PATH --fixmatch PATH --simclr [--precision bfloat16]
 
 PATH: https://github.com/LiJunnan1992/DivideMix, https://github.com/YU1ut/MixMatch-pytorch and
 https://github.com/kekmodel/FixMatch-pytorch, as they are.
@@ -27,24 +29,28 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, dataloader
+from PIL import Image
+from timing import machine
+from torch.utils.data import DataLoader, Dataset, dataloader
 
-from lnl import data
+from lnl import data, networks
 from lnl.methods import dividemix
+from lnl.system.timing import Clock
 from lnl.training.division import Divider, Division
 from lnl.training.task import Noise
 from lnl.trial.config import Trial, Validation
 from lnl.trial.run import Execution, run
 
 BATCH = 64
-NETWORKS = {"dividemix": "preact_resnet18", "mixmatch": "wide_resnet28_2", "fixmatch": "wide_resnet28_2"}
+WIDE = "wide_resnet28_2"
+NETWORKS = {"dividemix": "preact_resnet18", "mixmatch": WIDE, "fixmatch": WIDE, "simclr": WIDE}
 RATIO = {"mixmatch": 1, "fixmatch": 7}  # images without a label for each with one
 EPOCHS = 2  # that a process trains; the first is warm-up
 
@@ -258,12 +264,58 @@ def fixmatch_epoch(checkout: Path, images: Images) -> Callable[[], None]:
     return epoch
 
 
-REFERENCES = {"dividemix": dividemix_epoch, "mixmatch": mixmatch_epoch, "fixmatch": fixmatch_epoch}
+class Viewed(Dataset[list[torch.Tensor]]):
+    """Images through a transform of PIL images."""
+
+    def __init__(self, pixels: np.ndarray, transform: Callable[[Image.Image], list[torch.Tensor]]) -> None:
+        self.pixels, self.transform = pixels, transform
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        return self.transform(Image.fromarray(self.pixels[index]))
 
 
-def reference(method: str, checkout: Path, images: Images) -> list[float]:
+def simclr_epoch(_: Path, images: Images) -> Callable[[], None]:
+    """As in lightly's own examples; it evaluates nothing before training has ended, and neither does ours."""
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    views = Viewed(images.train, SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0))
+    loader = DataLoader(views, batch_size=BATCH, shuffle=True, drop_last=True)
+    backbone = networks.backbone(WIDE, (3, 32, 32))
+    network = torch.nn.Sequential(backbone, SimCLRProjectionHead(backbone.width, 128, 128)).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+    criterion = NTXentLoss(temperature=0.5)
+
+    def epoch() -> None:
+        network.train()
+        total = 0.0
+        for first, second in loader:
+            loss = criterion(network(first.to(device)), network(second.to(device)))
+            total += loss.detach()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return epoch
+
+
+REFERENCES = {
+    "dividemix": dividemix_epoch,
+    "mixmatch": mixmatch_epoch,
+    "fixmatch": fixmatch_epoch,
+    "simclr": simclr_epoch,
+}
+
+
+def reference(method: str, checkout: Path | None, images: Images) -> list[float]:
     """Seconds of each epoch of the reference."""
-    prepare_for(checkout)
+    if checkout:
+        prepare_for(checkout)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         epoch = REFERENCES[method](checkout, images)
         return [_seconds(epoch) for _ in range(EPOCHS)]
@@ -291,30 +343,32 @@ class HalfClean(Divider):
 
 
 def ours(method: str, images: Images, precision: str) -> list[float]:
-    """Seconds of each epoch by `lnl`, its evaluation included."""
+    """Seconds of each epoch by `lnl`, its evaluation included, but for SimCLR's, whose reference has none."""
     dividemix.Divider = HalfClean  # type: ignore[misc]
-    alone = method == "dividemix"
+    more: dict[str, Any] = {"warm_up": 1} if method == "dividemix" else {"batch_size": BATCH}
+    ratio = RATIO.get(method)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(
             Path(folder) / "images.npz",
             x_train=images.train, y_train=images.labels, x_test=images.test, y_test=images.test_labels,
         )  # fmt: skip
-        more: dict[str, Any] = {"warm_up": 1} if alone else {"batch_size": BATCH}
         trial = Trial(
             method={"name": method, **more},
             dataset=f"npz:{folder}/images.npz",
             network=NETWORKS[method],
             noise=Noise("symmetric", 0.4),
-            labels=None if alone else len(images.train) // (1 + RATIO[method]),
-            unlabelled_ratio=None if alone else RATIO[method],
+            labels=len(images.train) // (1 + ratio) if ratio else None,
+            unlabelled_ratio=ratio,
             validation=Validation(images=0),
-            epochs=EPOCHS + alone,  # the first of DivideMix is its own warm-up
+            epochs=EPOCHS + (method == "dividemix"),  # its first is its own warm-up
             precision=precision,
         )
-        seconds = []
-        rows: Iterator[Any] = run(trial, Execution("auto", 1, Path(folder)))
+        clock, seconds, evaluated = Clock(), [], 0.0
+        rows: Iterator[Any] = run(trial, Execution("auto", 1, Path(folder)), clock=clock)
         for _ in range(trial.epochs):
-            seconds.append(_seconds(lambda: next(rows)))
+            whole = _seconds(lambda: next(rows))
+            evaluation, evaluated = clock.seconds["evaluation"] - evaluated, clock.seconds["evaluation"]
+            seconds.append(whole - evaluation if method == "simclr" else whole)
         return seconds[-EPOCHS:]
 
 
@@ -326,41 +380,61 @@ def in_process(*arguments: str) -> float:
     return float(json.loads(told.splitlines()[-1])[-1])
 
 
+def compare(
+    method: str, checkout: Path | None, precisions: Sequence[str], rounds: int, count: int, folder: Path | None
+) -> list[dict[str, float]]:
+    """Seconds of an epoch of the reference and of ours in each precision, once for each round."""
+    shared = ["--images", str(count), *(["--data", str(folder)] if folder else [])]
+    shared += [f"--{method}", *([str(checkout)] if checkout else [])]
+    sides = ["reference", *precisions]
+    return [{side: in_process(*shared, "--only", f"{method} {side}") for side in sides} for _ in range(rounds)]
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name the references."""
+    for name in REFERENCES:
+        if name == "simclr":
+            parser.add_argument("--simclr", action="store_true", help="beside the package lightly")
+        else:
+            parser.add_argument(f"--{name}", type=Path, metavar="PATH", help="a checkout of the reference")
+    parser.add_argument("--images", type=int, default=1280)
+    parser.add_argument("--data", type=Path)
+
+
+def given(options: argparse.Namespace) -> dict[str, Path | None]:
+    """The checkouts of the references that were asked for, by method; None for SimCLR's, which is a package."""
+    asked = {name: getattr(options, name) for name in REFERENCES}
+    return {name: None if path is True else path for name, path in asked.items() if path}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in REFERENCES:
-        parser.add_argument(f"--{name}", type=Path, metavar="PATH", help="a checkout of the reference")
-    parser.add_argument("--images", type=int, default=1280)
-    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    add_references(parser)
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data", type=Path)
     parser.add_argument("--only", help=argparse.SUPPRESS)  # of a process: METHOD and reference or precision
     options = parser.parse_args()
+    asked = given(options)
     if options.only:
         torch.set_num_threads(1)
         method, side = options.only.split()
         images = cifar10(options.data, options.images)
-        checkout = getattr(options, method)
-        print(json.dumps(reference(method, checkout, images) if side == "reference" else ours(method, images, side)))
+        print(
+            json.dumps(reference(method, asked[method], images) if side == "reference" else ours(method, images, side))
+        )
         return
-    given = {name: path for name in REFERENCES if (path := getattr(options, name))}
-    if not given:
-        parser.error("give at least one checkout, such as --dividemix PATH")
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
-    print(f"{options.images:,} images, batch {BATCH}, {where}, {options.rounds} rounds, torch {torch.__version__}\n")
+    if not asked:
+        parser.error("give at least one reference, such as --dividemix PATH")
+    where = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    print(f"{options.images:,} images, batch {BATCH}, {options.rounds} rounds, one thread, {where}\n")
     print("| method | network | reference, s | ours, precision | s | times as fast | lowest to highest |")
     print("|--|--|--:|--|--:|--:|--:|")
-    shared = ["--images", str(options.images), *(["--data", str(options.data)] if options.data else [])]
-    for method, path in given.items():
-        sides = ["reference", *options.precision]
-        rounds = [
-            {side: in_process(*shared, f"--{method}", str(path), "--only", f"{method} {side}") for side in sides}
-            for _ in range(options.rounds)
-        ]
-        theirs = median(measured["reference"] for measured in rounds)
+    for method, path in asked.items():
+        rounds = compare(method, path, options.precision, options.rounds, options.images, options.data)
+        theirs = median(seconds["reference"] for seconds in rounds)
         for precision in options.precision:
-            mine = median(measured[precision] for measured in rounds)
-            ratios = sorted(measured["reference"] / measured[precision] for measured in rounds)
+            mine = median(seconds[precision] for seconds in rounds)
+            ratios = sorted(seconds["reference"] / seconds[precision] for seconds in rounds)
             print(
                 f"| {method} | {NETWORKS[method]} | {theirs:.2f} | {precision} | {mine:.2f} | {median(ratios):.2f} | "
                 f"{ratios[0]:.2f} to {ratios[-1]:.2f} |",

@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from timing import largest_memory
 
 from lnl.study.study import Study
 from lnl.trial.config import Trial, parse
@@ -72,8 +72,16 @@ def ours(study: Study, folder: Path) -> None:
 LOOPS = {"bare Ray Tune loop": bare, "lnl": ours}
 
 
-def measure(name: str, folder: Path, trials: int, epochs: int) -> None:
-    """In this process: prints seconds, CPU seconds of this driver, and its largest memory in MB."""
+class Cost(NamedTuple):
+    """Of a loop: seconds from the first trial to the last, CPU seconds of the driver, and its largest memory in MB."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def measure(name: str, folder: Path, trials: int, epochs: int) -> Cost:
+    """Of one loop, in this process."""
     from lnl.execution import ray_environment
 
     ray_environment.prepare("local")  # before Ray is imported
@@ -85,13 +93,38 @@ def measure(name: str, folder: Path, trials: int, epochs: int) -> None:
         bare(declare(folder, 2, epochs), Path(results, "warm-up"))
         began, used = time.perf_counter(), time.process_time()
         LOOPS[name](study, Path(results, "measured"))
-        spent = [time.perf_counter() - began, time.process_time() - used]
-    status = Path("/proc/self/status").read_text(
-        encoding="utf-8"
-    )  # getrusage would tell our parent's peak where that is larger
-    largest = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+        spent = time.perf_counter() - began, time.process_time() - used
     ray.shutdown()
-    print(json.dumps([*spent, largest]))
+    return Cost(*spent, largest_memory())
+
+
+def compare(trials: int, epochs: int, rounds: int) -> dict[str, list[Cost]]:
+    """The costs of each loop, one for each round, in turn and each in a process of its own."""
+    costs: dict[str, list[Cost]] = {name: [] for name in LOOPS}
+    with tempfile.TemporaryDirectory() as folder:
+        size = ["--folder", folder, "--trials", str(trials), "--epochs", str(epochs)]
+        for _ in range(rounds):
+            for name in LOOPS:
+                command = [sys.executable, __file__, "--only", name, *size]
+                done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+                costs[name].append(Cost(*json.loads(done.stdout.splitlines()[-1])))
+    return costs
+
+
+def training(epochs: int) -> float:
+    """Seconds that one trial trains, without Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        trials = declare(Path(folder), 20, epochs).trials()
+        list(run(trials[0]))
+        began = time.perf_counter()
+        for trial in trials:
+            list(run(trial))
+        return (time.perf_counter() - began) / len(trials)
+
+
+def reports_a_second(trials: int, epochs: int, cost: Cost) -> float:
+    """What a core of the driver takes: a report for each epoch, and one more that tells the outcome."""
+    return trials * (epochs + 1) / cost.cpu
 
 
 def main() -> None:
@@ -99,51 +132,33 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1, help="of a trial, each of which it reports")
-    parser.add_argument("--only", choices=LOOPS, help="measure this one here, in --folder")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", choices=LOOPS, help=argparse.SUPPRESS)  # of a process: this loop, in --folder
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        measure(options.only, options.folder, options.trials, options.epochs)
+        print(json.dumps(measure(options.only, options.folder, options.trials, options.epochs)))
         return
-    found: dict[str, list[list[float]]] = {name: [] for name in LOOPS}
-    with tempfile.TemporaryDirectory() as folder:
-        trials = declare(Path(folder), 20, options.epochs).trials()
-        list(run(trials[0]))
-        began = time.perf_counter()
-        for trial in trials:
-            list(run(trial))
-        training = (time.perf_counter() - began) / len(trials)
-        for _ in range(options.rounds):
-            for name, measured in found.items():
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--only",
-                    name,
-                    "--folder",
-                    folder,
-                    "--trials",
-                    str(options.trials),
-                    "--epochs",
-                    str(options.epochs),
-                ]
-                done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
-                measured.append(json.loads(done.stdout.splitlines()[-1]))
+    costs = compare(options.trials, options.epochs, options.rounds)
     print(
         f"{options.trials:,} trials of {options.epochs} epochs, {options.rounds} rounds in turn, {os.cpu_count()} CPU "
-        f"cores, load {os.getloadavg()[0]:.0f}; one trial alone, without Ray: {1000 * training:.0f} ms\n"
+        f"cores, load {os.getloadavg()[0]:.0f}; one trial alone, without Ray: {1000 * training(options.epochs):.0f} ms"
     )
-    print(
-        "| | a trial, ms | ratio | of the driver's CPU, ms | ratio | reports a second of it | its memory, MB | ratio |"
-    )
+    print("\n| | a trial, ms | ratio | driver's CPU, ms | ratio | reports a second of it | its memory, MB | ratio |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    medians = {name: [median(values) for values in zip(*measured, strict=True)] for name, measured in found.items()}
-    for name, (wall, cpu, memory) in medians.items():
-        first = medians["bare Ray Tune loop"]
-        each = f"{1000 * wall / options.trials:.0f} | {wall / first[0]:.2f}"
-        driver = f"{1000 * cpu / options.trials:.1f} | {cpu / first[1]:.2f}"
-        reports = options.trials * (options.epochs + 1) / cpu  # one more tells the outcome
-        print(f"| {name} | {each} | {driver} | {reports:,.0f} | {memory:.0f} | {memory / first[2]:.2f} |")
+    medians = {name: Cost(*(median(values) for values in zip(*rounds, strict=True))) for name, rounds in costs.items()}
+    first = medians["bare Ray Tune loop"]
+    for name, cost in medians.items():
+        cells = (
+            name,
+            f"{1000 * cost.seconds / options.trials:.0f}",
+            f"{cost.seconds / first.seconds:.2f}",
+            f"{1000 * cost.cpu / options.trials:.1f}",
+            f"{cost.cpu / first.cpu:.2f}",
+            f"{reports_a_second(options.trials, options.epochs, cost):,.0f}",
+            f"{cost.memory:.0f}",
+            f"{cost.memory / first.memory:.2f}",
+        )
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""Which share of the machine's matrix peak do the forward and backward passes of a large network reach?
+
+The peak is that of the fastest product of two square matrices, measured in turn with epochs of cross-entropy on random
+images of 32 × 32 pixels; operations of the network's passes are counted by torch.  One thread, or a GPU.
+
+    python benchmarks/peak.py [--network wide_resnet28_10 --device cuda --precision bfloat16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from epoch import measure
+from timing import in_turn, machine
+from torch.utils.flop_counter import FlopCounterMode
+
+from lnl import networks
+from lnl.training.learner import Precision
+from lnl.trial.config import Trial, Validation
+from lnl.trial.run import Execution
+
+SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the square matrices
+STEPS = 2  # of an epoch
+
+
+class Speed(NamedTuple):
+    """Operations a second of the network's passes, and of a product of matrices."""
+
+    passes: float
+    product: float
+
+
+def operations(network: str, batch: int) -> int:
+    """Of a forward and a backward pass."""
+    backbone = networks.backbone(network, (3, 32, 32))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        backbone(torch.zeros(batch, 3, 32, 32)).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def product(device: torch.device, precision: Precision) -> float:
+    """Operations a second of the fastest product of matrices."""
+    dtype = getattr(torch, precision)
+    speeds = []
+    for size in SIZES[device.type]:
+        matrix = torch.randn(size, size, device=device).to(dtype)
+
+        def multiply(matrix: torch.Tensor = matrix) -> None:
+            _ = matrix @ matrix
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        speeds.append(2 * size**3 / in_turn({"product": multiply}, 5)["product"])
+    return max(speeds)
+
+
+def speeds(network: str, device: torch.device, precision: Precision, batch: int, rounds: int) -> list[Speed]:
+    """One for each round."""
+    random = np.random.default_rng(0)
+    count = STEPS * batch
+    images, labels = random.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
+    work = operations(network, batch) * STEPS
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "images.npz")
+        np.savez(path, x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
+        trial = Trial(
+            method={"name": "supervised", "batch_size": batch}, dataset=f"npz:{path}", network=network,
+            precision=precision, validation=Validation(images=0), epochs=3,
+        )  # fmt: skip
+        for _ in range(rounds):
+            phases = measure(trial, Execution(str(device), 1, Path(folder)))
+            measured.append(Speed(work / (phases["forward"] + phases["backward"]), product(device, precision)))
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="wide_resnet28_10")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    measured = speeds(options.network, options.device, options.precision, options.batch, options.rounds)
+    passes, peak = (median(values) / 1e9 for values in zip(*measured, strict=True))
+    share = median(speed.passes / speed.product for speed in measured)
+    print(f"{options.network}, {options.precision}, batch {options.batch}, {machine(options.device)}\n")
+    print("| forward and backward, GFLOP/s | product of matrices, GFLOP/s | share |\n|--:|--:|--:|")
+    print(f"| {passes:,.1f} | {peak:,.1f} | {share:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
