@@ -23,10 +23,10 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,label]'
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/epoch.py
-	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/scheduling.py
-	$(BIN)/python benchmarks/scheduling.py --trials 128 --epochs 40
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/searching.py
 	$(BIN)/python benchmarks/loading.py
@@ -35,6 +35,10 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/mixtures.py
 	$(BIN)/python benchmarks/methods.py
+
+# Whoever has a GPU: one table in under ten minutes.
+gpu: $(VENV)/installed
+	$(BIN)/python benchmarks/gpu.py
 
 # One file says "installed": made last, so that an interrupted install is taken up again.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -55,4 +59,4 @@ constraints: $(VENV)/installed
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: study test check lint bench constraints clean
+.PHONY: study test check lint bench gpu constraints clean

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--labels", type=int, default=default.labels)
     parser.add_argument("--epochs", type=int, default=default.epochs)
-    parser.add_argument("--methods", nargs="+", default=TRAINING, choices=TRAINING)
+    parser.add_argument("--methods", nargs="+", default=TRAINING, choices=TRAINING, metavar="METHOD")
     options = vars(parser.parse_args())
     names, setting = options.pop("methods"), Setting(**options)
     about = (setting.dataset, setting.network, setting.precision, f"batch {BATCH}", "one thread")

@@ -26,6 +26,7 @@ from timing import machine
 
 from lnl.data import DataError
 
+ON_CIFAR = ("supervised", "mixmatch", "dividemix")
 DIVIDEMIX_GOAL, OTHERS_GOAL = (1.4, 2.7), (1.3, 2.4)  # in float32 and in bfloat16
 
 
@@ -69,17 +70,23 @@ def references(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def share_outside(options: argparse.Namespace) -> Iterator[Row]:
-    """Of the method that spends the most there; evaluation counts as outside, with its passes."""
+    """Of the method that spends the most there; evaluation counts as outside, with its passes.
+
+    Of all methods on digits, and of `ON_CIFAR` at 32 × 32, where all would take an hour.
+    """
     on_cifar = epoch.Setting("cifar10", "wide_resnet28_2", data=options.data, labels=128, epochs=1)
-    for setting, goal in ((epoch.Setting(data=options.data), 0.25), (on_cifar, 0.08)):
+    for setting, names, goal in (
+        (epoch.Setting(data=options.data), epoch.TRAINING, 0.25),
+        (on_cifar, ON_CIFAR, 0.08),
+    ):
         try:
-            shares = {name: epoch.epoch(name, setting).share_outside for name in epoch.TRAINING}
+            shares = {name: epoch.epoch(name, setting).share_outside for name in names}
         except DataError as error:
             print(f"No row for {setting.dataset}: {error}", file=sys.stderr)
             continue
-        worst = max(shares, key=lambda name: shares[name])
-        work = f"outside the network's passes: {setting.dataset}, {setting.network}, the most ({worst})"
-        yield Row(work, "the epoch", [shares[worst]], goal, at_least=False)
+        for name in sorted(shares, key=lambda name: -shares[name])[:3]:
+            work = f"{name}, outside the network's passes: {setting.dataset}, {setting.network}"
+            yield Row(work, "its epoch", [shares[name]], goal, at_least=False)
 
 
 def of_study(options: argparse.Namespace) -> Iterator[Row]:
