@@ -34,7 +34,7 @@ AT_ONCE: dict[
 ] = {  # the parts that methods come to later in training, which are what an epoch costs
     "dividemix": {"warm_up": 1},
     "dynamic_bootstrapping": {"bootstrap_from": 0.0},
-    "selfmatch": {"pretrain_epochs": 0},
+    "selfmatch": {"pretrain_epochs": 1},
     "co_teaching": {"ramp": 1},
 }
 

@@ -90,7 +90,7 @@ def share_outside(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def of_study(options: argparse.Namespace) -> Iterator[Row]:
-    rounds = [study.measure(4) for _ in range(options.rounds)]
+    rounds = [study.measure(2) for _ in range(options.rounds)]
     yield Row("`lnl run`, some of `make study`", "plain processes", [a / b for a, b, _ in rounds], 1.05, at_least=False)
     yield Row("two trials on two cores", "one on one core", [2 * one / two for _, two, one in rounds], 1.9)
 
