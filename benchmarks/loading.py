@@ -53,10 +53,11 @@ def write(root: Path, epochs: int, number: int) -> None:
         for e, row in enumerate(values.tolist(), 1)
         for (split, name), value in zip(METRICS, row, strict=True)
     ]
-    hashes = ("data_hash", "noise_hash", "split_hash", "unlabelled_hash", "init_hash", "code_hash")
+    drawn = ("noise_hash", "split_hash", "unlabelled_hash", "init_hash")  # by replicate, so that arms are paired
     row = {
         **{name: "some text" for name, kind in zip(TRIALS.names, TRIALS.types, strict=True) if kind == "string"},
-        **{name: short_hash(f"{name} {number}") for name in hashes},
+        **{name: short_hash(f"{name} {number // ARMS}") for name in drawn},
+        **{name: short_hash(name) for name in ("data_hash", "code_hash")},
         **key,
         **selection_rules(values[:, -1], values[:, -2]),
         "arm": f"arm_{number % ARMS}",
