@@ -83,19 +83,23 @@ class Setting(NamedTuple):
     epochs: int = 5  # of which the medians are told
 
 
+def fields_of(name: str) -> dict[str, str | float]:
+    """A method with the batch of all, at the part of training that an epoch's cost is asked for."""
+    batch = {"batch_size": BATCH} if "batch_size" in methods.load(name).Config.model_fields else {}
+    return {"name": name, **batch, **AT_ONCE.get(name, {})}
+
+
 def epoch(name: str, setting: Setting) -> Epoch:
     """Of one method."""
-    module = methods.load(name)
-    batch = {"batch_size": BATCH} if "batch_size" in module.Config.model_fields else {}
     trial = Trial(
-        method={"name": name, **batch, **AT_ONCE.get(name, {})}, dataset=setting.dataset, network=setting.network,
+        method=fields_of(name), dataset=setting.dataset, network=setting.network,
         noise=Noise("symmetric", 0.4), labels=setting.labels, unlabelled_ratio=1, probe=100,
         epochs=setting.epochs + 1, precision=setting.precision,
     )  # fmt: skip
     phases = measure(trial, Execution(setting.device, 1, setting.data))
     evaluation = phases.pop("evaluation")
     images = len(data.load(setting.dataset, setting.data).train_images)
-    scale = images / setting.labels / (2 if "unlabelled" in module.USES else 1)
+    scale = images / setting.labels / (2 if "unlabelled" in methods.load(name).USES else 1)
     training = scale * sum(phases.values())
     return Epoch(training, training - scale * sum(phases[phase] for phase in NETWORK), evaluation)
 

@@ -23,12 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import augmentation
-import numpy as np
 import torch
-from epoch import AT_ONCE, BATCH, TRAINING, measure
-from timing import machine
+from epoch import BATCH, TRAINING, fields_of, measure
+from timing import machine, made_up_images
 
-from lnl import methods
 from lnl.training.learner import Precision
 from lnl.training.task import Noise
 from lnl.trial.config import Trial, Validation
@@ -37,11 +35,11 @@ from lnl.trial.run import Execution, run
 IMAGES, STEPS, EPOCHS = 2_048, 16, 3
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 ALONE = """
-import sys
+import json, sys
 from pathlib import Path
 from lnl.trial.config import parse
 from lnl.trial.run import Execution, run
-rows = run(parse(__import__("json").loads(sys.argv[1])), Execution(sys.argv[2], 1, Path(sys.argv[3])))
+rows = run(parse(json.loads(sys.argv[1])), Execution(sys.argv[2], 1, Path(sys.argv[3])))
 next(rows)
 print("warm", flush=True)
 sys.stdin.readline()
@@ -50,18 +48,9 @@ for row in rows:
 """
 
 
-def made_up(folder: Path) -> str:
-    random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), np.arange(IMAGES) % 10
-    path = folder / "images.npz"
-    np.savez(path, x_train=images, y_train=labels, x_test=255 - images[:256], y_test=labels[:256])
-    return f"npz:{path}"
-
-
 def trial_of(name: str, dataset: str, network: str, precision: Precision, epochs: int = EPOCHS) -> Trial:
-    batch = {"batch_size": BATCH} if "batch_size" in methods.load(name).Config.model_fields else {}
     return Trial(
-        method={"name": name, **batch, **AT_ONCE.get(name, {})}, dataset=dataset, network=network, precision=precision,
+        method=fields_of(name), dataset=dataset, network=network, precision=precision,
         noise=Noise("symmetric", 0.4), labels=IMAGES // 4, unlabelled_ratio=1, probe=100, steps=STEPS,
         validation=Validation(images=0), epochs=epochs,
     )  # fmt: skip
@@ -166,7 +155,7 @@ def main() -> None:
     device, began = torch.device(options.device), time.monotonic()
     print(f"{options.network}, 3 × 32 × 32, batch {BATCH}, {machine(device)}\n")
     with tempfile.TemporaryDirectory() as folder:
-        dataset = made_up(Path(folder))
+        dataset = made_up_images(Path(folder), IMAGES)
         all_methods(Path(folder), dataset, options, began + 40 * options.minutes)
         side_by_side(Path(folder), dataset, options, began + 55 * options.minutes)
     print("\n" + augmentation.table(augmentation.measure(device, 256, 5), 256))

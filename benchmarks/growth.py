@@ -1,8 +1,9 @@
 """How do time and memory grow with images, vectors, classes, planned trials, replicates and reports?
 
 Each size is measured in a process of its own: CPU seconds of the work alone, without imports and without making the
-data, and the largest memory beyond that of a process that has only imported.  The exponent is the slope between the two
-largest sizes in a log-log figure: 1 is linear growth.  Prints a Markdown table and draws the figure.
+data, and the largest memory beyond the largest until then, which was that of making the data.  The exponent is the
+slope between the two largest sizes in a log-log figure: 1 is linear growth.  Prints a Markdown table and draws the
+figure.
 
     python benchmarks/growth.py [--only images,reports --figure benchmarks/growth.png]
 """
@@ -66,13 +67,12 @@ def of_classes(folder: Path, size: int) -> Work:
     return training(folder, np.random.default_rng(0).random((20_000, WIDTH), np.float32), size, "mlp")
 
 
-def stored(folder: Path, trials: int, epochs: int, arms: int = 2) -> Path:
-    """A results folder of as many finished trials."""
+def store(folder: Path, trials: int, epochs: int) -> None:
+    """Make a results folder of as many finished trials of two arms."""
     import loading
 
-    loading.ARMS = arms
+    loading.ARMS = 2
     loading.grow(folder, trials, epochs)
-    return folder
 
 
 def of_trials(folder: Path, size: int) -> Work:
@@ -87,7 +87,7 @@ def of_trials(folder: Path, size: int) -> Work:
 def of_replicates(folder: Path, size: int) -> Work:
     from analysis.notebook import load
 
-    stored(folder, 2 * size, 2)
+    store(folder, 2 * size, 2)
     load(folder, "large")  # leaves a copy of all rows
 
     def compare() -> None:
@@ -102,7 +102,7 @@ def of_replicates(folder: Path, size: int) -> Work:
 def of_reports(folder: Path, size: int) -> Work:
     from analysis.notebook import load
 
-    stored(folder, 100, size)
+    store(folder, 100, size)
     return lambda: load(folder, "large").epochs(["test/accuracy"])
 
 

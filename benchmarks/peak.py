@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from epoch import measure
-from timing import in_turn, machine
+from timing import in_turn, machine, made_up_images
 from torch.utils.flop_counter import FlopCounterMode
 
 from lnl import networks
@@ -76,16 +75,12 @@ def _waited(call: Callable[[], torch.Tensor], device: torch.device) -> None:
 
 def speeds(network: str, device: torch.device, precision: Precision, batch: int, rounds: int) -> list[Speed]:
     """One for each round."""
-    random = np.random.default_rng(0)
-    count = STEPS * batch
-    images, labels = random.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
     work = operations(network, batch) * STEPS
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "images.npz")
-        np.savez(path, x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
         trial = Trial(
-            method={"name": "supervised", "batch_size": batch}, dataset=f"npz:{path}", network=network,
+            method={"name": "supervised", "batch_size": batch},
+            dataset=made_up_images(Path(folder), STEPS * batch), network=network,
             precision=precision, validation=Validation(images=0), epochs=3,
         )  # fmt: skip
         for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What benchmarks share: contestants measured in turn, and how the machine is named."""
+"""What benchmarks share: contestants measured in turn, made-up images, and how the machine is named."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 
@@ -46,3 +47,13 @@ def largest_memory() -> float:
     """MB that this process has held at most.  `getrusage` would tell our parent's peak where that is larger."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+
+
+def made_up_images(folder: Path, count: int) -> str:
+    """The name of a data set of so many random images, 3 × 32 × 32, of ten classes; test images are others."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
+    test = min(count, 256)
+    path = folder / "images.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=255 - images[:test], y_test=labels[:test])
+    return f"npz:{path}"
