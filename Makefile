@@ -26,6 +26,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/scheduling.py
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/searching.py

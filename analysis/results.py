@@ -238,7 +238,13 @@ class Results:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences on results that are left out, on those of other code, and on the data."""
-        sentences = (self.on_other_data, self.by_other_code, self._unknown_truth(), self.on_data)
+        sentences = (
+            self.on_other_data,
+            self.by_other_code,
+            self._unknown_truth(),
+            self._two_precisions(),
+            self.on_data,
+        )
         return tuple(filter(None, sentences))
 
     def _unknown_truth(self) -> str:
@@ -249,6 +255,17 @@ class Results:
             f"The true labels of the training images of {', '.join(names)} are not known: there is no rate of wrong "
             "labels, and nothing here compares training labels, or what methods believe of them, with the truth."
             if names
+            else ""
+        )
+
+    def _two_precisions(self) -> str:
+        """A sentence where `precision="auto"` has not become the same for all."""
+        chosen = self.trials[self.trials["config"].str.contains('"precision":"auto"', na=False, regex=False)]
+        counts = chosen["computed_in"].value_counts()
+        return (
+            f"Of the trials with precision auto {counts['bfloat16']:,} were computed in bfloat16 and "
+            f"{counts['float32']:,} in float32, because of their networks or of the machines that they ran on."
+            if len(counts) == 2
             else ""
         )
 

@@ -1,7 +1,8 @@
 """Which share of an epoch, its evaluation included, is spent outside the network's passes?
 
-Outside are views, drawing batches, mixing, selection, optimizer, average and evaluation.  Inside are forward and
-backward passes, virtual steps, and passes without a gradient by which a method guesses or selects.
+Outside are views, drawing batches, mixing, selection, optimizer, average, and what evaluation does beside its passes.
+Inside are forward and backward passes, virtual steps, and passes without a gradient by which a method guesses or
+selects, or is evaluated.  The last column counts evaluation's passes as outside, too.
 
 Timed are passes over `--labels` images and as many without a label; what training takes is told for as many images as
 the data set has, beside one evaluation.  Medians over epochs, after one of warm-up.  Prints one Markdown table.
@@ -20,8 +21,9 @@ import torch
 from timing import machine
 
 from lnl import data, methods
+from lnl.system import memory
 from lnl.system.timing import PHASES, Clock, Phase
-from lnl.training.learner import Precision
+from lnl.training.precision import Precision
 from lnl.training.task import Noise
 from lnl.trial.config import Trial
 from lnl.trial.run import Execution, run
@@ -39,35 +41,63 @@ AT_ONCE: dict[
 }
 
 
-class Waiting(Clock):
-    """A clock that waits for the GPU at the end of each phase."""
+class Evaluated(Clock):
+    """A clock that tells apart evaluation's passes, and on a GPU waits for it at the end of each phase."""
+
+    def __init__(self, waits: bool) -> None:
+        super().__init__()
+        self.waits, self.passes_of_evaluation = waits, 0.0
+        self._names: list[Phase] = []
+
+    def enter(self, name: Phase) -> None:
+        super().enter(name)
+        self._names.append(name)
+
+    def leave(self) -> None:
+        super().leave()
+        self._names.pop()
 
     def _count(self) -> None:
-        torch.cuda.synchronize()
+        if self.waits:
+            torch.cuda.synchronize()
+        before = self._since
         super()._count()
+        if "evaluation" in self._names and self._names[-1] == "inference":
+            self.passes_of_evaluation += self._since - before
 
 
-def measure(trial: Trial, execution: Execution) -> dict[Phase, float]:
-    """Median seconds of each phase of an epoch, the first left out"""
-    clock = Waiting() if execution.torch_device().type == "cuda" else Clock()
-    before, epochs = dict(clock.seconds), []
+def measure(trial: Trial, execution: Execution) -> tuple[dict[Phase, float], float]:
+    """Median seconds of each phase of an epoch, and of evaluation's passes; the first epoch and the last are left out.
+
+    The last looks at more than others.
+    """
+    memory.keep_freed()  # as workers do
+    clock = Evaluated(waits=execution.torch_device().type == "cuda")
+    before, passes_before, epochs, passes = dict(clock.seconds), 0.0, [], []
     for _ in run(trial, execution, clock=clock):
         epochs.append({name: clock.seconds[name] - before[name] for name in PHASES})
-        before = dict(clock.seconds)
-    return {name: median(epoch[name] for epoch in epochs[1:]) for name in PHASES}
+        passes.append(clock.passes_of_evaluation - passes_before)
+        before, passes_before = dict(clock.seconds), clock.passes_of_evaluation
+    return {name: median(epoch[name] for epoch in epochs[1:-1]) for name in PHASES}, median(passes[1:-1])
 
 
 class Epoch(NamedTuple):
     """Seconds of an epoch over all images of a data set: its training, the part of it outside the network's passes,
-    and its evaluation."""
+    its evaluation, and the part of that outside passes."""
 
     training: float
     outside: float
     evaluation: float
+    evaluation_outside: float
 
     @property
     def share_outside(self) -> float:
-        """Of the epoch with its evaluation, whose passes count as outside, too."""
+        """Of the epoch with its evaluation."""
+        return (self.outside + self.evaluation_outside) / (self.training + self.evaluation)
+
+    @property
+    def share_with_evaluation(self) -> float:
+        """The same, with evaluation's passes counted as outside."""
         return (self.outside + self.evaluation) / (self.training + self.evaluation)
 
 
@@ -94,14 +124,15 @@ def epoch(name: str, setting: Setting) -> Epoch:
     trial = Trial(
         method=fields_of(name), dataset=setting.dataset, network=setting.network,
         noise=Noise("symmetric", 0.4), labels=setting.labels, unlabelled_ratio=1, probe=100,
-        epochs=setting.epochs + 1, precision=setting.precision,
+        epochs=setting.epochs + 2, precision=setting.precision,
     )  # fmt: skip
-    phases = measure(trial, Execution(setting.device, 1, setting.data))
+    phases, passes = measure(trial, Execution(setting.device, 1, setting.data))
     evaluation = phases.pop("evaluation")
     images = len(data.load(setting.dataset, setting.data).train_images)
     scale = images / setting.labels / (2 if "unlabelled" in methods.load(name).USES else 1)
     training = scale * sum(phases.values())
-    return Epoch(training, training - scale * sum(phases[phase] for phase in NETWORK), evaluation)
+    outside = training - scale * sum(phases[phase] for phase in NETWORK)
+    return Epoch(training, outside, evaluation, evaluation - passes)
 
 
 def main() -> None:
@@ -119,12 +150,24 @@ def main() -> None:
     names, setting = options.pop("methods"), Setting(**options)
     about = (setting.dataset, setting.network, setting.precision, f"batch {BATCH}", "one thread")
     print(f"{', '.join(about)}, {machine(torch.device(setting.device))}\n")
-    print("| method | training, s | outside the network | evaluation, s | an epoch, s | outside the network |")
-    print("|--|--:|--:|--:|--:|--:|")
+    print(
+        "| method | training, s | outside passes | evaluation, s | outside passes | an epoch, s | outside passes | ¹ |"
+    )
+    print("|--|--:|--:|--:|--:|--:|--:|--:|")
     for name in names:
-        training, outside, evaluation = measured = epoch(name, setting)
-        row = (f"{training:.2f}", f"{outside / training:.0%}", f"{evaluation:.2f}", f"{training + evaluation:.2f}")
-        print(f"| {' | '.join((name, *row))} | {measured.share_outside:.0%} |", flush=True)
+        training, outside, evaluation, evaluation_outside = measured = epoch(name, setting)
+        cells = (
+            name,
+            f"{training:.2f}",
+            f"{outside / training:.0%}",
+            f"{evaluation:.3f}",
+            f"{evaluation_outside / evaluation:.0%}",
+            f"{training + evaluation:.2f}",
+            f"{measured.share_outside:.0%}",
+            f"{measured.share_with_evaluation:.0%}",
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print("\n¹ With evaluation's passes counted as outside.")
 
 
 if __name__ == "__main__":

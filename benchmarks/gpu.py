@@ -27,7 +27,7 @@ import torch
 from epoch import BATCH, TRAINING, fields_of, measure
 from timing import machine, made_up_images
 
-from lnl.training.learner import Precision
+from lnl.training.precision import Precision
 from lnl.training.task import Noise
 from lnl.trial.config import Trial, Validation
 from lnl.trial.run import Execution, run

@@ -23,7 +23,7 @@ from timing import in_turn, machine, made_up_images
 from torch.utils.flop_counter import FlopCounterMode
 
 from lnl import networks
-from lnl.training.learner import Precision
+from lnl.training.precision import Precision
 from lnl.trial.config import Trial, Validation
 from lnl.trial.run import Execution
 

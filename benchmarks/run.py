@@ -70,7 +70,7 @@ def references(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def share_outside(options: argparse.Namespace) -> Iterator[Row]:
-    """Of the method that spends the most there; evaluation counts as outside, with its passes.
+    """Of the methods that spend the most there.
 
     Of all methods on digits, and of `ON_CIFAR` at 32 × 32, where all would take an hour.
     """

@@ -10,6 +10,7 @@ from typing import TypedDict
 from lnl.execution.job import RunSettings
 from lnl.execution.packing import Budget, Shares
 from lnl.study.plan import Planned
+from lnl.training.precision import has_checked_kernels
 from lnl.trial.config import Trial
 from lnl.trial.reports import TrialOutcome
 
@@ -67,11 +68,11 @@ class Cluster:
 
 
 def precision_remark(trials: Sequence[Trial], gpus: float | str) -> str | None:
-    """What to tell of trials in bfloat16 that have no GPU: `Learner` computes them without a CPU's fast kernels."""
+    """What to tell of trials in bfloat16 that have no GPU, where this machine's CPU has no fast and right kernels."""
     half = sum(trial.precision == "bfloat16" for trial in trials)
-    if not half or gpus != 0:
+    if not half or gpus != 0 or has_checked_kernels():
         return None
     return (
         f"{half:,} of {len(trials):,} trials have precision bfloat16, which trains about ten times slower than float32 "
-        "on a CPU. To change it for all of them: --set precision=float32."
+        "on this CPU. To use it only where it is faster: --set precision=auto."
     )

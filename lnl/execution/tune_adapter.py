@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray import tune
@@ -122,6 +122,7 @@ def _worker(
     def work(config: dict[str, Any]) -> None:
         if os.path.isdir(code) and code not in sys.path:
             sys.path.insert(0, code)
+        from lnl.execution.grouped import Grouped
         from lnl.execution.job import Job
         from lnl.execution.worker import execute
         from lnl.system import memory, user_code
@@ -131,7 +132,9 @@ def _worker(
         user_code.receive(own)
         code_hash.receive(*hashes)
         of_trial = replace(pickle.loads(settings), gpus_per_trial=config["job"]["gpus"])
-        execute(Job.from_text(config["job"]["job"]), of_trial, tune.report)
+        job = Job.from_text(config["job"]["job"])
+        # A search may end a trial after any epoch, and the trial waits for that.
+        execute(job, of_trial, Grouped(tune.report) if job.search is None else Grouped(tune.report, every_s=0))
 
     return work
 
@@ -179,14 +182,18 @@ class _Events(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "outcome" not in result:
-            self.guarded(self.display.epoch, str(trial), result)
-            return
-        if result["outcome"] == "storage":
-            self.stopped = result["message"]
-        if result["outcome"] == "taken":
-            self.taken.add(str(trial))
-        self.end(str(trial), cast(TrialOutcome, result))
+        for report in result["reports"]:
+            if "outcome" in report:
+                self._outcome(str(trial), report)
+            else:
+                self.guarded(self.display.epoch, str(trial), report)
+
+    def _outcome(self, trial: str, outcome: TrialOutcome) -> None:
+        if outcome["outcome"] == "storage":
+            self.stopped = outcome["message"]
+        if outcome["outcome"] == "taken":
+            self.taken.add(trial)
+        self.end(trial, outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         message = f"{self._reason(trial)}, {RETRIES + 1} times by now; run again to go on."
@@ -313,14 +320,17 @@ class _Pruning(FIFOScheduler):
         return super().choose_trial_to_run(tune_controller, **options)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "outcome" in result or self.events.stopped:
-            return FIFOScheduler.CONTINUE
+        for report in result["reports"]:
+            if "outcome" not in report and not self.events.stopped:
+                self._epoch(tune_controller, trial, {**result, **report})
+        return FIFOScheduler.CONTINUE
+
+    def _epoch(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         is_pruned = self.events.guarded(self.source.epoch, str(trial), result)
         if self.source.pruner == "asha":
             is_pruned = self._is_halved_away(tune_controller, trial, result)
         if is_pruned:  # the worker finds the request, writes its rows and ends: Tune would end it before that
             self.events.guarded(self.store.request_prune, self.study, str(trial))
-        return FIFOScheduler.CONTINUE
 
     def _is_halved_away(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> bool:
         """Whether every search that may prune the trial halves it away; ending at its last epoch is no pruning."""

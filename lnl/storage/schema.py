@@ -38,6 +38,7 @@ TRIALS = pa.schema(
         ("classes", pa.int32()),  # K of the data set
         ("class_names", pa.string()),  # JSON: K texts, in the order of the labels; null in older files
         ("parameters", pa.int64()),
+        ("computed_in", pa.string()),  # float32 | bfloat16: what the precision has become; null in older files
         ("data_hash", pa.string()),  # of the data set's images and labels
         ("sources_hash", pa.string()),  # of all data behind the trial: its data set, human labels, prerequisites' data
         ("noise_hash", pa.string()),

@@ -29,11 +29,12 @@ from lnl.networks.heads import linear as linear_head
 from lnl.settings import Settings
 from lnl.storage.checkpoints import fitting
 from lnl.system.timing import phase
+from lnl.training import precision
 from lnl.training.optimizers import eager
+from lnl.training.precision import Precision
 from lnl.training.state import State
 from lnl.training.streams import Streams
 
-Precision = Literal["float32", "bfloat16"]
 Gradients = list[Tensor | None]  # one entry per trainable tensor; None: no gradient from this objective
 Head = Callable[[int], nn.Module]  # the backbone's width -> a module on its features
 Batch = TypeVar("Batch")  # what a method hands to its own objective
@@ -135,7 +136,10 @@ class Learner:
         self.settings, self.steps, self.done = optimizer, steps, 0
         self.network = network.build(heads, replica)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if optimizer.average else None
-        self.precision, self.device = network.precision, network.device
+        self.device = network.device
+        self.precision, self.by_onednn = precision.computed(
+            network.precision, self.network.backbone, network.shape, network.device
+        )
         self.evaluation_batch = evaluation_batch(network.shape, network.resize)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.parameters = list(self.network.parameters())
@@ -306,14 +310,8 @@ class Learner:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _kernels(self) -> AbstractContextManager[None]:
-        """On CPUs, bfloat16 without oneDNN: its gradient of a convolution's weights reads memory that nobody wrote.
-
-        Seen with torch 2.14 in `wide_resnet37_2` on images of 8 × 8, see tests/networks/test_networks.py: in one
-        gradient of 20 to 4, and never in a convolution alone.  A training step takes ten times as long for it.
-        """
-        if self.precision == "bfloat16" and self.device.type == "cpu":
-            return without_onednn()
-        return nullcontext()
+        """Without oneDNN where its gradients in bfloat16 are wrong, see `precision`."""
+        return nullcontext() if self.by_onednn else without_onednn()
 
     # ------------------------------------------------------------------------------------------------------- state
 

@@ -24,7 +24,7 @@ from lnl.dotted import assign, first_part, lookup
 from lnl.storage.files import printable
 from lnl.storage.places import canonical, short_hash
 from lnl.system import user_code
-from lnl.training import learner
+from lnl.training.precision import Precision
 from lnl.training.task import LabelsDrawn, Noise, Validation, VectorViews
 from lnl.training.views import ContrastiveView, StrongView, ViewSettings, WeakView
 
@@ -77,8 +77,8 @@ class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """length of training, without pre-training"""
     steps: Annotated[int, Field(ge=1)] | None = None
     """optimizer steps an epoch; None: one pass over the larger part"""
-    precision: learner.Precision = "float32"
-    """of forward and backward passes; weights and updates are float32; on CPUs bfloat16 is ten times slower"""
+    precision: Precision = "float32"
+    """of forward and backward passes; weights and updates are float32; auto: bfloat16 where it is faster"""
     replicate: Annotated[int, Field(ge=0)] = 0
     """the seed of every random stream; a study sets it itself"""
 

@@ -273,6 +273,7 @@ def train(
     facts = {
         **truth.facts,
         "parameters": sum(tensor.numel() for part in learners for tensor in part.parameters),
+        "computed_in": learners[0].precision if learners else None,
         "init_hash": digest(*(part.parameters[p] for part in learners for p in part.part("backbone"))),
     }
     tell(facts)

@@ -277,3 +277,17 @@ def test_what_is_odd_about_the_data_and_that_their_truth_is_unknown_is_told_at_t
     for sentence in (f"folder:pets: {remark}", unknown):
         assert text.index(sentence) < text.index("declared contrasts")
     assert "not known 2" in text[text.index("Label noise as realised") :] and "nan %" not in text
+
+
+@pytest.mark.slow
+def test_that_a_precision_was_not_the_same_for_all_is_told_at_the_top(tmp_path: Path) -> None:
+    simulation = simulated.Simulation(tmp_path)
+    plan = simulated.plan(2, panels=["frozen_head"])
+    simulation.submit(plan)
+    auto, first = json.dumps({"precision": "auto"}, separators=(",", ":")), plan["trials"][:1]
+    simulation.run(first, config=auto, computed_in="bfloat16")
+    assert "precision auto" not in " ".join(read_results(tmp_path, simulated.STUDY).remarks)
+    simulation.run(plan["trials"][1:3], config=auto, computed_in="float32")
+    simulation.run(plan["trials"][3:], computed_in="float32")
+    (remark,) = [text for text in read_results(tmp_path, simulated.STUDY).remarks if "precision auto" in text]
+    assert remark.startswith("Of the trials with precision auto 1 were computed in bfloat16 and 2 in float32")

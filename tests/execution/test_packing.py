@@ -263,9 +263,14 @@ def test_a_budget_ends_a_run_in_order_and_a_wish_that_no_node_can_meet_ends_it_a
 # ------------------------------------------------------------------------------------------------- what a run is told
 
 
-def test_half_precision_on_a_cpu_is_told() -> None:
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_slow_half_precision_on_a_cpu_is_told(monkeypatch: pytest.MonkeyPatch, has_kernels: bool) -> None:
+    monkeypatch.setattr("lnl.execution.cluster.has_checked_kernels", lambda: has_kernels)
     base = Trial(method="supervised", dataset="digits", network="small_convnet")
     half = base.model_copy(update={"precision": "bfloat16"})
     said = precision_remark([base, half, half], 0.0)
-    assert said is not None and said.startswith("2 of 3 trials have precision bfloat16") and "--set" in said
+    if has_kernels:
+        assert said is None
+    else:
+        assert said is not None and said.startswith("2 of 3 trials have precision bfloat16") and "--set" in said
     assert [precision_remark(*on) for on in (([base], 0.0), ([half], 1.0), ([half], "auto"), ([], 0.0))] == [None] * 4

@@ -225,14 +225,18 @@ def test_a_study_stopped_in_every_way_ends_as_if_undisturbed(tmp_path: Path, und
     storage, study = tmp_path / "results", declare(tmp_path, **LONG)
 
     def stopped(stop: Callable[[int], None], ray: bool = True) -> tuple[int, str]:
-        """A run that this ends as soon as it has written a checkpoint: its exit code, and what it said."""
-        began = time.time()
+        """A run that this ends as soon as it has written a checkpoint: its exit code, and what it said.
+
+        A worker that is not killed itself may finish its trial before it ends.
+        """
+        began, finished = time.time(), len(list((storage / "trials").rglob("*.parquet")))
         driver = launch(study, storage, "--checkpoint-seconds", "0", ray=ray)
         wait_for(lambda: leased_process(storage, began), "a checkpoint")
         stop(driver.pid)
         output, _ = driver.communicate(timeout=LONGEST_S)
         wait_for(lambda: not _alive_leases(storage), "the workers' end")
-        assert list((storage / "checkpoints").rglob("*.pt")), "running trials keep their checkpoints"
+        kept = list((storage / "checkpoints").rglob("*.pt"))
+        assert kept or len(list((storage / "trials").rglob("*.parquet"))) > finished, "nothing that was trained is lost"
         return driver.returncode, output
 
     def kill_ray(driver: int) -> None:

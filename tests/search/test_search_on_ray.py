@@ -193,5 +193,7 @@ def test_on_ray_a_worker_is_asked_to_end_a_trial_that_its_search_gives_up(tmp_pa
     store = Store(tmp_path)
     scheduler = _Pruning(SimpleNamespace(), events, source, store, "digits")  # type: ignore[arg-type]
     for epoch, is_asked in ((1, False), (2, True)):
-        assert scheduler.on_trial_result(None, "trial", {"epoch": epoch}) == "CONTINUE", "Tune ends nothing itself"
+        assert scheduler.on_trial_result(None, "trial", {"reports": [{"epoch": epoch}]}) == "CONTINUE", (
+            "Tune ends nothing"
+        )
         assert store.pop_prune_request("digits", "trial") == is_asked
