@@ -30,6 +30,7 @@ def test_the_studies_of_the_seed_documents_are_there() -> None:
 SIZES = {  # of no published paper
     "embeddings": {"smoke", "embeddings", "simclr", "search", "images"},
     "label_errors": {"smoke", "digits", "embeddings", "features"},
+    "precision": {"smoke", "digits", "vectors", "cifar10"},
 }
 
 
