@@ -66,11 +66,15 @@ class Evaluated(Clock):
             self.passes_of_evaluation += self._since - before
 
 
-def measure(trial: Trial, execution: Execution) -> tuple[dict[Phase, float], float]:
-    """Median seconds of each phase of an epoch, and of evaluation's passes; the first epoch and the last are left out.
+class Medians(NamedTuple):
+    """Seconds of each phase of an epoch, and of evaluation's passes."""
 
-    The last looks at more than others.
-    """
+    phases: dict[Phase, float]
+    passes_of_evaluation: float
+
+
+def measure(trial: Trial, execution: Execution) -> Medians:
+    """Medians over epochs but the first and the last, which looks at more than others."""
     memory.keep_freed()  # as workers do
     clock = Evaluated(waits=execution.torch_device().type == "cuda")
     before, passes_before, epochs, passes = dict(clock.seconds), 0.0, [], []
@@ -78,7 +82,7 @@ def measure(trial: Trial, execution: Execution) -> tuple[dict[Phase, float], flo
         epochs.append({name: clock.seconds[name] - before[name] for name in PHASES})
         passes.append(clock.passes_of_evaluation - passes_before)
         before, passes_before = dict(clock.seconds), clock.passes_of_evaluation
-    return {name: median(epoch[name] for epoch in epochs[1:-1]) for name in PHASES}, median(passes[1:-1])
+    return Medians({name: median(epoch[name] for epoch in epochs[1:-1]) for name in PHASES}, median(passes[1:-1]))
 
 
 class Epoch(NamedTuple):

@@ -58,7 +58,7 @@ def trial_of(name: str, dataset: str, network: str, precision: Precision, epochs
 
 def steps_a_second(trial: Trial, execution: Execution) -> float:
     """Training steps, evaluation left out."""
-    phases = measure(trial, execution)
+    phases = measure(trial, execution).phases
     phases.pop("evaluation")
     return STEPS / sum(phases.values())
 

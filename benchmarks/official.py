@@ -351,6 +351,7 @@ def ours(method: str, images: Images, precision: str) -> list[float]:
     evaluation.SAMPLE = len(images.train) // 10  # as 5,000 are of CIFAR-10's 50,000
     more: dict[str, Any] = {"warm_up": 1} if method == "dividemix" else {"batch_size": BATCH}
     ratio = RATIO.get(method)
+    labels = len(images.train) // (1 + ratio) if ratio else None
     with tempfile.TemporaryDirectory() as folder:
         np.savez(
             Path(folder) / "images.npz",
@@ -361,11 +362,11 @@ def ours(method: str, images: Images, precision: str) -> list[float]:
             dataset=f"npz:{folder}/images.npz",
             network=NETWORKS[method],
             noise=Noise("symmetric", 0.4),
-            labels=len(images.train) // (1 + ratio) if ratio else None,
+            labels=labels,
             unlabelled_ratio=ratio,
             validation=Validation(images=0),
             epochs=EPOCHS + 1 + (method == "dividemix"),  # its first is its own warm-up
-            steps=len(images.train) // (1 + ratio) // BATCH if ratio else None,  # one pass, as the references'
+            steps=labels // BATCH if labels else None,  # one pass, as the references'
             precision=precision,
         )
         clock, seconds, evaluated = Clock(), [], 0.0

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from epoch import measure
-from timing import in_turn, machine, made_up_images
+from timing import in_turn, machine, made_up_images, waited
 from torch.utils.flop_counter import FlopCounterMode
 
 from lnl import networks
@@ -63,14 +63,8 @@ def fastest(device: torch.device, precision: Precision) -> float:
         matrix = torch.randn(size, size, device=device, dtype=dtype)
         calls[f"{size}"] = partial(torch.matmul, matrix, matrix)
         work[f"{size}"] = 2 * size**3
-    waiting = {name: partial(_waited, call, device) for name, call in calls.items()}
+    waiting = {name: partial(waited, call, device) for name, call in calls.items()}
     return max(work[name] / seconds for name, seconds in in_turn(waiting, 5).items())
-
-
-def _waited(call: Callable[[], torch.Tensor], device: torch.device) -> None:
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def speeds(network: str, device: torch.device, precision: Precision, batch: int, rounds: int) -> list[Speed]:
@@ -84,7 +78,7 @@ def speeds(network: str, device: torch.device, precision: Precision, batch: int,
             precision=precision, validation=Validation(images=0), epochs=3,
         )  # fmt: skip
         for _ in range(rounds):
-            phases = measure(trial, Execution(str(device), 1, Path(folder)))
+            phases = measure(trial, Execution(str(device), 1, Path(folder))).phases
             measured.append(Speed(work / (phases["forward"] + phases["backward"]), fastest(device, precision)))
     return measured
 

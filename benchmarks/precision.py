@@ -9,10 +9,10 @@ from which `precision="auto"` chooses bfloat16, see `lnl.training.precision`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 
 import torch
-from timing import in_turn, machine
+from timing import in_turn, machine, waited
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -43,20 +43,12 @@ def measure(name: str, size: int, device: torch.device, repeats: int) -> dict[st
     images = images.to(memory_format=torch.channels_last) if size else images
     labels = torch.arange(BATCH, device=device) % CLASSES
 
-    def finished(call: Callable[[], object]) -> Callable[[], None]:
-        def timed() -> None:
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return timed
-
     contestants = {}
     for kind in PRECISIONS:
         builder = NetworkBuilder(name, shape, device, kind, Streams(0))
         learner = Learner.classifier(builder, Optimizer(kind="sgd"), 1, CLASSES)
-        contestants[f"train {kind}"] = finished(lambda of=learner: of.gradients(loss, (images, labels)))
-        contestants[f"evaluate {kind}"] = finished(lambda of=learner: of.logits(images))
+        contestants[f"train {kind}"] = partial(waited, partial(learner.gradients, loss, (images, labels)), device)
+        contestants[f"evaluate {kind}"] = partial(waited, partial(learner.logits, images), device)
     return in_turn(contestants, repeats)
 
 

@@ -70,10 +70,7 @@ def references(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def share_outside(options: argparse.Namespace) -> Iterator[Row]:
-    """Of the methods that spend the most there.
-
-    Of all methods on digits, and of `ON_CIFAR` at 32 × 32, where all would take an hour.
-    """
+    """Of those that spend the most there: of all methods on digits, at 32 × 32 of `ON_CIFAR`, as all take an hour."""
     on_cifar = epoch.Setting("cifar10", "wide_resnet28_2", data=options.data, labels=128, epochs=1)
     for setting, names, goal in (
         (epoch.Setting(data=options.data), epoch.TRAINING, 0.25),

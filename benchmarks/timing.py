@@ -33,6 +33,13 @@ def in_turn(
     return {name: median(times) for name, times in seconds.items()}
 
 
+def waited(call: Callable[[], object], device: torch.device) -> None:
+    """Call, and wait for the GPU where the work is one's."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def machine(device: torch.device) -> str:
     """What measured: the GPU's name, or the processor's, and torch's version."""
     if device.type == "cuda":

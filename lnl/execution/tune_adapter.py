@@ -322,7 +322,7 @@ class _Pruning(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         for report in result["reports"]:
             if "outcome" not in report and not self.events.stopped:
-                self._epoch(tune_controller, trial, {**result, **report})
+                self._epoch(tune_controller, trial, report)
         return FIFOScheduler.CONTINUE
 
     def _epoch(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

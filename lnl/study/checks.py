@@ -169,7 +169,7 @@ def _construct(trial: Trial, dataset: data.Dataset, split: draw.SplitIndices, gi
     stand_ins = (_Builder,) if len(dataset.shape) == 3 else ()  # networks of vectors are made as quickly
     for builder in (*stand_ins, NetworkBuilder):  # what it refuses of the stand-in is asked again of the real network
         try:
-            of_trial = (trial.network, dataset.shape, device, trial.precision)
+            of_trial = (trial.network, dataset.shape, device, "float32")  # no other is looked into before training
             network = builder(*of_trial, Streams(0), resize=trial.resize, trains=False)
             module.Method(trial.method, seen, network, Streams(0))
             return

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -99,6 +99,6 @@ def _look_at(network: nn.Module, shape: Sequence[int], device: torch.device) -> 
     training = network.training
     network.eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _Passes() as passes:
-        _: Tensor = network(blank)
+        network(blank)
     network.train(training)
     return passes

@@ -20,10 +20,8 @@ from lnl.trial.config import Trial
 from lnl.trial.run import run
 
 CPU = torch.device("cpu")
-M_PERTURB, HUGE = (
-    -6,
-    0x80,
-)  # of malloc.h: new memory is filled with the complement, 0x7f, which is 3e38 in both precisions
+# Of malloc.h: new memory is filled with the complement, 0x7f, which is 3e38 in both precisions.
+M_PERTURB, HUGE = -6, 0x80
 checked_kernels = pytest.mark.skipif(
     not precision.has_checked_kernels(), reason="this CPU's kernels were not looked at"
 )
@@ -63,20 +61,18 @@ def test_gradients_that_are_trusted_read_no_memory_that_nobody_wrote() -> None:
     """In every trusted shape the gradient is right though all new memory is huge; in others it is not always."""
     torch.manual_seed(0)
     doubted = []
-    kernels = [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 2, 1)]  # size, stride, dilation
+    kernels = [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 2)]  # size, stride
     sizes = [(1, 1), (2, 1), (2, 2), (3, 3), (4, 4), (7, 7), (8, 8), (16, 16), (32, 32)]
     with new_memory_is_huge():
-        for (channels, filters), (kernel, stride, dilation), size, batch in itertools.product(
+        for (channels, filters), (kernel, stride), size, batch in itertools.product(
             [(3, 32), (16, 16), (32, 64), (128, 256)], kernels, sizes, [2, 16]
         ):
-            convolution = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, dilation, bias=False)
+            convolution = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False)
             convolution.to(memory_format=torch.channels_last)
             about = (channels, filters, kernel, stride, size, batch)
             if is_right(convolution, (channels, *size)):
                 assert error(convolution, size, batch) < 0.02, about
-            elif (
-                kernel > 1
-            ):  # one of a single pixel with few channels may read beyond its images, which can end a process
+            elif kernel > 1:  # of a single pixel it may read beyond its images, which can end a process
                 doubted.append(error(convolution, size, batch))
     assert max(doubted) > 1 or any(wrong != wrong for wrong in doubted), "torch is mended: trust these, too"
 
